@@ -1,0 +1,354 @@
+"""Every setting with its type and a sentence; the four modes as values; backbone families by scale; what one fit is.
+
+    config = build_config("quick_test", overrides=["optim.epochs=8", "model.backbones=mobilenetv2_100"])
+
+A mode is BASE with a page of differences (PRESETS): no code asks which mode it is in. `0` or "auto" in a setting
+means: decided by `resolve` from the scale and the data before anything is keyed, so that keys hold plain values.
+"""
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+
+from utils import UserError, nearest
+
+FAMILIES = ("convnext", "swin", "beit", "efficientnetv2", "maxvit", "resnext", "vit")
+SCALES = ("large", "base", "small", "tiny")
+
+# family -> timm model name at (large, base, small, tiny). `tiny` members train on two CPU cores: where a family has no
+# small enough member of its own, its nearest relative stands in (TinyViT: windowed attention in stages, as Swin;
+# EVA-02: BEiT's masked-image recipe, continued).
+BACKBONES = {
+    "convnext": ("convnext_large", "convnext_base", "convnext_tiny", "convnext_atto"),
+    "swin": ("swin_large_patch4_window12_384", "swin_base_patch4_window12_384", "swin_tiny_patch4_window7_224",
+             "tiny_vit_5m_224"),
+    "beit": ("beit_large_patch16_384", "beit_base_patch16_384", "eva02_small_patch14_224", "eva02_tiny_patch14_224"),
+    "efficientnetv2": ("tf_efficientnetv2_xl", "tf_efficientnetv2_m", "tf_efficientnetv2_s", "tf_efficientnetv2_b0"),
+    "maxvit": ("maxvit_large_tf_384", "maxvit_base_tf_384", "maxvit_tiny_tf_224", "maxvit_rmlp_pico_rw_256"),
+    "resnext": ("resnext101_32x32d", "resnext101_32x8d", "resnext50_32x4d", "resnext26ts"),
+    "vit": ("vit_large_patch16_384", "vit_base_patch16_384", "vit_small_patch16_384", "vit_tiny_patch16_224"),
+}
+IMAGE_SIZE_PX = {"large": 384, "base": 384, "small": 224, "tiny": 128}
+MICRO_BATCH_SIZE = {"large": 8, "base": 16, "small": 32, "tiny": 64}
+
+
+def setting(default, doc, *, choices=None, low=None, high=None):
+    """A dataclass field with a sentence and what its value must be."""
+    return field(default=default, metadata={"doc": doc, "choices": choices, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    image_size_px: int = setting(0, "side of the square the network sees, pixels; 0: by scale", low=0, high=2048)
+    n_folds: int = setting(5, "number of stratified folds", low=2, high=50)
+    run_folds: int = setting(0, "how many of the folds are trained, from fold 0; 0: all", low=0, high=50)
+    resize: str = setting("letterbox", "how an image becomes square: padded, stretched, or its centre cut out",
+                          choices=("letterbox", "squash", "crop"))
+    test_usage: str = setting("train", "what test images may be used for before predicting: rounds and shift matching "
+                              "(train), shift matching only (statistics), nothing (none)",
+                              choices=("train", "statistics", "none"))
+    group_column: str = setting("", "column whose equal values must stay in one fold; '': none but near-duplicates")
+    near_duplicate_bits: int = setting(3, "two images are near-duplicates when at most this many of the 64 bits of "
+                                       "their perceptual hashes differ", low=0, high=16)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    backbones: tuple[str, ...] = setting(("convnext",), "family names (a member is chosen by scale) or timm model names")
+    head: str = setting("linear", "classifier on the pooled features", choices=("linear", "arcface"))
+    pretrained: str = setting("auto", "weights: the best found (auto), stop when none (require), random (off)",
+                              choices=("auto", "require", "off"))
+    drop_rate: float = setting(0.1, "dropout before the classifier, share", low=0.0, high=0.9)
+    drop_path_rate: float = setting(0.0, "stochastic depth, share; ignored by backbones without it", low=0.0, high=0.9)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    policy: str = setting("matched", "matched to the test set's shift, a standard policy, or none",
+                          choices=("matched", "standard", "none"))
+    mixup_alpha: float = setting(0.2, "Beta parameter of mixup; 0 switches it off", low=0.0, high=10.0)
+    cutmix_alpha: float = setting(1.0, "Beta parameter of cutmix; 0 switches it off", low=0.0, high=10.0)
+    mix_share: float = setting(0.3, "share of batches that are mixed (half mixup, half cutmix when both are on)",
+                               low=0.0, high=1.0)
+    clean_epochs: int = setting(1, "last epochs without mixing", low=0, high=1000)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    epochs: int = setting(12, "passes over the training images of one fit", low=1, high=10000)
+    batch_size: int = setting(0, "samples per optimiser step; 0: 64, less where an epoch would have under 40 steps", low=0)
+    micro_batch_size: int = setting(0, "samples per forward pass, divides the batch; 0: by scale", low=0)
+    lr: float = setting(0.0, "peak learning rate of the classifier side of the backbone; 0: by whether weights are "
+                        "pretrained", low=0.0, high=10.0)
+    head_lr_scale: float = setting(4.0, "learning rate of the head over that of the backbone (pretrained weights)",
+                                   low=0.01, high=1000.0)
+    layer_decay: float = setting(0.8, "factor on the learning rate per group of layers towards the input (pretrained)",
+                                 low=0.01, high=1.0)
+    weight_decay: float = setting(0.05, "AdamW weight decay; none on biases and norms", low=0.0, high=10.0)
+    warmup_share: float = setting(0.1, "share of all steps in which the learning rate rises linearly", low=0.0, high=0.9)
+    final_lr_share: float = setting(0.01, "learning rate at the end of the cosine over its peak", low=0.0, high=1.0)
+    clip_norm: float = setting(5.0, "largest norm of the gradient; 0 switches clipping off", low=0.0)
+    ema_share: float = setting(0.1, "averaging horizon of the weights' EMA as a share of all steps; 0 switches it off",
+                               low=0.0, high=1.0)
+    focal_gamma: float = setting(0.0, "focusing exponent of the focal loss; 0: cross-entropy", low=0.0, high=10.0)
+    label_smoothing: float = setting(0.1, "share of each target spread over all classes", low=0.0, high=0.9)
+    class_weight_power: float = setting(0.5, "class weights are (mean count / count) to this power; 0: none",
+                                        low=0.0, high=2.0)
+    nonfinite_limit: int = setting(5, "consecutive non-finite steps that end the fit; each is skipped", low=1)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    tta_views: int = setting(8, "views averaged per image, chosen from flips, turns and scales", low=1, high=8)
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    method: str = setting("auto", "blend weights: the nested winner, or one method", choices=("auto", "mean", "greedy"))
+    refit: bool = setting(False, "also train each backbone on all labelled images for the submission")
+    bootstrap_draws: int = setting(1000, "resamples behind each 90 % interval", low=10, high=100000)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One pass over all backbones and folds. The first has labels only; later ones are taught by the round before."""
+
+    teacher: bool = setting(False, "targets come from the previous round's models of the same fold")
+    unlabelled: bool = setting(False, "test images are added with the teacher's targets")
+    alpha: float = setting(0.0, "share of the teacher's probabilities in the targets of labelled images", low=0.0, high=1.0)
+    temperature: float = setting(1.0, "temperature of the teacher's probabilities", low=0.1, high=20.0)
+    min_confidence: float = setting(0.95, "an unlabelled image is used from this probability on", low=0.0, high=1.0)
+    min_agreement: float = setting(1.0, "and when this share of the teachers agrees on its class", low=0.0, high=1.0)
+    epochs: int = setting(0, "epochs of this round's fits; 0: optim.epochs", low=0)
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how fast, never what: no part of any key."""
+
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
+    workers: int = setting(-1, "processes that load images; -1: by the number of cores", low=-1, high=256)
+    precision: str = setting("auto", "arithmetic of the forward pass", choices=("auto", "fp32", "bf16", "fp16"))
+    compile: str = setting("auto", "torch.compile", choices=("auto", "on", "off"))
+    weights_dir: str = setting("", "folder with <timm model name>*.safetensors or .pth")
+    results_dir: str = setting("training_results", "folder of all experiments")
+    engine: str = setting("local", "where fits run", choices=("local",))
+    time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
+
+
+# ---------------------------------------------------------------- checks
+
+def sections(config):
+    """(dotted prefix, dataclass) of every part of a Config, the Config itself first."""
+    yield "", config
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if is_dataclass(value):
+            yield f"{f.name}.", value
+    for i, item in enumerate(config.rounds):
+        yield f"rounds[{i}].", item
+
+
+def field_problems(prefix, section):
+    """One sentence per field whose value is of the wrong type, not a choice, or out of range."""
+    hints = typing.get_type_hints(type(section))
+    for f in fields(section):
+        value, want = getattr(section, f.name), f.metadata
+        if is_dataclass(value) or f.name == "rounds" or not want:
+            continue
+        name = prefix + f.name
+        kind = hints[f.name]
+        plain_kind = tuple if typing.get_origin(kind) is tuple else kind
+        if not isinstance(value, plain_kind) or (isinstance(value, bool) and plain_kind is not bool):
+            yield f"{name} must be of type {type_name(kind)}, got {value!r}"
+        elif want["choices"] and value not in want["choices"]:
+            yield f"{name} must be one of {', '.join(want['choices'])}, got {value!r}{nearest(value, want['choices'])}"
+        elif want["low"] is not None and not value >= want["low"]:
+            yield f"{name} must be at least {want['low']}, got {value!r}"
+        elif want["high"] is not None and not value <= want["high"]:
+            yield f"{name} must be at most {want['high']}, got {value!r}"
+
+
+def pair_problems(config):
+    """Settings that are each allowed but not together."""
+    data, optim = config.data, config.optim
+    if data.run_folds > data.n_folds:
+        yield (f"data.run_folds must be at most data.n_folds = {data.n_folds}, got {data.run_folds}: "
+               "train fewer folds or make more")
+    if optim.batch_size and optim.micro_batch_size and optim.batch_size % optim.micro_batch_size:
+        yield (f"optim.batch_size must be a multiple of optim.micro_batch_size = {optim.micro_batch_size}, "
+               f"got {optim.batch_size}")
+    if not config.model.backbones or len(set(config.model.backbones)) < len(config.model.backbones):
+        yield f"model.backbones must be different names, at least one, got {','.join(config.model.backbones)!r}"
+    if not config.rounds or config.rounds[0].teacher or config.rounds[0].unlabelled:
+        yield "rounds must begin with a round that has neither teacher nor unlabelled images"
+
+
+def type_name(kind):
+    return "a comma list" if typing.get_origin(kind) is tuple else getattr(kind, "__name__", str(kind))
+
+
+# ---------------------------------------------------------------- the whole
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run. Frozen; made by `build_config`, completed by `resolve`."""
+
+    mode: str = setting("quick_test", "the preset this began as")
+    seed: int = setting(42, "of everything random", low=0, high=2**31 - 1)
+    scale: str = setting("auto", "size of the backbones", choices=("auto", *SCALES))
+    metric: str = setting("auto", "what is reported and optimised")
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    rounds: tuple[Round, ...] = (Round(),)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self):
+        problems = [p for path, section in sections(self) for p in field_problems(path, section)]
+        problems += pair_problems(self) if not problems else []
+        if problems:
+            raise UserError("\n".join(problems))
+
+
+@dataclass(frozen=True)
+class FitSpec:
+    """One training: fold None is a refit on all labelled images."""
+
+    backbone: str
+    seed: int
+    round: int
+    fold: int | None
+
+    @property
+    def name(self):
+        return f"r{self.round}-{self.backbone}-s{self.seed}"
+
+
+BASE = Config()
+PSEUDO_ROUND = Round(teacher=True, unlabelled=True, alpha=0.3, temperature=1.0)
+PRESETS = {
+    # one backbone, one fold: an honest number and a submission soon
+    "quick_test": replace(BASE, mode="quick_test", data=replace(BASE.data, run_folds=1)),
+    # seven backbones, five folds, blended
+    "full_training": replace(BASE, mode="full_training", model=replace(BASE.model, backbones=FAMILIES)),
+    # the same, and a second round taught by the first
+    "competition_ready": replace(
+        BASE, mode="competition_ready",
+        model=replace(BASE.model, backbones=FAMILIES, head="arcface"),
+        optim=replace(BASE.optim, focal_gamma=1.0),
+        rounds=(Round(), PSEUDO_ROUND)),
+    # checks only: one step of a small member of every family
+    "debug": replace(BASE, mode="debug", scale="tiny", data=replace(BASE.data, run_folds=1),
+                     model=replace(BASE.model, backbones=FAMILIES), optim=replace(BASE.optim, epochs=1)),
+}
+
+
+# ---------------------------------------------------------------- --set KEY=VALUE
+
+def known_keys(config=BASE):
+    """Every key that --set takes, with its type."""
+    keys = {"rounds": int}
+    for prefix, section in sections(config):
+        if prefix.startswith("rounds"):
+            continue
+        hints = typing.get_type_hints(type(section))
+        keys |= {prefix + f.name: hints[f.name] for f in fields(section)
+                 if not is_dataclass(hints[f.name]) and f.name not in ("rounds", "mode")}
+    return keys
+
+
+def parse_value(key, text, kind):
+    """The text of --set KEY=TEXT as the field's type."""
+    try:
+        if typing.get_origin(kind) is tuple:
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        if kind is bool:
+            return {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"{key} must be of type {type_name(kind)}, got {text!r}") from None
+
+
+def apply_overrides(config, overrides):
+    """A new Config with `KEY=VALUE` strings applied; all bad ones are reported together."""
+    keys, problems, changes = known_keys(), [], {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            problems.append(f"--set takes KEY=VALUE, got {item!r}")
+        elif key not in keys:
+            problems.append(f"--set {key} is not a setting{nearest(key, keys)}; settings: {', '.join(sorted(keys))}")
+        else:
+            try:
+                changes[key] = parse_value(key, text, keys[key])
+            except UserError as error:
+                problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return with_values(config, changes)
+
+
+def with_values(config, changes):
+    """A new Config with {dotted key: value}; `rounds` is a number of rounds."""
+    changes = dict(changes)
+    if "rounds" in changes:
+        count = changes.pop("rounds")
+        if count < 1:
+            raise UserError(f"rounds must be at least 1, got {count}")
+        later = config.rounds[1] if len(config.rounds) > 1 else PSEUDO_ROUND
+        config = replace(config, rounds=(config.rounds[0],) + (later,) * (count - 1))
+    top = {key: value for key, value in changes.items() if "." not in key}
+    for key, value in changes.items():
+        if "." in key:
+            section, name = key.split(".")
+            top[section] = {**top.get(section, {}), name: value}
+    parts = {name: replace(getattr(config, name), **value) if isinstance(value, dict) else value
+             for name, value in top.items()}
+    return replace(config, **parts)
+
+
+def build_config(mode, overrides=(), values=None):
+    """The preset of `mode`, with {key: value} from flags and KEY=VALUE strings from --set applied, checked."""
+    if mode not in PRESETS:
+        raise UserError(f"--mode must be one of {', '.join(PRESETS)}, got {mode!r}{nearest(mode, PRESETS)}")
+    return apply_overrides(with_values(PRESETS[mode], values or {}), overrides)
+
+
+# ---------------------------------------------------------------- what is decided from the machine and the data
+
+def scale_for(gpu_memory_bytes):
+    """The scale whose fits are made for this much GPU memory; tiny without a GPU."""
+    gib = gpu_memory_bytes / 2**30
+    return "large" if gib >= 15 else "base" if gib >= 8 else "small" if gib > 0 else "tiny"
+
+
+def member(backbone, scale):
+    """The timm model name of a family at a scale; any other name is a timm model name already."""
+    return BACKBONES[backbone][SCALES.index(scale)] if backbone in BACKBONES else backbone
+
+
+def resolve(config, *, gpu_memory_bytes, n_train):
+    """Replace every automatic value that a key depends on by the value it takes here.
+
+    `n_train`: labelled images. The batch is 64 unless an epoch would then have fewer than 40 steps.
+    """
+    scale = scale_for(gpu_memory_bytes) if config.scale == "auto" else config.scale
+    batch = config.optim.batch_size or max(8, min(64, 8 * round(n_train / 40 / 8)))
+    micro = config.optim.micro_batch_size or max(
+        d for d in range(1, batch + 1) if batch % d == 0 and d <= MICRO_BATCH_SIZE[scale])
+    return replace(
+        config, scale=scale,
+        data=replace(config.data, image_size_px=config.data.image_size_px or IMAGE_SIZE_PX[scale],
+                     run_folds=config.data.run_folds or config.data.n_folds),
+        model=replace(config.model, backbones=tuple(member(b, scale) for b in config.model.backbones)),
+        optim=replace(config.optim, batch_size=batch, micro_batch_size=micro))
+
+
+def key_settings(config, *names):
+    """The named parts of a Config as they enter a stage's key; `runtime` never does."""
+    assert "runtime" not in names
+    return {name: getattr(config, name) for name in names}
+
+

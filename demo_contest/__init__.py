@@ -1,0 +1,164 @@
+"""The embedded default: a small contest of 17 document classes whose test images are distorted and whose train is not.
+
+    folder = draw_contest("demo", size=0.25)        # 392 train + 784 test images
+    answers_path(folder)                            # demo_answers.csv, beside the contest and not in it
+
+Reading order: classes.py (who draws what), canvas.py, hospital.py, forms.py, cards.py, photos.py, distort.py.
+"""
+import hashlib
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from utils import UserError, canonical_json, parallel_map, read_json, seed_of, write_atomic, write_json
+
+from .classes import CLASS_NAMES, TRAIN_COUNTS, draw_clean
+from .distort import apply, draw_distortion, needs_other
+
+__all__ = ["CLASS_NAMES", "DEFAULT_SIZE", "answers_path", "draw_contest"]
+
+VERSION = 1                 # raise it when a drawn byte changes: contests of another version are then refused
+DEFAULT_SIZE = 0.25         # share of the full contest (1,570 + 3,140 images)
+MAX_SIZE = 4
+MARK = ".demo.json"          # what a drawn folder was made of
+MIN_CLASS_COUNT = 4         # train images of a class, however small the contest
+WRONG_LABEL_SHARE = 0.006
+TRAIN_JPEG_QUALITY = 95
+HOSPITAL = (3, 4, 7, 14)    # classes whose labels are swapped with each other's
+RECEIPT_AS_PAYMENT = (11, 10)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to draw: what it shows, and what train.csv says it shows."""
+
+    name: str               # 16 hex digits and .jpg; tells neither class nor order
+    split: str              # train or test
+    shown: int
+    label: int
+    seed: int
+
+
+def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
+    """Draw train/, test/ and the csv files of a contest in `folder`, and return it; at once when they are there.
+
+    The same (size, seed) gives the same bytes for any number of `workers` (processes; None: one a core).
+    """
+    folder, made_of = Path(folder), {"version": VERSION, "size": _checked_size(size), "seed": seed}
+    samples = plan(size, seed)
+    if not _is_drawn(folder, made_of):
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        _draw_images(partial, samples, workers or len(os.sched_getaffinity(0)))
+        _write_tables(partial, samples)
+        write_json(partial / MARK, made_of)
+        os.replace(partial, folder)
+    if not answers_path(folder).is_file():
+        write_atomic(answers_path(folder), _csv("ID,target", [(s.name, s.shown) for s in samples if s.split == "test"]))
+    return folder
+
+
+def answers_path(folder):
+    """Where the test answers lie: outside the contest, so that nothing that reads the contest can read them."""
+    folder = Path(folder)
+    return folder.with_name(folder.name + "_answers.csv")
+
+
+def _checked_size(size):
+    number = isinstance(size, (int, float)) and not isinstance(size, bool)
+    if not (number and 0 < size <= MAX_SIZE):
+        raise UserError(f"the demo size must be above 0 and at most {MAX_SIZE} (1 is the full contest of 1,570 + 3,140 "
+                        f"images), and {size!r} was given: leave it out for {DEFAULT_SIZE}")
+    return float(size)
+
+
+def _is_drawn(folder, made_of):
+    """Whether `folder` holds this contest. One that holds anything else is the user's and is never overwritten."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        found = read_json(folder / MARK)
+    except (OSError, ValueError):
+        found = "something else"
+    if found != made_of:
+        raise UserError(f"the demo folder {folder} must be new, empty or hold the demo of {made_of}, and it holds {found}: "
+                        "delete it, or choose another folder")
+    return True
+
+
+# ---------------------------------------------------------------- what to draw
+
+def plan(size, seed):
+    """All samples, sorted by name, so that neither the csv rows nor the files' dates tell a class."""
+    counts = [max(MIN_CLASS_COUNT, round(size * n)) for n in TRAIN_COUNTS]
+    wrong = _wrong_labels(counts, random.Random(seed_of("demo", seed, "wrong labels")))
+    samples = []
+    for split, factor in (("train", 1), ("test", 2)):
+        for label, count in enumerate(counts):
+            for i in range(factor * count):
+                names = ("demo", VERSION, seed, split, label, i)
+                name = hashlib.sha256(canonical_json((*names, "name")).encode()).hexdigest()[:16] + ".jpg"
+                shown = wrong.get((label, i), label) if split == "train" else label
+                samples.append(Sample(name, split, shown, label, seed_of(*names)))
+    return sorted(samples, key=lambda sample: sample.name)
+
+
+def _wrong_labels(counts, rng):
+    """{(label, index in that label): what the image really shows} for about 0.6 % of train.
+
+    A quarter are pharmacy receipts called payment confirmations, the others hospital papers under each other's names.
+    """
+    n_wrong = round(WRONG_LABEL_SHARE * sum(counts))
+    n_receipts = (n_wrong + 2) // 4
+    shown, label = RECEIPT_AS_PAYMENT
+    wrong = {(label, i): shown for i in rng.sample(range(counts[label]), n_receipts)}
+    slots = [(label, i) for label in HOSPITAL for i in range(counts[label])]
+    for label, i in rng.sample(slots, n_wrong - n_receipts):
+        wrong[label, i] = rng.choice([other for other in HOSPITAL if other != label])
+    return wrong
+
+
+# ---------------------------------------------------------------- drawing and writing
+
+def _draw_images(folder, samples, workers):
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+    n_threads = cv2.getNumThreads()
+    try:
+        parallel_map(_draw_file, [(folder, sample) for sample in samples], workers, "drawing the demo", processes=True)
+    finally:
+        cv2.setNumThreads(n_threads)            # with one worker the drawing was done in this process
+
+
+def _draw_file(task):
+    folder, sample = task
+    cv2.setNumThreads(1)                        # one process a core is faster than threads in each
+    image, quality = draw_sample(sample)
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    (folder / sample.split / sample.name).write_bytes(encoded.tobytes())
+
+
+def draw_sample(sample):
+    """(uint8 (H, W, 3) RGB, JPEG quality) of a sample, distorted if it is a test one."""
+    image = draw_clean(sample.shown, sample.seed)
+    if sample.split == "train":
+        return image, TRAIN_JPEG_QUALITY
+    rng = random.Random(seed_of(sample.seed, "distortion"))
+    distortion = draw_distortion(rng)
+    other = draw_clean(rng.randrange(len(CLASS_NAMES)), rng.getrandbits(32)) if needs_other(distortion) else None
+    return apply(distortion, image, other), distortion.jpeg_quality
+
+
+def _write_tables(folder, samples):
+    train = [(s.name, s.label) for s in samples if s.split == "train"]
+    write_atomic(folder / "train.csv", _csv("ID,target", train))
+    write_atomic(folder / "meta.csv", _csv("target,class_name", enumerate(CLASS_NAMES)))
+    write_atomic(folder / "sample_submission.csv", _csv("ID,target", [(s.name, 0) for s in samples if s.split == "test"]))
+
+
+def _csv(header, rows):
+    return "\n".join([header, *(f"{a},{b}" for a, b in rows)]) + "\n"

@@ -1,0 +1,17 @@
+"""The learning part of the product. Read in this order:
+
+network    a timm backbone, a head, where its weights come from
+augment    what happens to an image before the network sees it
+losses     what the network is asked to do: objectives with one contract
+optim      parameter groups, the learning rate of a step, the average of the weights
+metrics    scores, intervals, calibration
+inference  Predictions, views, the inference loop
+train      the training loop: fit()
+shift      how the test images differ from the training images -> ShiftPolicy
+targets    what a later round learns from the models of the round before
+ensemble   out-of-fold predictions -> weights -> one blended prediction
+executor   where fits run
+checks     the debug mode: is this machine, this folder, this network ready
+report     result files, submission, page
+pipeline   the stages in order
+"""

@@ -1,0 +1,125 @@
+"""The debug mode: is this machine, this contest folder and every backbone family ready? One table, under a minute.
+
+Each check returns (state, what was found, what to do). Only `failed` makes the exit status 1.
+"""
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from packaging.version import Version
+
+from config import BACKBONES, FAMILIES, resolve
+from data_loader import Batch, audit_contest, load_audit, read_contest
+from modeling.losses import Supervised
+from modeling.network import WeightsSource, build_network, find_weights
+from modeling.optim import make_optimizer
+from modeling.train import make_autocast, pick_device, pick_precision, seed_everything, train_step
+from utils import Timer, UserError, free_bytes
+
+PASSED, WARNING, FAILED = "passed", "warning", "FAILED"
+STEP_SIZE_PX, STEP_IMAGES = 64, 4
+MOST_AUDITED = 3000      # larger folders are listed, not decoded, to stay under a minute
+
+
+def run_checks(config, data_path, folder):
+    """Print the table of all checks; returns the exit status 0, or 1 when one failed."""
+    checks = [("python", check_python), ("memory and cores", check_machine), ("gpu", lambda: check_gpu(config)),
+              ("disk", lambda: check_disk(folder)), ("data", lambda: check_data(config, data_path))]
+    checks += [(f"{family}", lambda family=family: check_family(config, family)) for family in FAMILIES]
+    states = []
+    print(f"{'check':<17} {'state':<8} found")
+    for name, check in checks:
+        state, found, advice = attempt(check)
+        states.append(state)
+        print(f"{name:<17} {state:<8} {found}" + (f"\n{'':<26} -> {advice}" if advice else ""), flush=True)
+    print(f"{states.count(PASSED)} passed, {states.count(FAILED)} failed, {states.count(WARNING)} warnings")
+    return 1 if FAILED in states else 0
+
+
+def attempt(check):
+    """A check's answer; an error becomes a failed check, so that the table is always complete."""
+    try:
+        return check()
+    except UserError as error:
+        return FAILED, str(error).replace("\n", "; "), "mend this, then run the debug mode again"
+    except Exception as error:   # a check exists to find what is broken, whatever it raises
+        return FAILED, f"{type(error).__name__}: {error}", "a package may be missing or broken: install as README.md says"
+
+
+def check_python():
+    import albumentations
+    import timm
+    found = f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, "
+    found += f"albumentations {albumentations.__version__}"
+    if sys.version_info < (3, 11) or Version(torch.__version__) < Version("2.11"):
+        return FAILED, found, "Python 3.11 and torch 2.11 or newer are needed"
+    return PASSED, found, ""
+
+
+def check_machine():
+    return PASSED, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for computing", ""
+
+
+def check_gpu(config):
+    device = pick_device(config.runtime.device)
+    if device.type != "cuda":
+        return WARNING, f"no CUDA GPU, computing on {device}", "the tiny scale is made for this; expect lower scores"
+    free, total = torch.cuda.mem_get_info(device)
+    found = f"{torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    found += f", {pick_precision('auto', device)}"
+    return (PASSED, found, "") if free > 0.5 * total else (WARNING, found, "another process holds much of the GPU's memory")
+
+
+def check_disk(folder):
+    gib = free_bytes(folder) / 2**30
+    found = f"{gib:.0f} GiB free for {Path(folder).parent}"
+    return (PASSED, found, "") if gib > 20 else (WARNING, found, "full_training at scale large writes up to 20 GiB")
+
+
+def check_data(config, data_path):
+    contest = read_contest(data_path, config.data)
+    found = f"{len(contest.train)} train and {len(contest.test)} test images, {len(contest.train.classes)} classes"
+    problems = list(contest.problems)
+    if len(contest.train) + len(contest.test) <= MOST_AUDITED:
+        with tempfile.TemporaryDirectory() as folder:
+            audit_contest(contest, config.data, 64, Path(folder), os.cpu_count() or 1)
+            problems = list(dict.fromkeys([*problems, *load_audit(Path(folder), contest.folder).problems]))
+    else:
+        found += f" (over {MOST_AUDITED}: listed, not decoded)"
+    advice = "\n".join(p.text for p in problems).replace("\n", f"\n{'':<26} -> ")
+    return (WARNING if problems else PASSED), found, advice
+
+
+def check_family(config, family):
+    """Where this family's weights would come from, and one real training step of its tiny member."""
+    scaled = resolve(config, gpu_memory_bytes=0, n_train=STEP_IMAGES)
+    name = BACKBONES[family][-1]
+    source = find_weights(name, config.runtime.weights_dir, config.model.pretrained)
+    with Timer() as timer:
+        loss = one_step(scaled, name, pick_device(config.runtime.device))
+    found = f"{source.describe()}; one step in {timer.seconds:.1f} s, loss {loss:.2f}"
+    if not np.isfinite(loss):
+        return FAILED, found, "the loss is not finite: use --set runtime.precision=fp32"
+    if not source.is_pretrained:
+        return WARNING, found, f"put {name}.safetensors or .pth into a folder and pass --weights_dir"
+    return PASSED, found, ""
+
+
+def one_step(config, model_name, device):
+    """The loss of one forward, backward and update on noise images, from random weights."""
+    seed_everything("debug", model_name)
+    network = build_network(model_name, n_classes=4, image_size_px=STEP_SIZE_PX, model=config.model,
+                            weights=WeightsSource(model_name, "random")).to(device).train()
+    images = torch.randint(0, 256, (STEP_IMAGES, 3, STEP_SIZE_PX, STEP_SIZE_PX), dtype=torch.uint8)
+    batch = Batch(images, torch.eye(4)[:STEP_IMAGES], torch.ones(STEP_IMAGES), torch.arange(STEP_IMAGES))
+    precision = pick_precision(config.runtime.precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    loss, _ = train_step(network, Supervised(config.optim, torch.ones(4)).to(device),
+                         make_optimizer(network, config.optim, pretrained=False), scaler,
+                         [Batch(*(field.to(device) for field in batch))],
+                         autocast=make_autocast(precision, device), clip_norm=config.optim.clip_norm)
+    return float(loss)

@@ -1,0 +1,128 @@
+"""Predictions found by sample_id, the views of test-time augmentation, and the one inference loop.
+
+    predictions = predict(network, loader, sample_id, classes, views=views_for(["rotate_180"], 4), device=device)
+    probs = predictions.align(ids)          # the only join: by id, never by row order
+"""
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from utils import RunError, progress
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """sample_id (n,) str; probs (n, C) float32, rows sum to 1; classes (C,); split; sources: names of the fits."""
+
+    sample_id: np.ndarray
+    probs: np.ndarray
+    classes: tuple[str, ...]
+    split: str
+    sources: tuple[str, ...]
+
+    def __post_init__(self):
+        if self.probs.shape != (len(self.sample_id), len(self.classes)):
+            raise RunError(f"Predictions.probs must be of shape ({len(self.sample_id)}, {len(self.classes)}), "
+                           f"got {self.probs.shape}")
+        if len(set(self.sample_id.tolist())) != len(self.sample_id):
+            raise RunError(f"Predictions.sample_id of {self.split} must be unique")
+        if not np.isfinite(self.probs).all() or np.abs(self.probs.sum(1) - 1).max(initial=0) > 1e-3:
+            raise RunError(f"Predictions.probs of {self.split} by {', '.join(self.sources)} must be finite rows that sum to 1")
+
+    def align(self, ids):
+        """probs in the order of `ids`; RunError with the first missing and extra id unless the sets are equal."""
+        row = {sample: i for i, sample in enumerate(self.sample_id.tolist())}
+        asked = set(ids)
+        missing, extra = [i for i in ids if i not in row], [i for i in row if i not in asked]
+        if missing or extra:
+            raise RunError(f"predictions of {self.split} must be for exactly the asked ids: {len(missing)} missing "
+                           f"(first {missing[:1]}), {len(extra)} extra (first {extra[:1]})")
+        return self.probs[[row[i] for i in ids]]
+
+    def save(self, path):
+        np.savez(path, sample_id=self.sample_id, probs=self.probs, classes=np.array(self.classes),
+                 split=self.split, sources=np.array(self.sources))
+
+    @classmethod
+    def load(cls, path):
+        with np.load(path, allow_pickle=False) as f:
+            return cls(f["sample_id"], f["probs"], tuple(f["classes"].tolist()), str(f["split"]),
+                       tuple(f["sources"].tolist()))
+
+    @classmethod
+    def mean(cls, many):
+        """The equal-weight mean of predictions for the same samples, joined by id."""
+        ids = many[0].sample_id
+        probs = np.mean([p.align(ids.tolist()) for p in many], axis=0, dtype=np.float64).astype(np.float32)
+        return cls(ids, probs, many[0].classes, many[0].split, tuple(s for p in many for s in p.sources))
+
+    @classmethod
+    def concat(cls, many):
+        """Predictions for different samples, one below the other."""
+        return cls(np.concatenate([p.sample_id for p in many]), np.concatenate([p.probs for p in many]),
+                   many[0].classes, many[0].split, tuple(s for p in many for s in p.sources))
+
+
+# ---------------------------------------------------------------- views
+
+# the eight symmetries of the square on (B, C, H, W); names as in ShiftPolicy
+SYMMETRIES = {
+    "identity": lambda x: x,
+    "flip_horizontal": lambda x: x.flip(3),
+    "flip_vertical": lambda x: x.flip(2),
+    "rotate_180": lambda x: x.flip(2, 3),
+    "transpose": lambda x: x.transpose(2, 3),
+    "rotate_90": lambda x: x.rot90(1, (2, 3)),
+    "rotate_270": lambda x: x.rot90(3, (2, 3)),
+    "transverse": lambda x: x.transpose(2, 3).flip(2, 3),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """One test-time transform: a symmetry of the square, then a zoom and a turn about the centre."""
+
+    symmetry: str = "identity"
+    scale: float = 1.0
+    angle_degrees: float = 0.0
+
+    def __call__(self, images):
+        images = SYMMETRIES[self.symmetry](images)
+        return images if self.scale == 1.0 and self.angle_degrees == 0.0 else warp(images, self.scale, self.angle_degrees)
+
+
+def warp(images, scale, angle_degrees):
+    """Zoom and turn (B, C, H, W) about the centre; what comes in from outside repeats the border."""
+    angle = np.deg2rad(angle_degrees)
+    theta = torch.tensor([[np.cos(angle), -np.sin(angle), 0.0], [np.sin(angle), np.cos(angle), 0.0]], dtype=torch.float32)
+    theta = (theta / scale).to(images.device).expand(len(images), 2, 3)
+    grid = F.affine_grid(theta, images.shape, align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def views_for(symmetries, n_views, turned=False):
+    """`n_views` views over the given symmetries, plain first; zooms and, where test images are `turned`, turns fill up."""
+    names = ["identity", *(s for s in symmetries if s != "identity")]
+    extra = [(1.1, 0.0), (1.0, 8.0), (1.0, -8.0), (0.93, 0.0)] if turned else [(1.1, 0.0), (0.93, 0.0)]
+    views = [View(name, scale, angle) for scale, angle in [(1.0, 0.0), *extra] for name in names]
+    return tuple(views[:n_views])
+
+
+# ---------------------------------------------------------------- the inference loop
+
+@torch.inference_mode()
+def predict(network, loader, sample_id, classes, *, split, source, views, device, autocast):
+    """The mean of softmax over `views` for each image of `loader`: Predictions of len(loader.dataset) rows.
+
+    `loader` yields Batch whose `index` points into `sample_id`; the views of one image share its decoding.
+    """
+    network.eval()
+    probs = np.zeros((len(sample_id), len(classes)), dtype=np.float32)
+    for batch in progress(loader, desc=f"predict {split}"):
+        images = batch.images.to(device, non_blocking=True)
+        with autocast():
+            total = sum(network(view(images)).float().softmax(1) for view in views)
+        probs[batch.index.numpy()] = (total / len(views)).cpu().numpy()
+    return Predictions(np.asarray(sample_id), probs, tuple(classes), split, (source,))

@@ -1,0 +1,87 @@
+"""Scores by scikit-learn, their bootstrap intervals, and calibration by one temperature.
+
+    metric = METRICS["macro_f1"]
+    score = metric(labels, probs)                        # labels (n,) int, probs (n, C)
+    low, high = bootstrap_ci90(metric, labels, probs, draws=1000, seed=0)
+"""
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from sklearn import metrics as sk
+
+from utils import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Metric:
+    """score(labels, probs) -> float, larger is better when `sign` is 1. Scores are reported as the contest does."""
+
+    name: str
+    function: object
+    sign: int = 1
+
+    def __call__(self, labels, probs):
+        return float(self.function(np.asarray(labels), np.asarray(probs)))
+
+
+def macro_f1(labels, probs, average="macro"):
+    """F1 averaged over the classes that occur in labels or predictions, as scikit-learn's default."""
+    return sk.f1_score(labels, probs.argmax(1), average=average, zero_division=0.0)
+
+
+def accuracy(labels, probs):
+    return float((probs.argmax(1) == labels).mean())
+
+
+def log_loss(labels, probs):
+    return sk.log_loss(labels, normalized(probs), labels=np.arange(probs.shape[1]))
+
+
+def balanced_accuracy(labels, probs):
+    present = np.unique(labels)
+    return sk.recall_score(labels, probs.argmax(1), labels=present, average="macro", zero_division=0.0)
+
+
+METRICS = {m.name: m for m in (
+    Metric("macro_f1", macro_f1), Metric("micro_f1", partial(macro_f1, average="micro")),
+    Metric("accuracy", accuracy), Metric("balanced_accuracy", balanced_accuracy), Metric("log_loss", log_loss, sign=-1))}
+
+
+def find_metric(name):
+    """The metric of that name; `auto` is macro-F1. Raises UserError naming the nearest."""
+    name = "macro_f1" if name == "auto" else name.lower().replace("-", "_")
+    if name not in METRICS:
+        raise UserError(f"--metric must be one of {', '.join(METRICS)}, got {name!r}{nearest(name, METRICS)}")
+    return METRICS[name]
+
+
+def bootstrap_ci90(metric, labels, probs, *, draws, seed):
+    """5th and 95th percentile of the metric over resamples of the rows (Efron's percentile interval)."""
+    rng = np.random.default_rng(seed)
+    n = len(labels)
+    scores = [metric(labels[rows], probs[rows]) for rows in (rng.integers(0, n, n) for _ in range(draws))]
+    return [float(v) for v in np.percentile(scores, [5, 95])]
+
+
+def normalized(probs, floor=1e-7):
+    """Rows clipped away from 0 that sum to 1 in float64."""
+    probs = np.clip(np.asarray(probs, dtype=np.float64), floor, None)
+    return probs / probs.sum(1, keepdims=True)
+
+
+def with_temperature(probs, temperature):
+    """softmax(log p / T): T > 1 makes a prediction less sure. (n, C) -> (n, C) float32"""
+    logits = np.log(normalized(probs)) / temperature
+    logits -= logits.max(1, keepdims=True)
+    scaled = np.exp(logits)
+    return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
+
+
+def fit_temperature(labels, probs):
+    """The temperature of least log loss (arXiv 1706.04599), between 0.1 and 10."""
+    def loss(log_temperature):
+        scaled = with_temperature(probs, np.exp(log_temperature))
+        return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-7)).mean()
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded").x))

@@ -1,0 +1,258 @@
+"""A timm backbone with a head, and where its weights come from.
+
+    source = find_weights("mobilenetv2_100", weights_dir="weights", pretrained="auto")
+    network = build_network("mobilenetv2_100", n_classes=17, image_size_px=160, weights=source, model=config.model)
+    logits = network(images)            # images (B, 3, H, W) uint8 RGB or float 0..255 -> (B, C)
+
+The network holds its backbone's own mean and standard deviation, so everything before it stays uint8.
+"""
+import math
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import huggingface_hub
+import timm
+import torch
+from huggingface_hub import constants as hub_constants
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from timm.models import load_state_dict
+from torch import nn
+from torch.nn import functional as F
+
+from utils import UserError, digest_file, nearest
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+# ---------------------------------------------------------------- where weights come from
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """kind: weights_dir, hub_cache, hub (not downloaded yet), random. `path` is '' for hub and random."""
+
+    model_name: str
+    kind: str
+    path: str = ""
+    licence: str = ""
+
+    @property
+    def is_pretrained(self):
+        return self.kind != "random"
+
+    def describe(self):
+        where = {"weights_dir": self.path, "hub_cache": f"the local hub cache ({self.path})",
+                 "hub": "the hub (to be downloaded)", "random": "RANDOM WEIGHTS"}
+        return f"{self.model_name}: {where[self.kind]}"
+
+
+def check_model_name(model_name):
+    if not timm.is_model(model_name):
+        raise UserError(f"model.backbones must hold family names or timm model names, got {model_name!r}"
+                        f"{nearest(model_name, timm.list_models())}")
+
+
+def find_weights(model_name, weights_dir, pretrained):
+    """The first of: file in weights_dir, local hub cache, hub, random. Raises UserError where `require` finds none."""
+    check_model_name(model_name)
+    cfg = timm.get_pretrained_cfg(model_name)
+    licence = (cfg.license if cfg else "") or ""
+    if pretrained == "off":
+        return WeightsSource(model_name, "random")
+    if path := file_in(weights_dir, model_name):
+        return WeightsSource(model_name, "weights_dir", str(path), licence)
+    if cfg is not None and cfg.hf_hub_id:
+        if path := cached_file(cfg.hf_hub_id):
+            return WeightsSource(model_name, "hub_cache", str(path), licence)
+        if hub_reachable():
+            return WeightsSource(model_name, "hub", "", licence)
+    if pretrained == "require":
+        raise UserError(
+            f"model.pretrained=require needs weights for {model_name}, and none were found in --weights_dir "
+            f"{weights_dir or '(not given)'}, the hub cache or the hub: put {model_name}.safetensors or .pth "
+            + (f"(from {cfg.hf_hub_id}) " if cfg is not None and cfg.hf_hub_id else "") + "into --weights_dir")
+    return WeightsSource(model_name, "random")
+
+
+def file_in(weights_dir, model_name):
+    """<model_name>*.safetensors or .pth, but not the file of a model whose longer name begins alike; None if none."""
+    if not weights_dir:
+        return None
+    if not Path(weights_dir).is_dir():
+        raise UserError(f"--weights_dir must be an existing folder, got {weights_dir!r}: create it or leave the flag out")
+    longer = timm.list_models(f"{model_name}?*")
+    found = [p for p in sorted(Path(weights_dir).iterdir())
+             if p.name.startswith(model_name) and p.suffix in WEIGHT_SUFFIXES and p.is_file()
+             and not any(p.name.startswith(name) for name in longer)]
+    return min(found, key=lambda p: (WEIGHT_SUFFIXES.index(p.suffix), p.name)) if found else None
+
+
+def cached_file(hub_id):
+    """The weights of a hub repository in the local cache, without asking the network; None if not there."""
+    for name in HUB_FILES:
+        path = huggingface_hub.try_to_load_from_cache(hub_id, name)
+        if isinstance(path, str):
+            return path
+    return None
+
+
+_reachable = {}
+
+
+def hub_reachable(timeout_seconds=3.0):
+    """Whether the hub answers; asked once per process and not at all when HF_HUB_OFFLINE is set."""
+    host = urlparse(hub_constants.ENDPOINT).hostname
+    if host not in _reachable:
+        try:
+            if hub_constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
+                raise OSError("offline by HF_HUB_OFFLINE")
+            socket.create_connection((host, 443), timeout=timeout_seconds).close()
+            _reachable[host] = True
+        except OSError:
+            _reachable[host] = False
+    return _reachable[host]
+
+
+def fetch_weights(source):
+    """A source whose file is on this machine: downloads a `hub` source; the others as they are."""
+    if source.kind != "hub":
+        return source
+    hub_id = timm.get_pretrained_cfg(source.model_name).hf_hub_id
+    for name in HUB_FILES:
+        try:
+            path = huggingface_hub.hf_hub_download(hub_id, name)
+            return WeightsSource(source.model_name, "hub_cache", path, source.licence)
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+            continue
+    raise UserError(f"the weights of {source.model_name} could not be downloaded from {hub_id}: put the file into "
+                    "--weights_dir, or go on with random weights by --set model.pretrained=off")
+
+
+def weights_digest(source):
+    """What a fit's key holds of its weights: the file's sha256, or 'random'."""
+    return digest_file(source.path) if source.path else source.kind
+
+
+# ---------------------------------------------------------------- the network
+
+class LinearHead(nn.Module):
+    """Dropout and a linear classifier: (B, D) -> (B, C)."""
+
+    def __init__(self, n_features, n_classes, drop_rate):
+        super().__init__()
+        self.drop = nn.Dropout(drop_rate)
+        self.linear = nn.Linear(n_features, n_classes)
+        nn.init.trunc_normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features, targets=None):
+        return self.linear(self.drop(features))
+
+
+class ArcFaceHead(nn.Module):
+    """Additive angular margin (ArcFace, arXiv 1801.07698): s cos(theta + m) for the true class in training.
+
+    With soft targets t (B, C) the margin applies in proportion: (1 - t) cos(theta) + t cos(theta + m). Without
+    targets the logits are s cos(theta). `easy margin` beyond pi - m keeps the function monotone, as in the paper's code.
+    """
+
+    def __init__(self, n_features, n_classes, drop_rate, scale=16.0, margin=0.2):
+        super().__init__()
+        self.scale, self.margin = scale, margin
+        self.drop = nn.Dropout(drop_rate)
+        self.weight = nn.Parameter(torch.empty(n_classes, n_features))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, features, targets=None):
+        cosine = F.linear(F.normalize(self.drop(features).float()), F.normalize(self.weight.float()))
+        if targets is not None:
+            cosine = (1 - targets) * cosine + targets * self.with_margin(cosine)
+        return self.scale * cosine
+
+    def with_margin(self, cosine):
+        sine = (1 - cosine.square()).clamp(min=1e-7).sqrt()
+        shifted = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
+        beyond = cosine <= math.cos(math.pi - self.margin)
+        return torch.where(beyond, cosine - self.margin * math.sin(self.margin), shifted)
+
+
+HEADS = {"linear": LinearHead, "arcface": ArcFaceHead}
+
+
+class Network(nn.Module):
+    """backbone -> pooled features (B, D) -> head -> logits (B, C); takes raw pixels 0..255 of any square size."""
+
+    def __init__(self, backbone, head, mean, std, input_size_px):
+        super().__init__()
+        self.backbone, self.head, self.input_size_px = backbone, head, input_size_px
+        self.register_buffer("mean", torch.tensor(mean).mul(255).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).mul(255).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images):
+        images = (images.float() - self.mean) / self.std
+        if images.shape[-1] != self.input_size_px:
+            images = F.interpolate(images, size=self.input_size_px, mode="bilinear", antialias=True)
+        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, images, targets=None):
+        return self.head(self.features(images), targets)
+
+
+def input_size_px(model_name, image_size_px):
+    """The size the backbone takes: image_size_px, or the nearest multiple of a patch that does not divide it."""
+    patch = 14 if "patch14" in model_name else 32
+    if image_size_px % 32:
+        raise UserError(f"data.image_size_px must be a multiple of 32, got {image_size_px}: "
+                        f"use {image_size_px // 32 * 32 or 32} or {image_size_px // 32 * 32 + 32}")
+    return max(patch, round(image_size_px / patch) * patch)
+
+
+def build_backbone(model_name, size_px, weights, drop_path_rate):
+    """The timm model without classifier, with the source's weights in it."""
+    cfg = timm.get_pretrained_cfg(model_name)
+    kwargs = {"num_classes": 0}
+    if cfg is not None and cfg.fixed_input_size:
+        kwargs["img_size"] = size_px
+    if drop_path_rate:
+        kwargs["drop_path_rate"] = drop_path_rate
+    if not weights.path:
+        return timm.create_model(model_name, **kwargs)
+    try:
+        state = load_state_dict(weights.path, weights_only=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            backbone = timm.create_model(model_name, pretrained=True,
+                                         pretrained_cfg_overlay={"state_dict": state}, **kwargs)
+            torch.manual_seed(0)
+            left_random = unchanged_share(backbone, timm.create_model(model_name, **kwargs))
+        if left_random > 0.1:
+            raise ValueError(f"it leaves {left_random:.0%} of the parameters random")
+        return backbone
+    except Exception as error:   # timm and torch raise many kinds here; each means the file is not this model's weights
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"the weights file {weights.path} must hold a plain state dict of timm's {model_name}, and could "
+                        f"not be loaded ({reason}): replace it, or use --set model.pretrained=off") from error
+
+
+def unchanged_share(backbone, fresh):
+    """Share of the randomly initialised elements of `fresh` that `backbone` still holds: timm skips unknown names."""
+    same = total = 0
+    for loaded, random in zip(backbone.parameters(), fresh.parameters(), strict=True):
+        if random.numel() > 1 and random.std() > 0:
+            same, total = same + int((loaded == random).sum()), total + random.numel()
+    return same / max(1, total)
+
+
+def build_network(model_name, *, n_classes, image_size_px, weights, model):
+    """A Network ready to train. `weights`: a WeightsSource; `model`: a ModelConfig. Uses torch's random state."""
+    check_model_name(model_name)
+    size_px = input_size_px(model_name, image_size_px)
+    backbone = build_backbone(model_name, size_px, weights, model.drop_path_rate)
+    n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    head = HEADS[model.head](n_features, n_classes, model.drop_rate)
+    cfg = backbone.pretrained_cfg
+    network = Network(backbone, head, cfg["mean"], cfg["std"], size_px)
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,58 @@
+"""AdamW over groups with layer-wise decay, the learning rate as a pure function of the step, the weights' average."""
+import math
+
+import torch
+from timm.optim import param_groups_layer_decay
+from timm.utils import ModelEmaV3
+
+LR_PRETRAINED, LR_RANDOM = 1e-3, 2e-3      # peak, for batches of 64 and more; see base_lr
+
+
+def base_lr(optim, pretrained):
+    """optim.lr, or by default the peak for these weights, scaled with the square root of the batch below 64."""
+    if optim.lr:
+        return optim.lr
+    peak = LR_PRETRAINED if pretrained else LR_RANDOM
+    return peak * min(1.0, optim.batch_size / 64) ** 0.5
+
+
+def lr_at(step, n_steps, optim, peak):
+    """Linear warm-up over warmup_share of all steps, then a cosine to final_lr_share of the peak. Pure."""
+    warmup = round(optim.warmup_share * n_steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, n_steps - warmup)
+    low = optim.final_lr_share
+    return peak * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def parameter_groups(network, optim, pretrained):
+    """Groups with an `lr_scale` each: layer_decay ** depth from the output for pretrained weights, the head above it.
+
+    No weight decay on biases and norms. Random weights learn at one rate everywhere.
+    """
+    backbone = param_groups_layer_decay(
+        network.backbone, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay if pretrained else 1.0,
+        no_weight_decay_list=getattr(network.backbone, "no_weight_decay", set)())
+    head_scale = optim.head_lr_scale if pretrained else 1.0
+    head = [{"params": [p for p in network.head.parameters() if p.ndim > 1], "weight_decay": optim.weight_decay},
+            {"params": [p for p in network.head.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [{"params": g["params"], "weight_decay": g["weight_decay"], "lr_scale": g["lr_scale"]} for g in backbone]
+    return groups + [{**g, "lr_scale": head_scale} for g in head if g["params"]]
+
+
+def make_optimizer(network, optim, pretrained):
+    """AdamW (fused where the device has it); its groups' `lr` is set at each step by `set_lr`."""
+    groups = parameter_groups(network, optim, pretrained)
+    return torch.optim.AdamW(groups, lr=base_lr(optim, pretrained), betas=(0.9, 0.999), fused=True)
+
+
+def set_lr(optimizer, lr):
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def make_ema(network, optim, n_steps):
+    """timm's EMA whose horizon is ema_share of all steps, warmed up as 1 - 1/(1 + step); a horizon of 0 is a copy."""
+    decay = 1 - 1 / max(1.0, optim.ema_share * n_steps)
+    return ModelEmaV3(network, decay=decay, use_warmup=True, warmup_power=1.0)

@@ -1,0 +1,61 @@
+"""A tiny contest that every test may train on: three classes of coloured shapes, a few images each, 40 x 56 px."""
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"      # before anything imports the hub's client: the suite works offline
+
+CLASSES = ("circle", "cross", "stripes")
+
+
+def draw(label, rng):
+    image = rng.integers(150, 220, 3).astype(np.uint8) * np.ones((40, 56, 3), np.uint8)
+    image += rng.integers(0, 30, image.shape, dtype=np.uint8)
+    x, y, r = int(rng.integers(16, 40)), int(rng.integers(14, 26)), int(rng.integers(7, 12))
+    colour = tuple(int(v) for v in rng.integers(0, 90, 3))
+    if label == 0:
+        cv2.circle(image, (x, y), r, colour, -1)
+    elif label == 1:
+        cv2.line(image, (x - r, y - r), (x + r, y + r), colour, 4)
+        cv2.line(image, (x - r, y + r), (x + r, y - r), colour, 4)
+    else:
+        for i in range(-r, r, 5):
+            cv2.line(image, (x - r, y + i), (x + r, y + i), colour, 2)
+    return image
+
+
+def make_contest(folder, per_class=12, n_test=10, seed=0):
+    """train/, test/, train.csv, meta.csv, sample_submission.csv in `folder`; returns it."""
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+    rows = []
+    for i, label in enumerate(np.repeat(np.arange(3), per_class)):
+        cv2.imwrite(str(folder / "train" / f"a{i:03}.png"), draw(label, rng))
+        rows.append(f"a{i:03}.png,{label}")
+    tests = [f"t{i:03}.png" for i in range(n_test)]
+    for i, name in enumerate(tests):
+        cv2.imwrite(str(folder / "test" / name), draw(i % 3, rng))
+    (folder / "train.csv").write_text("ID,target\n" + "\n".join(rows) + "\n")
+    (folder / "meta.csv").write_text("target,class_name\n" + "".join(f"{i},{c}\n" for i, c in enumerate(CLASSES)))
+    (folder / "sample_submission.csv").write_text("ID,target\n" + "".join(f"{name},0\n" for name in reversed(tests)))
+    return folder
+
+
+SMALL = ["model.backbones=mobilenetv3_small_050", "data.image_size_px=32", "data.n_folds=3", "optim.epochs=2",
+         "optim.batch_size=8", "predict.tta_views=2", "ensemble.bootstrap_draws=20", "runtime.workers=0",
+         "augment.policy=standard", "model.pretrained=off"]
+
+
+def small_argv(contest, results, *more, mode="quick_test", name="run"):
+    """argv of a run that takes seconds."""
+    return ["--mode", mode, "--data_path", str(contest), "--results_dir", str(results), "--experiment_name", name,
+            "--set", *SMALL, *more]
+
+
+@pytest.fixture(scope="session")
+def contest(tmp_path_factory):
+    return make_contest(tmp_path_factory.mktemp("contest") / "shapes")

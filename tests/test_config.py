@@ -1,0 +1,72 @@
+import pytest
+import timm
+
+from config import BACKBONES, FAMILIES, PRESETS, SCALES, FitSpec, build_config, known_keys, resolve
+from utils import UserError, digest_json
+
+
+def test_every_mode_is_a_value_and_resolves():
+    for mode in PRESETS:
+        config = resolve(build_config(mode), gpu_memory_bytes=0, n_train=1570)
+        assert (config.scale, config.data.image_size_px) == ("tiny", 128)
+        assert config.optim.batch_size % config.optim.micro_batch_size == 0
+    assert build_config("full_training").model.backbones == FAMILIES
+    assert len(build_config("competition_ready").rounds) == 2
+
+
+def test_the_target_machine_gets_384_px_and_batch_64_as_8_micro_batches():
+    config = resolve(build_config("full_training"), gpu_memory_bytes=16 * 2**30, n_train=4000)
+    assert (config.scale, config.data.image_size_px) == ("large", 384)
+    assert (config.optim.batch_size, config.optim.micro_batch_size) == (64, 8)
+    assert config.model.backbones[0] == "convnext_large"
+
+
+def test_each_family_has_a_known_member_at_each_scale():
+    assert set(BACKBONES) == set(FAMILIES)
+    for names in BACKBONES.values():
+        assert len(names) == len(SCALES)
+        assert all(timm.is_model(name) for name in names)
+
+
+def test_overrides_are_parsed_with_the_fields_type():
+    config = build_config("quick_test", ["optim.epochs=8", "model.backbones=mobilenetv2_100,vit", "ensemble.refit=on",
+                                         "rounds=3", "seed=7", "optim.lr=1e-3"])
+    assert config.optim.epochs == 8 and config.seed == 7 and config.ensemble.refit is True
+    assert config.model.backbones == ("mobilenetv2_100", "vit") and config.optim.lr == 1e-3
+    assert [r.teacher for r in config.rounds] == [False, True, True]
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("optim.epoch=8", "did you mean 'optim.epochs'"),
+    ("optim.epochs=many", "optim.epochs must be of type int, got 'many'"),
+    ("optim.epochs=0", "optim.epochs must be at least 1, got 0"),
+    ("augment.policy=match", "augment.policy must be one of matched, standard, none, got 'match'; did you mean 'matched'"),
+    ("data.run_folds=9", "data.run_folds must be at most data.n_folds = 5, got 9"),
+    ("optim.lr", "--set takes KEY=VALUE, got 'optim.lr'"),
+    ("rounds=0", "rounds must be at least 1, got 0"),
+    ("model.backbones=vit,vit", "model.backbones must be different names"),
+])
+def test_a_bad_override_is_named(override, message):
+    with pytest.raises(UserError, match=message):
+        build_config("quick_test", [override])
+
+
+def test_all_problems_are_raised_together():
+    with pytest.raises(UserError) as error:
+        build_config("quick_test", ["optim.epochs=0", "data.n_folds=1"])
+    assert str(error.value).count("must be at least") == 2
+
+
+def test_an_unknown_mode_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'quick_test'"):
+        build_config("quick_tst")
+
+
+def test_every_setting_has_a_sentence_and_the_documented_keys_exist():
+    documented = ["model.backbones", "model.head", "model.pretrained", "data.image_size_px", "data.n_folds", "data.run_folds", "data.resize", "data.test_usage", "augment.policy", "optim.epochs", "optim.batch_size", "optim.micro_batch_size", "optim.lr", "predict.tta_views", "rounds", "runtime.workers", "runtime.precision", "runtime.compile", "seed"]
+    assert set(documented) <= set(known_keys())
+
+
+def test_config_is_hashable_into_a_key_and_fits_have_names():
+    assert digest_json(build_config("debug")) != digest_json(build_config("quick_test"))
+    assert FitSpec("vit_tiny", 42, 1, 3).name == "r1-vit_tiny-s42"

@@ -1,0 +1,422 @@
+"""From one file to a Batch: decoding, catalogs, pixels, folds, targets, datasets, loaders."""
+import io
+import pickle
+import struct
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from audit import PixelWriter, shrunk
+from data_loader import (
+    Catalog,
+    EpochSampler,
+    Folds,
+    ImageDataset,
+    InOrderSampler,
+    PixelStore,
+    Targets,
+    decode_bytes,
+    decode_image,
+    letterbox,
+    load_folds,
+    make_folds,
+    make_loader,
+    save_folds,
+    to_square,
+)
+from utils import RunError, UserError
+
+
+def ramp(height=30, width=40):
+    """uint8 (H, W, 3): red rises to the right, green downwards, blue is constant."""
+    image = np.full((height, width, 3), 90, np.uint8)
+    image[..., 0] = np.linspace(0, 255, width, dtype=np.uint8)[None, :]
+    image[..., 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
+    return image
+
+
+def catalog_of(labels, groups=None):
+    n = len(labels)
+    ids = [f"s{i:04d}" for i in range(n)]
+    return Catalog(ids, [""] * n, [""] * n, labels, groups or ids, tuple(str(c) for c in range(max(labels) + 1)))
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Six images of different sizes; image i is filled with 10 * i."""
+    with PixelWriter(tmp_path / "p", 6) as writer:
+        for i in (3, 0, 5, 1, 4, 2):
+            writer.write(i, np.full((4 + i, 9 - i, 3), 10 * i, np.uint8))
+    return PixelStore.open(tmp_path / "p")
+
+
+# ---------------------------------------------------------------- decoding
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg", ".webp", ".gif"])
+def test_plain_formats(tmp_path, suffix):
+    Image.fromarray(ramp()).save(tmp_path / f"x{suffix}", **({"quality": 95} if suffix in (".jpg", ".webp") else {}))
+    image = decode_image(tmp_path / f"x{suffix}")
+    assert image.dtype == np.uint8 and image.shape == (30, 40, 3)
+    tolerance = {".jpg": 6, ".webp": 6, ".gif": 12}.get(suffix, 0)
+    assert np.abs(image.astype(int) - ramp()).mean() <= tolerance
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_are_scaled_to_8(tmp_path, suffix, channels):
+    deep = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+    cv2.imwrite(str(tmp_path / f"x{suffix}"), deep if channels == 1 else np.repeat(deep[:, :, None], 3, axis=2))
+    expected = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    assert np.array_equal(decode_image(tmp_path / f"x{suffix}"), expected)
+
+
+def test_dark_16_bit_image_is_not_stretched(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.full((8, 8), 257 * 3, np.uint16))
+    assert (decode_image(tmp_path / "x.png") == 3).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0, 5000.0])
+def test_float_images(tmp_path, scale):
+    values = np.linspace(0, scale, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    image = decode_image(tmp_path / "x.tif")
+    assert image[0, 0, 0] == 0 and image[-1, -1, 0] == 255
+
+
+def test_grey_palette_and_one_bit(tmp_path):
+    for mode in ("L", "P", "1"):
+        Image.fromarray(ramp()).convert(mode).save(tmp_path / "x.png")
+        expected = np.array(Image.fromarray(ramp()).convert(mode).convert("RGB"))
+        assert np.array_equal(decode_image(tmp_path / "x.png"), expected)
+
+
+def test_cmyk(tmp_path):
+    Image.fromarray(ramp()).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
+    image = decode_image(tmp_path / "x.jpg")
+    assert image.shape == (30, 40, 3) and np.abs(image.astype(int) - ramp()).mean() < 8
+
+
+def test_alpha_lies_on_white(tmp_path):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[:2, :, 3] = 255
+    rgba[2, :, 3] = 128
+    Image.fromarray(rgba).save(tmp_path / "x.png")
+    image = decode_image(tmp_path / "x.png")
+    assert (image[:2] == 0).all() and (image[2] == 127).all() and (image[3] == 255).all()
+    Image.fromarray(np.full((4, 4), 7, np.uint8)).save(tmp_path / "g.png", transparency=7)
+    assert (decode_image(tmp_path / "g.png") == 255).all()
+    palette = Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P")
+    palette.save(tmp_path / "p.png", transparency=b"\x00")
+    assert (decode_image(tmp_path / "p.png") == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    upright = ramp(16, 24)
+    undo = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+            5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1),
+            7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+            8: lambda a: np.rot90(a, -1)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(undo(upright))).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(decode_image(tmp_path / "x.png"), upright)
+    assert decode_bytes((tmp_path / "x.png").read_bytes())[1] == (16, 24)
+
+
+def png_of(width, height):
+    """A PNG that claims a size and holds no pixels."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+
+
+def test_bad_files_give_a_short_reason(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(ramp(200, 300)).save(buffer, "JPEG")
+    jpeg = buffer.getvalue()
+    cases = {"zero bytes": b"", "not an image": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+             "truncated": jpeg[:len(jpeg) // 2],
+             "over the limit of 100 megapixels": png_of(60_000, 60_000)}
+    for reason, data in cases.items():
+        (tmp_path / "x.jpg").write_bytes(data)
+        with pytest.raises(ValueError, match=reason):
+            decode_image(tmp_path / "x.jpg")
+    with pytest.raises(ValueError, match="cannot be read"):
+        decode_image(tmp_path / "none.jpg")
+    with pytest.raises(ValueError, match=r"cannot be read|not a regular file"):
+        decode_image(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP"])
+def test_damaged_bytes_never_raise_anything_else(suffix):
+    buffer = io.BytesIO()
+    Image.fromarray(ramp()).save(buffer, suffix)
+    whole, rng = buffer.getvalue(), np.random.default_rng(0)
+    for _ in range(60):
+        data = bytearray(whole[:rng.integers(1, len(whole) + 1)])
+        for place in rng.integers(0, len(data), 4):
+            data[place] = rng.integers(0, 256)
+        try:
+            image, _ = decode_bytes(bytes(data))
+        except ValueError as error:
+            assert 0 < len(str(error)) < 300
+        else:
+            assert image.dtype == np.uint8 and image.shape[2] == 3
+
+
+def test_fast_decoding_of_a_large_jpeg_shows_the_same(tmp_path):
+    big = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (1600, 1200),
+                     interpolation=cv2.INTER_CUBIC)
+    buffer = io.BytesIO()
+    Image.fromarray(big).save(buffer, "JPEG", quality=95)
+    fast, size_px = decode_bytes(buffer.getvalue(), long_side_px=100)
+    assert size_px == (1200, 1600) and 200 <= max(fast.shape) < 1600
+    slow, _ = decode_bytes(buffer.getvalue())
+    assert np.abs(shrunk(fast, 100).astype(int) - shrunk(slow, 100)).max() <= 6
+
+
+# ---------------------------------------------------------------- catalogs
+
+def test_catalog_is_checked():
+    good = catalog_of([0, 1, 0])
+    assert len(good) == 3 and good.take([0, 2]).sample_id.tolist() == ["s0000", "s0002"]
+    assert good.take(good.label == 1).label.tolist() == [1]
+    with pytest.raises(UserError, match="repeat: 's0000'"):
+        replace(good, sample_id=["s0000", "s0000", "s1"])
+    with pytest.raises(UserError, match="sorted by id"):
+        replace(good, sample_id=["b", "a", "c"])
+    with pytest.raises(UserError, match="wrong for 's0001'"):
+        replace(good, label=[0, 2, 0])
+    with pytest.raises(UserError, match="one length"):
+        replace(good, label=[0, 1])
+    assert len(good.take([])) == 0
+
+
+# ---------------------------------------------------------------- pixels
+
+def test_pixel_store(store):
+    assert len(store) == 6
+    for i in range(6):
+        assert store[i].shape == (4 + i, 9 - i, 3) and (store[i] == 10 * i).all()
+    part = store.take([5, 0]).concat(store.take(np.arange(6) == 2))
+    assert [part[i][0, 0, 0] for i in range(3)] == [50, 0, 20]
+    store[0][:] = 99
+    assert (store[0] == 0).all()
+
+
+def test_unreadable_rows_have_no_pixels(tmp_path):
+    with PixelWriter(tmp_path / "p", 2) as writer:
+        writer.write(1, np.zeros((2, 2, 3), np.uint8))
+    with pytest.raises(RunError, match="row 0 of the pixel store"):
+        PixelStore.open(tmp_path / "p")[0]
+
+
+def first_value(store, row):
+    return int(store[row][0, 0, 0])
+
+
+def test_pixel_store_travels_to_a_spawned_process(store):
+    assert store[1][0, 0, 0] == 10
+    assert pickle.loads(pickle.dumps(store)).maps == {}
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(first_value, store, 4).result() == 40
+
+
+def test_shrunk_never_enlarges():
+    assert shrunk(ramp(30, 40), 20).shape == (15, 20, 3)
+    assert shrunk(ramp(30, 40), 50).shape == (30, 40, 3)
+    assert shrunk(ramp(1, 400), 20).shape == (1, 20, 3)
+
+
+def test_squares():
+    tall = np.full((40, 20, 3), 200, np.uint8)
+    square = letterbox(tall, 10, fill=(1, 2, 3))
+    assert square.shape == (10, 10, 3) and (square[:, 3:7] == 200).all() and (square[:, 0] == (1, 2, 3)).all()
+    assert (to_square(tall, 10, "letterbox")[:, 0] == 128).all()
+    assert (to_square(tall, 10, "squash") == 200).all() and (to_square(tall, 30, "crop") == 200).all()
+    assert np.array_equal(to_square(ramp(30, 30), 30, "letterbox"), ramp(30, 30))
+    with pytest.raises(UserError, match="letterbox, squash or crop, got 'pad'"):
+        to_square(tall, 10, "pad")
+
+
+# ---------------------------------------------------------------- folds
+
+def test_folds_hold_every_class(tmp_path):
+    catalog = catalog_of([0] * 50 + [1] * 10 + [2] * 5)
+    folds = make_folds(catalog, 5, seed=42)
+    for k in range(5):
+        assert set(catalog.label[folds.valid_rows(k)].tolist()) == {0, 1, 2}
+        assert sorted([*folds.train_rows(k), *folds.valid_rows(k)]) == list(range(65))
+    save_folds(folds, tmp_path / "folds.csv")
+    again = load_folds(tmp_path / "folds.csv")
+    assert again.n_folds == 5 and np.array_equal(again.fold, folds.fold) and np.array_equal(again.sample_id,
+                                                                                            folds.sample_id)
+    assert np.array_equal(make_folds(catalog, 5, seed=42).fold, folds.fold)
+    assert not np.array_equal(make_folds(catalog, 5, seed=43).fold, folds.fold)
+    assert len(folds.train_rows(None)) == 65 and len(folds.valid_rows(None)) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_lies_in_two_folds(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, 120).tolist()
+    groups = [f"g{g}" for g in rng.integers(0, 60, 120)]
+    catalog = catalog_of(labels, groups)
+    folds = make_folds(catalog, 4, seed)
+    for k in range(4):
+        inside, outside = set(catalog.group[folds.valid_rows(k)]), set(catalog.group[folds.train_rows(k)])
+        assert not inside & outside
+        assert set(catalog.label[folds.valid_rows(k)].tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_class_smaller_than_the_folds_is_no_obstacle(grouped):
+    labels = [0] * 20 + [1] * 2 + [2]
+    groups = [f"g{i // 2 if i < 6 else i}" for i in range(23)] if grouped else None
+    folds = make_folds(catalog_of(labels, groups), 5, seed=0)
+    assert set(folds.fold.tolist()) == set(range(5))
+    assert len(set(folds.fold[20:22].tolist())) == 2
+
+
+def test_folds_that_cannot_be_made():
+    with pytest.raises(UserError, match=r"data.n_folds must be at most 3.*got 5.*--set data.n_folds=3"):
+        make_folds(catalog_of([0, 0, 0, 1, 1]), 5, seed=0)
+    with pytest.raises(UserError, match="every fold from 0 to 2"):
+        Folds(["a", "b"], [0, 1], 3)
+    with pytest.raises(UserError, match="different samples"):
+        Folds(["a", "a"], [0, 1], 2)
+
+
+# ---------------------------------------------------------------- targets
+
+def test_targets_from_labels_serve_every_fold():
+    targets = Targets.from_labels(catalog_of([1, 0, 2]))
+    assert targets.probs.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]] and targets.probs.dtype == np.float32
+    assert targets.for_fold(3) is targets and targets.for_fold(None) is targets and not targets.taught
+    with pytest.raises(RunError, match="none for 's0001'"):
+        Targets.from_labels(replace(catalog_of([1, 0]), label=[1, -1]))
+
+
+def test_taught_targets_serve_their_fold_only():
+    taught = Targets(["u1"], [[0.3, 0.7]], [0.5], blind_fold=2, taught=True)
+    assert taught.for_fold(2) is taught and taught.for_fold(None) is taught
+    with pytest.raises(RunError, match=r"for fold 1 .*blind to fold 2 only"):
+        taught.for_fold(1)
+    with pytest.raises(RunError, match=r"for fold 1 .*teachers of all folds"):
+        replace(taught, blind_fold=None).for_fold(1)
+    both = Targets.from_labels(catalog_of([1, 0])).concat(taught)
+    assert both.taught and both.blind_fold == 2 and both.sample_id.tolist() == ["s0000", "s0001", "u1"]
+    assert both.take([2]).weight.tolist() == [0.5]
+    with pytest.raises(RunError, match="fold 2 and to fold 0"):
+        both.concat(replace(taught, blind_fold=0))
+    with pytest.raises(RunError, match="plain labels"):
+        replace(taught, taught=False)
+
+
+@pytest.mark.parametrize("probs", [[[0.5, 0.4]], [[1.5, -0.5]], [[np.nan, 1.0]]])
+def test_targets_that_are_no_probabilities(probs):
+    with pytest.raises(RunError, match=r"sum to 1.*'a'"):
+        Targets(["a"], probs, [1.0])
+    with pytest.raises(RunError, match="weight"):
+        Targets(["a"], [[0.5, 0.5]], [1.0, 2.0])
+
+
+# ---------------------------------------------------------------- batches
+
+def noisy_square(image, seed, donor):
+    """A transform that uses all it is given: the square, the seed and a donor."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 50, (8, 8, 3), dtype=np.uint8)
+    return to_square(image, 8, "squash") // 4 + to_square(donor(int(rng.integers(2**32))), 8, "squash") // 4 + noise
+
+
+def dataset_of(store, n_classes=3):
+    ids = [f"s{i}" for i in range(len(store))]
+    return ImageDataset(store, ids, noisy_square, (7, "fit"), np.eye(n_classes)[np.arange(len(store)) % n_classes],
+                        np.arange(len(store)) / 10)
+
+
+def batches_of(store, workers, epochs=(0, 1)):
+    sampler = EpochSampler(len(store), 4, (7, "fit"))
+    loader = make_loader(dataset_of(store), sampler, workers)
+    found = []
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        found += list(loader)
+    return found
+
+
+def test_batches_have_the_promised_shapes(store):
+    batch = batches_of(store, 0)[0]
+    assert batch.images.shape == (4, 3, 8, 8) and batch.images.dtype == torch.uint8 and batch.images.is_contiguous()
+    assert batch.targets.shape == (4, 3) and batch.targets.dtype == torch.float32
+    assert batch.weight.dtype == torch.float32 and batch.index.dtype == torch.int64
+    assert torch.equal(batch.weight, (batch.index / 10).to(torch.float32))
+
+
+def test_batches_are_the_same_for_any_number_of_workers(store):
+    alone, helped = batches_of(store, 0), batches_of(store, 2)
+    assert len(alone) == len(helped) == 4
+    for a, b in zip(alone, helped, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_later_epoch_does_not_depend_on_earlier_ones(store):
+    again = batches_of(store, 0, epochs=(1,))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(batches_of(store, 0)[2:], again, strict=True))
+    assert not torch.equal(batches_of(store, 0)[0].images, again[0].images)
+
+
+def test_an_image_depends_on_its_id_not_on_its_row(store):
+    def plain_noise(image, seed, donor):
+        return np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+
+    whole = ImageDataset(store, list("abcdef"), plain_noise, (1,))
+    part = ImageDataset(store.take([4]), ["e"], plain_noise, (1,))
+    assert torch.equal(whole[3, 4][0], part[3, 0][0]) and not torch.equal(whole[3, 3][0], part[3, 0][0])
+
+
+def test_donors_are_other_images(store):
+    seen = []
+
+    def spy(image, seed, donor):
+        seen.extend(int(donor(s)[0, 0, 0]) for s in range(30))
+        return np.zeros((8, 8, 3), np.uint8)
+
+    ImageDataset(store, list("abcdef"), spy, (1,))[0, 2]
+    assert set(seen) == {0, 10, 30, 40, 50}
+    ImageDataset(store.take([2]), ["c"], spy, (1,))[0, 0]
+
+
+def test_epochs_are_full_batches_of_all_images():
+    sampler = EpochSampler(10, 4, ("x",))
+    first = list(sampler)
+    assert len(sampler) == 3 and [len(b) for b in first] == [4, 4, 4]
+    rows = [i for batch in first for _, i in batch]
+    assert set(rows) == set(range(10)) and rows[10:] == rows[:2]
+    sampler.set_epoch(1)
+    assert {epoch for batch in sampler for epoch, _ in batch} == {1} and list(sampler) != first
+    assert [len(b) for b in EpochSampler(3, 8, ("x",))] == [8]
+    assert [len(b) for b in EpochSampler(10, 4, ("x",), full_batches=False)] == [4, 4, 2]
+
+
+def test_prediction_goes_in_order(store):
+    dataset = ImageDataset(store, list("abcdef"), noisy_square, (1,))
+    batches = list(make_loader(dataset, InOrderSampler(6, 4), 0))
+    assert [b.index.tolist() for b in batches] == [[0, 1, 2, 3], [4, 5]] and batches[0].targets.shape == (4, 0)
+    assert len(InOrderSampler(6, 4)) == 2
+
+
+def test_a_dataset_with_wrong_rows_is_refused(store):
+    with pytest.raises(RunError, match="6 images, 2 ids"):
+        ImageDataset(store, ["a", "b"], noisy_square, (1,))

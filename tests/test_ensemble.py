@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from modeling.ensemble import fit_blend
+from modeling.inference import Predictions
+from modeling.metrics import METRICS
+
+RNG = np.random.default_rng(0)
+N, C = 600, 5
+LABELS = RNG.integers(0, C, N)
+PARTS = RNG.integers(0, 5, N)
+METRIC = METRICS["macro_f1"]
+
+
+def member(strength, seed):
+    """Probabilities with independent noise: the larger `strength`, the better."""
+    logits = np.random.default_rng(seed).standard_normal((N, C)) + strength * np.eye(C)[LABELS]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def test_a_blend_beats_its_best_member_and_its_nested_score_is_that_of_its_nested_rows():
+    sources = {f"m{i}": member(1.5, i) for i in range(3)}
+    blend, nested = fit_blend(sources, LABELS, PARTS, METRIC)
+    assert METRIC(LABELS, nested) == blend.score_nested
+    assert blend.score_nested > max(METRIC(LABELS, p) for p in sources.values()) + 0.05
+    assert sum(blend.weights.values()) == pytest.approx(1)
+
+
+def test_a_useless_member_gets_weight_0():
+    sources = {"good": member(2.0, 1), "also": member(2.0, 2), "noise": member(2.0, 3)[RNG.permutation(N)]}
+    blend, _ = fit_blend(sources, LABELS, PARTS, METRIC, method="greedy")
+    assert blend.weights["noise"] == 0
+
+
+def test_weights_fitted_to_noise_are_not_rewarded_by_the_nested_score():
+    sources = {f"m{i}": member(0.0, i) for i in range(10)}
+    blend, _ = fit_blend(sources, LABELS, PARTS, METRIC, method="greedy")
+    assert blend.score > blend.score_nested
+    assert blend.score_nested == pytest.approx(1 / C, abs=0.06)
+
+
+def test_applying_joins_by_id():
+    sources = {f"m{i}": member(1.0, i) for i in range(2)}
+    blend, _ = fit_blend(sources, LABELS, PARTS, METRIC)
+    ids, order = np.array([f"i{i}" for i in range(N)]), RNG.permutation(N)
+    classes = tuple("abcde")
+    one = {n: Predictions(ids, p.astype(np.float32), classes, "valid", (n,)) for n, p in sources.items()}
+    other = one | {"m1": Predictions(ids[order], sources["m1"][order].astype(np.float32), classes, "valid", ("m1",))}
+    np.testing.assert_array_equal(blend.apply(one).probs, blend.apply(other).probs)
+
+
+def test_one_source_is_its_own_blend():
+    blend, nested = fit_blend({"only": member(1.0, 0)}, LABELS, np.zeros(N, int), METRIC)
+    assert blend.weights == {"only": 1.0}
+    assert METRIC(LABELS, nested) == pytest.approx(METRIC(LABELS, member(1.0, 0)))

@@ -1,0 +1,591 @@
+"""Contest folders as people download them, and as they break: read_contest and the audit."""
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import audit as audit_module
+from config import DataConfig
+from data_loader import audit_contest, contest_digests, load_audit, read_contest
+from utils import UserError
+
+DATA = DataConfig(n_folds=2)
+
+
+def picture(seed, height=40, width=48):
+    """A random smooth colour image (H, W, 3) that no other seed resembles."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def draw(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(seed)).save(path)
+
+
+def write(path, *lines, encoding="utf-8", newline="\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(newline.join([*lines, ""]).encode(encoding))
+
+
+def plain_contest(root, n_train=8, n_test=4, suffix=".png", id_suffix=".png"):
+    """train.csv ID,target with classes 0 and 1; meta.csv; sample_submission.csv in reversed order."""
+    for i in range(n_train):
+        draw(root / "train" / f"a{i}{suffix}", i)
+    for i in range(n_test):
+        draw(root / "test" / f"t{i}{suffix}", 100 + i)
+    write(root / "train.csv", "ID,target", *(f"a{i}{id_suffix},{i % 2}" for i in range(n_train)))
+    write(root / "sample_submission.csv", "ID,target", *(f"t{i}{id_suffix},0" for i in reversed(range(n_test))))
+    write(root / "meta.csv", "target,class_name", "0,cat", "1,dog")
+    return root
+
+
+def append(path, *lines):
+    path.write_text(path.read_text() + "".join(f"{line}\n" for line in lines))
+
+
+def audited(root, folder, data=DATA):
+    contest = read_contest(root, data)
+    audit_contest(contest, data, 32, folder, workers=2)
+    return contest, load_audit(folder, root)
+
+
+def kinds(found):
+    return {p.kind for p in found.problems}
+
+
+def problem(found, kind):
+    """The one problem of a kind."""
+    [one] = [p for p in found.problems if p.kind == kind]
+    return one
+
+
+@pytest.fixture
+def root(tmp_path):
+    return plain_contest(tmp_path / "contest")
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    return folder
+
+
+# ---------------------------------------------------------------- what is understood
+
+def test_plain_contest_is_read_without_a_problem(root):
+    contest = read_contest(root, DATA)
+    assert contest.problems == ()
+    assert contest.train.sample_id.tolist() == [f"a{i}.png" for i in range(8)]
+    assert contest.train.label.tolist() == [0, 1] * 4
+    assert contest.train.classes == ("0", "1") and contest.class_names == ("cat", "dog")
+    assert (contest.id_column, contest.target_column) == ("ID", "target")
+    assert contest.submission_ids == ("t3.png", "t2.png", "t1.png", "t0.png")
+    assert contest.test.sample_id.tolist() == sorted(contest.submission_ids)
+    assert len(contest.understood) == 5 and "train.csv" in contest.understood[0]
+    assert all(os.path.isabs(p) and os.path.isfile(p) for p in contest.train.path)
+
+
+def test_audit_of_a_plain_contest(root, out):
+    contest, audit = audited(root, out)
+    assert audit.problems == () and audit.bad_test_ids == ()
+    assert audit.train.sample_id.tolist() == contest.train.sample_id.tolist()
+    assert audit.train.path.tolist() == contest.train.path.tolist()
+    assert len(audit.train_pixels) == 8 and len(audit.test_pixels) == 4
+    assert audit.train_pixels[0].shape == (27, 32, 3)
+    assert all(len(digest) == 64 for digest in audit.train.sha256)
+    assert audit.summary["class_counts"] == {"0": 4, "1": 4}
+    assert audit.summary["size_px"]["train"] == {"height_px": [40.0] * 5, "width_px": [48.0] * 5}
+    assert str(root) not in (out / "catalog_train.csv").read_text()
+
+
+def test_pixels_are_the_images_in_catalog_order(root, out):
+    _, audit = audited(root, out, DataConfig(n_folds=2))
+    for row, sample_id in enumerate(audit.train.sample_id):
+        expected = audit_module.shrunk(picture(int(sample_id[1])), 32)
+        assert np.array_equal(audit.train_pixels[row], expected)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".PNG", ".tif", ".tiff", ".bmp", ".webp"])
+def test_ids_without_suffix(tmp_path, suffix):
+    contest = read_contest(plain_contest(tmp_path, suffix=suffix, id_suffix=""), DATA)
+    assert contest.problems == () and len(contest.train) == 8 and "t3" in contest.submission_ids
+
+
+def test_leading_zeros_and_dots_stay(tmp_path):
+    ids = ["0001", "0010", "1.5", "1.50", "x.y.z", "2", "cat.0", "cat.1"]
+    for i, name in enumerate(ids):
+        draw(tmp_path / "images" / f"{name}.png", i)
+    write(tmp_path / "labels.csv", "id,breed", *(f"{name},{'pug' if i % 2 else 'boxer'}" for i, name in enumerate(ids)))
+    contest = read_contest(tmp_path, DATA)
+    assert contest.train.sample_id.tolist() == sorted(ids)
+    assert [os.path.basename(p) for p in contest.train.path] == [f"{i}.png" for i in sorted(ids)]
+    assert contest.train.classes == ("boxer", "pug") and contest.target_column == "breed"
+
+
+def test_same_numbers_in_train_and_test(tmp_path):
+    for i in range(6):
+        draw(tmp_path / "train" / f"{i}.png", i)
+        draw(tmp_path / "test" / f"{i}.png", 50 + i)
+    write(tmp_path / "train.csv", "id,y", *(f"{i},{i % 2}" for i in range(6)))
+    write(tmp_path / "sample_submission.csv", "id,y", *(f"{i},0" for i in range(6)))
+    contest = read_contest(tmp_path, DATA)
+    assert all("/train/" in p for p in contest.train.path) and all("/test/" in p for p in contest.test.path)
+    assert len(contest.train) == len(contest.test) == 6
+
+
+def test_train_id_is_never_given_a_test_image(tmp_path):
+    for i in range(6):
+        draw(tmp_path / "train" / f"{i}.png", i)
+        draw(tmp_path / "test" / f"{i + 3}.png", 50 + i)
+    write(tmp_path / "train.csv", "id,y", *(f"{i},{i % 2}" for i in range(8)))
+    contest = read_contest(tmp_path, DATA)
+    assert problem(contest, "missing_file").sample_ids == ("6", "7")
+
+
+def test_label_folders_under_train_images(tmp_path):
+    """paddy-disease: train_images/<label>/ with a table that has more columns; the same name in two label folders."""
+    for label, seed in (("blast", 0), ("tungro", 10)):
+        for i in range(3):
+            draw(tmp_path / "train_images" / label / f"{i}.png", seed + i)
+    draw(tmp_path / "test_images" / "9.png", 99)
+    write(tmp_path / "train.csv", "image_id,label,variety,age",
+          *(f"{i}.png,{label},ADT45,{45 + i}" for label in ("blast", "tungro") for i in range(2)),
+          "2.png,blast,ADT45,45")
+    write(tmp_path / "sample_submission.csv", "image_id,label", "9.png,")
+    with pytest.raises(UserError, match="2 classes"):  # ids 0 and 1 repeat with different labels
+        read_contest(tmp_path, DATA)
+    write(tmp_path / "train.csv", "image_id,label,variety,age", "0.png,blast,ADT45,45", "1.png,tungro,ADT45,50")
+    contest = read_contest(tmp_path, DATA)
+    assert [p.split("/")[-2:] for p in contest.train.path] == [["blast", "0.png"], ["tungro", "1.png"]]
+    assert contest.target_column == "label"
+    assert "variety" not in contest.understood[4]
+
+
+def test_class_folders_with_spaces_and_flat_test(tmp_path):
+    for name, seed in (("Common wheat", 0), ("Black-grass", 10), ("벼, 쌀", 20)):
+        for i in range(3):
+            draw(tmp_path / "train" / name / f"{i}.png", seed + i)
+    for i in range(2):
+        draw(tmp_path / "test" / f"{i}.png", 50 + i)
+    contest = read_contest(tmp_path, DATA)
+    assert contest.train.classes == ("Black-grass", "Common wheat", "벼, 쌀")
+    assert len(contest.train) == 9 and contest.submission_ids == ("0.png", "1.png")
+    assert contest.train.sample_id[0] == "train/Black-grass/0.png" and contest.problems == ()
+
+
+def test_labels_of_test_folders_are_not_used(tmp_path):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            for i in range(2):
+                draw(tmp_path / "data" / split / name / f"{i}.png", len(split) * 10 + ord(name) * 100 + i)
+    contest = read_contest(tmp_path, DATA)
+    assert set(contest.test.label.tolist()) == {-1} and len(contest.submission_ids) == 4
+    assert contest.train.classes == ("a", "b") and len(contest.train) == 4
+
+
+def test_class_folders_without_a_train_folder(tmp_path):
+    for name in ("x", "y"):
+        draw(tmp_path / "pack" / name / "1.png", ord(name))
+    contest = read_contest(tmp_path, DATA)
+    assert contest.train.classes == ("x", "y") and "no_test_images" in kinds(contest)
+
+
+def test_mixed_folder_with_test_csv(tmp_path):
+    for i in range(9):
+        draw(tmp_path / "images" / f"{i}.png", i)
+    write(tmp_path / "train.csv", "id,species", *(f"{i},{'ab'[i % 2]}" for i in range(5)))
+    write(tmp_path / "test.csv", "id,height", *(f"{i},{i * 0.5}" for i in (8, 6, 7)))
+    contest = read_contest(tmp_path, DATA)
+    assert contest.submission_ids == ("8", "6", "7") and contest.target_column == "species"
+    assert problem(contest, "file_without_id").text.startswith("1 image file ('images/5.png')")
+
+
+def test_classes_sort_as_numbers_when_all_are(tmp_path):
+    for i in range(12):
+        draw(tmp_path / "train" / f"{i}.png", i)
+    write(tmp_path / "train.csv", "id,y", *(f"{i},{i % 6 * 5}" for i in range(12)))
+    assert read_contest(tmp_path, DATA).train.classes == ("0", "5", "10", "15", "20", "25")
+
+
+def test_json_map_names_the_classes(root):
+    (root / "meta.csv").unlink()
+    write(root / "label_num_to_disease_map.json", json.dumps({"0": "Blight", "1": "Healthy"}))
+    assert read_contest(root, DATA).class_names == ("Blight", "Healthy")
+
+
+@pytest.mark.parametrize(("encoding", "newline"), [("utf-8-sig", "\r\n"), ("cp949", "\n"), ("utf-16", "\r\n")])
+def test_encodings_line_ends_and_empty_lines(root, encoding, newline):
+    write(root / "meta.csv", "target,class_name", "0,고양이", "1,개", "", ",", encoding=encoding, newline=newline)
+    contest = read_contest(root, DATA)
+    assert contest.class_names == ("고양이", "개")
+    assert kinds(contest) == (set() if encoding == "utf-8-sig" else {"encoding"})
+
+
+def test_other_columns_are_tolerated_and_groups_offered(root):
+    write(root / "train.csv", "patient,ID,target,target,", *(f"p{i % 3},a{i}.png,{i % 2},{i % 2}," for i in range(8)))
+    contest = read_contest(root, DATA)
+    assert contest.problems == () and "patient" in contest.understood[4]
+    grouped = read_contest(root, DataConfig(n_folds=2, group_column="patient"))
+    assert grouped.train.group.tolist() == [f"patient=p{i % 3}" for i in range(8)]
+    with pytest.raises(UserError,
+                       match=r"--group_column must be a column of 'train.csv', got 'patients'; did you mean 'patient'"):
+        read_contest(root, DataConfig(n_folds=2, group_column="patients"))
+
+
+def test_semicolons_and_tabs(tmp_path):
+    for i in range(4):
+        draw(tmp_path / "train" / f"{i}.png", i)
+    write(tmp_path / "info" / "labels.tsv", "file\tkind", *(f"{i}.png\t{'xy'[i % 2]}, big" for i in range(4)))
+    assert read_contest(tmp_path, DATA).train.classes == ("x, big", "y, big")
+    (tmp_path / "info" / "labels.tsv").unlink()
+    write(tmp_path / "labels.csv", "file;kind", *(f"{i}.png;{'xy'[i % 2]}" for i in range(4)))
+    assert read_contest(tmp_path, DATA).train.classes == ("x", "y")
+
+
+def test_sample_submission_is_found_without_its_name(root):
+    (root / "sample_submission.csv").rename(root / "form.csv")
+    assert read_contest(root, DATA).submission_ids == ("t3.png", "t2.png", "t1.png", "t0.png")
+
+
+def test_class_folders_with_a_sample_submission(tmp_path):
+    """plant-seedlings: folders only, and a form with its own column names."""
+    for name, seed in (("Maize", 0), ("Fat Hen", 10)):
+        for i in range(3):
+            draw(tmp_path / "train" / name / f"{i}.png", seed + i)
+    for i in (1, 2):
+        draw(tmp_path / "test" / f"{i}.png", 50 + i)
+    write(tmp_path / "sample_submission.csv", "file,species", "2.png,Maize", "1.png,Maize")
+    contest = read_contest(tmp_path, DATA)
+    assert (contest.id_column, contest.target_column) == ("file", "species")
+    assert contest.submission_ids == ("2.png", "1.png") and contest.train.classes == ("Fat Hen", "Maize")
+
+
+def test_class_names_are_told_from_test_lists_with_small_numbers(tmp_path):
+    """Ids, labels and class numbers are all 0, 1, 2, ...: no sample submission, a test.csv with a measurement."""
+    for i in range(8):
+        draw(tmp_path / "train" / f"{i}.png", i)
+        draw(tmp_path / "test" / f"{i}.png", 50 + i)
+    write(tmp_path / "latest_train.csv", "id,y", *(f"{i},{i % 2}" for i in range(8)))
+    write(tmp_path / "meta.csv", "y,y_name", "0,sun", "1,rain")
+    contest = read_contest(tmp_path, DATA)
+    assert contest.class_names == ("sun", "rain") and len(contest.submission_ids) == 8
+    write(tmp_path / "test.csv", "id,height", *(f"{i},{i}.5" for i in range(6)))
+    contest = read_contest(tmp_path, DATA)
+    assert contest.class_names == ("sun", "rain") and len(contest.submission_ids) == 6
+    assert all("/test/" in p for p in contest.test.path)
+
+
+def test_names_that_are_numbered_keep_their_names(tmp_path):
+    for i in range(4):
+        draw(tmp_path / "train" / f"a{i}.png", i)
+    write(tmp_path / "train.csv", "id,y", *(f"a{i},{['sun', 'rain'][i % 2]}" for i in range(4)))
+    write(tmp_path / "classes.json", json.dumps({"sun": 0, "rain": 1}))
+    assert read_contest(tmp_path, DATA).class_names == ("rain", "sun")
+
+
+# ---------------------------------------------------------------- two readings stop with both named
+
+def test_two_sample_submissions(root):
+    write(root / "sample_submission_2.csv", "ID,target", "t0.png,0")
+    with pytest.raises(UserError, match=r"'sample_submission.csv' and 'sample_submission_2.csv' both look like it"):
+        read_contest(root, DATA)
+
+
+def test_two_label_tables(root):
+    write(root / "train_b.csv", "ID,target", *(f"a{i}.png,0" for i in range(7)), "a7.png,1")
+    with pytest.raises(UserError, match=r"'train.csv' and 'train_b.csv' both could"):
+        read_contest(root, DATA)
+
+
+def test_two_id_columns(root):
+    write(root / "train.csv", "ID,ID2,target", *(f"a{i}.png,a{(i + 1) % 8}.png,{i % 2}" for i in range(8)))
+    with pytest.raises(UserError, match=r"'ID' and 'ID2' both name image files"):
+        read_contest(root, DATA)
+
+
+def test_two_target_columns(root):
+    (root / "sample_submission.csv").unlink()
+    write(root / "train.csv", "ID,colour,kind", *(f"a{i}.png,{'rgb'[i % 3]},{'xy'[i % 2]}" for i in range(8)))
+    with pytest.raises(UserError, match=r"one class column, got 'colour', 'kind'"):
+        read_contest(root, DATA)
+
+
+def test_forms_that_come_later_are_refused_in_one_sentence(root):
+    write(root / "sample_submission.csv", "ID,cat,dog", "t0.png,0.5,0.5")
+    with pytest.raises(UserError, match=r"2 columns besides its ids.*supported are single-label contests") as error:
+        read_contest(root, DATA)
+    assert "\n" not in str(error.value)
+    (root / "sample_submission.csv").unlink()
+    write(root / "train.csv", "ID,cat,dog", *(f"a{i}.png,{i % 2},{1 - i % 2}" for i in range(8)))
+    with pytest.raises(UserError, match=r"one 0/1 column per class"):
+        read_contest(root, DATA)
+    write(root / "train.csv", "ID,age", *(f"a{i}.png,{i}.25" for i in range(8)))
+    with pytest.raises(UserError, match="which are no classes"):
+        read_contest(root, DATA)
+
+
+def test_class_in_the_file_name_comes_later(tmp_path):
+    for i in range(3):
+        draw(tmp_path / "train" / f"cat.{i}.png", i)
+    draw(tmp_path / "test" / "1.png", 9)
+    write(tmp_path / "sample_submission.csv", "id,label", "1,0.5")
+    with pytest.raises(UserError, match=r"which image has which class.*supported are single-label"):
+        read_contest(tmp_path, DATA)
+
+
+def test_table_without_header(root):
+    lines = (root / "train.csv").read_text().splitlines()
+    write(root / "train.csv", *lines[1:])
+    with pytest.raises(UserError, match=r"'train.csv' must begin with a row of column names, got 'a0.png', '0'"):
+        read_contest(root, DATA)
+
+
+def test_foreign_formats_say_what_to_do(tmp_path):
+    write(tmp_path / "train" / "1.dcm", "x")
+    write(tmp_path / "train.csv", "id,y", "1,0")
+    with pytest.raises(UserError, match=r"DICOM files .*convert them to JPEG or PNG"):
+        read_contest(tmp_path, DATA)
+
+
+# ---------------------------------------------------------------- tampered folders
+
+def test_folder_missing_empty_or_a_file(tmp_path):
+    with pytest.raises(UserError, match=r"'.*nowhere' does not exist"):
+        read_contest(tmp_path / "nowhere", DATA)
+    with pytest.raises(UserError, match="holds neither tables nor images"):
+        read_contest(tmp_path, DATA)
+    write(tmp_path / "f.txt", "x")
+    with pytest.raises(UserError, match="is a file"):
+        read_contest(tmp_path / "f.txt", DATA)
+
+
+def test_unreadable_images_are_left_out_by_name(root, out):
+    whole = (root / "train" / "a1.png").read_bytes()
+    Image.fromarray(picture(0, 300, 300)).save(root / "x.jpg")
+    (root / "train" / "a0.png").write_bytes((root / "x.jpg").read_bytes()[:2000])
+    (root / "x.jpg").unlink()
+    (root / "train" / "a1.png").write_bytes(whole[:len(whole) // 2])
+    (root / "train" / "a2.png").write_bytes(b"")
+    (root / "train" / "a3.png").write_text("this is text")
+    (root / "test" / "t1.png").write_text("this is text")
+    contest, audit = audited(root, out)
+    assert contest.problems == ()
+    assert audit.train.sample_id.tolist() == ["a4.png", "a5.png", "a6.png", "a7.png"]
+    assert len(audit.train_pixels) == 4 and np.array_equal(audit.train_pixels[0], audit_module.shrunk(picture(4), 32))
+    assert problem(audit, "unreadable_training_image").sample_ids == ("a0.png", "a1.png", "a2.png", "a3.png")
+    assert "truncated" in problem(audit, "unreadable_training_image").text
+    assert audit.bad_test_ids == ("t1.png",) and audit.test.sample_id.tolist() == ["t0.png", "t2.png", "t3.png"]
+    left_out = (out / "catalog_train.csv").read_text()
+    assert "zero bytes" in left_out and "not an image" in left_out
+
+
+def test_ids_without_file_and_files_without_id(root, out):
+    append(root / "train.csv", "ghost.png,1")
+    append(root / "sample_submission.csv", "phantom.png,0")
+    draw(root / "train" / "extra.png", 77)
+    contest, audit = audited(root, out)
+    train, test = (p for p in contest.problems if p.kind == "missing_file")
+    assert train.sample_ids == ("ghost.png",) and test.sample_ids == ("phantom.png",)
+    assert problem(contest, "file_without_id").sample_ids == ("train/extra.png",)
+    assert contest.submission_ids[-1] == "phantom.png" and audit.bad_test_ids == ("phantom.png",)
+    assert len(audit.train) == 8 and len(audit.test) == 4
+
+
+def test_repeated_ids(root):
+    append(root / "train.csv", "a0.png,0", "a1.png,0", "a2.png,")
+    contest = read_contest(root, DATA)
+    assert problem(contest, "repeated_id").sample_ids == ("a0.png",)
+    assert problem(contest, "contradicted_id").sample_ids == ("a1.png",)
+    assert problem(contest, "missing_label").sample_ids == ("a2.png",)
+    assert contest.train.sample_id.tolist() == ["a0.png", *(f"a{i}.png" for i in range(3, 8))]
+
+
+def test_label_not_in_meta(root):
+    draw(root / "train" / "b.png", 60)
+    append(root / "train.csv", "b.png,7")
+    contest = read_contest(root, DATA)
+    assert "does not name 1 label ('7')" in problem(contest, "unknown_label").text
+    assert len(contest.train) == 8 and contest.train.classes == ("0", "1")
+
+
+@pytest.mark.parametrize("bad", ["../secret.png", "train/../../secret.png", "{root}/../secret.png", "..\\secret.png",
+                                 "C:\\secret.png"])
+def test_ids_that_leave_the_folder(root, out, bad):
+    draw(root.parent / "secret.png", 5)
+    bad = bad.replace("{root}", str(root))
+    append(root / "train.csv", f"{bad},1")
+    append(root / "sample_submission.csv", f"{bad},0")
+    contest, audit = audited(root, out)
+    assert [p.sample_ids for p in contest.problems if p.kind == "refused_path"] == [(bad,), (bad,)]
+    assert audit.bad_test_ids == (bad,) and contest.submission_ids[-1] == bad
+    assert not any("secret" in p for p in [*contest.train.path, *contest.test.path])
+
+
+def test_links_and_special_files(root, out):
+    draw(root.parent / "secret.png", 5)
+    (root / "train" / "link.png").symlink_to(root.parent / "secret.png")
+    (root / "train" / "folder").symlink_to(root.parent)
+    (root / "train" / "alias.png").symlink_to(root / "train" / "a0.png")
+    os.mkfifo(root / "train" / "pipe.png")
+    append(root / "train.csv", "link.png,1", "pipe.png,0")
+    contest, audit = audited(root, out)
+    refused = [set(p.sample_ids) for p in contest.problems if p.kind == "refused_path"]
+    assert refused == [{"train/link.png", "train/folder", "train/pipe.png"}, {"link.png", "pipe.png"}]
+    assert problem(contest, "file_without_id").sample_ids == ("train/alias.png",)
+    assert len(audit.train) == 8
+
+
+@pytest.mark.parametrize("content", ["", "ID,target\n", "\n\n"])
+def test_empty_train_csv(root, content):
+    (root / "train.csv").write_text(content)
+    with pytest.raises(UserError, match=r"the label table must have rows, but 'train.csv' is empty"):
+        read_contest(root, DATA)
+
+
+def test_broken_train_csv_is_named(root):
+    write(root / "train.csv", "ID,target", "a0.png,0,1", "a1.png,1")
+    with pytest.raises(UserError, match=r"'train.csv' cannot be read \(row 2 has 3 cells, its header has 2\)"):
+        read_contest(root, DATA)
+
+
+def test_no_test_folder(root, out):
+    for path in (root / "test").iterdir():
+        path.unlink()
+    (root / "test").rmdir()
+    contest, audit = audited(root, out)
+    assert kinds(contest) == {"no_test_images"}
+    assert contest.submission_ids == () and len(contest.test) == 0 and audit.bad_test_ids == ()
+    assert len(audit.test) == len(audit.test_pixels) == 0 and len(audit.train) == 8
+
+
+def test_a_form_whose_ids_are_no_images(root):
+    write(root / "sample_submission.csv", "ID,target", "z1.png,0", "z2.png,0")
+    contest = read_contest(root, DATA)
+    assert "none of the 2 ids of 'sample_submission.csv' is an image file" in problem(contest, "no_test_images").text
+    assert contest.submission_ids == ()
+
+
+def test_one_class(root):
+    write(root / "train.csv", "ID,target", *(f"a{i}.png,0" for i in range(8)))
+    with pytest.raises(UserError, match="at least 2 classes, got 1"):
+        read_contest(root, DATA)
+
+
+def test_no_image_at_all(root, tmp_path, out):
+    for path in (root / "train").iterdir():
+        path.write_text("text")
+    contest = read_contest(root, DATA)
+    with pytest.raises(UserError, match="none of the 8 training images can be used"):
+        audit_contest(contest, DATA, 32, out, 2)
+    for path in (root / "train").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="must hold training images"):
+        read_contest(root, DATA)
+
+
+def test_all_fatal_problems_at_once(root):
+    write(root / "sample_submission_2.csv", "ID,target", "t0.png,0")
+    write(root / "train.csv", "ID,ID2,target", *(f"a{i}.png,a{(i + 1) % 8}.png,{i % 2}" for i in range(8)))
+    with pytest.raises(UserError) as error:
+        read_contest(root, DATA)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_repeated_test_id_keeps_its_rows(root):
+    append(root / "sample_submission.csv", "t0.png,0")
+    contest = read_contest(root, DATA)
+    assert contest.submission_ids[-2:] == ("t0.png", "t0.png") and len(contest.test) == 4
+    assert "repeated_id" in kinds(contest)
+
+
+# ---------------------------------------------------------------- the same picture twice
+
+def test_exact_duplicates(root, out):
+    (root / "train" / "a2.png").write_bytes((root / "train" / "a0.png").read_bytes())
+    (root / "train" / "a5.png").write_bytes((root / "train" / "a4.png").read_bytes())
+    (root / "test" / "t0.png").write_bytes((root / "train" / "a6.png").read_bytes())
+    _, audit = audited(root, out)
+    assert problem(audit, "exact_duplicates").sample_ids == ("a0.png", "a2.png")
+    assert problem(audit, "contradicted_image").sample_ids == ("a4.png", "a5.png")
+    assert audit.train.sample_id.tolist() == [f"a{i}.png" for i in (0, 1, 2, 3, 6, 7)]
+    assert audit.train.group.tolist() == ["a0.png", "a1.png", "a0.png", "a3.png", "a6.png", "a7.png"]
+    assert audit.summary["twins"] == [["a6.png", "t0.png", "exact"]] and "exact_twins" in kinds(audit)
+
+
+def test_near_duplicates_join_groups(root, out):
+    near = cv2.resize(picture(0, 400, 480), (96, 80), interpolation=cv2.INTER_AREA)
+    Image.fromarray(near).save(root / "train" / "a3.png")
+    Image.fromarray(np.clip(picture(1).astype(int) + 3, 0, 255).astype(np.uint8)).save(root / "test" / "t2.png")
+    write(root / "train.csv", "ID,target,who", *(f"a{i}.png,{i % 2},{'p' if i in (3, 6) else i}" for i in range(8)))
+    _, audit = audited(root, out, DataConfig(n_folds=2, group_column="who"))
+    assert problem(audit, "near_duplicates").sample_ids == ("a0.png", "a3.png")
+    assert problem(audit, "near_duplicate_labels").sample_ids == ("a0.png", "a3.png")
+    assert audit.train.group[0] == audit.train.group[3] == audit.train.group[6]
+    assert len(set(audit.train.group)) == 6
+    assert audit.summary["twins"] == [["a1.png", "t2.png", "near"]]
+
+
+def test_blank_images_do_not_chain_into_one_group(root, out):
+    for i in range(6):
+        Image.fromarray(np.full((40, 48, 3), 250 - i, np.uint8)).save(root / "train" / f"a{i}.png")
+    _, audit = audited(root, out)
+    assert len(set(audit.train.group)) == 8
+
+
+def test_same_shape_in_another_colour_is_no_duplicate(root, out):
+    Image.fromarray(np.ascontiguousarray(picture(0)[:, :, ::-1])).save(root / "train" / "a2.png")
+    _, audit = audited(root, out)
+    assert "near_duplicates" not in kinds(audit)
+
+
+def test_close_hashes_finds_what_counting_every_pair_finds():
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**63, 1300, dtype=np.uint64)
+    for i in range(0, 1300, 13):
+        hashes[(i * 7 + 5) % 1300] = hashes[i] ^ np.uint64(sum(1 << int(b) for b in rng.choice(64, i % 5,
+                                                                                               replace=False)))
+    expected = [(i, j) for i in range(1300)
+                for j in np.flatnonzero(np.bitwise_count(hashes[i] ^ hashes) <= 3).tolist() if i < j]
+    found = sorted(map(tuple, audit_module.close_hashes(hashes, 3, 2).tolist()))
+    assert found == expected and len(found) > 50
+
+
+def test_small_classes_are_named(root, out):
+    draw(root / "train" / "b.png", 61)
+    append(root / "train.csv", "b.png,2")
+    append(root / "meta.csv", "2,bird", "3,fish")
+    contest, audit = audited(root, out)
+    assert "1 class ('2')" in problem(audit, "small_class").text
+    assert problem(contest, "class_without_images").sample_ids == ("3",)
+    assert contest.class_names == ("cat", "dog", "bird")
+
+
+# ---------------------------------------------------------------- digests
+
+def test_digests_change_with_content_and_labels_only(root):
+    first = contest_digests(read_contest(root, DATA), 2)
+    assert first == contest_digests(read_contest(root, DATA), 1) and len(first) == 8 + 4 + 1
+    moved = root.rename(root.parent / "moved")
+    assert contest_digests(read_contest(moved, DATA), 2) == first
+    draw(moved / "train" / "a0.png", 999)
+    changed = contest_digests(read_contest(moved, DATA), 2)
+    assert changed[0] != first[0] and changed[1:] == first[1:]
+    write(moved / "train.csv", "ID,target", *(f"a{i}.png,{(i + 1) % 2}" for i in range(8)))
+    assert contest_digests(read_contest(moved, DATA), 2)[-1] != first[-1]
+
+
+def test_audit_is_the_same_for_any_number_of_workers(root, tmp_path):
+    texts = []
+    for workers in (0, 3):
+        folder = tmp_path / f"w{workers}"
+        folder.mkdir()
+        audit_contest(read_contest(root, DATA), DATA, 32, folder, workers)
+        audit = load_audit(folder, root)
+        texts.append([(folder / name).read_text() for name in ("audit.json", "catalog_train.csv", "catalog_test.csv")]
+                     + [image.tobytes() for image in (audit.train_pixels[i] for i in range(8))])
+    assert texts[0] == texts[1]

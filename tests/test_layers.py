@@ -1,0 +1,66 @@
+"""The structure of DESIGN.md, read from the imports: levels, one training loop, small functions."""
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LEVELS = [
+    ["utils"], ["config", "demo_contest"], ["intake"], ["audit"], ["data_loader"],
+    ["modeling.network", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
+    ["modeling.inference"], ["modeling.train"],
+    ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks"],
+    ["modeling.pipeline"], ["grandmaster_train", "run_training", "predict"],
+]
+LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
+PRODUCT = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("modeling/*.py"), *ROOT.glob("demo_contest/*.py")])
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "demo_contest" if parts[0] == "demo_contest" else ".".join(parts)
+
+
+def imported_modules(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_module_imports_only_from_lower_levels(path):
+    name = module_of(path)
+    if name == "modeling.__init__":
+        return
+    used = {m for m in imported_modules(ast.parse(path.read_text())) if m in LEVEL}
+    used |= {"demo_contest" for m in imported_modules(ast.parse(path.read_text())) if m.startswith("demo_contest.")}
+    # the menu is a front of the command, and the parts of demo_contest are one module
+    allowed = {"run_training": {"grandmaster_train"}, "demo_contest": {"demo_contest"}}.get(name, set())
+    assert {m for m in used if LEVEL[m] >= LEVEL[name]} <= allowed
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_stand_at_the_top_and_functions_fit_a_screen(path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= 60, f"{path.name}:{node.lineno} {node.name} is too long"
+            local = [m for m in imported_modules(node) if m in LEVEL]
+            assert not local, f"{path.name}:{node.lineno} imports {local} inside a function"
+
+
+def test_there_is_one_training_step_in_the_repository():
+    found = [p for p in ROOT.rglob("*.py") if ".backward" + "(" in p.read_text()]
+    assert [p.relative_to(ROOT).as_posix() for p in found] == ["modeling/train.py"]
+    assert (ROOT / "modeling/train.py").read_text().count(".backward" + "(") == 1
+
+
+def test_albumentations_is_imported_in_one_place_and_no_registry_is_named():
+    users = [p.name for p in PRODUCT if re.search(r"^(import|from) albumentations", p.read_text(), re.MULTILINE)]
+    assert users in (["augment.py"], [])
+    for path in [*ROOT.glob("*.txt"), *ROOT.glob("*.md"), *ROOT.glob("*.toml")]:
+        assert "pythonhosted" not in path.read_text()

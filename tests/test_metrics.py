@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from modeling.metrics import METRICS, bootstrap_ci90, find_metric, fit_temperature, with_temperature
+from utils import UserError
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 4, 200)
+PROBS = RNG.dirichlet(np.ones(4), 200) * 0.7 + np.eye(4)[LABELS] * 0.3
+
+
+def test_macro_f1_is_scikit_learns():
+    assert METRICS["macro_f1"](LABELS, PROBS) == f1_score(LABELS, PROBS.argmax(1), average="macro")
+
+
+def test_the_bootstrap_interval_holds_the_score_and_narrows_with_n():
+    metric = METRICS["accuracy"]
+    low, high = bootstrap_ci90(metric, LABELS, PROBS, draws=300, seed=1)
+    assert low < metric(LABELS, PROBS) < high
+    many = bootstrap_ci90(metric, np.tile(LABELS, 9), np.tile(PROBS, (9, 1)), draws=300, seed=1)
+    assert (many[1] - many[0]) < 0.5 * (high - low)
+
+
+def test_the_temperature_of_a_calibrated_prediction_is_1_and_an_overconfident_one_is_undone():
+    probs = RNG.dirichlet(np.ones(3), 20000)
+    labels = np.array([RNG.choice(3, p=p) for p in probs])
+    assert fit_temperature(labels, probs) == pytest.approx(1, abs=0.05)
+    assert fit_temperature(labels, with_temperature(probs, 0.5)) == pytest.approx(2, abs=0.1)
+
+
+def test_an_unknown_metric_names_the_nearest():
+    assert find_metric("auto") is find_metric("macro-F1") is METRICS["macro_f1"]
+    with pytest.raises(UserError, match="did you mean 'macro_f1'"):
+        find_metric("macrof1")

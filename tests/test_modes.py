@@ -1,0 +1,117 @@
+"""All four modes to the end on a small embedded contest at scale tiny, through the command that people run."""
+import csv
+import io
+import json
+import sys
+
+import pytest
+
+from config import FAMILIES
+from grandmaster_train import main
+from run_training import menu
+from tests.conftest import small_argv
+
+TINY = ["data.image_size_px=64", "optim.epochs=1", "optim.batch_size=16", "predict.tta_views=1",
+        "ensemble.bootstrap_draws=10", "runtime.workers=0"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+def run_demo(results, mode, *more):
+    argv = ["--mode", mode, "--demo_size", "0.03", "--scale", "tiny", "--results_dir", str(results), "--experiment_name", mode]
+    assert main([*argv, "--set", *TINY, *more]) == 0
+    return results / mode
+
+
+def check_complete(folder, n_folds, n_fits, n_backbones):
+    final = json.loads((folder / "final_results.json").read_text())
+    assert final["n_fits"] == n_fits == len(json.loads((folder / "training_results.json").read_text())["fits"])
+    for name in ("oof_clean", "oof_testlike", "expected"):
+        low, high = final["score"][f"{name}_ci90"]
+        assert 0 <= low <= final["score"][name] <= 1 and low <= high <= 1
+    assert 0 <= final["score"]["test"] <= 1 and final["metric"] == "macro_f1" and len(final["classes"]) == 17
+    for fold in range(n_folds):
+        stages = [p.name for p in (folder / f"fold_{fold}").iterdir()]
+        assert len([s for s in stages if s.startswith("predict-")]) == n_fits / n_folds
+        assert not [s for s in stages if s.endswith(".partial")]
+    with open(folder / final["submission"], newline="") as f, open(demo_folder(folder) / "sample_submission.csv", newline="") as g:
+        rows, sample = list(csv.DictReader(f)), list(csv.DictReader(g))
+    assert [r["ID"] for r in rows] == [r["ID"] for r in sample]
+    assert {r["target"] for r in rows} <= {str(i) for i in range(17)}
+
+
+def demo_folder(folder):
+    return folder.parent / "demo_contest_0.03"
+
+
+def test_quick_test(results, capsys):
+    folder = run_demo(results, "quick_test")
+    check_complete(folder, 1, 1, 1)
+    assert "got on the test set" in capsys.readouterr().out
+
+
+def test_full_training_trains_all_35_fits(results):
+    check_complete(run_demo(results, "full_training"), 5, 35, 7)
+
+
+def test_competition_ready_trains_its_second_round(results):
+    folder = run_demo(results, "competition_ready", "data.n_folds=2", "model.backbones=convnext,efficientnetv2,vit")
+    check_complete(folder, 2, 12, 3)
+
+
+def test_debug_checks_every_family_and_trains_nothing(results, capsys):
+    assert main(["--mode", "debug", "--demo_size", "0.03", "--results_dir", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{family} " in out for family in FAMILIES) and "passed" in out
+    assert not (results / "debug_demo_contest_0.03").exists()
+
+
+def test_debug_fails_on_bad_data(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["--mode", "debug", "--data_path", str(tmp_path / "empty")]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_the_menu_works_through_a_pipe(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"nine\n4\n{tmp_path / 'none'}\nmy run\n"))
+    assert menu() == 1
+    out = capsys.readouterr().out
+    assert "the mode must be a number from 1 to 4, got 'nine'" in out
+    assert f"python grandmaster_train.py --mode debug --data_path {tmp_path / 'none'} --experiment_name 'my run'" in out
+
+
+def test_the_menu_ends_cleanly_when_the_pipe_does(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("1\n"))
+    assert menu() == 2
+    assert "the input ended" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("q\n"))
+    assert menu() == 0
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--mode", "quik_test"], "did you mean 'quick_test'"),
+    (["--no_such_flag"], "unrecognized arguments: --no_such_flag"),
+    (["--set", "optim.epoch=3"], "did you mean 'optim.epochs'"),
+    (["--data_path", "/no/such/folder"], "/no/such/folder"),
+    (["--demo_size", "-1"], "-1"),
+    (["--experiment_name", "../x"], "must be a plain folder name"),
+    (["--metric", "macro_g1"], "did you mean 'macro_f1'"),
+])
+def test_a_users_mistake_is_one_sentence_and_status_2(argv, message, capsys, tmp_path, contest):
+    data = [] if "--data_path" in argv or "--demo_size" in argv else ["--data_path", str(contest)]
+    assert main([*argv, *data, "--results_dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_dry_run_prints_each_stages_state_and_trains_nothing(contest, tmp_path, capsys):
+    argv = small_argv(contest, tmp_path)
+    assert main([*argv, "--dry_run"]) == 0
+    assert "to do" in capsys.readouterr().out and not (tmp_path / "run" / "fold_0").exists()
+    assert main(argv) == 0
+    capsys.readouterr()
+    assert main([*argv, "--dry_run"]) == 0
+    assert "to do" not in capsys.readouterr().out

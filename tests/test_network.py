@@ -1,0 +1,96 @@
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import modeling.network as network_module
+from config import BACKBONES, FAMILIES, ModelConfig
+from modeling.network import WeightsSource, build_network, find_weights
+from utils import UserError
+
+NAME = "mobilenetv3_small_050"
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    monkeypatch.setattr(network_module, "hub_reachable", lambda: False)
+
+
+def build(name=NAME, weights=None, **model):
+    return build_network(name, n_classes=5, image_size_px=64, weights=weights or WeightsSource(name, "random"),
+                         model=ModelConfig(**model))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("head", ["linear", "arcface"])
+def test_the_tiny_member_of_each_family_takes_raw_pixels(family, head):
+    net = build(BACKBONES[family][-1], head=head).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        logits = net(images)
+        torch.testing.assert_close(net(images.float()), logits)
+    assert logits.shape == (2, 5)
+
+
+def test_the_network_normalises_with_the_backbones_own_mean_and_std():
+    net, cfg = build(), timm.get_pretrained_cfg(NAME)
+    images = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+    seen = []
+    net.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net.eval()(images)
+    expected = (1 - torch.tensor(cfg.mean)) / torch.tensor(cfg.std)
+    torch.testing.assert_close(seen[0][0, :, 0, 0], expected)
+
+
+def test_weights_come_from_the_folder_first_and_a_longer_name_is_another_model(tmp_path, no_hub):
+    state = timm.create_model("mobilenetv3_small_100").state_dict()
+    save_file(state, tmp_path / "mobilenetv3_small_100.anything.safetensors")
+    assert find_weights("mobilenetv3_small_100", tmp_path, "auto").kind == "weights_dir"
+    assert find_weights(NAME, tmp_path, "auto").kind == "random"
+    save_file({"x": torch.zeros(1)}, tmp_path / "convnext_tiny_hnf.safetensors")
+    assert find_weights("convnext_tiny", tmp_path, "auto").kind == "random"
+    assert find_weights("mobilenetv3_small_100", tmp_path, "off").kind == "random"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_local_file_is_really_loaded(tmp_path, no_hub, suffix):
+    state = timm.create_model(NAME).state_dict()
+    path = tmp_path / f"{NAME}_mine{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    net = build(weights=find_weights(NAME, tmp_path, "require"))
+    torch.testing.assert_close(net.backbone.conv_stem.weight, state["conv_stem.weight"], rtol=0, atol=0)
+
+
+def test_missing_weights_stop_when_required(tmp_path, no_hub):
+    with pytest.raises(UserError, match=f"put {NAME}.safetensors or .pth .*into --weights_dir"):
+        find_weights(NAME, tmp_path, "require")
+    with pytest.raises(UserError, match="must be an existing folder"):
+        find_weights(NAME, tmp_path / "no", "auto")
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this would run",)
+
+
+@pytest.mark.parametrize("content", ["pickle with code", "garbage", "another model", "empty"])
+def test_a_wrong_weights_file_is_refused_in_one_sentence(tmp_path, no_hub, content, capsys):
+    path = tmp_path / f"{NAME}.pth"
+    if content == "pickle with code":
+        torch.save({"conv_stem.weight": Code()}, path)
+    elif content == "another model":
+        torch.save({f"other.{k}": v for k, v in timm.create_model("resnet10t").state_dict().items()}, path)
+    else:
+        path.write_bytes(pickle.dumps({})[:3] if content == "garbage" else b"")
+    with pytest.raises(UserError, match="must hold a plain state dict"):
+        build(weights=find_weights(NAME, tmp_path, "auto"))
+    assert "this would run" not in capsys.readouterr().out
+
+
+def test_unknown_names_and_sizes_are_refused(no_hub):
+    with pytest.raises(UserError, match="did you mean 'convnext_tiny'"):
+        find_weights("convnext_tinny", "", "auto")
+    with pytest.raises(UserError, match="must be a multiple of 32, got 100: use 96 or 128"):
+        build_network(NAME, n_classes=2, image_size_px=100, weights=WeightsSource(NAME, "random"), model=ModelConfig())

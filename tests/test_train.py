@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from config import FitSpec, build_config, resolve, with_values
+from data_loader import Batch, EpochSampler, ImageDataset, make_loader
+from modeling.losses import Supervised
+from modeling.network import WeightsSource, build_network
+from modeling.train import fit, make_autocast, seed_everything, train_step
+from utils import EventLog, RunError
+
+CPU, NAME = torch.device("cpu"), "mobilenetv3_small_050"
+
+
+class Images(list):
+    """Stands for a PixelStore: two classes, dark and light."""
+
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(20) % 2
+IMAGES = Images(RNG.integers(0, 60, (32, 32, 3)).astype(np.uint8) + np.uint8(150 * label) for label in LABELS)
+CONFIG = resolve(with_values(build_config("quick_test"), {"optim.batch_size": 8, "optim.epochs": 3, "data.image_size_px": 32}),
+                 gpu_memory_bytes=0, n_train=20)
+SPEC = FitSpec(NAME, 42, 0, 0)
+
+
+def jitter(image, seed, donor):
+    return np.roll(image, seed % 5, axis=0)
+
+
+def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3):
+    """One fit in `folder`; with stop_after it is cut off in the epoch after that many."""
+    folder.mkdir(exist_ok=True)
+    dataset = ImageDataset(IMAGES, [f"i{i}" for i in range(20)], jitter, ("t",), np.eye(2, dtype=np.float32)[LABELS])
+    sampler = EpochSampler(20, config.optim.batch_size, ("t",))
+    seed_everything("init")
+    network = build_network(NAME, n_classes=2, image_size_px=32, weights=WeightsSource(NAME, "random"), model=config.model)
+
+    def mix(batch, generator, epoch):
+        if epoch == stop_after:
+            raise KeyboardInterrupt
+        return batch._replace(weight=batch.weight * torch.rand((), generator=generator))
+
+    return fit(SPEC, network, Supervised(config.optim, torch.ones(2)), make_loader(dataset, sampler, workers), sampler, mix=mix,
+               config=config, n_epochs=n_epochs, pretrained=False, device=CPU, folder=folder,
+               events=EventLog(folder / "events.jsonl", echo=False))
+
+
+def test_a_fit_learns_and_leaves_its_weights(tmp_path):
+    result = run(tmp_path / "a", n_epochs=12)
+    losses = [e["loss"] for e in result.epochs]
+    assert len(losses) == 12 and losses[-1] < 0.8 * losses[0]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["events.jsonl", "history.csv", "weights.safetensors"]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_fit_cut_off_in_any_epoch_ends_with_the_same_bytes(tmp_path, stop_after):
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_after=stop_after)
+    run(tmp_path / "cut", workers=2)
+    whole, cut = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+
+
+def step(network, batches, clip_norm=0.0, scaler=None, precision="fp32", lr=0.1):
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+    objective = Supervised(CONFIG.optim, torch.ones(2))
+    return train_step(network, objective, optimizer, scaler or torch.amp.GradScaler("cpu", enabled=False), batches,
+                      autocast=make_autocast(precision, CPU), clip_norm=clip_norm)
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, images, targets=None):
+        return self.linear(images)
+
+
+def batch(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(n, 4, generator=generator)
+    return Batch(images, torch.eye(2)[torch.arange(n) % 2], torch.ones(n), torch.arange(n))
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch():
+    whole, parts = Toy(), Toy()
+    full = batch(10)
+    loss, taken = step(whole, [full])
+    part_loss, _ = step(parts, [Batch(*(f[:4] for f in full)), Batch(*(f[4:8] for f in full)), Batch(*(f[8:] for f in full))])
+    assert taken
+    torch.testing.assert_close(loss, part_loss)
+    torch.testing.assert_close(whole.linear.weight, parts.linear.weight)
+
+
+def test_the_gradient_is_clipped():
+    net = Toy()
+    before = net.linear.weight.detach().clone()
+    step(net, [batch(8)], clip_norm=1e-3, lr=1.0)
+    assert 0 < float((net.linear.weight.detach() - before).norm()) <= 1e-3 * 1.01
+
+
+def test_a_non_finite_step_changes_nothing():
+    net = Toy()
+    before = net.linear.weight.detach().clone()
+    bad = batch(4)
+    bad.images[0, 0] = torch.inf
+    _, taken = step(net, [bad])
+    assert not taken
+    torch.testing.assert_close(net.linear.weight, before, rtol=0, atol=0)
+
+
+def test_repeated_non_finite_steps_end_the_fit_with_advice(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling.train.train_step", lambda *args, **kwargs: (torch.tensor(torch.nan), False))
+    with pytest.raises(RunError, match=r"non-finite steps in a row at learning rate .*lower optim\.lr"):
+        run(tmp_path / "a")
+
+
+def test_bf16_autocast_runs_on_a_cpu():
+    loss, taken = step(Toy(), [batch(4)], precision="bf16")
+    assert taken and torch.isfinite(loss)

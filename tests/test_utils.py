@@ -1,0 +1,78 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from utils import (
+    Stage,
+    UserError,
+    canonical_json,
+    damaged_files,
+    digest_json,
+    exclusive,
+    parallel_map,
+    run_stage,
+    seed_of,
+    write_atomic,
+)
+
+
+def test_seeds_and_digests_are_functions_of_names_alone():
+    assert seed_of(42, "fit", 3) == seed_of(42, "fit", 3)
+    assert seed_of(42, "fit", 3) != seed_of(42, "fit", 4)
+    assert digest_json({"b": 1, "a": (1, 2)}) == digest_json({"a": [1, 2], "b": np.int64(1)})
+    with pytest.raises(ValueError):
+        canonical_json(float("nan"))
+
+
+def test_a_stage_runs_once_and_keeps_its_partial_folder_after_a_failure(tmp_path):
+    stage = Stage.of(tmp_path, "folds", version=1, settings={"n": 5}, inputs=["abc"])
+    calls = []
+
+    def build(folder):
+        calls.append(sorted(p.name for p in folder.iterdir()))
+        (folder / "a.txt").write_text("1")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage, build)
+    assert not stage.is_done and stage.partial.is_dir()
+    run_stage(stage, build)
+    run_stage(stage, build)
+    assert calls == [[], ["a.txt"]] and stage.is_done
+    assert damaged_files(stage.folder) == []
+    (stage.folder / "a.txt").write_text("2")
+    assert damaged_files(stage.folder) == ["a.txt"]
+
+
+def test_a_key_depends_on_version_settings_and_inputs(tmp_path):
+    def key(version=1, settings=1, inputs=("x",)):
+        return Stage.of(tmp_path, "s", version=version, settings=settings, inputs=inputs).key
+    assert len({key(), key(version=2), key(settings=2), key(inputs=("y",))}) == 4
+    assert len(key()) == 12
+
+
+def test_atomic_write_replaces_the_whole(tmp_path):
+    path = tmp_path / "x.json"
+    write_atomic(path, "old")
+    write_atomic(path, b"new")
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_second_process_is_refused_by_pid_and_a_dead_ones_lock_is_free(tmp_path):
+    hold = "import sys, utils\nwith utils.exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.readline()"
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline().strip() == b"held"
+        with pytest.raises(UserError, match=f"process {other.pid} on "), exclusive(tmp_path):
+            pass
+        other.kill()
+    with exclusive(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_parallel_map_keeps_the_order(processes):
+    assert parallel_map(abs, range(-9, 9), workers=2, processes=processes) == [abs(i) for i in range(-9, 9)]

@@ -1,0 +1,232 @@
+"""What every part needs and no part owns: digests, named seeds, atomic stages, a lock, an event log, a timer.
+
+Nothing here knows about images, classes or fits. A stage turns values into files under one key:
+
+    stage = Stage.of(run_folder, "folds", version=1, settings={...}, inputs=[audit.key])
+    run_stage(stage, lambda folder: (folder / "folds.csv").write_text(...))     # does nothing when it is complete
+"""
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+
+class UserError(Exception):
+    """A bad argument or bad data: one sentence that says which value, what it must be, what was got, what to do. Exit 2."""
+
+
+class RunError(Exception):
+    """The run itself failed (non-finite losses, no memory, no disk). Exit 1."""
+
+
+def nearest(name, names):
+    """'; did you mean X?' for the closest of `names`, or '' when none is close."""
+    match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+# ---------------------------------------------------------------- digests and seeds
+
+def canonical_json(value):
+    """One string for one value: keys sorted, no spaces, dataclasses as objects, NaN refused."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def plain(value):
+    """Dataclasses, tuples, paths and numpy scalars as what JSON knows."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return [plain(v) for v in value.tolist()]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
+
+
+def digest_json(value):
+    """First 12 hex digits of the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:12]
+
+
+def digest_bytes(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def seed_of(*names):
+    """A 32-bit seed that is a function of names only: seed_of(42, "fit", "convnext", fold, epoch, index)."""
+    return int.from_bytes(hashlib.sha256(canonical_json(names).encode()).digest()[:4], "little")
+
+
+# ---------------------------------------------------------------- files
+
+def write_atomic(path, data):
+    """Write text or bytes so that `path` holds either the old content or the new, never a part."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path, value):
+    write_atomic(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A unit of work: its name, its key and the folder it will have. Complete if and only if that folder exists."""
+
+    name: str
+    key: str
+    folder: Path
+
+    @classmethod
+    def of(cls, root, name, *, version, settings, inputs):
+        """`settings`: the part of the configuration that is read; `inputs`: the keys of the stages that are read."""
+        key = digest_json({"stage": name, "version": version, "settings": settings, "inputs": list(inputs)})
+        return cls(name, key, Path(root) / f"{name}-{key}")
+
+    @property
+    def partial(self):
+        return self.folder.with_name(self.folder.name + ".partial")
+
+    @property
+    def is_done(self):
+        return self.folder.is_dir()
+
+
+def run_stage(stage, build):
+    """Call `build(partial folder)`, seal it with a manifest of sha256s, rename it. Complete stages return at once.
+
+    A killed build is called again in the same partial folder and may go on from what it finds there.
+    """
+    if stage.is_done:
+        return stage
+    stage.partial.mkdir(parents=True, exist_ok=True)
+    build(stage.partial)
+    files = sorted(p for p in stage.partial.rglob("*") if p.is_file() and p.name != "manifest.json")
+    write_json(stage.partial / "manifest.json", {
+        "stage": stage.name, "key": stage.key,
+        "sha256": {p.relative_to(stage.partial).as_posix(): digest_file(p) for p in files}})
+    os.replace(stage.partial, stage.folder)
+    return stage
+
+
+def damaged_files(folder):
+    """Names of a complete stage's files whose content is not what its manifest says."""
+    digests = read_json(Path(folder) / "manifest.json")["sha256"]
+    return [name for name, digest in digests.items()
+            if not (Path(folder) / name).is_file() or digest_file(Path(folder) / name) != digest]
+
+
+@contextlib.contextmanager
+def exclusive(folder):
+    """Hold `folder` for this process; a second process is refused with the first one's pid and host.
+
+    The lock is the operating system's, so that a killed process leaves nothing to clean up.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(folder / ".lock"), folder / ".owner.json"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            who = "process {pid} on {host}".format(**read_json(owner))
+        except (OSError, ValueError, KeyError):
+            who = "another process"
+        raise UserError(f"the experiment folder {folder} must be used by one run at a time, and {who} is using it: "
+                        "wait for it, or choose another --experiment_name") from None
+    try:
+        write_json(owner, {"pid": os.getpid(), "host": platform.node()})
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def free_bytes(folder):
+    """Free disk space where `folder` is or will be."""
+    folder = Path(folder).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+# ---------------------------------------------------------------- log, clock, work in parallel
+
+class EventLog:
+    """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person who waits."""
+
+    def __init__(self, path, echo=True):
+        self.path, self.echo = Path(path), echo
+
+    def record(self, event, **values):
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **plain(values)}
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def say(self, text, event="note", **values):
+        self.record(event, text=text, **values)
+        if self.echo:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+
+class Timer:
+    """`with Timer() as t: ...` then `t.seconds`."""
+
+    def __enter__(self):
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_):
+        self.stop = time.perf_counter()
+
+    @property
+    def seconds(self):
+        return getattr(self, "stop", time.perf_counter()) - self.start
+
+
+def progress(iterable=None, **kwargs):
+    """A tqdm bar on standard error, silent where that is not a terminal (logs stay readable)."""
+    return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, **kwargs)
+
+
+def parallel_map(function, items, workers, description="", processes=False):
+    """[function(item) for item in items] over `workers` threads, or processes for work that holds the interpreter lock."""
+    items = list(items)
+    if workers <= 1 or len(items) < 2:
+        return [function(item) for item in progress(items, desc=description)]
+    pool = ProcessPoolExecutor if processes else ThreadPoolExecutor
+    with pool(workers) as executor:
+        chunksize = max(1, min(32, len(items) // (4 * workers))) if processes else 1
+        return list(progress(executor.map(function, items, chunksize=chunksize), desc=description, total=len(items)))

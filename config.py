@@ -127,7 +127,7 @@ class RuntimeConfig:
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     workers: int = setting(-1, "processes that load images; -1: by the number of cores", low=-1, high=256)
     precision: str = setting("auto", "arithmetic of the forward pass", choices=("auto", "fp32", "bf16", "fp16"))
-    compile: str = setting("auto", "torch.compile", choices=("auto", "on", "off"))
+    compile: str = setting("auto", "torch.compile of the training step; auto is off today", choices=("auto", "on", "off"))
     weights_dir: str = setting("", "folder with <timm model name>*.safetensors or .pth")
     results_dir: str = setting("training_results", "folder of all experiments")
     engine: str = setting("local", "where fits run", choices=("local",))
@@ -178,6 +178,10 @@ def pair_problems(config):
                f"got {optim.batch_size}")
     if not config.model.backbones or len(set(config.model.backbones)) < len(config.model.backbones):
         yield f"model.backbones must be different names, at least one, got {','.join(config.model.backbones)!r}"
+    if any(r.alpha for r in config.rounds):
+        yield "rounds[].alpha must be 0: distillation on labelled images is not built yet"
+    if config.runtime.time_budget_hours:
+        yield "--time_budget is not built yet: leave it out and lower optim.epochs, data.run_folds or model.backbones"
     if not config.rounds or config.rounds[0].teacher or config.rounds[0].unlabelled:
         yield "rounds must begin with a round that has neither teacher nor unlabelled images"
 
@@ -227,7 +231,7 @@ class FitSpec:
 
 
 BASE = Config()
-PSEUDO_ROUND = Round(teacher=True, unlabelled=True, alpha=0.3, temperature=1.0)
+PSEUDO_ROUND = Round(teacher=True, unlabelled=True)
 PRESETS = {
     # one backbone, one fold: an honest number and a submission soon
     "quick_test": replace(BASE, mode="quick_test", data=replace(BASE.data, run_folds=1)),

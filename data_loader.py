@@ -34,7 +34,11 @@ from utils import (
     write_atomic,
 )
 
-__all__ = ["Audit", "Batch", "Catalog", "Contest", "EpochSampler", "Folds", "ImageDataset", "InOrderSampler", "PixelStore", "Problem", "Targets", "audit_contest", "contest_digests", "decode_bytes", "decode_image", "letterbox", "load_audit", "load_folds", "make_folds", "make_loader", "read_contest", "save_folds", "to_square"]
+__all__ = [
+    "Audit", "Batch", "Catalog", "Contest", "EpochSampler", "Folds", "ImageDataset", "InOrderSampler", "PixelStore",
+    "Problem", "Targets", "audit_contest", "contest_digests", "decode_bytes", "decode_image", "letterbox", "load_audit",
+    "load_folds", "make_folds", "make_loader", "read_contest", "save_folds", "to_square",
+]
 
 MID_GREY = (128, 128, 128)
 

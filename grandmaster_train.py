@@ -30,8 +30,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser():
-    parser = Parser(prog="grandmaster_train.py", description=__doc__.split("\n\n")[0], epilog="All keys of --set: see README.md.",
-                    allow_abbrev=False)
+    parser = Parser(prog="grandmaster_train.py", description=__doc__.split("\n\n")[0],
+                    epilog="All keys of --set: see README.md.", allow_abbrev=False)
     parser.add_argument("--mode", default="quick_test", help=f"one of {', '.join(PRESETS)} (default quick_test)")
     parser.add_argument("--data_path", metavar="DIR", help="contest folder as downloaded; without it the embedded contest")
     parser.add_argument("--experiment_name", metavar="NAME", help="folder of the run (default MODE_FOLDER)")

@@ -492,7 +492,8 @@ def conclude(this, fits, results, metric, answers, timer):
              "peak_memory_bytes": max(f.result.peak_memory_bytes for f in fits.values()), "submission": submission,
              "score": score, "blend": results["blend"], "shift": this.shift.to_json(), "warnings": this.warnings}
     write_json(folder / "final_results.json", final)
-    for name, text in (("oof_clean", "out of fold, images as they are"), ("oof_testlike", "out of fold, made like the test set"),
+    for name, text in (("oof_clean", "out of fold, images as they are"),
+                       ("oof_testlike", "out of fold, made like the test set"),
                        ("expected", f"expected {metric.name} of the submission")):
         this.events.say(report.score_line(text, score[name], score[f"{name}_ci90"]))
     if "test" in score:

@@ -22,4 +22,4 @@ def pseudo_targets(teachers, round_, fold):
     votes = np.mean([t.align(ids).argmax(1) == winner for t in teachers], axis=0)
     confidence = mean.probs.max(1)
     keep = (confidence >= round_.min_confidence) & (votes >= round_.min_agreement)
-    return Targets(sample_id=mean.sample_id[keep], probs=mean.probs[keep], weight=confidence[keep], blind_fold=fold, taught=True)
+    return Targets(mean.sample_id[keep], mean.probs[keep], confidence[keep], blind_fold=fold, taught=True)

@@ -132,6 +132,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
     peak, ema = base_lr(optim, pretrained), make_ema(network, optim, n_steps)
     state = TrainState(network, ema, optimizer, scaler)
     history = state.load(folder)
+    if config.runtime.compile == "on":
+        network.compile()
     reset_peak_memory(device)
     in_a_row = 0
 

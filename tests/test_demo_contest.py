@@ -1,8 +1,8 @@
 """The embedded contest: what is drawn is what DEMO_CONTEST promises, measured on the drawn files."""
 import hashlib
+import os
 import random
 import re
-import time
 from collections import Counter
 from functools import partial
 
@@ -16,16 +16,22 @@ from demo_contest.canvas import natural_tilt
 from demo_contest.distort import draw_distortion
 from utils import UserError, parallel_map
 
-SIZE = 0.25                                     # the figures move by a tenth of their bands from seed to seed
+SIZE = 0.25                                     # where the figures still move by a third of their bands by chance
 HOSPITAL = {3, 4, 7, 14}
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """(the contest's folder, seconds it took)."""
-    start = time.perf_counter()
-    folder = draw_contest(tmp_path_factory.mktemp("demo") / "contest", SIZE, seed=0)
-    return folder, time.perf_counter() - start
+    """(the contest's folder, processor seconds it took: a busy machine changes them less than the clock)."""
+    before = processor_seconds()
+    folder = draw_contest(tmp_path_factory.mktemp("demo") / "contest", SIZE, seed=0, workers=2)
+    return folder, processor_seconds() - before
+
+
+def processor_seconds():
+    """Of this process's finished children."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def figures_of(path):
@@ -186,5 +192,5 @@ def test_sizes_out_of_range_are_refused(tmp_path, size):
 
 
 def test_drawing_is_quick(drawn):
-    """About 10 seconds on two idle cores; the bound is for busy ones."""
-    assert drawn[1] < 45
+    """30 seconds on two cores; the bound allows for the busiest machine."""
+    assert drawn[1] < 60

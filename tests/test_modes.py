@@ -21,7 +21,8 @@ def results(tmp_path_factory):
 
 
 def run_demo(results, mode, *more):
-    argv = ["--mode", mode, "--demo_size", "0.03", "--scale", "tiny", "--results_dir", str(results), "--experiment_name", mode]
+    argv = ["--mode", mode, "--demo_size", "0.03", "--scale", "tiny", "--results_dir", str(results)]
+    argv += ["--experiment_name", mode]
     assert main([*argv, "--set", *TINY, *more]) == 0
     return results / mode
 
@@ -37,8 +38,8 @@ def check_complete(folder, n_folds, n_fits, n_backbones):
         stages = [p.name for p in (folder / f"fold_{fold}").iterdir()]
         assert len([s for s in stages if s.startswith("predict-")]) == n_fits / n_folds
         assert not [s for s in stages if s.endswith(".partial")]
-    with open(folder / final["submission"], newline="") as f, open(demo_folder(folder) / "sample_submission.csv", newline="") as g:
-        rows, sample = list(csv.DictReader(f)), list(csv.DictReader(g))
+    rows, sample = (list(csv.DictReader(io.StringIO(path.read_text()))) for path in (
+        folder / final["submission"], demo_folder(folder) / "sample_submission.csv"))
     assert [r["ID"] for r in rows] == [r["ID"] for r in sample]
     assert {r["target"] for r in rows} <= {str(i) for i in range(17)}
 

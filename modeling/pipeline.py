@@ -38,14 +38,15 @@ from modeling.executor import make_executor
 from modeling.inference import Predictions, predict, views_for
 from modeling.losses import Supervised, class_weights
 from modeling.metrics import bootstrap_ci90, find_metric
-from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest
+from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.shift import ShiftReport, match_shift
 from modeling.targets import pseudo_targets
 from modeling.train import fit, load_result, make_autocast, pick_device, pick_precision, seed_everything
 from utils import EventLog, Stage, Timer, exclusive, read_json, run_stage, seed_of, write_json
 
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
-EMBED_SIZE_PX = 128      # input of the pretrained features that the shift is measured with
+PROBE_SIZE_PX = 128      # input where pretrained features are used as they are: to measure the shift and the padding
+PROBE_IMAGES = 192
 
 
 @dataclass
@@ -100,6 +101,7 @@ def run(config, data_path, folder, answers=None, dry_run=False):
             if dry_run:
                 return print_plan(this)
             run_audit(this)
+            run_weights(this)
             run_shift(this)
             run_folds(this)
             fits = run_rounds(this)
@@ -194,7 +196,7 @@ def run_shift(this):
     source = next((s for s in this.weights.values() if s.is_pretrained), None)
     settings = {"reads_test": reads_test, "seed": config.seed, "augment": config.augment.policy != "none"}
     stage = Stage.of(this.folder, "shift", version=1, settings=settings,
-                     inputs=[this.keys["audit"], digest_of(this, source) if source else "none"])
+                     inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
     run_stage(stage, lambda folder: write_json(
         folder / "shift.json", measure_shift(this, reads_test, source, config.augment.policy != "none").to_json()))
     this.shift = ShiftReport.from_json(read_json(stage.folder / "shift.json"))
@@ -219,11 +221,10 @@ def make_embed(this, source):
     """images -> pooled pretrained features (n, D), or None where all weights are random."""
     if source is None:
         return None
-    source = this.weights[source.model_name]
     seed_everything("embed")
-    network = build_network(source.model_name, n_classes=2, image_size_px=EMBED_SIZE_PX, weights=source,
+    network = build_network(source.model_name, n_classes=2, image_size_px=PROBE_SIZE_PX, weights=source,
                             model=this.config.model).to(this.device).eval()
-    square = plain_view(EMBED_SIZE_PX, this.config.data.resize)
+    square = plain_view(PROBE_SIZE_PX, this.config.data.resize)
 
     @torch.inference_mode()
     def embed(images):
@@ -245,13 +246,17 @@ def run_folds(this):
     this.keys["folds"] = stage.key
 
 
-def digest_of(this, source):
-    """The weights' digest, hashed once a run; downloads them where they are on the hub."""
-    name = source.model_name
-    if name not in this.digests:
-        this.weights[name] = fetch_weights(source)
-        this.digests[name] = weights_digest(this.weights[name])
-    return this.digests[name]
+def run_weights(this):
+    """Get every backbone's weights onto this machine, their digests, and the padding they were trained with."""
+    config, square = this.config, plain_view(PROBE_SIZE_PX, "crop")
+    rows = np.random.default_rng(seed_of("probe")).permutation(len(this.audit.train))[:PROBE_IMAGES]
+    images = np.stack([square(this.audit.train_pixels[row]) for row in rows]).transpose(0, 3, 1, 2)
+    for name, source in this.weights.items():
+        source = fetch_weights(source)
+        this.weights[name] = with_padding(source, torch.from_numpy(images.copy()), PROBE_SIZE_PX, config.model)
+        this.digests[name] = weights_digest(source)
+        if this.weights[name].pad_type:
+            this.events.say(f"weights: {name} was trained with '{this.weights[name].pad_type}' padding, by its batch norms")
 
 
 # ---------------------------------------------------------------- fits
@@ -310,14 +315,14 @@ def teachers_of(this, spec, fitted):
 
 def run_fit(this, spec, fitted, title):
     """Fit, then predict: two stages. A finished one is read, not run."""
-    config, teachers = this.config, teachers_of(this, spec, fitted)
-    digest = digest_of(this, this.weights[spec.backbone])
+    config, teachers, weights = this.config, teachers_of(this, spec, fitted), this.weights[spec.backbone]
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
     settings = {"spec": spec, "model": replace(config.model, backbones=(), pretrained=""), "augment": config.augment,
                 "optim": config.optim, "round": config.rounds[spec.round], "image_size_px": config.data.image_size_px,
-                "resize": config.data.resize}
+                "resize": config.data.resize, "pad_type": weights.pad_type}
     stage = Stage.of(parent, spec.name, version=1, settings=settings, inputs=[
-        this.keys["audit"], this.keys["shift"], this.keys["folds"], digest, *(t.predict_stage.key for t in teachers)])
+        this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
+        *(t.predict_stage.key for t in teachers)])
     if stage.is_done:
         this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused", stage=stage.folder.name)
     run_stage(stage, lambda folder: train_fit(this, spec, teachers, folder, title))
@@ -410,7 +415,7 @@ def new_network_with(this, spec, fit_folder):
     """The trained network of a finished fit."""
     network = build_network(spec.backbone, n_classes=len(this.contest.train.classes),
                             image_size_px=this.config.data.image_size_px, model=this.config.model,
-                            weights=WeightsSource(spec.backbone, "random"))
+                            weights=replace(this.weights[spec.backbone], path=""))
     network.load_state_dict(load_file(fit_folder / "weights.safetensors"))
     return network.to(this.device)
 

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 import modeling.network as network_module
 from config import BACKBONES, FAMILIES, ModelConfig
-from modeling.network import WeightsSource, build_network, find_weights
+from modeling.network import WeightsSource, build_network, find_weights, with_padding
 from utils import UserError
 
 NAME = "mobilenetv3_small_050"
@@ -94,3 +94,17 @@ def test_unknown_names_and_sizes_are_refused(no_hub):
         find_weights("convnext_tinny", "", "auto")
     with pytest.raises(UserError, match="must be a multiple of 32, got 100: use 96 or 128"):
         build_network(NAME, n_classes=2, image_size_px=100, weights=WeightsSource(NAME, "random"), model=ModelConfig())
+
+
+@pytest.mark.parametrize("trained_with", ["", "same"])
+def test_the_padding_that_weights_were_trained_with_is_found_from_their_batch_norms(tmp_path, no_hub, trained_with):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8).float()
+    images = torch.nn.functional.interpolate(images, size=64, mode="bicubic").clamp(0, 255).to(torch.uint8)
+    teacher = build(weights=WeightsSource(NAME, "random", pad_type=trained_with)).train()
+    for _ in range(60):
+        teacher.features(images)
+    torch.save(teacher.backbone.state_dict(), tmp_path / f"{NAME}.pth")
+    found = with_padding(find_weights(NAME, tmp_path, "auto"), images, 64, ModelConfig())
+    assert found.pad_type == trained_with
+    assert with_padding(WeightsSource(NAME, "random"), images, 64, ModelConfig()).pad_type == ""

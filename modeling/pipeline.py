@@ -4,6 +4,7 @@ audit -> shift -> folds -> for each round x backbone x seed x fold: targets -> f
 """
 import os
 import platform
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -479,8 +480,8 @@ def blend_parts(folds, seed):
 
 
 def conclude(this, fits, results, metric, answers, timer):
-    """Write the result files and the submission, print the closing table; returns final_results.json's content."""
-    config, folder, audit, score = this.config, this.folder, this.audit, results["score"]
+    """Write the submission, the result files and the page; returns final_results.json's content."""
+    config, folder, audit, score, shift = this.config, this.folder, this.audit, results["score"], this.shift.to_json()
     submission = ""
     if this.contest.submission_ids:
         prior = np.bincount(audit.train.label, minlength=len(audit.train.classes)) / len(audit.train)
@@ -489,23 +490,18 @@ def conclude(this, fits, results, metric, answers, timer):
         report.write_submission(rows, this.contest, folder / submission)
         if answers:
             score["test"] = score_against(rows, answers, audit.train.classes, metric)
-    this.events.say("\n".join(["", *report.source_table(results["table"])]))
-    self_scores = [(f.result, fold_scores(this, f, metric)) for f in fits.values()]
-    report.training_results(config, self_scores, folder / "training_results.json")
+    all_fits = [(f.result, fold_scores(this, f, metric)) for f in fits.values()]
+    report.training_results(config, all_fits, folder / "training_results.json")
     final = {"mode": config.mode, "experiment_name": folder.name, "metric": metric.name,
              "classes": list(audit.train.classes), "n_fits": len(fits), "seconds": timer.seconds,
-             "peak_memory_bytes": max(f.result.peak_memory_bytes for f in fits.values()), "submission": submission,
-             "score": score, "blend": results["blend"], "shift": this.shift.to_json(), "warnings": this.warnings}
+             "peak_memory_bytes": max(f.peak_memory_bytes for f, _ in all_fits), "submission": submission, "score": score,
+             "blend": results["blend"], "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
+             "warnings": this.warnings}
     write_json(folder / "final_results.json", final)
-    for name, text in (("oof_clean", "out of fold, images as they are"),
-                       ("oof_testlike", "out of fold, made like the test set"),
-                       ("expected", f"expected {metric.name} of the submission")):
-        this.events.say(report.score_line(text, score[name], score[f"{name}_ci90"]))
-    if "test" in score:
-        this.events.say(report.score_line(f"{metric.name} got on the test set", score["test"]))
-    if submission:
-        this.events.say(f"submission: {folder / submission}")
-    this.events.say(f"results: {folder / 'final_results.json'}  ({len(this.warnings)} warning(s), {timer.seconds:.0f} s)")
+    report.write_page(folder / "report.html", final=final, table=results["table"], fits=[f for f, _ in all_fits],
+                      shift=shift, audit=audit, config=config, command=shlex.join(["python", *sys.argv]))
+    for line in report.closing_lines(final, results["table"], folder):
+        this.events.say(line)
     return final
 
 

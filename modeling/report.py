@@ -2,13 +2,20 @@
 
 The submission appears under its final name only after it was checked against what the contest asks for.
 """
+import base64
 import csv
 import io
+import json
 from pathlib import Path
 
+import cv2
+import jinja2
 import numpy as np
 
-from utils import RunError, write_atomic, write_json
+from modeling.augment import DISTORTIONS, ShiftPolicy, distort
+from utils import RunError, plain, read_json, write_atomic, write_json
+
+STRIP_IMAGES, STRIP_HEIGHT_PX, MOST_STATISTICS = 8, 104, 12
 
 
 def training_results(config, fits, path):
@@ -57,14 +64,64 @@ def write_submission(rows, contest, path):
         raise RunError(f"the submission {path} could not be read back as it was written: check the disk")
 
 
-def source_table(rows):
-    """Lines of the closing table. rows: (source, folds, oof, weight, seconds)."""
-    width = max([len("backbone"), *(len(r[0]) for r in rows)])
-    lines = [f"{'backbone':<{width}}  folds    OOF   weight  seconds"]
-    return lines + [f"{name:<{width}}  {folds:>5}  {oof:.4f}  {weight:>6.3f}  {seconds:>7.0f}"
-                    for name, folds, oof, weight, seconds in rows]
+def closing_lines(final, table, folder):
+    """What a run prints last. table: (source, folds, out-of-fold score, weight, seconds) per row."""
+    width = max(len("source"), *(len(row[0]) for row in table))
+    yield f"\n{'source':<{width}}  folds  out of fold  weight  seconds"
+    for name, folds, score, weight, seconds in table:
+        yield f"{name:<{width}}  {folds:>5}  {score:>11.4f}  {weight:>6.3f}  {seconds:>7.0f}"
+    score = final["score"]
+    for key, text in (("oof_clean", "out of fold, images as they are"),
+                      ("oof_testlike", "out of fold, made like the test set"),
+                      ("expected", f"expected {final['metric']} of the submission")):
+        yield f"{text:<36} {score[key]:.4f}  (90 % interval {score[key + '_ci90'][0]:.4f} to {score[key + '_ci90'][1]:.4f})"
+    if "test" in score:
+        yield f"{'got on the test set':<36} {score['test']:.4f}"
+    if final["submission"]:
+        yield f"submission  {Path(folder) / final['submission']}"
+    yield f"report      {Path(folder) / 'report.html'}  ({len(final['warnings'])} warning(s), {final['seconds']:.0f} s)"
 
 
-def score_line(name, value, ci90=None):
-    interval = f"  (90 % interval {ci90[0]:.4f} to {ci90[1]:.4f})" if ci90 else ""
-    return f"{name:<34} {value:.4f}{interval}"
+# ---------------------------------------------------------------- the page
+
+def write_page(path, *, final, table, fits, shift, audit, config, command):
+    """report.html: one self-contained page. All text is escaped by Jinja2; nothing is fetched."""
+    template = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+                                  undefined=jinja2.StrictUndefined).get_template("report.html.jinja")
+    curves, loss_range = loss_curves([[e["loss"] for e in f.epochs] for f in fits])
+    statistics = sorted(shift["statistics"].items(), key=lambda item: -abs(item[1]["auc"] - 0.5))[:MOST_STATISTICS]
+    write_atomic(path, template.render(
+        final=final, table=table, curves=curves, loss_range=loss_range, shift=shift, statistics=statistics,
+        strips=strips(audit, shift) if shift["auc_before"] else [], units={k: v[2] for k, v in DISTORTIONS.items()},
+        command=command, config=json.dumps(plain(config), indent=1),
+        environment=json.dumps(read_json(Path(path).parent / "environment.json"), indent=1)))
+
+
+def loss_curves(losses, width=640, height=200):
+    """SVG points per fit, and the (lowest, highest) loss that the height stands for."""
+    low, high = min(map(min, losses)), max(map(max, losses))
+
+    def point(i, loss, n):
+        x, y = i / max(1, n - 1), (loss - low) / max(high - low, 1e-9)
+        return f"{10 + (width - 20) * x:.1f},{height - 20 - (height - 40) * y:.1f}"
+
+    return [" ".join(point(i, loss, len(fit)) for i, loss in enumerate(fit)) for fit in losses], (low, high)
+
+
+def strips(audit, shift):
+    """[(caption, base64 JPEGs)] of training images, test images and training images under the policy."""
+    policy = ShiftPolicy.from_json(shift["policy"])
+    rng = np.random.default_rng(shift["examples"].get("seed", 0))
+    train, test = audit.train_pixels, audit.test_pixels
+    rows = rng.permutation(len(train))[:STRIP_IMAGES].tolist()
+    matched = [distort(train[r], policy, r, lambda seed: train[seed % len(train)]) for r in rows]
+    return [("Training images", [thumbnail(train[r]) for r in rows]),
+            ("Test images", [thumbnail(test[r]) for r in rng.permutation(len(test))[:STRIP_IMAGES].tolist()]),
+            ("The training images above, matched", [thumbnail(image) for image in matched])]
+
+
+def thumbnail(image):
+    """uint8 (H, W, 3) RGB as a small base64 JPEG."""
+    width = max(1, round(image.shape[1] * STRIP_HEIGHT_PX / image.shape[0]))
+    small = cv2.resize(image, (width, STRIP_HEIGHT_PX), interpolation=cv2.INTER_AREA)
+    return base64.b64encode(cv2.imencode(".jpg", small[..., ::-1])[1].tobytes()).decode()

@@ -76,8 +76,8 @@ class OptimConfig:
     epochs: int = setting(12, "passes over the training images of one fit", low=1, high=10000)
     batch_size: int = setting(0, "samples per optimiser step; 0: 64, less where an epoch would have under 40 steps", low=0)
     micro_batch_size: int = setting(0, "samples per forward pass, divides the batch; 0: by scale", low=0)
-    lr: float = setting(0.0, "peak learning rate of the classifier side of the backbone; 0: by whether weights are "
-                        "pretrained", low=0.0, high=10.0)
+    lr: float = setting(0.0, "peak learning rate of the backbone's last layers; 0: by weights, kind of network and "
+                        "batch", low=0.0, high=10.0)
     head_lr_scale: float = setting(4.0, "learning rate of the head over that of the backbone (pretrained weights)",
                                    low=0.01, high=1000.0)
     layer_decay: float = setting(0.8, "factor on the learning rate per group of layers towards the input (pretrained)",

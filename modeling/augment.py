@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 
+from data_loader import to_square
 from utils import UserError, nearest
 
 # kind -> (lowest, highest value, unit). A value is drawn uniformly from a distortion's low..high.
@@ -311,20 +312,6 @@ class Augment:
         kinds = ("brightness", "contrast", "saturation")
         image = photometric(image, {kind: rng.uniform(1 - jitter, 1 + jitter) for kind in kinds}, rng)
         return erased(image, rng) if rng.random() < self.strength * STANDARD["erase"] else image
-
-
-def to_square(image, size_px, resize, fill):
-    """Letterboxed, stretched, or the centre cut out."""
-    h, w = image.shape[:2]
-    if resize == "squash":
-        return resized(image, (size_px, size_px))
-    scale = size_px / (max(h, w) if resize == "letterbox" else min(h, w))
-    image = resized(image, (max(1, round(h * scale)), max(1, round(w * scale))))
-    h, w = image.shape[:2]
-    top, left = (size_px - h) // 2, (size_px - w) // 2
-    if resize == "crop":
-        return image[-top:size_px - top, -left:size_px - left]
-    return cv2.copyMakeBorder(image, top, size_px - h - top, left, size_px - w - left, cv2.BORDER_CONSTANT, value=fill)
 
 
 def framed(image, size_px, resize, strength, rng):

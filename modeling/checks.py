@@ -16,7 +16,7 @@ from config import BACKBONES, FAMILIES, resolve
 from data_loader import Batch, audit_contest, load_audit, read_contest
 from modeling.losses import Supervised
 from modeling.network import WeightsSource, build_network, find_weights
-from modeling.optim import make_optimizer
+from modeling.optim import make_optimizer, peak_lr, set_lr
 from modeling.train import make_autocast, pick_device, pick_precision, seed_everything, train_step
 from utils import Timer, UserError, free_bytes
 
@@ -118,8 +118,9 @@ def one_step(config, model_name, device):
     batch = Batch(images, torch.eye(4)[:STEP_IMAGES], torch.ones(STEP_IMAGES), torch.arange(STEP_IMAGES))
     precision = pick_precision(config.runtime.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    loss, _ = train_step(network, Supervised(config.optim, torch.ones(4)).to(device),
-                         make_optimizer(network, config.optim, pretrained=False), scaler,
+    optimizer = make_optimizer(network, config.optim, pretrained=False)
+    set_lr(optimizer, peak_lr(network, config.optim, pretrained=False))
+    loss, _ = train_step(network, Supervised(config.optim, torch.ones(4)).to(device), optimizer, scaler,
                          [Batch(*(field.to(device) for field in batch))],
                          autocast=make_autocast(precision, device), clip_norm=config.optim.clip_norm)
     return float(loss)

@@ -10,22 +10,40 @@ answers on distorted training images it never saw (label shift estimation: arXiv
 Letters: n images, d statistics, K bins of a distortion's value with bin 0 = not distorted.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
-from modeling.augment import FILLS, SYMMETRIES, apply, compress
-from utils import parallel_map, seed_of
+from data_loader import decode_bytes
+from modeling.augment import (
+    DISTORTIONS,
+    FILLS,
+    SYMMETRIES,
+    Distortion,
+    ShiftPolicy,
+    apply,
+    compress,
+    distort,
+    resized,
+    turn,
+)
+from utils import Timer, parallel_map, plain, seed_of
 
 LONG_SIDE_PX = 512
-MIN_GAIN = 8.0    # log likelihood above chance
+MIN_GAIN = 8.0     # log likelihood above chance
+PURE_SHARE = 0.3   # of a bank's rows
 
 
 # ---------------------------------------------------------------- statistics of one image
@@ -48,7 +66,7 @@ def size_statistics(image):
 
 
 def tone_statistics(image, grey):
-    histogram = np.bincount(grey.ravel(), minlength=256) / grey.size
+    histogram = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
     cumulative = np.cumsum(histogram)
     quantiles = np.searchsorted(cumulative, (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98))
     mean, std = cv2.meanStdDev(grey)
@@ -115,14 +133,6 @@ def tile_std(plane, side):
     return np.sqrt(np.maximum(square - mean * mean, 0))
 
 
-def tiled(plane, side):
-    """(h, w) -> (n tiles, side, side); what does not fill a tile is left out."""
-    h, w = plane.shape[0] // side, plane.shape[1] // side
-    if not h or not w:
-        return np.zeros((1, side, side), np.float32)
-    return plane[:h * side, :w * side].reshape(h, side, w, side).swapaxes(1, 2).reshape(-1, side, side)
-
-
 DCT = np.array([[math.sqrt((2 if k else 1) / 8) * math.cos(math.pi * (2 * i + 1) * k / 16) for i in range(8)]
                 for k in range(8)], np.float32)
 BAND = np.add.outer(np.arange(8), np.arange(8))
@@ -131,10 +141,12 @@ BAND = np.add.outer(np.arange(8), np.arange(8))
 def block_statistics(g):
     """JPEG: steps at the 8-pixel grid against steps elsewhere; zero and mean coefficients by diagonal of the block."""
     dx, dy = np.abs(np.diff(g, axis=1)).mean(0), np.abs(np.diff(g, axis=0)).mean(1)
-    values = {f"blocking_{name}": log(d[7::8].mean() / (np.delete(d, slice(7, None, 8)).mean() + 1e-3) if len(d) > 8 else 1.0)
-              for name, d in (("x", dx), ("y", dy))}
-    coefficients = np.abs(DCT @ tiled(g - 128, 8) @ DCT.T)
-    energy, zero = coefficients.mean(0), (coefficients < 1).mean(0)
+    on_grid = {"x": dx[7::8].sum() / max(1, len(dx) // 8), "y": dy[7::8].sum() / max(1, len(dy) // 8)}
+    values = {f"blocking_{name}": log(on_grid[name] / (d.mean() + 1e-3)) for name, d in (("x", dx), ("y", dy))}
+    h, w = g.shape[0] // 8, g.shape[1] // 8
+    columns = (DCT @ g[:8 * h, :8 * w].reshape(h, 8, 8 * w)).reshape(-1, 8)
+    coefficients = cv2.absdiff(columns @ DCT.T, 0).reshape(h, 8, w, 8)
+    energy, zero = coefficients.mean((0, 2)), (coefficients < 1).mean((0, 2))
     for low, high in ((1, 2), (3, 4), (5, 6), (7, 9), (10, 14)):
         band = (low <= BAND) & (high >= BAND)
         values |= {f"log_dct_{low}": log(energy[band].mean()), f"zero_dct_{low}": zero[band].mean()}
@@ -143,16 +155,17 @@ def block_statistics(g):
 
 def direction_statistics(g):
     """Moments of the gradient's direction: order 4 knows a tilt modulo 90 degrees, order 2 modulo 180."""
-    smooth = cv2.GaussianBlur(g, (0, 0), 1.5)
+    smooth = cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     magnitude, angle = cv2.cartToPolar(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
     histogram = np.bincount((angle.ravel() * (90 / math.pi)).astype(int) % 90, magnitude.ravel(), 90)
     histogram /= histogram.sum() + 1e-3
-    theta = np.arange(90) * math.pi / 45 / 1
+    theta = np.arange(90) * math.pi / 45
     values = {}
     for order in (1, 2, 4, 6):
         moment = np.sum(histogram * np.exp(1j * order * theta))
         values |= {f"turn{order}_cos": moment.real, f"turn{order}_sin": moment.imag, f"turn{order}": abs(moment)}
-    peak = np.convolve(np.concatenate([histogram, histogram]), np.ones(3), "same").reshape(2, 90).sum(0).reshape(2, 45).sum(0)
+    quarter = histogram.reshape(2, 45).sum(0)
+    peak = quarter + np.roll(quarter, 1) + np.roll(quarter, -1)
     best = int(np.argmax(peak))
     return values | {"tilt": (best if best < 23 else best - 45) * 2.0, "tilt_peak": peak[best]}
 
@@ -165,7 +178,8 @@ def border_statistics(grey):
     values = {"outline_white": (outline > 235).mean(), "outline_black": (outline < 20).mean(),
               "outline_mean": outline.mean(), "outline_std": outline.std()}
     area, tilts = [], []
-    for name, view, sign in (("tl", small, 1), ("tr", small[:, ::-1], -1), ("bl", small[::-1], -1), ("br", small[::-1, ::-1], 1)):
+    corners = {"tl": (small, 1), "tr": (small[:, ::-1], -1), "bl": (small[::-1], -1), "br": (small[::-1, ::-1], 1)}
+    for name, (view, sign) in corners.items():
         a, b = run_length(view[0]), run_length(view[:, 0])
         t = math.degrees(math.atan2(b, a))
         tilts.append(sign * (t if t < 45 else t - 90))
@@ -224,6 +238,7 @@ AXES = {
     "jpeg": axis(6, 70, 6, "jpeg", log=True),
 }
 GEOMETRY = ("rotate", "scale", "shift", "perspective")
+USUAL = {"sharpness": "blur", "tone": "brightness", "geometry": "rotate"}   # taken where another is not clearly likelier
 
 
 # ---------------------------------------------------------------- a bank of distorted training images
@@ -234,6 +249,7 @@ class Bank(NamedTuple):
     values: list
     source: np.ndarray
     statistics: np.ndarray
+    pure: np.ndarray      # (n,) bool: drawn as the test set is believed to be, nothing tried on top
 
 
 def draw_values(rng, found, free=0.15):
@@ -256,7 +272,8 @@ def draw_values(rng, found, free=0.15):
 def make_bank(images, n, found, free, seed, workers, resave=0.5):
     """`resave`: share that is also saved as a good JPEG, which is no damage but leaves traces."""
     rng = np.random.default_rng(seed)
-    values = [draw_values(rng, found, free) for _ in range(n)]
+    pure = rng.random(n) < PURE_SHARE
+    values = [draw_values(rng, found, 0.0 if p else free) for p in pure]
     source = np.arange(n) % len(images)
     seeds = rng.integers(2**31, size=n)
     save = np.where(rng.random(n) < resave, rng.uniform(85, 100, n), 0)
@@ -266,7 +283,7 @@ def make_bank(images, n, found, free, seed, workers, resave=0.5):
         image = compress(image, save[i]) if save[i] else image
         return list(statistics(image).values())
 
-    return Bank(values, source, np.array(parallel_map(row, range(n), workers), np.float32))
+    return Bank(values, source, np.array(parallel_map(row, range(n), workers), np.float32), pure)
 
 
 def classes_of(values, kind):
@@ -287,7 +304,8 @@ def likelihood_ratios(rows, y, source, test, n_classes, seed, folds=2):
         p_bank[np.ix_(held, forest.classes_)] += forest.predict_proba(rows[held])
         mine = np.arange(fold, len(test), folds)
         p_test[np.ix_(mine, forest.classes_)] += forest.predict_proba(test[mine])
-    calibration = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200, tol=1e-3)).fit(np.log(p_bank), y)
+    calibration = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200, tol=1e-3))
+    calibration.fit(np.log(p_bank), y)
     prior = np.bincount(y, minlength=n_classes) / len(y)
     out = []
     for p in (p_bank, p_test):
@@ -330,7 +348,7 @@ class Finding:
 
     @property
     def holds(self):
-        return self.gain > self.chance + MIN_GAIN and self.probability >= 0.05
+        return self.gain > 2.5 * self.chance + MIN_GAIN and self.probability >= 0.05
 
 
 @dataclass(frozen=True)
@@ -355,8 +373,9 @@ class Found:
 def read_kind(kind, bank, test, seed):
     y = classes_of(bank.values, kind)
     ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, AXES[kind].classes.max() + 1, seed)
-    rng, none = np.random.default_rng(seed), np.flatnonzero(y == 0)
-    chance = max(fit_range(ours[rng.choice(none, len(test))], kind, 10)[3] for _ in range(10))
+    rng, none = np.random.default_rng(seed), (y == 0) & bank.pure
+    none = none if none.sum() > 50 else y == 0
+    chance = max(fit_range(ours[resampled(bank.source, none, len(test), rng)], kind, 10)[3] for _ in range(10))
     return Finding(kind, *fit_range(theirs, kind), max(chance, 0.0))
 
 
@@ -377,25 +396,371 @@ def mixture(ratios, iterations=300):
     return weights
 
 
-def search(images, test, seed, workers, n=2000, rounds=3, verbose=False):
+def search(images, test, seed, workers, n, rounds=3):
     """Rounds of bank and reading; each bank is drawn as the round before believes the test set to be."""
-    found = Found({})
+    found, kinds = Found({}), list(AXES)
     for r in range(rounds):
         bank = make_bank(images, n, found, 0.15 if r else 0.3, seed_of(seed, "bank", r), workers)
-        read = {kind: read_kind(kind, bank, test, seed) for kind in AXES}
-        if verbose:
-            for f in read.values():
-                if f.holds or f.kind in found.kinds: print(r, f"{f.kind:12s} p {f.probability:.2f} {f.low:6.2f} {f.high:6.2f} gain {f.gain:.0f} chance {f.chance:.0f}", f.holds)
-        best = max(f.gain for f in read.values())
-        holds = [f for f in read.values() if f.holds and (r or f.gain > 0.1 * best)]
-        if r == 0:
-            holds = [f for f in holds if f.gain == max(h.gain for h in holds if AXES[h.kind].group == AXES[f.kind].group)]
-        found = Found({f.kind: f for f in holds})
-        shown = set(GEOMETRY) & set(found.kinds)
-        if shown:
-            fill = read_setting("fill", FILLS, shown, bank, test, seed)
-            expand = read_setting("expand", (False, True), {"rotate"}, bank, test, seed)[1] if "rotate" in shown else 0.0
-            first = read_setting("geometry_first", (False, True), shown, bank, test, seed)[1]
-            found = replace(found, fill=fill, expand=expand, geometry_first=first)
-            if verbose: print(r, 'fill', np.round(fill, 2), 'expand', round(expand, 2), 'first', round(first, 2))
+        read = {kind: read_kind(kind, bank, test, seed) for kind in kinds}
+        found = with_settings(Found(chosen(read, found.kinds)), bank, test, seed)
+        kinds = [kind for kind, f in read.items() if kind in found.kinds or f.gain > f.chance]
+        if not found.kinds:
+            break
     return found
+
+
+def chosen(read, before):
+    """The kinds to go on with: in each group at most one comes and at most one goes, as its kinds explain each other."""
+    best = max(f.gain for f in read.values())
+    kept = {}
+    for group in {a.group for a in AXES.values()}:
+        members = sorted((f for k, f in read.items() if AXES[k].group == group), key=lambda f: f.gain - f.chance)
+        old = [f for f in members if f.kind in before]
+        old = old[1:] if old and not old[0].holds else old
+        new = [f for f in members if f.kind not in before and f.holds and (before or f.gain > 0.1 * best)]
+        usual = [f for f in new if f.kind == USUAL.get(group) and f.gain > 0.7 * new[-1].gain]
+        kept |= {f.kind: f for f in [*old, *(usual or new[-1:])]}
+    return kept
+
+
+def with_settings(found, bank, test, seed):
+    """Fill, canvas and order, which only show on images with geometry."""
+    shown = set(GEOMETRY) & set(found.kinds)
+    if not shown:
+        return found
+    return replace(
+        found, fill=read_setting("fill", FILLS, shown, bank, test, seed),
+        expand=read_setting("expand", (False, True), {"rotate"}, bank, test, seed)[1] if "rotate" in shown else 0.0,
+        geometry_first=read_setting("geometry_first", (False, True), shown, bank, test, seed)[1])
+
+
+# ---------------------------------------------------------------- orientation
+
+def layout(image):
+    """Histograms of signed gradient directions in 8 x 8 cells, a thumbnail and the aspect: where things are."""
+    h, w = image.shape[:2]
+    g = cv2.cvtColor(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    magnitude, angle = cv2.cartToPolar(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1))
+    which = np.rint(angle * (4 / math.pi)).astype(int) % 8
+    cells = cv2.resize(np.where(which[..., None] == np.arange(8), magnitude[..., None], 0), (8, 8), interpolation=cv2.INTER_AREA)
+    thumbnail = cv2.resize(g, (8, 8), interpolation=cv2.INTER_AREA)
+    return np.concatenate([np.sqrt(cells / (cells.mean() + 1)).ravel(), ((thumbnail - g.mean()) / (g.std() + 8)).ravel(),
+                           [3 * math.log(w / h)]])
+
+
+def levelled(image):
+    """The image turned back by the angle of its corner wedges, where it has any, and a little smoothed."""
+    tilt = wedge_tilt(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    image = cv2.GaussianBlur(image, (0, 0), 0.8)
+    if abs(tilt) < 2:
+        return image
+    h, w = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D((w / 2 - 0.5, h / 2 - 0.5), -tilt, 1.0)
+    return cv2.warpAffine(image, matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)
+
+
+def wedge_tilt(grey):
+    values = border_statistics(grey)
+    return values["wedge_tilt"] if values["wedge_area"] > 3 and values["wedge_spread"] < 8 else 0.0
+
+
+def local_patterns(image):
+    """Local binary patterns (Ojala et al., 2002) with a threshold, at two scales: strokes of text know left and up."""
+    g = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.int16)
+    rows = []
+    for _ in range(2):
+        if min(g.shape) < 5:
+            rows.append(np.zeros(255))
+            continue
+        centre = g[1:-1, 1:-1] + 12
+        code = np.zeros(centre.shape, np.uint8)
+        for bit, (y, x) in enumerate(((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))):
+            code |= (g[y:y + centre.shape[0], x:x + centre.shape[1]] > centre).astype(np.uint8) << bit
+        histogram = np.bincount(code.ravel(), minlength=256)[1:].astype(float)
+        rows.append(np.sqrt(histogram / (histogram.sum() + 1)))
+        g = cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return np.concatenate(rows)
+
+
+def orientation_row(image):
+    image = levelled(image)
+    return np.concatenate([layout(image), 6 * local_patterns(image)])
+
+
+def features(images, embed, workers=2):
+    """(n, d) layout and local patterns, beside pretrained features."""
+    rows = np.array(parallel_map(orientation_row, images, workers), np.float32)
+    return rows if embed is None else np.concatenate([rows, np.asarray(embed(images), np.float32)], 1)
+
+
+def turned(image, symmetry):
+    return turn(image, None if symmetry == "identity" else symmetry)
+
+
+ORIENTATIONS = ("identity", *SYMMETRIES)
+
+
+def count_orientations(images, test_features, found, embed, seed, n, workers):
+    """{symmetry: share} of the test images; one is added at a time, while the likelihood rises by more than chance."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.maximum(np.arange(n) % 10 - 2, 0))
+    source = np.arange(n) % len(images)
+    seeds = rng.integers(2**31, size=n)
+
+    def row(i):
+        draws = np.random.default_rng(seeds[i])
+        values = draw_values(draws, found, 0.0) | {"symmetry": None if y[i] == 0 else ORIENTATIONS[y[i]]}
+        return apply(images[source[i]], values, draws, lambda s: images[s % len(images)])
+
+    bank = features(parallel_map(row, range(n), workers), embed, workers)
+    ours, theirs = linear_ratios(bank, y, source, test_features, seed)
+    shares, penalty = orientation_mixtures()
+    upright = [ours[resampled(source, y == 0, len(theirs), rng)] for _ in range(10)]
+    chance = max(likeliest(r, shares, penalty)[1] for r in upright)
+    if likeliest(theirs, shares, penalty)[1] < chance + MIN_GAIN:
+        return {"identity": {"share": 1.0, "ci90": [1.0, 1.0]}}
+    share = expected_shares(theirs, shares, penalty)
+    draws = [expected_shares(theirs[rng.integers(len(theirs), size=len(theirs))], shares, penalty) for _ in range(50)]
+    spread = np.quantile(draws, (0.05, 0.95), axis=0)
+    return {g: {"share": float(share[k]), "ci90": spread[:, k].tolist()}
+            for k, g in enumerate(ORIENTATIONS) if share[k] >= 0.03}
+
+
+def orientation_mixtures(step=0.05):
+    """(M, 8) shares of the orientations that a test set may have, and (M,) penalties by their number of free values.
+
+    One symmetry at any share; horizontal, vertical flip and transpose, each independent at any probability (as pipelines
+    have them); quarter turns at any shares.
+    """
+    grid = np.arange(0, 1 + 1e-9, step)
+    coarse = grid[::2]
+    single = [(np.eye(8)[0] * (1 - p) + np.eye(8)[k] * p, 1) for k in range(1, 8) for p in grid]
+    flips = [(flip_shares(h, v, t), (h > 0) + (v > 0) + (t > 0)) for h in coarse for v in coarse for t in coarse]
+    turns = [(np.eye(8)[[0, 5, 3, 6]].T @ (1 - a - b - c, a, b, c), (a > 0) + (b > 0) + (c > 0))
+             for a in coarse for b in coarse for c in coarse if a + b + c <= 1 + 1e-9]
+    shares, free = zip(*single, *flips, *turns, strict=True)
+    return np.clip(shares, 0, 1), 2.0 * np.array(free)
+
+
+def flip_shares(horizontal, vertical, transpose):
+    """(8,) shares of ORIENTATIONS when a horizontal flip, a vertical flip and a transpose are drawn independently."""
+    mirror = np.outer((1 - horizontal, horizontal), (1 - vertical, vertical)).ravel()   # none, v, h, both
+    after = mirror[[0, 2, 1, 3]]                                                        # none, h, v, both
+    # a transpose before: none -> transpose, h -> rotate_90, v -> rotate_270, both -> transverse
+    return np.concatenate([after * (1 - transpose), after[[0, 1, 2, 3]] * transpose])
+
+
+def expected_shares(ratios, shares, penalty):
+    """(8,) posterior mean over the mixtures: what the images cannot decide (a mirror, often) is spread, not guessed."""
+    score = np.log(ratios @ shares.T + 1e-9).sum(0) - penalty
+    weight = np.exp((score - score.max()) / 2)
+    return weight @ shares / weight.sum()
+
+
+def likeliest(ratios, shares, penalty):
+    """(shares, gain in log likelihood over all upright) of the best mixture."""
+    score = np.log(ratios @ shares.T + 1e-9).sum(0) - np.log(ratios[:, 0] + 1e-9).sum() - penalty
+    best = int(np.argmax(score))
+    return shares[best], float(score[best])
+
+
+def resampled(source, allowed, n, rng):
+    """About n of the allowed rows, drawn by whole source images with replacement."""
+    rows = {s: np.flatnonzero((source == s) & allowed) for s in np.unique(source[allowed])}
+    per_source = allowed.sum() / len(rows)
+    picked = rng.choice(list(rows), max(1, round(n / per_source)))
+    return np.concatenate([rows[s] for s in picked])
+
+
+def linear_ratios(rows, y, source, test, seed, folds=3):
+    """As `likelihood_ratios`, with a linear classifier for many smooth features."""
+    p_bank, p_test = np.zeros((len(rows), 8)), np.zeros((len(test), 8))
+    for fold, (fit, held) in enumerate(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, y, source)):
+        model = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3))
+        model.fit(rows[fit], y[fit])
+        p_bank[held] = model.predict_proba(rows[held])
+        p_test[fold::folds] = model.predict_proba(test[fold::folds])
+    prior = np.bincount(y) / len(y)
+    half = source % 2 == 0
+    log_bank, log_test = np.log(p_bank + 1e-4), np.log(p_test + 1e-4)
+    ours, theirs = np.empty_like(p_bank), np.empty_like(p_test)
+    for k, part in enumerate((half, ~half)):
+        model = LogisticRegression(C=1.0, max_iter=500, tol=1e-2).fit(log_bank[part], y[part])
+        ours[~part], theirs[k::2] = model.predict_proba(log_bank[~part]), model.predict_proba(log_test[k::2])
+    return ours / prior, theirs / prior
+
+
+def natural_symmetries(images, labels, embed, seed, workers, n=240):
+    """Symmetries under which the images of each class look like themselves: safe to add to any augmentation.
+
+    Two tests per symmetry, because a class may have its own mirror (b and d) or all classes one (text): does the
+    nearest neighbour within the class tell original from turned (Schilling, 1986), and does a linear classifier?
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(labels)
+    picked = rng.permutation(len(images))[:n]
+    picked = picked[np.argsort(labels[picked], kind="stable")]
+    y = labels[picked]
+    originals = [images[i] for i in picked]
+    rows = {g: features([turned(image, g) for image in originals], embed, workers) for g in ORIENTATIONS}
+    scaler = make_pipeline(StandardScaler(), PCA(min(60, len(picked) // 2), whiten=True, random_state=seed))
+    scaler.fit(np.concatenate(list(rows.values())))
+    rows = {g: scaler.transform(r) for g, r in rows.items()}
+    return tuple(g for g in SYMMETRIES if is_natural(rows["identity"], rows[g], y, seed))
+
+
+def is_natural(original, mirrored, y, seed):
+    classes = [c for c in np.unique(y) if (y == c).sum() > 2]
+    nearer = np.concatenate([[0.5], *(nearest_share(original[y == c], mirrored[y == c]) for c in classes)])
+    centre = {c: (original[y == c].mean(0) + mirrored[y == c].mean(0)) / 2 for c in np.unique(y)}
+    middle = np.array([centre[c] for c in y])
+    rows, side = np.concatenate([original - middle, mirrored - middle]), np.repeat([0, 1], len(y))
+    guess = cross_val_predict(LogisticRegression(C=0.01), rows, side, cv=GroupKFold(5), groups=np.tile(np.arange(len(y)), 2))
+    limit = 0.5 + max(0.07, 1.4 / math.sqrt(len(y)))
+    return max(nearer.mean(), (guess == side).mean()) < limit
+
+
+def nearest_share(original, mirrored):
+    """For each row of a class: 1 where its nearest other is an original, 0 where mirrored, its own mirror left out."""
+    to_original, to_mirrored = (np.linalg.norm(original[:, None] - other[None], axis=2) for other in (original, mirrored))
+    np.fill_diagonal(to_original, np.inf)
+    np.fill_diagonal(to_mirrored, np.inf)
+    return (to_original.min(1) < to_mirrored.min(1)).astype(float)
+
+
+# ---------------------------------------------------------------- the report
+
+def separability(one, other, seed):
+    """{"value", "ci90"}: AUC of telling the two sets of rows apart, cross-validated (adversarial validation)."""
+    rows, y = np.concatenate([one, other]), np.repeat([0, 1], [len(one), len(other)])
+    forest = ExtraTreesClassifier(200, min_samples_leaf=3, n_jobs=2, random_state=seed)
+    folds = StratifiedKFold(4, shuffle=True, random_state=seed)
+    score = cross_val_predict(forest, rows, y, cv=folds, method="predict_proba")[:, 1]
+    rng = np.random.default_rng(seed)
+    draws = [roc_auc_score(y[i], score[i]) for i in (rng.integers(len(y), size=len(y)) for _ in range(100))]
+    return {"value": roc_auc_score(y, score), "ci90": np.quantile(draws, (0.05, 0.95)).tolist()}
+
+
+@dataclass(frozen=True)
+class ShiftReport:
+    """What was measured and found; plain values only, so that it is a JSON object as it stands."""
+
+    policy: ShiftPolicy = field(default_factory=ShiftPolicy)
+    natural_symmetries: tuple = ()
+    auc_before: dict | None = None       # value, ci90; None where no test images were read
+    auc_after: dict | None = None
+    statistics: dict = field(default_factory=dict)     # name -> train, test, matched: quantiles 10, 50, 90 %; auc
+    orientation: dict = field(default_factory=dict)    # symmetry -> share, ci90 among the test images
+    examples: dict = field(default_factory=dict)       # train, test: paths; seed
+    n_train: int = 0
+    n_test: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def empty(cls):
+        return cls()
+
+    @property
+    def symmetries(self):
+        """Identity, the natural symmetries and those that the test images show."""
+        shown = [d.kind for d in self.policy.distortions if d.kind in SYMMETRIES]
+        return ("identity", *dict.fromkeys([*self.natural_symmetries, *shown]))
+
+    def to_json(self):
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain(values | {"policy": self.policy.to_json()})
+
+    @classmethod
+    def from_json(cls, values):
+        return cls(**(values | {"policy": ShiftPolicy.from_json(values["policy"]),
+                                "natural_symmetries": tuple(values["natural_symmetries"])}))
+
+    def describe(self):
+        """Sentences for the person who waits."""
+        if self.natural_symmetries:
+            yield f"natural symmetries of the training images: {', '.join(self.natural_symmetries)}"
+        if self.auc_before is None:
+            return
+        yield (f"train and test images are told apart with AUC {self.auc_before['value']:.2f}, "
+               f"after matching {self.auc_after['value']:.2f} (0.5: alike)")
+        for d in self.policy.distortions:
+            unit = DISTORTIONS[d.kind][2]
+            values = "" if d.kind in SYMMETRIES else f" {d.low:.3g}..{d.high:.3g}"
+            yield f"test images: {d.kind}{values}, {d.probability:.0%} of them ({unit}; {d.evidence})"
+        if self.policy.is_empty:
+            yield "test images show no distortion that training images lack"
+
+
+def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None, max_images=1000, rows=1600):
+    """Measure the shift from train to test and fit the policy that undoes it.
+
+    train_paths, test_paths: image files, at most `max_images` of each are read; test_paths may be empty, then only the
+    natural symmetries are found. `embed`: images -> (n, d) pretrained features, or None.
+    """
+    with Timer() as timer, threadpool_limits(1, user_api="blas"):
+        train, kept, native = load(train_paths, seed, workers, max_images)
+        labels = np.asarray(train_labels)[kept]
+        natural = natural_symmetries(train, labels, embed, seed, workers) if len(train) > 8 else ()
+        report = ShiftReport(ShiftPolicy(natural=natural), natural, n_train=len(train))
+        if len(test_paths) and len(train) > 8:
+            test, shown, _ = load(test_paths, seed + 1, workers, max_images)
+            report = measured(report, train, test, native, embed, seed, workers, rows)
+            report = replace(report, examples={"train": [str(train_paths[i]) for i in kept[:8]],
+                                               "test": [str(test_paths[i]) for i in shown[:8]], "seed": seed})
+    return replace(report, seconds=timer.seconds)
+
+
+def load(paths, seed, workers, most):
+    """(images of at most LONG_SIDE_PX, their indices, median of original over kept size); broken files are left out."""
+    def read(i):
+        try:
+            image, full = decode_bytes(Path(paths[i]).read_bytes(), LONG_SIDE_PX)
+        except (ValueError, OSError):
+            return None
+        scale = min(1.0, LONG_SIDE_PX / max(image.shape))
+        shape = [max(8, round(side * scale)) for side in image.shape[:2]]
+        return (resized(image, shape) if scale < 1 or min(image.shape[:2]) < 8 else image), max(full) / max(shape)
+
+    picked = np.random.default_rng(seed).permutation(len(paths))[:most]
+    read_images = parallel_map(read, picked, workers)
+    kept = [k for k, item in enumerate(read_images) if item is not None]
+    return [read_images[k][0] for k in kept], picked[kept], float(np.median([read_images[k][1] for k in kept]))
+
+
+def measured(report, train, test, native, embed, seed, workers, n):
+    """The report with the policy and what stands for it."""
+    table = [statistics(image) for image in test]
+    names = list(table[0])
+    rows = {"test": np.array([list(t.values()) for t in table], np.float32)}
+    found = search(train, rows["test"], seed_of(seed, "search"), workers, n)
+    orientation = count_orientations(train, features(test, None, workers), found, None, seed_of(seed, "turn"), n, workers)
+    policy = policy_of(found, orientation, report.natural_symmetries, native)
+    local = policy_of(found, orientation, (), 1.0)
+    sample = train[:600]
+    matched = [distort(image, local, seed_of(seed, i), lambda s: train[s % len(train)]) for i, image in enumerate(sample)]
+    for name, images in (("train", sample), ("matched", matched)):
+        rows[name] = np.array(parallel_map(lambda image: list(statistics(image).values()), images, workers), np.float32)
+    table = {name: {split: np.quantile(rows[split][:, k], (0.1, 0.5, 0.9)).tolist() for split in rows}
+             | {"auc": roc_auc_score(np.repeat([0, 1], [len(sample), len(test)]), np.r_[rows["train"][:, k], rows["test"][:, k]])}
+             for k, name in enumerate(names)}
+    if embed is not None:
+        for name, images in (("train", sample), ("matched", matched), ("test", test[:600])):
+            rows[name] = np.concatenate([rows[name][:600], embed(images)], 1)
+    return replace(report, policy=policy, orientation=orientation, statistics=table, n_test=len(test),
+                   auc_before=separability(rows["train"], rows["test"][:600], seed),
+                   auc_after=separability(rows["matched"], rows["test"][:600], seed))
+
+
+def policy_of(found, orientation, natural, native):
+    """The findings as a ShiftPolicy, lengths in pixels of the original images."""
+    to_native = {"blur": native, "motion_blur": native, "noise": native}
+    distortions = [Distortion(g, o["share"], 0, 0, f"share {o['ci90'][0]:.2f}..{o['ci90'][1]:.2f}")
+                   for g, o in orientation.items() if g != "identity"]
+    for f in found.kinds.values():
+        low, high = np.clip(np.array([f.low, f.high]) * to_native.get(f.kind, 1), *DISTORTIONS[f.kind][:2]).tolist()
+        distortions.append(Distortion(f.kind, float(f.probability), low, high,
+                                      f"log likelihood +{f.gain:.0f}, by chance +{f.chance:.0f}"))
+    geometry = set(GEOMETRY) & set(found.kinds)
+    fill = tuple(float(x) for x in found.fill) if geometry else ShiftPolicy().fill
+    return ShiftPolicy(tuple(distortions), fill, float(found.expand) if geometry else 0.0,
+                       float(found.geometry_first) if geometry else 0.0, natural)

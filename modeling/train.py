@@ -24,7 +24,7 @@ except ImportError:      # Windows
     resource = None
 
 from config import FitSpec
-from modeling.optim import base_lr, lr_at, make_ema, make_optimizer, set_lr
+from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
 from utils import RunError, UserError, seed_of
 
 
@@ -129,7 +129,7 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
     network.to(device)
     objective.to(device)
     optimizer = make_optimizer(network, optim, pretrained)
-    peak, ema = base_lr(optim, pretrained), make_ema(network, optim, n_steps)
+    peak, ema = peak_lr(network, optim, pretrained), make_ema(network, optim, n_steps)
     state = TrainState(network, ema, optimizer, scaler)
     history = state.load(folder)
     if config.runtime.compile == "on":

@@ -5,7 +5,7 @@ import torch
 
 from config import ModelConfig, OptimConfig
 from modeling.network import WeightsSource, build_network
-from modeling.optim import base_lr, lr_at, make_ema, make_optimizer, parameter_groups, set_lr
+from modeling.optim import lr_at, make_ema, make_optimizer, parameter_groups, peak_lr, set_lr
 
 OPTIM = OptimConfig(batch_size=64)
 
@@ -21,9 +21,11 @@ def test_the_learning_rate_is_a_pure_function_with_warm_up_and_cosine():
     assert all(a >= b for a, b in pairwise(lrs[9:])) and 0.01 <= lrs[-1] < 0.012
 
 
-def test_the_peak_follows_the_batch_and_the_setting():
-    assert base_lr(OptimConfig(batch_size=16), True) == pytest.approx(base_lr(OPTIM, True) / 2)
-    assert base_lr(OptimConfig(batch_size=16, lr=0.3), True) == 0.3
+def test_the_peak_follows_the_kind_of_network_the_batch_and_the_setting():
+    layer_norm, batch_norm = network(), network("mobilenetv3_small_050")
+    assert peak_lr(batch_norm, OPTIM, True) > peak_lr(layer_norm, OPTIM, True)
+    assert peak_lr(layer_norm, OptimConfig(batch_size=16), True) == pytest.approx(peak_lr(layer_norm, OPTIM, True) / 2)
+    assert peak_lr(layer_norm, OptimConfig(batch_size=16, lr=0.3), True) == 0.3
 
 
 def test_layers_near_the_input_learn_slower_and_norms_do_not_decay():

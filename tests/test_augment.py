@@ -1,0 +1,188 @@
+"""Distortions do what their unit says, policies refuse nonsense, augmentations are a function of the seed alone."""
+import multiprocessing
+import pickle
+from dataclasses import replace
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from config import AugmentConfig
+from modeling.augment import (
+    DISTORTIONS,
+    SYMMETRIES,
+    BatchMix,
+    Distortion,
+    ShiftPolicy,
+    apply,
+    distort,
+    draw,
+    plain_view,
+    testlike_view,
+    train_augment,
+    turn,
+)
+from utils import UserError
+
+testlike_view.__test__ = False
+SQUARE = {"image_size_px": 64, "resize": "letterbox"}
+POLICY = ShiftPolicy(
+    (Distortion("flip_vertical", 0.5, 0, 0), Distortion("ghost", 0.5, 0.1, 0.4), Distortion("blur", 0.5, 0.5, 2),
+     Distortion("noise", 0.5, 5, 20), Distortion("rotate", 0.8, -30, 30), Distortion("jpeg", 0.5, 20, 60)),
+    fill=(0.5, 0.5, 0.0, 0.0), expand=0.5, geometry_first=0.5, natural=("flip_horizontal",))
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """(60, 90, 3) with an upright shape, smooth parts and edges."""
+    image = np.full((60, 90, 3), (180, 150, 120), np.uint8)
+    cv2.putText(image, "Rb", (10, 45), cv2.FONT_HERSHEY_SIMPLEX, 1.4, (20, 40, 200), 3)
+    return image
+
+
+def other(seed):
+    return np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)
+
+
+def only(image, seed=0, native_scale=1.0, fill="white", **values):
+    return apply(image, values | {"fill": fill}, np.random.default_rng(seed), other, native_scale)
+
+
+@pytest.mark.parametrize("kind", [k for k in DISTORTIONS if k not in SYMMETRIES])
+def test_every_distortion_changes_the_image_and_keeps_its_type(picture, kind):
+    low, high, _ = DISTORTIONS[kind]
+    out = only(picture, **{kind: low + 0.7 * (high - low)})
+    assert out.dtype == np.uint8 and out.shape == picture.shape and not np.array_equal(out, picture)
+
+
+def test_symmetries_are_the_group_of_the_square(picture):
+    reference = {"flip_horizontal": cv2.flip(picture, 1), "flip_vertical": cv2.flip(picture, 0),
+                 "rotate_180": cv2.rotate(picture, cv2.ROTATE_180), "transpose": cv2.transpose(picture),
+                 "rotate_90": cv2.rotate(picture, cv2.ROTATE_90_CLOCKWISE),
+                 "rotate_270": cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE),
+                 "transverse": cv2.rotate(cv2.transpose(picture), cv2.ROTATE_180)}
+    assert all(np.array_equal(turn(picture, s), reference[s]) for s in SYMMETRIES)
+
+
+def test_noise_has_the_asked_standard_deviation_and_shrinks_with_the_image():
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    assert only(grey, noise=12.0).std() == pytest.approx(12, rel=0.05)
+    assert only(grey, noise=12.0, native_scale=0.5).std() == pytest.approx(6, rel=0.05)
+
+
+def test_damage_then_reduction_equals_reduction_then_converted_damage():
+    image = cv2.GaussianBlur(other(1).repeat(8, 0).repeat(8, 1), (0, 0), 2)
+    def reduce(x):
+        return cv2.resize(x, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(float)
+    late, early = only(reduce(image).astype(np.uint8), blur=4.0, native_scale=0.5), reduce(only(image, blur=4.0))
+    assert np.abs(late - early).mean() < 1.5
+
+
+def test_rotation_turns_counter_clockwise_in_the_frame_and_fills(picture):
+    out = only(picture, rotate=30.0, fill="black")
+    assert out.shape == picture.shape and (out[0, 0] == 0).all()
+    right = np.zeros((61, 61, 3), np.uint8)
+    right[29:32, 50:] = 255
+    rows, columns = np.nonzero(only(right, rotate=90.0, fill="black")[..., 0])
+    assert rows.mean() < 15 and abs(columns.mean() - 30) < 2
+    grown = only(picture, rotate=45.0, expand=True)
+    assert max(grown.shape) == max(picture.shape) and grown.shape != picture.shape
+
+
+def test_probabilities_and_ranges_are_met():
+    policy = ShiftPolicy((Distortion("flip_vertical", 0.3, 0, 0), Distortion("rotate_90", 0.2, 0, 0),
+                          Distortion("blur", 0.6, 1, 3)))
+    values = [draw(policy, np.random.default_rng(i)) for i in range(4000)]
+    turned = [v.get("symmetry") for v in values]
+    assert turned.count("flip_vertical") / 4000 == pytest.approx(0.3, abs=0.03)
+    assert turned.count("rotate_90") / 4000 == pytest.approx(0.2, abs=0.03)
+    sigma = [v["blur"] for v in values if "blur" in v]
+    assert len(sigma) / 4000 == pytest.approx(0.6, abs=0.03) and min(sigma) >= 1 and max(sigma) <= 3
+
+
+@pytest.mark.parametrize("values, text", [
+    (("smear", 0.5, 0, 1), "Distortion.kind must be one of"), (("blur", 1.5, 0, 1), "probability of blur must be 0..1"),
+    (("blur", 0.5, 2, 1), "range of blur must be low <= high"), (("jpeg", 0.5, 0, 50), "within 1..100")])
+def test_a_wrong_distortion_is_refused(values, text):
+    with pytest.raises(UserError, match=text):
+        Distortion(*values)
+
+
+def test_a_wrong_policy_is_refused():
+    half = Distortion("flip_vertical", 0.6, 0, 0)
+    with pytest.raises(UserError, match="must differ"):
+        ShiftPolicy((half, half))
+    with pytest.raises(UserError, match="sum to at most 1"):
+        ShiftPolicy((half, Distortion("rotate_90", 0.6, 0, 0)))
+    with pytest.raises(UserError, match=r"ShiftPolicy\.fill"):
+        ShiftPolicy(fill=(1.0, 1.0, 0.0, 0.0))
+
+
+def test_a_policy_survives_json():
+    assert ShiftPolicy.from_json(POLICY.to_json()) == POLICY and POLICY.get("blur").high == 2
+    assert ShiftPolicy().is_empty and not POLICY.is_empty and POLICY.get("scale") is None
+
+
+@pytest.mark.parametrize("policy", ["matched", "standard", "none"])
+@pytest.mark.parametrize("resize", ["letterbox", "squash", "crop"])
+def test_an_augmentation_is_a_function_of_the_seed(picture, policy, resize):
+    augment = train_augment(AugmentConfig(policy=policy), POLICY, image_size_px=64, resize=resize, native_scale=0.7)
+    copy = pickle.loads(pickle.dumps(augment))
+    out = [augment(picture, seed, other) for seed in range(8)]
+    assert all(o.shape == (64, 64, 3) and o.dtype == np.uint8 for o in out)
+    assert all(np.array_equal(o, copy(picture, seed, other)) for seed, o in enumerate(out))
+    assert (len({o.tobytes() for o in out}) == 1) == (policy == "none")
+
+
+def test_workers_that_are_spawned_agree(picture):
+    augment = train_augment(AugmentConfig(), POLICY, **SQUARE)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert np.array_equal(pool.apply(augment, (picture, 3)), augment(picture, 3))
+
+
+def test_matched_without_shift_is_standard_and_flips_only_what_is_natural(picture):
+    empty = ShiftPolicy(natural=("flip_horizontal",))
+    matched, standard = (train_augment(AugmentConfig(policy=p), empty, **SQUARE) for p in ("matched", "standard"))
+    assert matched == standard
+    def mirrored_share(augment):
+        plain = plain_view(64, "letterbox")(picture).astype(float)
+        return np.mean([np.abs(o - plain[:, ::-1]).mean() < np.abs(o - plain).mean()
+                        for o in (augment(picture, s).astype(float) for s in range(100))])
+    assert 0.3 < mirrored_share(matched) < 0.7
+    assert mirrored_share(train_augment(AugmentConfig(), replace(empty, natural=()), **SQUARE)) < 0.1
+
+
+def test_testlike_is_the_policy_and_nothing_else(picture):
+    view = testlike_view(POLICY, **SQUARE, native_scale=1.0)
+    expected = plain_view(64, "letterbox")(distort(picture, POLICY, 5, other))
+    assert np.array_equal(view(picture, 5, other), expected)
+
+
+class Batch(NamedTuple):
+    images: torch.Tensor
+    targets: torch.Tensor
+    weight: torch.Tensor
+    index: torch.Tensor
+
+
+@pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_mixed_targets_are_the_shares_of_the_pixels(alphas, dtype):
+    images = torch.arange(8).mul(30).to(dtype)[:, None, None, None].expand(8, 3, 32, 32)
+    batch = Batch(images, torch.eye(8), torch.ones(8), torch.arange(8))
+    mix = BatchMix(AugmentConfig(mixup_alpha=alphas[0], cutmix_alpha=alphas[1], mix_share=1.0))
+    for seed in range(5):
+        out = mix(batch, torch.Generator().manual_seed(seed))
+        again = mix(batch, torch.Generator().manual_seed(seed))
+        assert torch.equal(out.images, again.images) and out.images.dtype == dtype
+        assert torch.allclose(out.targets.sum(1), torch.ones(8)) and torch.allclose(out.weight, torch.ones(8))
+        mean = out.images.float().mean((1, 2, 3))
+        assert torch.allclose(mean, out.targets @ (torch.arange(8.0) * 30), atol=0.6)
+
+
+def test_batches_are_left_alone_when_mixing_is_off():
+    batch = Batch(torch.zeros(2, 3, 4, 4), torch.eye(2), torch.ones(2), torch.arange(2))
+    for off in ({"mix_share": 0.0}, {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "mix_share": 1.0}):
+        assert BatchMix(AugmentConfig(**off))(batch, torch.Generator().manual_seed(0)) is batch

@@ -1,0 +1,134 @@
+"""On small drawn images: nothing is found where nothing is, single distortions are found, natural mirrors are told."""
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, turn
+from modeling.shift import (
+    ORIENTATIONS,
+    ShiftReport,
+    border_statistics,
+    flip_shares,
+    match_shift,
+    mixture,
+    natural_symmetries,
+    orientation_mixtures,
+    statistics,
+)
+
+SIDE = 96
+
+
+def letter(text, rng):
+    """A letter on a shaded ground, at a random place, size and grey."""
+    image = np.full((SIDE, SIDE, 3), rng.integers(150, 230, 3), np.uint8)
+    place = (int(rng.integers(20, 40)), int(rng.integers(60, 80)))
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, rng.uniform(1.3, 2), rng.integers(0, 90, 3).tolist(), 3)
+    shade = np.linspace(-15, 15, SIDE)[None, :, None] * rng.uniform(-1, 1) + rng.normal(0, 1.5, image.shape)
+    return np.clip(image + shade, 0, 255).astype(np.uint8)
+
+
+def ring(n_bars, rng):
+    """A ring or a cross: the same in all eight symmetries."""
+    image = np.full((SIDE, SIDE, 3), rng.integers(150, 230, 3), np.uint8)
+    centre, colour = (SIDE - 1) / 2 + rng.uniform(-12, 12, 2), rng.integers(0, 90, 3).tolist()
+    if n_bars:
+        cv2.drawMarker(image, centre.astype(int).tolist(), colour, cv2.MARKER_CROSS, int(rng.integers(30, 60)), 5)
+    else:
+        cv2.circle(image, centre.astype(int).tolist(), int(rng.integers(15, 30)), colour, 4)
+    return turn(image, (None, *SYMMETRIES)[rng.integers(8)])
+
+
+def images_of(draw, kinds, n, seed):
+    rng = np.random.default_rng(seed)
+    return [draw(kinds[i % len(kinds)], rng) for i in range(n)], np.arange(n) % len(kinds)
+
+
+def save(images, folder):
+    folder.mkdir()
+    for i, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{i:04}.png"), image[..., ::-1])
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    images, labels = images_of(letter, "FRG4", 200, seed=0)
+    return save(images, tmp_path_factory.mktemp("letters") / "train"), labels
+
+
+def found(train, tmp_path, *distortions, **settings):
+    images, _ = images_of(letter, "FRG4", 200, seed=1)
+    policy = ShiftPolicy(tuple(Distortion(*d) for d in distortions), **settings)
+    test = [distort(image, policy, i, lambda s: images[s % len(images)]) for i, image in enumerate(images)]
+    return match_shift(*train, save(test, tmp_path / "test"), seed=0, workers=2, rows=480)
+
+
+def test_no_shift_gives_an_empty_policy_and_a_report_that_survives_json(train, tmp_path):
+    report = found(train, tmp_path)
+    assert report.policy.is_empty and report.natural_symmetries == () and report.symmetries == ("identity",)
+    assert report.auc_before["value"] < 0.65
+    assert ShiftReport.from_json(json.loads(json.dumps(report.to_json()))).policy == report.policy
+    assert any("no distortion" in line for line in report.describe())
+
+
+def test_flips_and_blur_are_found_together(train, tmp_path):
+    policy = found(train, tmp_path, ("flip_vertical", 0.5, 0, 0), ("blur", 1.0, 1.0, 2.5)).policy
+    assert policy.get("flip_vertical").probability == pytest.approx(0.5, abs=0.15)
+    blur = policy.get("blur")
+    assert blur.probability > 0.8 and blur.low > 0.6 and blur.high < 3.5
+    assert all(d.probability <= 0.2 for d in policy.distortions if d.kind not in ("flip_vertical", "blur"))
+
+
+def test_rotation_and_its_fill_are_found(train, tmp_path):
+    policy = found(train, tmp_path, ("rotate", 1.0, -25, 25), fill=(0.0, 1.0, 0.0, 0.0)).policy
+    turned = policy.get("rotate")
+    assert turned.probability > 0.8 and turned.low == pytest.approx(-25, abs=8) and turned.high == pytest.approx(25, abs=8)
+    assert policy.fill[1] > 0.8
+
+
+def test_letters_have_no_natural_mirror_and_rings_have_all():
+    letters, y = images_of(letter, "bd", 80, seed=2)
+    assert "flip_horizontal" not in natural_symmetries(letters, y, None, 0, 1)
+    rings, y = images_of(ring, (0, 2), 80, seed=3)
+    assert len(natural_symmetries(rings, y, None, 0, 1)) == 7
+
+
+def test_without_test_images_only_the_natural_symmetries_are_measured(train):
+    report = match_shift(*train, [], seed=0, workers=1)
+    assert report.policy.is_empty and report.auc_before is None and list(report.describe()) == []
+
+
+def test_broken_files_are_left_out(train, tmp_path):
+    paths, labels = train
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert match_shift([*paths, tmp_path / "broken.png"], [*labels, 0], [], seed=0, workers=1).n_train == len(paths)
+
+
+def test_statistics_are_finite_on_odd_images():
+    for shape in ((8, 8), (8, 500), (300, 9), (37, 41)):
+        for image in (np.zeros((*shape, 3), np.uint8), np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)):
+            assert np.isfinite(list(statistics(image).values())).all()
+
+
+def test_wedges_tell_the_angle():
+    image = np.random.default_rng(0).integers(60, 200, (120, 160, 3), np.uint8)
+    policy = ShiftPolicy((Distortion("rotate", 1, 20, 20),), fill=(1.0, 0, 0, 0))
+    grey = cv2.cvtColor(distort(image, policy, 0), cv2.COLOR_RGB2GRAY)
+    assert border_statistics(grey)["wedge_tilt"] == pytest.approx(20, abs=2)
+
+
+def test_mixture_recovers_shares_through_a_blurry_classifier():
+    rng = np.random.default_rng(0)
+    confusion = np.array([[0.6, 0.3, 0.1], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])
+    true = rng.choice(3, 5000, p=(0.2, 0.5, 0.3))
+    seen = np.array([rng.choice(3, p=confusion[t]) for t in true])
+    assert mixture(confusion[:, seen].T) == pytest.approx((0.2, 0.5, 0.3), abs=0.06)
+
+
+def test_independent_flips_make_the_group_of_the_square():
+    shares = dict(zip(ORIENTATIONS, flip_shares(1.0, 0.0, 1.0), strict=True))
+    assert shares["rotate_90"] == 1.0
+    assert np.allclose(orientation_mixtures()[0].sum(1), 1)

@@ -234,7 +234,8 @@ BASE = Config()
 PSEUDO_ROUND = Round(teacher=True, unlabelled=True)
 PRESETS = {
     # one backbone, one fold: an honest number and a submission soon
-    "quick_test": replace(BASE, mode="quick_test", data=replace(BASE.data, run_folds=1)),
+    "quick_test": replace(BASE, mode="quick_test", data=replace(BASE.data, run_folds=1),
+                          predict=replace(BASE.predict, tta_views=4)),
     # seven backbones, five folds, blended
     "full_training": replace(BASE, mode="full_training", model=replace(BASE.model, backbones=FAMILIES)),
     # the same, and a second round taught by the first

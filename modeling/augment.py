@@ -8,13 +8,18 @@ Everything random follows from the seed of the call. Order of `distort`: damage 
 symmetry, geometry, patch, JPEG; or with `geometry_first` the damage after the geometry (noise then lies on the fill too).
 About 1 ms an image at 200 px on one core. Letters: (H, W) an image, S the side of the network's input, B a batch.
 """
+import functools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
 import torch
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")     # it asks the network for a newer version when imported
+import albumentations as A
 
 from data_loader import to_square
 from utils import UserError, nearest
@@ -48,6 +53,7 @@ DISTORTIONS = {
 }
 SYMMETRIES = tuple(DISTORTIONS)[:7]
 FILLS = ("white", "black", "border", "reflect")  # what geometry leaves empty: border = median colour of the outline
+SURE_SHARE = 0.08                               # a symmetry of at least this share of the test images is no misreading
 LETTERBOX_FILL = (124, 116, 104)  # ImageNet's mean
 STANDARD = {"zoom": 0.2, "stretch": 0.1, "rotate": 8.0, "shift": 0.06, "tone": 0.2, "erase": 0.25}
 
@@ -116,12 +122,35 @@ class ShiftPolicy:
                                 "distortions": tuple(Distortion(**d) for d in values["distortions"])}))
 
     def widened(self, share=0.15):
-        """Ranges wider by `share` of their width at both ends: too strong hurts less than too weak."""
+        """For training: ranges wider by `share` of their width at both ends, and symmetries half way to equal shares of
+        the group that they generate. Too strong hurts less than too weak, and counts of symmetries are uncertain.
+        """
         def wider(d):
             lowest, highest, _ = DISTORTIONS[d.kind]
             margin = share * (d.high - d.low)
             return replace(d, low=max(lowest, d.low - margin), high=min(highest, d.high + margin))
-        return replace(self, distortions=tuple(wider(d) for d in self.distortions))
+        measured = {d.kind: d.probability for d in self.distortions if d.kind in SYMMETRIES}
+        group = generated({kind for kind, p in measured.items() if p >= SURE_SHARE})
+        evened = tuple(Distortion(kind, measured.get(kind, 0) / 2 + 0.5 / (1 + len(group)), 0, 0, "evened")
+                       for kind in SYMMETRIES if kind in group)
+        left = tuple(d for d in self.distortions if d.kind not in group)
+        left = tuple(replace(d, probability=d.probability / 2) if d.kind in SYMMETRIES else wider(d) for d in left)
+        return replace(self, distortions=evened + left)
+
+
+def generated(kinds):
+    """The symmetries that combinations of `kinds` make, without the identity."""
+    index = np.arange(9).reshape(3, 3, 1)
+    codes = {turn(index, kind).tobytes(): kind for kind in SYMMETRIES}
+    found, images = set(), [index]
+    while images:
+        image = images.pop()
+        for kind in kinds:
+            turned = turn(image, kind)
+            if (name := codes.get(turned.tobytes())) and name not in found:
+                found.add(name)
+                images.append(turned)
+    return found
 
 
 def draw(policy, rng):
@@ -308,10 +337,19 @@ class Augment:
         natural = self.policy.natural
         image = turn(image, (None, *natural)[rng.integers(1 + len(natural))])
         image = framed(image, self.image_size_px, self.resize, self.strength, rng)
-        jitter = self.strength * STANDARD["tone"]
-        kinds = ("brightness", "contrast", "saturation")
-        image = photometric(image, {kind: rng.uniform(1 - jitter, 1 + jitter) for kind in kinds}, rng)
-        return erased(image, rng) if rng.random() < self.strength * STANDARD["erase"] else image
+        pipeline = standard_pipeline(self.strength)
+        pipeline.set_random_seed(int(rng.integers(2**31)))     # albumentations ignores numpy's global seed
+        return pipeline(image=image)["image"]
+
+
+@functools.cache
+def standard_pipeline(strength):
+    """Colour jitter and random erasing by albumentations, one pipeline per process."""
+    low, high = 1 - strength * STANDARD["tone"], 1 + strength * STANDARD["tone"]
+    return A.Compose([
+        A.ColorJitter(brightness=(low, high), contrast=(low, high), saturation=(low, high), hue=(0, 0), p=1.0),
+        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.4), hole_width_range=(0.1, 0.4),
+                        fill="random_uniform", p=strength * STANDARD["erase"])])
 
 
 def framed(image, size_px, resize, strength, rng):
@@ -331,17 +369,6 @@ def framed(image, size_px, resize, strength, rng):
     offset = size_px * (0.5 + shift) - 0.5 - linear @ centre
     return cv2.warpAffine(image, np.column_stack([linear, offset]), (size_px, size_px), flags=cv2.INTER_LINEAR,
                           borderValue=LETTERBOX_FILL)
-
-
-def erased(image, rng):
-    """A rectangle of 2 to 15 % of the area replaced by a random colour."""
-    h, w = image.shape[:2]
-    share, aspect = rng.uniform(0.02, 0.15), math.exp(rng.uniform(-1, 1))
-    eh, ew = min(h, round(math.sqrt(share * aspect) * h)), min(w, round(math.sqrt(share / aspect) * w))
-    y, x = rng.integers(h - eh + 1), rng.integers(w - ew + 1)
-    image = image.copy()
-    image[y:y + eh, x:x + ew] = rng.integers(0, 256, 3)
-    return image
 
 
 def train_augment(augment, shift, *, image_size_px, resize, native_scale=1.0):

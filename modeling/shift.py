@@ -299,7 +299,7 @@ def likelihood_ratios(rows, y, source, test, n_classes, seed, folds=2):
     p_bank, p_test = np.full((len(rows), n_classes), 1e-3), np.full((len(test), n_classes), 1e-3)
     splits = GroupKFold(folds, shuffle=True, random_state=seed).split(rows, y, source)
     for fold, (fit, held) in enumerate(splits):
-        forest = ExtraTreesClassifier(80, min_samples_leaf=4, max_features=0.2, n_jobs=2, random_state=seed + fold)
+        forest = ExtraTreesClassifier(50, min_samples_leaf=4, max_features=0.2, random_state=seed + fold)
         forest.fit(rows[fit], y[fit])
         p_bank[np.ix_(held, forest.classes_)] += forest.predict_proba(rows[held])
         mine = np.arange(fold, len(test), folds)
@@ -325,9 +325,9 @@ def uniform_ranges(kind, parts=2):
     return ranges, np.stack([share[:, classes == c].sum(1) for c in range(classes.max() + 1)])
 
 
-def fit_range(ratios, kind, steps=20):
+def fit_range(ratios, kind, steps=20, parts=2):
     """(probability, low, high, gain): the likeliest for these rows; gain in log likelihood over no distortion."""
-    ranges, share = uniform_ranges(kind)
+    ranges, share = uniform_ranges(kind, parts)
     against_none = ratios @ share / ratios[:, :1] - 1
     probabilities = np.arange(1, steps + 1) / steps
     gains = np.array([np.log(np.maximum(1 + p * against_none, 1e-6)).sum(0) for p in probabilities])
@@ -375,7 +375,7 @@ def read_kind(kind, bank, test, seed):
     ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, AXES[kind].classes.max() + 1, seed)
     rng, none = np.random.default_rng(seed), (y == 0) & bank.pure
     none = none if none.sum() > 50 else y == 0
-    chance = max(fit_range(ours[resampled(bank.source, none, len(test), rng)], kind, 10)[3] for _ in range(10))
+    chance = max(fit_range(ours[resampled(bank.source, none, len(test), rng)], kind, 10, parts=1)[3] for _ in range(10))
     return Finding(kind, *fit_range(theirs, kind), max(chance, 0.0))
 
 
@@ -396,28 +396,29 @@ def mixture(ratios, iterations=300):
     return weights
 
 
-def search(images, test, seed, workers, n, rounds=3):
+def search(images, test, seed, workers, n, rounds=4):
     """Rounds of bank and reading; each bank is drawn as the round before believes the test set to be."""
     found, kinds = Found({}), list(AXES)
     for r in range(rounds):
         bank = make_bank(images, n, found, 0.15 if r else 0.3, seed_of(seed, "bank", r), workers)
         read = {kind: read_kind(kind, bank, test, seed) for kind in kinds}
-        found = with_settings(Found(chosen(read, found.kinds)), bank, test, seed)
+        before, found = found, with_settings(Found(chosen(read, found.kinds)), bank, test, seed)
         kinds = [kind for kind, f in read.items() if kind in found.kinds or f.gain > f.chance]
-        if not found.kinds:
+        if not found.kinds or (r and set(before.kinds) == set(found.kinds)):
             break
     return found
 
 
 def chosen(read, before):
-    """The kinds to go on with: in each group at most one comes and at most one goes, as its kinds explain each other."""
-    best = max(f.gain for f in read.values())
+    """The kinds to go on with. In each group at most one comes and at most one goes, as its kinds explain each other;
+    and only the likeliest come, as what looks like a second distortion is often the trace of the first."""
     kept = {}
-    for group in {a.group for a in AXES.values()}:
+    best = max((f.gain for kind, f in read.items() if kind not in before), default=0)
+    for group in dict.fromkeys(a.group for a in AXES.values()):
         members = sorted((f for k, f in read.items() if AXES[k].group == group), key=lambda f: f.gain - f.chance)
         old = [f for f in members if f.kind in before]
         old = old[1:] if old and not old[0].holds else old
-        new = [f for f in members if f.kind not in before and f.holds and (before or f.gain > 0.1 * best)]
+        new = [f for f in members if f.kind not in before and f.holds and f.gain > 0.3 * best]
         usual = [f for f in new if f.kind == USUAL.get(group) and f.gain > 0.7 * new[-1].gain]
         kept |= {f.kind: f for f in [*old, *(usual or new[-1:])]}
     return kept
@@ -442,7 +443,8 @@ def layout(image):
     g = cv2.cvtColor(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY).astype(np.float32)
     magnitude, angle = cv2.cartToPolar(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1))
     which = np.rint(angle * (4 / math.pi)).astype(int) % 8
-    cells = cv2.resize(np.where(which[..., None] == np.arange(8), magnitude[..., None], 0), (8, 8), interpolation=cv2.INTER_AREA)
+    by_direction = np.where(which[..., None] == np.arange(8), magnitude[..., None], 0)
+    cells = cv2.resize(by_direction, (8, 8), interpolation=cv2.INTER_AREA)
     thumbnail = cv2.resize(g, (8, 8), interpolation=cv2.INTER_AREA)
     return np.concatenate([np.sqrt(cells / (cells.mean() + 1)).ravel(), ((thumbnail - g.mean()) / (g.std() + 8)).ravel(),
                            [3 * math.log(w / h)]])
@@ -633,7 +635,7 @@ def nearest_share(original, mirrored):
 def separability(one, other, seed):
     """{"value", "ci90"}: AUC of telling the two sets of rows apart, cross-validated (adversarial validation)."""
     rows, y = np.concatenate([one, other]), np.repeat([0, 1], [len(one), len(other)])
-    forest = ExtraTreesClassifier(200, min_samples_leaf=3, n_jobs=2, random_state=seed)
+    forest = ExtraTreesClassifier(100, min_samples_leaf=3, random_state=seed)
     folds = StratifiedKFold(4, shuffle=True, random_state=seed)
     score = cross_val_predict(forest, rows, y, cv=folds, method="predict_proba")[:, 1]
     rng = np.random.default_rng(seed)
@@ -691,7 +693,7 @@ class ShiftReport:
             yield "test images show no distortion that training images lack"
 
 
-def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None, max_images=1000, rows=1600):
+def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None, max_images=1000, rows=1400):
     """Measure the shift from train to test and fit the policy that undoes it.
 
     train_paths, test_paths: image files, at most `max_images` of each are read; test_paths may be empty, then only the
@@ -740,8 +742,9 @@ def measured(report, train, test, native, embed, seed, workers, n):
     matched = [distort(image, local, seed_of(seed, i), lambda s: train[s % len(train)]) for i, image in enumerate(sample)]
     for name, images in (("train", sample), ("matched", matched)):
         rows[name] = np.array(parallel_map(lambda image: list(statistics(image).values()), images, workers), np.float32)
+    is_test = np.repeat([0, 1], [len(sample), len(test)])
     table = {name: {split: np.quantile(rows[split][:, k], (0.1, 0.5, 0.9)).tolist() for split in rows}
-             | {"auc": roc_auc_score(np.repeat([0, 1], [len(sample), len(test)]), np.r_[rows["train"][:, k], rows["test"][:, k]])}
+             | {"auc": roc_auc_score(is_test, np.r_[rows["train"][:, k], rows["test"][:, k]])}
              for k, name in enumerate(names)}
     if embed is not None:
         for name, images in (("train", sample), ("matched", matched), ("test", test[:600])):

@@ -186,3 +186,15 @@ def test_batches_are_left_alone_when_mixing_is_off():
     batch = Batch(torch.zeros(2, 3, 4, 4), torch.eye(2), torch.ones(2), torch.arange(2))
     for off in ({"mix_share": 0.0}, {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "mix_share": 1.0}):
         assert BatchMix(AugmentConfig(**off))(batch, torch.Generator().manual_seed(0)) is batch
+
+
+def test_symmetries_for_training_go_half_way_to_equal_shares_of_the_group_they_generate():
+    def shares(**measured):
+        policy = ShiftPolicy(tuple(Distortion(kind, p, 0, 0) for kind, p in measured.items())).widened()
+        return {d.kind: round(d.probability, 3) for d in policy.distortions}
+    assert shares(flip_vertical=0.5) == {"flip_vertical": 0.5}
+    assert shares(flip_vertical=0.3) == {"flip_vertical": 0.4}
+    assert shares(flip_horizontal=0.4, flip_vertical=0.2) == {
+        "flip_horizontal": 0.325, "flip_vertical": 0.225, "rotate_180": 0.125}
+    assert len(shares(flip_horizontal=0.4, rotate_90=0.2)) == 7
+    assert shares(transpose=0.04) == {"transpose": 0.02}      # too rare to be taken for more than a misreading

@@ -63,7 +63,7 @@ def found(train, tmp_path, *distortions, **settings):
     images, _ = images_of(letter, "FRG4", 200, seed=1)
     policy = ShiftPolicy(tuple(Distortion(*d) for d in distortions), **settings)
     test = [distort(image, policy, i, lambda s: images[s % len(images)]) for i, image in enumerate(images)]
-    return match_shift(*train, save(test, tmp_path / "test"), seed=0, workers=2, rows=480)
+    return match_shift(*train, save(test, tmp_path / "test"), seed=0, workers=2, rows=1000)
 
 
 def test_no_shift_gives_an_empty_policy_and_a_report_that_survives_json(train, tmp_path):

@@ -14,7 +14,7 @@ import platform
 import shutil
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -221,12 +221,10 @@ def progress(iterable=None, **kwargs):
     return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, **kwargs)
 
 
-def parallel_map(function, items, workers, description="", processes=False):
-    """[function(item) for item in items] over `workers` threads, or processes for work that holds the interpreter lock."""
+def parallel_map(function, items, workers, description=""):
+    """[function(item) for item in items] over `workers` threads, for work that releases the interpreter lock."""
     items = list(items)
     if workers <= 1 or len(items) < 2:
         return [function(item) for item in progress(items, desc=description)]
-    pool = ProcessPoolExecutor if processes else ThreadPoolExecutor
-    with pool(workers) as executor:
-        chunksize = max(1, min(32, len(items) // (4 * workers))) if processes else 1
-        return list(progress(executor.map(function, items, chunksize=chunksize), desc=description, total=len(items)))
+    with ThreadPoolExecutor(workers) as executor:
+        return list(progress(executor.map(function, items), desc=description, total=len(items)))

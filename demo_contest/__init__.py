@@ -9,12 +9,14 @@ import hashlib
 import os
 import random
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
-from utils import UserError, canonical_json, parallel_map, read_json, seed_of, write_atomic, write_json
+from utils import RunError, UserError, canonical_json, read_json, seed_of, write_atomic, write_json
 
 from .classes import CLASS_NAMES, TRAIN_COUNTS, draw_clean
 from .distort import apply, draw_distortion, needs_other
@@ -53,7 +55,7 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
     if not _is_drawn(folder, made_of):
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        _draw_images(partial, samples, workers or len(os.sched_getaffinity(0)))
+        _draw_images(partial, made_of["size"], seed, workers or os.cpu_count() or 1)
         _write_tables(partial, samples)
         write_json(partial / MARK, made_of)
         os.replace(partial, folder)
@@ -124,22 +126,30 @@ def _wrong_labels(counts, rng):
 
 # ---------------------------------------------------------------- drawing and writing
 
-def _draw_images(folder, samples, workers):
+def _draw_images(folder, size, seed, workers):
+    """Every image of the plan, in `workers` fresh processes: one that is forked beside running threads may hang."""
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
-    n_threads = cv2.getNumThreads()
+    command = [sys.executable, "-m", "demo_contest", str(folder.resolve()), str(size), str(seed)]
+    root = Path(__file__).resolve().parent.parent
+    children = [subprocess.Popen([*command, str(part), str(workers)], cwd=root) for part in range(workers)]
     try:
-        parallel_map(_draw_file, [(folder, sample) for sample in samples], workers, "drawing the demo", processes=True)
+        statuses = [child.wait() for child in children]
     finally:
-        cv2.setNumThreads(n_threads)            # with one worker the drawing was done in this process
+        for child in children:
+            child.kill()
+            child.wait()
+    if any(statuses):
+        raise RunError(f"drawing the demo in {folder} failed (exit statuses {statuses}): see the lines above")
 
 
-def _draw_file(task):
-    folder, sample = task
+def draw_part(folder, size, seed, part, parts):
+    """Draw and write every `parts`-th image of the plan, from number `part` on."""
     cv2.setNumThreads(1)                        # one process a core is faster than threads in each
-    image, quality = draw_sample(sample)
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    (folder / sample.split / sample.name).write_bytes(encoded.tobytes())
+    for sample in plan(size, seed)[part::parts]:
+        image, quality = draw_sample(sample)
+        encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        (Path(folder) / sample.split / sample.name).write_bytes(encoded.tobytes())
 
 
 def draw_sample(sample):

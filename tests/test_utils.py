@@ -73,6 +73,5 @@ def test_a_second_process_is_refused_by_pid_and_a_dead_ones_lock_is_free(tmp_pat
         pass
 
 
-@pytest.mark.parametrize("processes", [False, True])
-def test_parallel_map_keeps_the_order(processes):
-    assert parallel_map(abs, range(-9, 9), workers=2, processes=processes) == [abs(i) for i in range(-9, 9)]
+def test_parallel_map_keeps_the_order():
+    assert parallel_map(abs, range(-9, 9), workers=2) == [abs(i) for i in range(-9, 9)]

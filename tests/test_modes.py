@@ -55,11 +55,12 @@ def test_quick_test(results, capsys):
 
 
 def test_full_training_trains_all_35_fits(results):
-    check_complete(run_demo(results, "full_training"), 5, 35, 7)
+    check_complete(run_demo(results, "full_training", "augment.policy=standard"), 5, 35, 7)
 
 
 def test_competition_ready_trains_its_second_round(results):
-    folder = run_demo(results, "competition_ready", "data.n_folds=2", "model.backbones=convnext,efficientnetv2,vit")
+    folder = run_demo(results, "competition_ready", "data.n_folds=2", "augment.policy=standard",
+                      "model.backbones=convnext,efficientnetv2,vit")
     check_complete(folder, 2, 12, 3)
 
 

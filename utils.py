@@ -147,6 +147,20 @@ def damaged_files(folder):
             if not (Path(folder) / name).is_file() or digest_file(Path(folder) / name) != digest]
 
 
+ORPHAN_SECONDS = 20
+
+
+def is_alive(owner):
+    """Whether the process that an owner file names may still run; one on another host may."""
+    try:
+        who = read_json(owner)
+        if who["host"] == platform.node():
+            os.kill(who["pid"], 0)
+        return True
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 @contextlib.contextmanager
 def exclusive(folder):
     """Hold `folder` for this process; a second process is refused with the first one's pid and host.
@@ -157,7 +171,8 @@ def exclusive(folder):
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / ".lock"), folder / ".owner.json"
     try:
-        lock.acquire(timeout=0)
+        # loading processes of a killed run hold its lock for the seconds in which they notice that it is gone
+        lock.acquire(timeout=0 if is_alive(owner) else ORPHAN_SECONDS)
     except Timeout:
         try:
             who = "process {pid} on {host}".format(**read_json(owner))

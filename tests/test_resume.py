@@ -96,7 +96,7 @@ def test_ten_random_kills_of_a_run_on_the_embedded_contest(tmp_path):
     duration, rng, kills = time.monotonic() - begin, random.Random(0), 0
     while kills < 10:
         process = start("killed")
-        time.sleep(rng.uniform(0.3, 0.9) * duration)
+        time.sleep(rng.uniform(0.25, 0.65) * duration)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         process.stderr.close()

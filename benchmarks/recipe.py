@@ -3,7 +3,7 @@
     python -m benchmarks.recipe DATA_DIR WEIGHTS_DIR --per_class 40 "optim.lr=0.001" "optim.lr=0.002 augment.mix_share=0"
 
 Each argument is one variant of --set pairs. A few labelled images per class train, all other labelled images of the
-contest judge (near-duplicates of training images left out; test images are not read). One view, no shift matching.
+contest judge (near-duplicates of training images left out; the real test images are audited, never trained or scored on). One view, no shift matching.
 """
 import argparse
 import statistics
@@ -29,7 +29,7 @@ def few_per_class(catalog, per_class, seed):
 
 
 def write_contest(catalog, few, judged, folder):
-    """A contest folder with links to the few images as train and the judging ones as test."""
+    """A contest folder with copies of the few images as train and of the judging ones as test."""
     for split, rows in (("train", few), ("test", judged)):
         (folder / split).mkdir(parents=True)
         for row in rows:

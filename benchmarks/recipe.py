@@ -3,7 +3,8 @@
     python -m benchmarks.recipe DATA_DIR WEIGHTS_DIR --per_class 40 "optim.lr=0.001" "optim.lr=0.002 augment.mix_share=0"
 
 Each argument is one variant of --set pairs. A few labelled images per class train, all other labelled images of the
-contest judge (near-duplicates of training images left out; the real test images are audited, never trained or scored on). One view, no shift matching.
+contest judge (near-duplicates of training images left out; the real test images are audited, never trained or scored
+on). One view, no shift matching.
 """
 import argparse
 import statistics

@@ -1,6 +1,6 @@
 """Does match_shift find a known distortion? One half of a contest's training images is distorted and plays the test set.
 
-    python -m benchmarks.shift_recovery DATA_DIR [--only blur noise] [--seed 0] [--rows 1600]
+    python -m benchmarks.shift_recovery DATA_DIR [--only blur noise] [--seed 0] [--quality 90]
 
 DATA_DIR: train.csv with columns ID and target, and the images in train/. Prints one row per distortion: what was done,
 what was found, and whether that is within 0.15 of the probability and 30 % of the range with nothing else over 0.15.
@@ -48,12 +48,13 @@ def halves(data_dir, seed):
     return [list(zip(*rows[k::2], strict=True)) for k in (0, 1)]
 
 
-def save_distorted(paths, policy, folder, seed):
-    """The distorted images as PNG files."""
+def save_distorted(paths, policy, folder, seed, quality=100):
+    """The distorted images as JPEG files of that quality, 100: as PNG files."""
     images = [decode_image(path) for path in paths]
     for i, image in enumerate(images):
         out = distort(image, policy, seed * 100_000 + i, lambda s: images[s % len(images)])
-        cv2.imwrite(f"{folder}/{i:05}.png", out[..., ::-1])
+        name = f"{folder}/{i:05}.{'png' if quality == 100 else 'jpg'}"
+        cv2.imwrite(name, out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality] if quality < 100 else [])
     return sorted(Path(folder).iterdir())
 
 
@@ -77,14 +78,14 @@ def main():
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=1600)
+    parser.add_argument("--quality", type=int, default=100, help="of the JPEG files written; 100: PNG")
     args = parser.parse_args()
     (train, labels), (held, _) = halves(args.data_dir, args.seed)
     print(f"{args.data_dir.name}: {len(train)} training images, {len(held)} pretended test images, seed {args.seed}")
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            paths = save_distorted(held, CASES[name], folder, args.seed)
-            report = match_shift(train, labels, paths, seed=args.seed, workers=2, rows=args.rows)
+            paths = save_distorted(held, CASES[name], folder, args.seed, args.quality)
+            report = match_shift(train, labels, paths, seed=args.seed, workers=2)
         found = ", ".join(f"{d.kind} p {d.probability:.2f} {d.low:.3g}..{d.high:.3g}" for d in report.policy.distortions)
         print(f"{name:14} {verdict(CASES[name], report.policy):34} AUC {report.auc_before['value']:.2f} -> "
               f"{report.auc_after['value']:.2f}  {report.seconds:4.0f} s  {found or 'empty'}", flush=True)

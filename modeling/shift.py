@@ -14,10 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -27,173 +24,23 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from data_loader import decode_bytes
-from modeling.augment import (
-    DISTORTIONS,
-    FILLS,
-    SYMMETRIES,
-    Distortion,
-    ShiftPolicy,
-    apply,
-    compress,
-    distort,
-    resized,
-    turn,
+from modeling.augment import DISTORTIONS, FILLS, SYMMETRIES, Distortion, ShiftPolicy, apply, compress, draw, resized
+from modeling.orientation import (
+    MIN_GAIN,
+    ORIENTATIONS,
+    count_orientations,
+    features,
+    natural_symmetries,
+    orientation_row,
+    resampled,
 )
+from modeling.traces import jpeg_quality, statistics
 from utils import Timer, parallel_map, plain, seed_of
 
 LONG_SIDE_PX = 512
-MIN_GAIN = 8.0     # log likelihood above chance
 PURE_SHARE = 0.3   # of a bank's rows
-
-
-# ---------------------------------------------------------------- statistics of one image
-
-def statistics(image):
-    """{name: value} of an (H, W, 3) uint8 image: no content, only how the picture was made."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    g = grey.astype(np.float32)
-    return {**size_statistics(image), **tone_statistics(image, grey), **sharpness_statistics(g),
-            **noise_statistics(image, g), **block_statistics(g), **direction_statistics(g), **border_statistics(grey)}
-
-
-def log(x):
-    return np.log(np.maximum(x, 1e-3))
-
-
-def size_statistics(image):
-    h, w = image.shape[:2]
-    return {"log_aspect": math.log(w / h), "log_side": math.log(max(h, w))}
-
-
-def tone_statistics(image, grey):
-    histogram = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
-    cumulative = np.cumsum(histogram)
-    quantiles = np.searchsorted(cumulative, (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98))
-    mean, std = cv2.meanStdDev(grey)
-    small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA).reshape(-1, 3).astype(np.float32)
-    value = small.max(1)
-    bright = small[np.argsort(value)[-200:]].mean(0)
-    return {"brightness": mean[0, 0], "contrast": std[0, 0],
-            **{f"grey_q{q}": v for q, v in zip((2, 10, 25, 50, 75, 90, 98), quantiles, strict=True)},
-            "share_0": histogram[0], "share_255": histogram[255],
-            "share_dark": cumulative[12], "share_bright": 1 - cumulative[242], "levels": (histogram > 0).sum(),
-            "saturation": np.mean((value - small.min(1)) / (value + 1)), "colourful": np.mean(value - small.min(1)),
-            "red_green": np.mean(small[:, 0] - small[:, 1]), "blue_green": np.mean(small[:, 2] - small[:, 1]),
-            "bright_red_green": bright[0] - bright[1], "bright_blue_green": bright[2] - bright[1]}
-
-
-def sharpness_statistics(g):
-    """Laplacian variance at three scales, and how differences grow with distance in four directions."""
-    values, level = {}, g
-    for scale in (1, 2, 4):
-        values[f"log_laplacian_{scale}"] = log(cv2.meanStdDev(cv2.Laplacian(level, cv2.CV_32F))[1][0, 0] ** 2)
-        level = cv2.resize(level, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(level.shape) > 8 else level
-    for name, direction in {"x": (0, 1), "y": (1, 0), "d": (1, 1), "e": (1, -1)}.items():
-        near, mid, far = (step(g, k * direction[0], k * direction[1]) for k in (1, 2, 4))
-        means = [log(cv2.mean(s)[0]) for s in (near, mid, far)]
-        values |= {f"log_step_{name}": means[0], f"grow2_{name}": means[1] - means[0],
-                   f"grow4_{name}": means[2] - means[1], f"edge_{name}": quantile(near[::3, ::3], 0.99)}
-    return values
-
-
-def quantile(values, q):
-    k = int(q * (values.size - 1))
-    return np.partition(values.ravel(), k)[k]
-
-
-def step(g, dy, dx):
-    """|difference| between pixels that far apart."""
-    h, w = g.shape
-    a, b = g[:h - dy], g[dy:]
-    return cv2.absdiff(a[:, :w - dx], b[:, dx:]) if dx >= 0 else cv2.absdiff(a[:, -dx:], b[:, :w + dx])
-
-
-def noise_statistics(image, g):
-    """Immerkaer's noise estimate (1996), and high-frequency energy in the flattest tiles, grey and colour."""
-    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-    red, green = cv2.extractChannel(image, 0), cv2.extractChannel(image, 1)
-    planes = {"flat": g, "noise": cv2.filter2D(g, -1, mask),
-              "colour_noise": cv2.filter2D(cv2.subtract(red, green, dtype=cv2.CV_32F), -1, mask)}
-    values = {}
-    for name, plane in planes.items():
-        std = np.sort(tile_std(plane, 8).ravel())
-        values |= {f"log_{name}_q{q}": log(std[int(q / 100 * (len(std) - 1))]) for q in (2, 10, 25, 50, 75, 95)}
-        if name == "flat":
-            values["blank_share"] = np.searchsorted(std, 3) / len(std)
-        else:
-            values[f"log_{name}"] = log(cv2.mean(cv2.absdiff(plane, 0))[0] * 1.2533)
-    return values
-
-
-def tile_std(plane, side):
-    """Standard deviation within each tile of side x side pixels."""
-    size = (max(1, plane.shape[1] // side), max(1, plane.shape[0] // side))
-    plane = plane[:size[1] * side, :size[0] * side]
-    mean, square = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (plane, plane * plane))
-    return np.sqrt(np.maximum(square - mean * mean, 0))
-
-
-DCT = np.array([[math.sqrt((2 if k else 1) / 8) * math.cos(math.pi * (2 * i + 1) * k / 16) for i in range(8)]
-                for k in range(8)], np.float32)
-BAND = np.add.outer(np.arange(8), np.arange(8))
-
-
-def block_statistics(g):
-    """JPEG: steps at the 8-pixel grid against steps elsewhere; zero and mean coefficients by diagonal of the block."""
-    dx, dy = np.abs(np.diff(g, axis=1)).mean(0), np.abs(np.diff(g, axis=0)).mean(1)
-    on_grid = {"x": dx[7::8].sum() / max(1, len(dx) // 8), "y": dy[7::8].sum() / max(1, len(dy) // 8)}
-    values = {f"blocking_{name}": log(on_grid[name] / (d.mean() + 1e-3)) for name, d in (("x", dx), ("y", dy))}
-    h, w = g.shape[0] // 8, g.shape[1] // 8
-    columns = (DCT @ g[:8 * h, :8 * w].reshape(h, 8, 8 * w)).reshape(-1, 8)
-    coefficients = cv2.absdiff(columns @ DCT.T, 0).reshape(h, 8, w, 8)
-    energy, zero = coefficients.mean((0, 2)), (coefficients < 1).mean((0, 2))
-    for low, high in ((1, 2), (3, 4), (5, 6), (7, 9), (10, 14)):
-        band = (low <= BAND) & (high >= BAND)
-        values |= {f"log_dct_{low}": log(energy[band].mean()), f"zero_dct_{low}": zero[band].mean()}
-    return values
-
-
-def direction_statistics(g):
-    """Moments of the gradient's direction: order 4 knows a tilt modulo 90 degrees, order 2 modulo 180."""
-    smooth = cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    magnitude, angle = cv2.cartToPolar(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    histogram = np.bincount((angle.ravel() * (90 / math.pi)).astype(int) % 90, magnitude.ravel(), 90)
-    histogram /= histogram.sum() + 1e-3
-    theta = np.arange(90) * math.pi / 45
-    values = {}
-    for order in (1, 2, 4, 6):
-        moment = np.sum(histogram * np.exp(1j * order * theta))
-        values |= {f"turn{order}_cos": moment.real, f"turn{order}_sin": moment.imag, f"turn{order}": abs(moment)}
-    quarter = histogram.reshape(2, 45).sum(0)
-    peak = quarter + np.roll(quarter, 1) + np.roll(quarter, -1)
-    best = int(np.argmax(peak))
-    return values | {"tilt": (best if best < 23 else best - 45) * 2.0, "tilt_peak": peak[best]}
-
-
-def border_statistics(grey):
-    """Outline and corners: runs of one colour from a corner along its two sides are the legs of a rotation's wedge."""
-    scale = 96 / max(grey.shape)
-    small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.float32)
-    outline = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
-    values = {"outline_white": (outline > 235).mean(), "outline_black": (outline < 20).mean(),
-              "outline_mean": outline.mean(), "outline_std": outline.std()}
-    area, tilts = [], []
-    corners = {"tl": (small, 1), "tr": (small[:, ::-1], -1), "bl": (small[::-1], -1), "br": (small[::-1, ::-1], 1)}
-    for name, (view, sign) in corners.items():
-        a, b = run_length(view[0]), run_length(view[:, 0])
-        t = math.degrees(math.atan2(b, a))
-        tilts.append(sign * (t if t < 45 else t - 90))
-        area.append(a * b)
-        values |= {f"corner_{name}": view[:3, :3].mean(), f"leg_x_{name}": a / 96, f"leg_y_{name}": b / 96}
-    order = np.argsort(tilts)
-    middle = np.searchsorted(np.cumsum(np.array(area)[order]), sum(area) / 2)
-    return values | {"wedge_tilt": tilts[order[min(middle, 3)]], "wedge_area": log(sum(area)), "wedge_spread": np.std(tilts)}
-
-
-def run_length(line, tolerance=16):
-    """Pixels from the start of `line` that keep its first colour."""
-    off = np.abs(line - line[:2].mean()) > tolerance
-    return int(np.argmax(off)) if off.any() else len(line)
+FREE_SHARE = 0.3, 0.15   # of the rows that ignore what is known of a kind, in the first round and after
+VISIBLE_QUALITY = 70   # a JPEG of higher quality is no damage worth training on
 
 
 # ---------------------------------------------------------------- which values are looked for
@@ -243,6 +90,27 @@ USUAL = {"sharpness": "blur", "tone": "brightness", "geometry": "rotate"}   # ta
 
 # ---------------------------------------------------------------- a bank of distorted training images
 
+class Sample(NamedTuple):
+    """n images of a split, read for measuring: at most LONG_SIDE_PX a side."""
+
+    images: list
+    index: np.ndarray     # (n,) which of the paths
+    scale: np.ndarray     # (n,) side of the original over side of the kept image
+    quality: np.ndarray   # (n,) of the JPEG compression that the file was, or is to be, saved with; 100: not a JPEG
+
+    def distorted(self, drawn, seed, read, workers):
+        """[read(image)]: image i % n under the values drawn[i], saved as test files are."""
+        seeds = np.random.default_rng(seed).integers(2**31, size=len(drawn))
+
+        def one(i):
+            k = i % len(self.images)
+            image = apply(self.images[k], drawn[i], np.random.default_rng(seeds[i]),
+                          lambda s: self.images[s % len(self.images)])
+            return read(compress(image, self.quality[k], 1 / self.scale[k]) if self.quality[k] < 100 else image)
+
+        return parallel_map(one, range(len(drawn)), workers)
+
+
 class Bank(NamedTuple):
     """n distorted training images: what was done, to which image, and the statistics of the outcome (n, d)."""
 
@@ -251,39 +119,37 @@ class Bank(NamedTuple):
     statistics: np.ndarray
     pure: np.ndarray      # (n,) bool: drawn as the test set is believed to be, nothing tried on top
 
+    def __add__(self, other):
+        return Bank(*(a + b if isinstance(a, list) else np.concatenate([a, b]) for a, b in zip(self, other, strict=True)))
 
-def draw_values(rng, found, free=0.15):
-    """{kind: value} of one image: each kind as found so far, or freely (half the time, anywhere in its range)."""
+
+def draw_values(rng, found, kinds=(), free=0.15):
+    """{kind: value} of one image: each kind as found so far, or freely for `kinds` (half the time, anywhere in its range)."""
     values = {}
     for kind, (edges, classes, _) in AXES.items():
-        d = found.distortion(kind)
-        if rng.random() < free:
-            if rng.random() < 0.5:
+        d, u = found.distortion(kind), rng.random(2)
+        if kind in kinds and u[0] < free:
+            if u[1] < 0.5:
                 i = rng.choice(np.flatnonzero(classes))
                 values[kind] = rng.uniform(edges[i], edges[i + 1])
-        elif d and rng.random() < d.probability:
+        elif d and u[1] < d.probability:
             values[kind] = rng.uniform(d.low, d.high)
     for name, (choices, shares) in found.settings().items():
-        p = np.full(len(choices), 1 / len(choices)) if rng.random() < 2 * free else shares
+        p = np.full(len(choices), 1 / len(choices)) if kinds and rng.random() < 2 * free else shares
         values[name] = choices[rng.choice(len(choices), p=p)]
     return values
 
 
-def make_bank(images, n, found, free, seed, workers, resave=0.5):
-    """`resave`: share that is also saved as a good JPEG, which is no damage but leaves traces."""
+def make_bank(train, n, found, kinds, free, seed, workers):
     rng = np.random.default_rng(seed)
     pure = rng.random(n) < PURE_SHARE
-    values = [draw_values(rng, found, 0.0 if p else free) for p in pure]
-    source = np.arange(n) % len(images)
-    seeds = rng.integers(2**31, size=n)
-    save = np.where(rng.random(n) < resave, rng.uniform(85, 100, n), 0)
+    values = [draw_values(rng, found, () if p else kinds, free) for p in pure]
+    rows = train.distorted(values, seed, trace_row, workers)
+    return Bank(values, np.arange(n) % len(train.images), np.array(rows), pure)
 
-    def row(i):
-        image = apply(images[source[i]], values[i], np.random.default_rng(seeds[i]), lambda s: images[s % len(images)])
-        image = compress(image, save[i]) if save[i] else image
-        return list(statistics(image).values())
 
-    return Bank(values, source, np.array(parallel_map(row, range(n), workers), np.float32), pure)
+def trace_row(image):
+    return np.array(list(statistics(image).values()), np.float32)
 
 
 def classes_of(values, kind):
@@ -396,16 +262,20 @@ def mixture(ratios, iterations=300):
     return weights
 
 
-def search(images, test, seed, workers, n, rounds=4):
-    """Rounds of bank and reading; each bank is drawn as the round before believes the test set to be."""
-    found, kinds = Found({}), list(AXES)
+def search(train, test, seed, workers, n, rounds=5):
+    """Rounds of bank and reading; each bank is drawn as the round before believes the test set to be.
+
+    The first tries much at once and finds what is plain; the next ones try single kinds on top of that.
+    """
+    found, kinds, bank = Found({}), list(AXES), None
     for r in range(rounds):
-        bank = make_bank(images, n, found, 0.15 if r else 0.3, seed_of(seed, "bank", r), workers)
+        new = make_bank(train, n, found, kinds, FREE_SHARE[min(r, 1)], seed_of(seed, "bank", r), workers)
+        bank = new if r < 2 else bank._replace(pure=bank.pure & False) + new
         read = {kind: read_kind(kind, bank, test, seed) for kind in kinds}
         before, found = found, with_settings(Found(chosen(read, found.kinds)), bank, test, seed)
-        kinds = [kind for kind, f in read.items() if kind in found.kinds or f.gain > f.chance]
-        if not found.kinds or (r and set(before.kinds) == set(found.kinds)):
+        if set(before.kinds) == set(found.kinds) and r >= (2 if found.kinds else 1):
             break
+        kinds = [kind for kind, f in read.items() if r == 0 or kind in found.kinds or f.gain > f.chance]
     return found
 
 
@@ -433,201 +303,6 @@ def with_settings(found, bank, test, seed):
         found, fill=read_setting("fill", FILLS, shown, bank, test, seed),
         expand=read_setting("expand", (False, True), {"rotate"}, bank, test, seed)[1] if "rotate" in shown else 0.0,
         geometry_first=read_setting("geometry_first", (False, True), shown, bank, test, seed)[1])
-
-
-# ---------------------------------------------------------------- orientation
-
-def layout(image):
-    """Histograms of signed gradient directions in 8 x 8 cells, a thumbnail and the aspect: where things are."""
-    h, w = image.shape[:2]
-    g = cv2.cvtColor(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    magnitude, angle = cv2.cartToPolar(cv2.Sobel(g, cv2.CV_32F, 1, 0), cv2.Sobel(g, cv2.CV_32F, 0, 1))
-    which = np.rint(angle * (4 / math.pi)).astype(int) % 8
-    by_direction = np.where(which[..., None] == np.arange(8), magnitude[..., None], 0)
-    cells = cv2.resize(by_direction, (8, 8), interpolation=cv2.INTER_AREA)
-    thumbnail = cv2.resize(g, (8, 8), interpolation=cv2.INTER_AREA)
-    return np.concatenate([np.sqrt(cells / (cells.mean() + 1)).ravel(), ((thumbnail - g.mean()) / (g.std() + 8)).ravel(),
-                           [3 * math.log(w / h)]])
-
-
-def levelled(image):
-    """The image turned back by the angle of its corner wedges, where it has any, and a little smoothed."""
-    tilt = wedge_tilt(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    image = cv2.GaussianBlur(image, (0, 0), 0.8)
-    if abs(tilt) < 2:
-        return image
-    h, w = image.shape[:2]
-    matrix = cv2.getRotationMatrix2D((w / 2 - 0.5, h / 2 - 0.5), -tilt, 1.0)
-    return cv2.warpAffine(image, matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)
-
-
-def wedge_tilt(grey):
-    values = border_statistics(grey)
-    return values["wedge_tilt"] if values["wedge_area"] > 3 and values["wedge_spread"] < 8 else 0.0
-
-
-def local_patterns(image):
-    """Local binary patterns (Ojala et al., 2002) with a threshold, at two scales: strokes of text know left and up."""
-    g = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.int16)
-    rows = []
-    for _ in range(2):
-        if min(g.shape) < 5:
-            rows.append(np.zeros(255))
-            continue
-        centre = g[1:-1, 1:-1] + 12
-        code = np.zeros(centre.shape, np.uint8)
-        for bit, (y, x) in enumerate(((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))):
-            code |= (g[y:y + centre.shape[0], x:x + centre.shape[1]] > centre).astype(np.uint8) << bit
-        histogram = np.bincount(code.ravel(), minlength=256)[1:].astype(float)
-        rows.append(np.sqrt(histogram / (histogram.sum() + 1)))
-        g = cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return np.concatenate(rows)
-
-
-def orientation_row(image):
-    image = levelled(image)
-    return np.concatenate([layout(image), 6 * local_patterns(image)])
-
-
-def features(images, embed, workers=2):
-    """(n, d) layout and local patterns, beside pretrained features."""
-    rows = np.array(parallel_map(orientation_row, images, workers), np.float32)
-    return rows if embed is None else np.concatenate([rows, np.asarray(embed(images), np.float32)], 1)
-
-
-def turned(image, symmetry):
-    return turn(image, None if symmetry == "identity" else symmetry)
-
-
-ORIENTATIONS = ("identity", *SYMMETRIES)
-
-
-def count_orientations(images, test_features, found, embed, seed, n, workers):
-    """{symmetry: share} of the test images; one is added at a time, while the likelihood rises by more than chance."""
-    rng = np.random.default_rng(seed)
-    y = rng.permutation(np.maximum(np.arange(n) % 10 - 2, 0))
-    source = np.arange(n) % len(images)
-    seeds = rng.integers(2**31, size=n)
-
-    def row(i):
-        draws = np.random.default_rng(seeds[i])
-        values = draw_values(draws, found, 0.0) | {"symmetry": None if y[i] == 0 else ORIENTATIONS[y[i]]}
-        return apply(images[source[i]], values, draws, lambda s: images[s % len(images)])
-
-    bank = features(parallel_map(row, range(n), workers), embed, workers)
-    ours, theirs = linear_ratios(bank, y, source, test_features, seed)
-    shares, penalty = orientation_mixtures()
-    upright = [ours[resampled(source, y == 0, len(theirs), rng)] for _ in range(10)]
-    chance = max(likeliest(r, shares, penalty)[1] for r in upright)
-    if likeliest(theirs, shares, penalty)[1] < chance + MIN_GAIN:
-        return {"identity": {"share": 1.0, "ci90": [1.0, 1.0]}}
-    share = expected_shares(theirs, shares, penalty)
-    draws = [expected_shares(theirs[rng.integers(len(theirs), size=len(theirs))], shares, penalty) for _ in range(50)]
-    spread = np.quantile(draws, (0.05, 0.95), axis=0)
-    return {g: {"share": float(share[k]), "ci90": spread[:, k].tolist()}
-            for k, g in enumerate(ORIENTATIONS) if share[k] >= 0.03}
-
-
-def orientation_mixtures(step=0.05):
-    """(M, 8) shares of the orientations that a test set may have, and (M,) penalties by their number of free values.
-
-    One symmetry at any share; horizontal, vertical flip and transpose, each independent at any probability (as pipelines
-    have them); quarter turns at any shares.
-    """
-    grid = np.arange(0, 1 + 1e-9, step)
-    coarse = grid[::2]
-    single = [(np.eye(8)[0] * (1 - p) + np.eye(8)[k] * p, 1) for k in range(1, 8) for p in grid]
-    flips = [(flip_shares(h, v, t), (h > 0) + (v > 0) + (t > 0)) for h in coarse for v in coarse for t in coarse]
-    turns = [(np.eye(8)[[0, 5, 3, 6]].T @ (1 - a - b - c, a, b, c), (a > 0) + (b > 0) + (c > 0))
-             for a in coarse for b in coarse for c in coarse if a + b + c <= 1 + 1e-9]
-    shares, free = zip(*single, *flips, *turns, strict=True)
-    return np.clip(shares, 0, 1), 2.0 * np.array(free)
-
-
-def flip_shares(horizontal, vertical, transpose):
-    """(8,) shares of ORIENTATIONS when a horizontal flip, a vertical flip and a transpose are drawn independently."""
-    mirror = np.outer((1 - horizontal, horizontal), (1 - vertical, vertical)).ravel()   # none, v, h, both
-    after = mirror[[0, 2, 1, 3]]                                                        # none, h, v, both
-    # a transpose before: none -> transpose, h -> rotate_90, v -> rotate_270, both -> transverse
-    return np.concatenate([after * (1 - transpose), after[[0, 1, 2, 3]] * transpose])
-
-
-def expected_shares(ratios, shares, penalty):
-    """(8,) posterior mean over the mixtures: what the images cannot decide (a mirror, often) is spread, not guessed."""
-    score = np.log(ratios @ shares.T + 1e-9).sum(0) - penalty
-    weight = np.exp((score - score.max()) / 2)
-    return weight @ shares / weight.sum()
-
-
-def likeliest(ratios, shares, penalty):
-    """(shares, gain in log likelihood over all upright) of the best mixture."""
-    score = np.log(ratios @ shares.T + 1e-9).sum(0) - np.log(ratios[:, 0] + 1e-9).sum() - penalty
-    best = int(np.argmax(score))
-    return shares[best], float(score[best])
-
-
-def resampled(source, allowed, n, rng):
-    """About n of the allowed rows, drawn by whole source images with replacement."""
-    rows = {s: np.flatnonzero((source == s) & allowed) for s in np.unique(source[allowed])}
-    per_source = allowed.sum() / len(rows)
-    picked = rng.choice(list(rows), max(1, round(n / per_source)))
-    return np.concatenate([rows[s] for s in picked])
-
-
-def linear_ratios(rows, y, source, test, seed, folds=3):
-    """As `likelihood_ratios`, with a linear classifier for many smooth features."""
-    p_bank, p_test = np.zeros((len(rows), 8)), np.zeros((len(test), 8))
-    for fold, (fit, held) in enumerate(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, y, source)):
-        model = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3))
-        model.fit(rows[fit], y[fit])
-        p_bank[held] = model.predict_proba(rows[held])
-        p_test[fold::folds] = model.predict_proba(test[fold::folds])
-    prior = np.bincount(y) / len(y)
-    half = source % 2 == 0
-    log_bank, log_test = np.log(p_bank + 1e-4), np.log(p_test + 1e-4)
-    ours, theirs = np.empty_like(p_bank), np.empty_like(p_test)
-    for k, part in enumerate((half, ~half)):
-        model = LogisticRegression(C=1.0, max_iter=500, tol=1e-2).fit(log_bank[part], y[part])
-        ours[~part], theirs[k::2] = model.predict_proba(log_bank[~part]), model.predict_proba(log_test[k::2])
-    return ours / prior, theirs / prior
-
-
-def natural_symmetries(images, labels, embed, seed, workers, n=240):
-    """Symmetries under which the images of each class look like themselves: safe to add to any augmentation.
-
-    Two tests per symmetry, because a class may have its own mirror (b and d) or all classes one (text): does the
-    nearest neighbour within the class tell original from turned (Schilling, 1986), and does a linear classifier?
-    """
-    rng = np.random.default_rng(seed)
-    labels = np.asarray(labels)
-    picked = rng.permutation(len(images))[:n]
-    picked = picked[np.argsort(labels[picked], kind="stable")]
-    y = labels[picked]
-    originals = [images[i] for i in picked]
-    rows = {g: features([turned(image, g) for image in originals], embed, workers) for g in ORIENTATIONS}
-    scaler = make_pipeline(StandardScaler(), PCA(min(60, len(picked) // 2), whiten=True, random_state=seed))
-    scaler.fit(np.concatenate(list(rows.values())))
-    rows = {g: scaler.transform(r) for g, r in rows.items()}
-    return tuple(g for g in SYMMETRIES if is_natural(rows["identity"], rows[g], y, seed))
-
-
-def is_natural(original, mirrored, y, seed):
-    classes = [c for c in np.unique(y) if (y == c).sum() > 2]
-    nearer = np.concatenate([[0.5], *(nearest_share(original[y == c], mirrored[y == c]) for c in classes)])
-    centre = {c: (original[y == c].mean(0) + mirrored[y == c].mean(0)) / 2 for c in np.unique(y)}
-    middle = np.array([centre[c] for c in y])
-    rows, side = np.concatenate([original - middle, mirrored - middle]), np.repeat([0, 1], len(y))
-    guess = cross_val_predict(LogisticRegression(C=0.01), rows, side, cv=GroupKFold(5), groups=np.tile(np.arange(len(y)), 2))
-    limit = 0.5 + max(0.07, 1.4 / math.sqrt(len(y)))
-    return max(nearer.mean(), (guess == side).mean()) < limit
-
-
-def nearest_share(original, mirrored):
-    """For each row of a class: 1 where its nearest other is an original, 0 where mirrored, its own mirror left out."""
-    to_original, to_mirrored = (np.linalg.norm(original[:, None] - other[None], axis=2) for other in (original, mirrored))
-    np.fill_diagonal(to_original, np.inf)
-    np.fill_diagonal(to_mirrored, np.inf)
-    return (to_original.min(1) < to_mirrored.min(1)).astype(float)
 
 
 # ---------------------------------------------------------------- the report
@@ -700,58 +375,85 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     natural symmetries are found. `embed`: images -> (n, d) pretrained features, or None.
     """
     with Timer() as timer, threadpool_limits(1, user_api="blas"):
-        train, kept, native = load(train_paths, seed, workers, max_images)
-        labels = np.asarray(train_labels)[kept]
-        natural = natural_symmetries(train, labels, embed, seed, workers) if len(train) > 8 else ()
-        report = ShiftReport(ShiftPolicy(natural=natural), natural, n_train=len(train))
-        if len(test_paths) and len(train) > 8:
-            test, shown, _ = load(test_paths, seed + 1, workers, max_images)
-            report = measured(report, train, test, native, embed, seed, workers, rows)
-            report = replace(report, examples={"train": [str(train_paths[i]) for i in kept[:8]],
-                                               "test": [str(test_paths[i]) for i in shown[:8]], "seed": seed})
+        train = load(train_paths, seed, workers, max_images)
+        labels = np.asarray(train_labels)[train.index]
+        natural = natural_symmetries(train.images, labels, embed, seed, workers) if len(train.images) > 8 else ()
+        report = ShiftReport(ShiftPolicy(natural=natural), natural, n_train=len(train.images))
+        if len(test_paths) and len(train.images) > 8:
+            test = load(test_paths, seed + 1, workers, max_images)
+            report = measured(report, train, test, embed, seed, workers, rows)
+            report = replace(report, examples={"train": [str(train_paths[i]) for i in train.index[:8]],
+                                               "test": [str(test_paths[i]) for i in test.index[:8]], "seed": seed})
     return replace(report, seconds=timer.seconds)
 
 
 def load(paths, seed, workers, most):
-    """(images of at most LONG_SIDE_PX, their indices, median of original over kept size); broken files are left out."""
+    """A random Sample of at most `most` images; broken files are left out."""
     def read(i):
         try:
-            image, full = decode_bytes(Path(paths[i]).read_bytes(), LONG_SIDE_PX)
+            data = Path(paths[i]).read_bytes()
+            image, full = decode_bytes(data, LONG_SIDE_PX)
         except (ValueError, OSError):
             return None
         scale = min(1.0, LONG_SIDE_PX / max(image.shape))
         shape = [max(8, round(side * scale)) for side in image.shape[:2]]
-        return (resized(image, shape) if scale < 1 or min(image.shape[:2]) < 8 else image), max(full) / max(shape)
+        kept = resized(image, shape) if scale < 1 or min(image.shape[:2]) < 8 else image
+        return kept, i, max(full) / max(shape), jpeg_quality(data)
 
     picked = np.random.default_rng(seed).permutation(len(paths))[:most]
-    read_images = parallel_map(read, picked, workers)
-    kept = [k for k, item in enumerate(read_images) if item is not None]
-    return [read_images[k][0] for k in kept], picked[kept], float(np.median([read_images[k][1] for k in kept]))
+    rows = [row for row in parallel_map(read, picked, workers) if row is not None]
+    images, *columns = zip(*rows, strict=True) if rows else ([], [], [], [])
+    return Sample(list(images), *(np.array(c) for c in columns))
 
 
-def measured(report, train, test, native, embed, seed, workers, n):
+def coupled(ours, theirs):
+    """For each of `ours` the value of `theirs` at the same rank: equal where the two are distributed alike."""
+    rank = np.argsort(np.argsort(ours, kind="stable"), kind="stable")
+    return np.sort(theirs)[rank * len(theirs) // len(ours)]
+
+
+def measured(report, train, test, embed, seed, workers, n):
     """The report with the policy and what stands for it."""
-    table = [statistics(image) for image in test]
-    names = list(table[0])
-    rows = {"test": np.array([list(t.values()) for t in table], np.float32)}
+    train, own_quality = train._replace(quality=coupled(train.quality, test.quality)), train.quality
+    rows = {"test": np.array(parallel_map(trace_row, test.images, workers))}
     found = search(train, rows["test"], seed_of(seed, "search"), workers, n)
-    orientation = count_orientations(train, features(test, None, workers), found, None, seed_of(seed, "turn"), n, workers)
-    policy = policy_of(found, orientation, report.natural_symmetries, native)
-    local = policy_of(found, orientation, (), 1.0)
-    sample = train[:600]
-    matched = [distort(image, local, seed_of(seed, i), lambda s: train[s % len(train)]) for i, image in enumerate(sample)]
-    for name, images in (("train", sample), ("matched", matched)):
-        rows[name] = np.array(parallel_map(lambda image: list(statistics(image).values()), images, workers), np.float32)
-    is_test = np.repeat([0, 1], [len(sample), len(test)])
+    orientation = orientations(train, test, found, seed_of(seed, "turn"), n, workers)
+    policy = policy_of(found, orientation, report.natural_symmetries, float(np.median(train.scale)))
+    local, some = policy_of(found, orientation, (), 1.0), train.images[:600]
+    drawn = [draw(local, np.random.default_rng(seed_of(seed, i))) for i in range(len(some))]
+    images = {"train": some, "test": test.images[:600],
+              "matched": train.distorted(drawn, seed_of(seed, "matched"), lambda image: image, workers)}
+    for name in ("train", "matched"):
+        rows[name] = np.array(parallel_map(trace_row, images[name], workers))
+    is_test = np.repeat([0, 1], [len(some), len(test.images)])
     table = {name: {split: np.quantile(rows[split][:, k], (0.1, 0.5, 0.9)).tolist() for split in rows}
              | {"auc": roc_auc_score(is_test, np.r_[rows["train"][:, k], rows["test"][:, k]])}
-             for k, name in enumerate(names)}
+             for k, name in enumerate(statistics(some[0]))}
     if embed is not None:
-        for name, images in (("train", sample), ("matched", matched), ("test", test[:600])):
-            rows[name] = np.concatenate([rows[name][:600], embed(images)], 1)
-    return replace(report, policy=policy, orientation=orientation, statistics=table, n_test=len(test),
+        rows = {name: np.concatenate([rows[name][:600], embed(images[name])], 1) for name in rows}
+    policy = with_compression(policy, own_quality, train.quality)
+    return replace(report, policy=policy, orientation=orientation, statistics=table, n_test=len(test.images),
                    auc_before=separability(rows["train"], rows["test"][:600], seed),
                    auc_after=separability(rows["matched"], rows["test"][:600], seed))
+
+
+def orientations(train, test, found, seed, n, workers):
+    """{symmetry: share} of the test images, read with a bank of training images turned and distorted as was found."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.maximum(np.arange(n) % 10 - 2, 0))
+    drawn = [draw_values(rng, found) | {"symmetry": None if k == 0 else ORIENTATIONS[k]} for k in y]
+    bank = np.array(train.distorted(drawn, seed, orientation_row, workers), np.float32)
+    return count_orientations(bank, y, np.arange(n) % len(train.images), features(test.images, None, workers), seed)
+
+
+def with_compression(policy, ours, theirs):
+    """With the compression that the test files' headers state, where the eye would see it and training files lack it."""
+    coarser = (theirs <= VISIBLE_QUALITY) & (theirs < ours - 5)
+    if policy.get("jpeg") or coarser.mean() < 0.05:
+        return policy
+    low, high = np.quantile(theirs[coarser], (0.02, 0.98)).tolist()
+    return replace(policy, distortions=(*policy.distortions, Distortion(
+        "jpeg", float(coarser.mean()), low, high, "as the headers of the test files say")))
 
 
 def policy_of(found, orientation, natural, native):

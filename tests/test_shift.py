@@ -6,17 +6,9 @@ import numpy as np
 import pytest
 
 from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, turn
-from modeling.shift import (
-    ORIENTATIONS,
-    ShiftReport,
-    border_statistics,
-    flip_shares,
-    match_shift,
-    mixture,
-    natural_symmetries,
-    orientation_mixtures,
-    statistics,
-)
+from modeling.orientation import ORIENTATIONS, flip_shares, natural_symmetries, orientation_mixtures
+from modeling.shift import ShiftReport, match_shift, mixture
+from modeling.traces import border_statistics, statistics
 
 SIDE = 96
 

@@ -6,6 +6,7 @@ Nothing here knows about images, classes or fits. A stage turns values into file
     run_stage(stage, lambda folder: (folder / "folds.csv").write_text(...))     # does nothing when it is complete
 """
 import contextlib
+import ctypes
 import difflib
 import hashlib
 import json
@@ -22,6 +23,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # of malloc.h
 
 
 class UserError(Exception):
@@ -234,6 +238,13 @@ class Timer:
 def progress(iterable=None, **kwargs):
     """A tqdm bar on standard error, silent where that is not a terminal (logs stay readable)."""
     return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, **kwargs)
+
+
+def keep_freed_memory():
+    """Let glibc keep large freed blocks: a training step on the CPU otherwise returns and faults in gigabytes a second."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, size_bytes in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
+            libc.mallopt(option, size_bytes)
 
 
 def parallel_map(function, items, workers, description=""):

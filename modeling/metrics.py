@@ -65,6 +65,27 @@ def bootstrap_ci90(metric, labels, probs, *, draws, seed):
     return [float(v) for v in np.percentile(scores, [5, 95])]
 
 
+def score_shift(metric, labels, probs, others, *, seed, draws=100):
+    """How much higher (below 0: lower) the metric is on the unlabelled rows `others` (m, C) than on the labelled (n, C).
+
+    Mean of two estimates: the score where labels are drawn from the calibrated predictions themselves (arXiv 2401.08348),
+    and, where a larger metric is better, average thresholded confidence (arXiv 2201.04234): the share of rows that are
+    surer than the threshold which tells the labelled rows' right share. Both take the same models' predictions.
+    """
+    rng, n = np.random.default_rng(seed), len(labels)
+
+    def drawn_score(probs):
+        rows = probs[rng.integers(len(probs), size=n)]
+        return metric((rng.random((n, 1)) > rows.cumsum(1)[:, :-1]).sum(1), rows)
+
+    by_calibration = np.mean([drawn_score(others) - drawn_score(probs) for _ in range(draws)])
+    right = accuracy(labels, probs)
+    if metric.sign < 0 or right == 0:
+        return float(by_calibration)
+    surer = (others.max(1) > np.quantile(probs.max(1), 1 - right)).mean()
+    return float((by_calibration + metric(labels, probs) * (surer / right - 1)) / 2)
+
+
 def normalized(probs, floor=1e-7):
     """Rows clipped away from 0 that sum to 1 in float64."""
     probs = np.clip(np.asarray(probs, dtype=np.float64), floor, None)

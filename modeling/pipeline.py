@@ -38,12 +38,12 @@ from modeling.ensemble import fit_blend
 from modeling.executor import make_executor
 from modeling.inference import Predictions, predict, views_for
 from modeling.losses import Supervised, class_weights
-from modeling.metrics import bootstrap_ci90, find_metric
+from modeling.metrics import bootstrap_ci90, find_metric, score_shift
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.shift import ShiftReport, match_shift
 from modeling.targets import pseudo_targets
 from modeling.train import fit, load_result, make_autocast, pick_device, pick_precision, seed_everything
-from utils import EventLog, Stage, Timer, exclusive, read_json, run_stage, seed_of, write_json
+from utils import EventLog, Stage, Timer, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
 
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features are used as they are: to measure the shift and the padding
@@ -89,6 +89,7 @@ def run(config, data_path, folder, answers=None, dry_run=False):
 
     answers: {id: class value} of the test images where they are known (the embedded contest), for the last number only.
     """
+    keep_freed_memory()
     with Timer() as timer:
         contest = read_contest(data_path, config.data)
         device = pick_device(config.runtime.device)
@@ -456,7 +457,11 @@ def run_ensemble(this, fits, metric):
         score[name] = metric(labels, probs)
         score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
-    score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
+    shift = test_score_shift(this, groups, blend, nested, labels, this.folds.fold[rows], metric) if len(audit.test) else 0.0
+    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], shift)
+    if abs(shift) > max(0.02, (score["oof_testlike_ci90"][1] - score["oof_testlike_ci90"][0]) / 2):
+        this.warn(f"the models are {'less' if shift < 0 else 'more'} sure on the test images than on training images made like "
+                  f"them, as if {metric.name} were {shift:+.3f} there: something about the test set is not matched")
     test = blend.apply({name: Predictions.mean([f.predictions("test") for _, f in members])
                         for name, members in groups.items()}) if len(audit.test) else None
 
@@ -470,6 +475,23 @@ def run_ensemble(this, fits, metric):
     table = [(name, sum(fold is not None for fold, _ in members), metric(labels, stacked[name]), blend.weights[name],
               sum(f.result.seconds for _, f in members)) for name, members in groups.items()]
     return {"score": score, "blend": blend, "table": table, "test": test}
+
+
+def test_score_shift(this, groups, blend, nested, labels, folds, metric):
+    """`metrics.score_shift` from the test-like rows of each fold to the test images, seen by that fold's own models."""
+    shifts = []
+    for fold in np.unique(folds):
+        test = blend.apply({name: fitted.predictions("test") for name, members in groups.items()
+                            for number, fitted in members if number == fold})
+        shifts.append(score_shift(metric, labels[folds == fold], nested[folds == fold], test.probs,
+                                  seed=seed_of(this.config.seed, "confidence", int(fold))))
+    return float(np.mean(shifts))
+
+
+def expectation(score, ci90, shift):
+    """The test-like score moved by what the models' sureness on the test images says; as wide as the two differ more."""
+    return {"confidence_shift": shift, "expected": score + shift,
+            "expected_ci90": [ci90[0] + shift - abs(shift), ci90[1] + shift + abs(shift)]}
 
 
 def blend_parts(folds, seed):

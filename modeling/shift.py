@@ -38,8 +38,8 @@ from modeling.traces import jpeg_quality, statistics
 from utils import Timer, parallel_map, plain, seed_of
 
 LONG_SIDE_PX = 512
+COMPARED = 400           # images a side for the adversarial AUC
 PURE_SHARE = 0.3   # of a bank's rows
-FREE_SHARE = 0.3, 0.15   # of the rows that ignore what is known of a kind, in the first round and after
 VISIBLE_QUALITY = 70   # a JPEG of higher quality is no damage worth training on
 
 
@@ -265,11 +265,13 @@ def mixture(ratios, iterations=300):
 def search(train, test, seed, workers, n, rounds=5):
     """Rounds of bank and reading; each bank is drawn as the round before believes the test set to be.
 
-    The first tries much at once and finds what is plain; the next ones try single kinds on top of that.
+    The first tries much at once and finds what is plain; the second looks for single kinds on top of that, in more
+    images; the next ones only for what may still be there.
     """
     found, kinds, bank = Found({}), list(AXES), None
     for r in range(rounds):
-        new = make_bank(train, n, found, kinds, FREE_SHARE[min(r, 1)], seed_of(seed, "bank", r), workers)
+        size, free = ((n, 0.3), (2 * n, 0.15), (n, 0.15))[min(r, 2)]
+        new = make_bank(train, size, found, kinds, free, seed_of(seed, "bank", r), workers)
         bank = new if r < 2 else bank._replace(pure=bank.pure & False) + new
         read = {kind: read_kind(kind, bank, test, seed) for kind in kinds}
         before, found = found, with_settings(Found(chosen(read, found.kinds)), bank, test, seed)
@@ -368,7 +370,7 @@ class ShiftReport:
             yield "test images show no distortion that training images lack"
 
 
-def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None, max_images=1000, rows=1400):
+def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None, max_images=1000, rows=1000):
     """Measure the shift from train to test and fit the policy that undoes it.
 
     train_paths, test_paths: image files, at most `max_images` of each are read; test_paths may be empty, then only the
@@ -417,11 +419,11 @@ def measured(report, train, test, embed, seed, workers, n):
     train, own_quality = train._replace(quality=coupled(train.quality, test.quality)), train.quality
     rows = {"test": np.array(parallel_map(trace_row, test.images, workers))}
     found = search(train, rows["test"], seed_of(seed, "search"), workers, n)
-    orientation = orientations(train, test, found, seed_of(seed, "turn"), n, workers)
+    orientation = orientations(train, test, found, seed_of(seed, "turn"), n * 3 // 2, workers)
     policy = policy_of(found, orientation, report.natural_symmetries, float(np.median(train.scale)))
-    local, some = policy_of(found, orientation, (), 1.0), train.images[:600]
+    local, some = policy_of(found, orientation, (), 1.0), train.images[:COMPARED]
     drawn = [draw(local, np.random.default_rng(seed_of(seed, i))) for i in range(len(some))]
-    images = {"train": some, "test": test.images[:600],
+    images = {"train": some, "test": test.images[:COMPARED],
               "matched": train.distorted(drawn, seed_of(seed, "matched"), lambda image: image, workers)}
     for name in ("train", "matched"):
         rows[name] = np.array(parallel_map(trace_row, images[name], workers))
@@ -430,11 +432,11 @@ def measured(report, train, test, embed, seed, workers, n):
              | {"auc": roc_auc_score(is_test, np.r_[rows["train"][:, k], rows["test"][:, k]])}
              for k, name in enumerate(statistics(some[0]))}
     if embed is not None:
-        rows = {name: np.concatenate([rows[name][:600], embed(images[name])], 1) for name in rows}
+        rows = {name: np.concatenate([rows[name][:COMPARED], embed(images[name])], 1) for name in rows}
     policy = with_compression(policy, own_quality, train.quality)
     return replace(report, policy=policy, orientation=orientation, statistics=table, n_test=len(test.images),
-                   auc_before=separability(rows["train"], rows["test"][:600], seed),
-                   auc_after=separability(rows["matched"], rows["test"][:600], seed))
+                   auc_before=separability(rows["train"], rows["test"][:COMPARED], seed),
+                   auc_after=separability(rows["matched"], rows["test"][:COMPARED], seed))
 
 
 def orientations(train, test, found, seed, n, workers):

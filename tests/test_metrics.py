@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from modeling.metrics import METRICS, bootstrap_ci90, find_metric, fit_temperature, with_temperature
+from modeling.metrics import METRICS, bootstrap_ci90, find_metric, fit_temperature, score_shift, with_temperature
 from utils import UserError
 
 RNG = np.random.default_rng(0)
@@ -27,6 +27,21 @@ def test_the_temperature_of_a_calibrated_prediction_is_1_and_an_overconfident_on
     labels = np.array([RNG.choice(3, p=p) for p in probs])
     assert fit_temperature(labels, probs) == pytest.approx(1, abs=0.05)
     assert fit_temperature(labels, with_temperature(probs, 0.5)) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["macro_f1", "accuracy", "log_loss"])
+def test_harder_rows_are_seen_without_their_labels(name):
+    rng, metric = np.random.default_rng(1), METRICS[name]
+
+    def rows(n, spread):
+        probs = rng.dirichlet(np.full(4, spread), n)
+        return (rng.random((n, 1)) > probs.cumsum(1)[:, :-1]).sum(1), probs
+
+    labels, easy = rows(2000, 0.2)
+    same, (truth, hard) = rows(2000, 0.2)[1], rows(2000, 0.6)
+    assert score_shift(metric, labels, easy, same, seed=0) == pytest.approx(0, abs=0.03)
+    expected = metric(truth, hard) - metric(labels, easy)
+    assert score_shift(metric, labels, easy, hard, seed=0) == pytest.approx(expected, abs=0.06)
 
 
 def test_an_unknown_metric_names_the_nearest():

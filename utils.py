@@ -24,7 +24,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # of malloc.h
 
 

@@ -371,10 +371,12 @@ class ShiftReport:
 
 
 def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None, max_images=1000, rows=1000):
-    """Measure the shift from train to test and fit the policy that undoes it.
+    """Measure the shift from train to test and fit the policy that undoes it: about 80 s for 1,000 + 1,000 images of 336 px
+    on two cores, however many files there are more.
 
     train_paths, test_paths: image files, at most `max_images` of each are read; test_paths may be empty, then only the
-    natural symmetries are found. `embed`: images -> (n, d) pretrained features, or None.
+    natural symmetries are found. `rows`: most distorted images per round of the search (twice that in the second).
+    `embed`: images -> (n, d) pretrained features, or None.
     """
     with Timer() as timer, threadpool_limits(1, user_api="blas"):
         train = load(train_paths, seed, workers, max_images)
@@ -383,7 +385,8 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
         report = ShiftReport(ShiftPolicy(natural=natural), natural, n_train=len(train.images))
         if len(test_paths) and len(train.images) > 8:
             test = load(test_paths, seed + 1, workers, max_images)
-            report = measured(report, train, test, embed, seed, workers, rows)
+            n = min(rows, max(400, len(train.images) + len(test.images)))
+            report = measured(report, train, test, embed, seed, workers, n)
             report = replace(report, examples={"train": [str(train_paths[i]) for i in train.index[:8]],
                                                "test": [str(test_paths[i]) for i in test.index[:8]], "seed": seed})
     return replace(report, seconds=timer.seconds)

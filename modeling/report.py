@@ -93,7 +93,8 @@ def write_page(path, *, final, table, fits, shift, audit, config, command):
     curves, loss_range = loss_curves([[e["loss"] for e in f.epochs] for f in fits])
     statistics = sorted(shift["statistics"].items(), key=lambda item: -abs(item[1]["auc"] - 0.5))[:MOST_STATISTICS]
     write_atomic(path, template.render(
-        final=final, table=table, curves=curves, loss_range=loss_range, shift=shift, statistics=statistics,
+        final=final, table=table, curves=curves, loss_range=loss_range, shift=shift,
+        statistics=[(name, values, quantile_bars(values)) for name, values in statistics],
         strips=strips(audit, shift) if shift["auc_before"] else [], units={k: v[2] for k, v in DISTORTIONS.items()},
         command=command, config=json.dumps(plain(config), indent=1),
         environment=json.dumps(read_json(Path(path).parent / "environment.json"), indent=1)))
@@ -108,6 +109,13 @@ def loss_curves(losses, width=640, height=200):
         return f"{10 + (width - 20) * x:.1f},{height - 20 - (height - 40) * y:.1f}"
 
     return [" ".join(point(i, loss, len(fit)) for i, loss in enumerate(fit)) for fit in losses], (low, high)
+
+
+def quantile_bars(values, width=180):
+    """{split: (x of the 10, 50 and 90 % quantile)} on one scale for the three splits of a statistic."""
+    splits = ("train", "test", "matched")
+    low, high = (f([f(values[split]) for split in splits]) for f in (min, max))
+    return {split: [4 + (width - 8) * (q - low) / max(high - low, 1e-9) for q in values[split]] for split in splits}
 
 
 def strips(audit, shift):

@@ -385,6 +385,8 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
         report = ShiftReport(ShiftPolicy(natural=natural), natural, n_train=len(train.images))
         if len(test_paths) and len(train.images) > 8:
             test = load(test_paths, seed + 1, workers, max_images)
+            if not test.images:
+                return replace(report, seconds=timer.seconds)
             n = min(rows, max(400, len(train.images) + len(test.images)))
             report = measured(report, train, test, embed, seed, workers, n)
             report = replace(report, examples={"train": [str(train_paths[i]) for i in train.index[:8]],

@@ -7,8 +7,8 @@ import pytest
 
 from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, turn
 from modeling.orientation import ORIENTATIONS, flip_shares, natural_symmetries, orientation_mixtures
-from modeling.shift import ShiftReport, match_shift, mixture
-from modeling.traces import border_statistics, statistics
+from modeling.shift import ShiftReport, coupled, match_shift, mixture, with_compression
+from modeling.traces import border_statistics, jpeg_quality, statistics
 
 SIDE = 96
 
@@ -110,6 +110,32 @@ def test_wedges_tell_the_angle():
     policy = ShiftPolicy((Distortion("rotate", 1, 20, 20),), fill=(1.0, 0, 0, 0))
     grey = cv2.cvtColor(distort(image, policy, 0), cv2.COLOR_RGB2GRAY)
     assert border_statistics(grey)["wedge_tilt"] == pytest.approx(20, abs=2)
+
+
+@pytest.mark.parametrize("quality", [20, 50, 75, 95])
+def test_the_header_tells_the_quality_of_a_jpeg(quality):
+    image = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    assert jpeg_quality(data) == pytest.approx(quality, abs=1)
+    assert jpeg_quality(cv2.imencode(".png", image)[1].tobytes()) == 100
+
+
+def test_files_saved_alike_are_simulated_as_they_are_and_coarser_ones_become_a_distortion():
+    ours = np.array([75, 90, 60, 90])
+    assert coupled(ours, np.array([60, 75, 90, 90, 60, 75, 90, 90])).tolist() == ours.tolist()
+    theirs = coupled(ours, np.array([20, 30, 20, 30]))
+    jpeg = with_compression(ShiftPolicy(), ours, theirs).get("jpeg")
+    assert jpeg.probability == 1 and (jpeg.low, jpeg.high) == (20, 30)
+    assert with_compression(ShiftPolicy(), ours, np.full(4, 75)).is_empty
+
+
+def test_the_last_compression_of_the_test_files_is_no_distortion(train, tmp_path):
+    images, _ = images_of(letter, "FRG4", 200, seed=1)
+    (tmp_path / "test").mkdir()
+    paths = [str(tmp_path / "test" / f"{i:04}.jpg") for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        cv2.imwrite(path, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75])
+    assert match_shift(*train, paths, seed=0, workers=2).policy.is_empty
 
 
 def test_mixture_recovers_shares_through_a_blurry_classifier():

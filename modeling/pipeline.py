@@ -120,7 +120,7 @@ def gpu_memory_bytes(device):
 def environment():
     """Versions and hardware, for environment.json."""
     import importlib.metadata as metadata
-    packages = ("torch", "torchvision", "timm", "albumentations", "numpy", "pandas", "scikit-learn", "opencv-python-headless",
+    packages = ("torch", "torchvision", "timm", "albumentations", "numpy", "scikit-learn", "opencv-python-headless",
                 "pillow", "safetensors")
     return {"python": sys.version.split()[0], "platform": platform.platform(), "cores": os.cpu_count(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -1,6 +1,7 @@
 """The structure of DESIGN.md, read from the imports: levels, one training loop, small functions."""
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,18 @@ def test_albumentations_is_imported_in_one_place_and_no_registry_is_named():
     assert users in (["augment.py"], [])
     for path in [*ROOT.glob("*.txt"), *ROOT.glob("*.md"), *ROOT.glob("*.toml")]:
         assert "pythonhosted" not in path.read_text()
+
+
+def test_the_product_needs_nothing_beyond_requirements_txt():
+    lines = (ROOT / "requirements.txt").read_text().split()
+    required = {re.split("[=><]", line)[0].replace("-", "_") for line in lines}
+    distribution = {"cv2": "opencv_python_headless", "PIL": "pillow", "sklearn": "scikit_learn"}
+    own = {module_of(path).split(".")[0] for path in PRODUCT} | set(sys.stdlib_module_names)
+    for path in PRODUCT:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+        tops = {name.split(".")[0] for name in names} - own
+        assert {distribution.get(top, top) for top in tops} <= required, path
+    packages = re.search(r"packages = \((.*?)\)", (ROOT / "modeling/pipeline.py").read_text(), re.DOTALL)[1]
+    assert {p.replace("-", "_") for p in re.findall(r'"(.*?)"', packages)} <= required

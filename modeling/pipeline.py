@@ -2,6 +2,7 @@
 
 audit -> shift -> folds -> for each round x backbone x seed x fold: targets -> fit -> predict -> ensemble -> report
 """
+import math
 import os
 import platform
 import shlex
@@ -458,7 +459,7 @@ def run_ensemble(this, fits, metric):
         score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
     shift = test_score_shift(this, groups, blend, nested, labels, this.folds.fold[rows], metric) if len(audit.test) else 0.0
-    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], shift)
+    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], shift, most=1.0 if metric.sign > 0 else math.inf)
     if abs(shift) > max(0.02, (score["oof_testlike_ci90"][1] - score["oof_testlike_ci90"][0]) / 2):
         this.warn(f"the models are {'less' if shift < 0 else 'more'} sure on the test images than on training images made like "
                   f"them, as if {metric.name} were {shift:+.3f} there: something about the test set is not matched")
@@ -488,10 +489,13 @@ def test_score_shift(this, groups, blend, nested, labels, folds, metric):
     return float(np.mean(shifts))
 
 
-def expectation(score, ci90, shift):
-    """The test-like score moved by what the models' sureness on the test images says; as wide as the two differ more."""
-    return {"confidence_shift": shift, "expected": score + shift,
-            "expected_ci90": [ci90[0] + shift - abs(shift), ci90[1] + shift + abs(shift)]}
+def expectation(score, ci90, shift, most):
+    """The test-like score moved by what the models' sureness on the test images says; as wide as the two differ more.
+
+    All within what the metric can be: 0 to `most`.
+    """
+    values = np.clip([score + shift, ci90[0] + shift - abs(shift), ci90[1] + shift + abs(shift)], 0.0, most).tolist()
+    return {"confidence_shift": shift, "expected": values[0], "expected_ci90": values[1:]}
 
 
 def blend_parts(folds, seed):

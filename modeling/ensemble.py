@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modeling.inference import Predictions
-from modeling.metrics import fit_temperature, normalized, with_temperature
+from modeling.metrics import fit_temperature, log_loss, normalized, with_temperature
 from utils import RunError
 
 GREEDY_STEPS = 30
@@ -69,10 +69,6 @@ METHODS = {"mean": mean_weights, "greedy": greedy_weights}
 def goodness(metric, labels, probs):
     """(metric with larger better, minus log loss): equal scores are told apart."""
     return metric.sign * metric(labels, probs), -log_loss(labels, probs)
-
-
-def log_loss(labels, probs):
-    return -np.log(normalized(probs)[np.arange(len(labels)), labels]).mean()
 
 
 def fit_blend(sources, labels, parts, metric, method="auto"):

@@ -155,7 +155,7 @@ def resampled(source, allowed, n, rng):
 
 
 def linear_ratios(rows, y, source, test, seed, folds=3):
-    """As `likelihood_ratios`, with a linear classifier for many smooth features."""
+    """As `modeling.shift.likelihood_ratios`, with a linear classifier for many smooth features."""
     p_bank, p_test = np.zeros((len(rows), 8)), np.zeros((len(test), 8))
     for fold, (fit, held) in enumerate(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, y, source)):
         model = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3))

@@ -12,6 +12,7 @@ from utils import UserError, nearest
 
 FAMILIES = ("convnext", "swin", "beit", "efficientnetv2", "maxvit", "resnext", "vit")
 SCALES = ("large", "base", "small", "tiny")
+GROUPS = ("document", "photo", "minority")   # of classes that are augmented alike; minority goes with either look
 
 # family -> timm model name at (large, base, small, tiny). `tiny` members train on two CPU cores: where a family has no
 # small enough member of its own, its nearest relative stands in (TinyViT: windowed attention in stages, as Swin;
@@ -69,6 +70,8 @@ class AugmentConfig:
     mix_share: float = setting(0.3, "share of batches that are mixed (half mixup, half cutmix when both are on)",
                                low=0.0, high=1.0)
     clean_epochs: int = setting(1, "last epochs without mixing", low=0, high=1000)
+    groups: str = setting("auto", "classes augmented alike: found from their images and counts (auto), all in one (off), or "
+                          "NAME=CLASS,CLASS;NAME=.. with the names document, photo, minority (the others are found)")
 
 
 @dataclass(frozen=True)
@@ -182,8 +185,28 @@ def pair_problems(config):
         yield "rounds[].alpha must be 0: distillation on labelled images is not built yet"
     if config.runtime.time_budget_hours:
         yield "--time_budget is not built yet: leave it out and lower optim.epochs, data.run_folds or model.backbones"
+    yield from group_problems(config.augment.groups)
     if not config.rounds or config.rounds[0].teacher or config.rounds[0].unlabelled:
         yield "rounds must begin with a round that has neither teacher nor unlabelled images"
+
+
+def groups_by_hand(text):
+    """{name: classes} of augment.groups; {} for auto and off."""
+    if text in ("auto", "off"):
+        return {}
+    parts = (part.partition("=") for part in text.split(";") if part.strip())
+    return {name.strip(): tuple(c.strip() for c in classes.split(",") if c.strip()) for name, _, classes in parts}
+
+
+def group_problems(text):
+    """What is wrong with augment.groups, apart from classes that the contest lacks."""
+    groups = groups_by_hand(text)
+    unknown = [name for name in groups if name not in GROUPS]
+    if unknown or (text not in ("auto", "off") and not any(groups.values())):
+        yield (f"augment.groups must be auto, off or NAME=CLASS,CLASS;NAME=.. with the names {', '.join(GROUPS)}, "
+               f"got {text!r}{nearest(unknown[0], GROUPS) if unknown else ''}")
+    elif both := set(groups.get("document", ())) & set(groups.get("photo", ())):
+        yield f"augment.groups must name a class as document or as photo, got both for {', '.join(sorted(both))}"
 
 
 def type_name(kind):

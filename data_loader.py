@@ -251,21 +251,22 @@ class Batch(NamedTuple):
 
 
 class ImageDataset(Dataset):
-    """dataset[(epoch, i)]: image i as the transform shows it in that epoch, a function of names only.
+    """dataset[(epoch, i)]: image i as its transform shows it in that epoch, a function of names only.
 
     transform(image (H, W, 3) uint8, seed, donor) -> (S, S, 3) uint8; donor(seed) is another image of the store, for
-    transforms that paste one into another. probs None: targets of width 0 (prediction).
+    transforms that paste one into another. `transform` may be a list of n, one per image. probs None: targets of width
+    0 (prediction).
     """
 
     def __init__(self, store, sample_id, transform, seed_names, probs=None, weight=None):
-        self.store, self.sample_id = store, as_strings(sample_id)
-        self.transform, self.seed_names = transform, tuple(seed_names)
-        n = len(store)
+        self.store, self.sample_id, n = store, as_strings(sample_id), len(store)
+        self.transforms = [transform] * n if callable(transform) else list(transform)
+        self.seed_names = tuple(seed_names)
         self.probs = np.zeros((n, 0), np.float32) if probs is None else np.asarray(probs, dtype=np.float32)
         self.weight = np.ones(n, np.float32) if weight is None else np.asarray(weight, dtype=np.float32)
-        if not len(self.sample_id) == len(self.probs) == len(self.weight) == n:
+        if not len(self.sample_id) == len(self.probs) == len(self.weight) == len(self.transforms) == n:
             raise RunError(f"a dataset needs one row of each per image, got {n} images, {len(self.sample_id)} ids, "
-                           f"{len(self.probs)} probs, {len(self.weight)} weights")
+                           f"{len(self.probs)} probs, {len(self.weight)} weights, {len(self.transforms)} transforms")
 
     def __len__(self):
         return len(self.store)
@@ -277,7 +278,7 @@ class ImageDataset(Dataset):
         def donor(seed):
             return self.store[(i + 1 + seed % max(1, len(self) - 1)) % len(self)]
 
-        image = np.ascontiguousarray(self.transform(self.store[i], seed, donor).transpose(2, 0, 1))
+        image = np.ascontiguousarray(self.transforms[i](self.store[i], seed, donor).transpose(2, 0, 1))
         return torch.from_numpy(image), self.probs[i], self.weight[i], i
 
 

@@ -7,6 +7,9 @@ optim      parameter groups, the learning rate of a step, the average of the wei
 metrics    scores, intervals, calibration
 inference  Predictions, views, the inference loop
 train      the training loop: fit()
+groups     classes that look alike or are few: augmented alike
+traces     what an image tells about how it was made
+orientation which way up the images are
 shift      how the test images differ from the training images -> ShiftPolicy
 targets    what a later round learns from the models of the round before
 ensemble   out-of-fold predictions -> weights -> one blended prediction

@@ -1,7 +1,8 @@
 """What happens to an image before the network sees it: distortions with units, policies made of them, batch mixing.
 
     policy = ShiftPolicy((Distortion("blur", 0.5, 0.8, 2.0, "measured"),))
-    augment = train_augment(config.augment, policy, image_size_px=224, resize="letterbox", native_scale=0.8)
+    group = ClassGroup("all", "any", classes, n_images=1000, policy=policy)
+    augment = train_augment(config.augment, group, image_size_px=224, resize="letterbox", native_scale=0.8)
     image = augment(image, seed=7, donor=lambda seed: other_image)      # (H, W, 3) uint8 -> (224, 224, 3) uint8
 
 Everything random follows from the seed of the call. Order of `distort`: damage (ghost, resolution, blur, tone, noise),
@@ -44,6 +45,7 @@ DISTORTIONS = {
     "colour_cast": (0.4, 2.5, "factor on red, and its inverse on blue"),
     "saturation": (0, 4, "factor on the distance from grey"),
     "noise": (0, 100, "standard deviation of Gaussian noise, grey levels"),
+    "grain": (0, 60, "standard deviation of grey noise as coarse as paper or film, grey levels"),
     "scale": (0.2, 4, "factor on the content, in the frame"),
     "shift": (0, 0.5, "largest move per axis, share of the side, random sign"),
     "rotate": (-180, 180, "degrees counter-clockwise, in the frame"),
@@ -55,7 +57,7 @@ SYMMETRIES = tuple(DISTORTIONS)[:7]
 FILLS = ("white", "black", "border", "reflect")  # what geometry leaves empty: border = median colour of the outline
 SURE_SHARE = 0.08                               # a symmetry of at least this share of the test images is no misreading
 LETTERBOX_FILL = (124, 116, 104)  # ImageNet's mean
-STANDARD = {"zoom": 0.2, "stretch": 0.1, "rotate": 8.0, "shift": 0.06, "tone": 0.2, "erase": 0.25}
+NOISE_SIDE_PX, GRAIN_PX = 2048, 1.0
 
 Donor = Callable[[int], np.ndarray]
 
@@ -235,9 +237,32 @@ def photometric(image, values, rng, native_scale=1.0):
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         image = cv2.addWeighted(image, values["saturation"], grey, 1 - values["saturation"], 0)
     if values.get("noise", 0) * s > 0.3:
-        noise = rng.standard_normal(image.shape, np.float32)
-        image = cv2.add(image, noise * np.float32(values["noise"] * s), dtype=cv2.CV_8U)
+        planes = [noise_plane(image.shape[:2], rng) for _ in range(3)]
+        image = cv2.add(image, cv2.merge(planes) * np.float32(values["noise"] * s), dtype=cv2.CV_8U)
+    if values.get("grain", 0) > 0.3:
+        h, w = image.shape[:2]
+        plane = noise_plane((round(h / s), round(w / s)), rng, GRAIN_PX) * np.float32(values["grain"])
+        plane = cv2.resize(plane, (w, h), interpolation=cv2.INTER_AREA) if s < 1 else plane
+        image = cv2.add(image, cv2.merge([plane] * 3), dtype=cv2.CV_8U)
     return image
+
+
+@functools.cache
+def noise_source(sigma_px):
+    """(N, N) float32 normal noise of standard deviation 1, blurred by `sigma_px`: drawn once, as drawing it takes longest."""
+    plane = np.random.default_rng(0).standard_normal((NOISE_SIDE_PX, NOISE_SIDE_PX), np.float32)
+    plane = cv2.GaussianBlur(plane, (0, 0), sigma_px) if sigma_px else plane
+    return plane / plane.std()
+
+
+def noise_plane(shape, rng, sigma_px=0.0):
+    """An (H, W) piece of the noise from a random place; a larger one repeats it."""
+    source, half = noise_source(sigma_px), NOISE_SIDE_PX // 2
+    more = [max(0, side - half) for side in shape]
+    if any(more):
+        source = cv2.copyMakeBorder(source, 0, more[0], 0, more[1], cv2.BORDER_WRAP)
+    y, x = rng.integers(half, size=2)
+    return source[y:y + shape[0], x:x + shape[1]]
 
 
 def motion_kernel(length_px, angle):
@@ -316,43 +341,88 @@ def compress(image, quality, native_scale=1.0):
 # ---------------------------------------------------------------- what the loader calls
 
 @dataclass(frozen=True)
-class Augment:
-    """(H, W, 3) uint8 -> (S, S, 3) uint8: the policy's damage, then a random framing, light jitter and erasing.
+class Jitter:
+    """The broad standard for fine-tuning with few images: random framing as in RandomResizedCrop but milder (Szegedy et
+    al., 2015), colour jitter, random erasing (Zhong et al., 2017). Values are half widths of uniform draws."""
 
-    `strength` scales the broad standard for fine-tuning with few images (0: none): random framing as in
-    RandomResizedCrop but milder (Szegedy et al., 2015), colour jitter, random erasing (Zhong et al., 2017).
-    """
+    zoom: float = 0.2       # log of the scale
+    stretch: float = 0.1    # log of the aspect
+    rotate: float = 8.0     # degrees
+    shift: float = 0.06     # share of the side
+    tone: float = 0.2       # brightness, contrast and saturation, share
+    erase: float = 0.25     # probability of one erased rectangle
+
+    def times(self, factor):
+        return Jitter(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
+
+
+JITTER = {"any": Jitter(), "document": Jitter(), "photo": Jitter()}
+MINORITY_JITTER = 1.25     # few images are shown in more ways
+
+
+@dataclass(frozen=True)
+class ClassGroup:
+    """Classes that are augmented alike; `policy`: how test images of these classes are damaged."""
+
+    name: str
+    look: str               # a key of JITTER
+    classes: tuple[str, ...]
+    n_images: int
+    is_minority: bool = False
+    policy: ShiftPolicy = ShiftPolicy()
+
+    @property
+    def jitter(self):
+        return JITTER[self.look].times(MINORITY_JITTER if self.is_minority else 1.0)
+
+    def to_json(self):
+        return vars(self) | {"policy": self.policy.to_json()}
+
+    @classmethod
+    def from_json(cls, values):
+        return cls(**(values | {"classes": tuple(values["classes"]), "policy": ShiftPolicy.from_json(values["policy"])}))
+
+
+def by_class(groups, classes, make):
+    """[make(group)] for each of the classes, one object per group."""
+    made = {c: one for group in groups for one in [make(group)] for c in group.classes}
+    return [made[c] for c in classes]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """(H, W, 3) uint8 -> (S, S, 3) uint8: the policy's damage, then, with a jitter, random framing, tone and erasing."""
 
     image_size_px: int
     resize: str
     policy: ShiftPolicy = ShiftPolicy()
     native_scale: float = 1.0
-    strength: float = 0.0
+    jitter: Jitter | None = None
 
     def __call__(self, image, seed=0, donor=None):
         rng = np.random.default_rng([seed, 1])
         image = distort(image, self.policy, seed, donor, self.native_scale)
-        if not self.strength:
+        if self.jitter is None:
             return to_square(image, self.image_size_px, self.resize, LETTERBOX_FILL)
         natural = self.policy.natural
         image = turn(image, (None, *natural)[rng.integers(1 + len(natural))])
-        image = framed(image, self.image_size_px, self.resize, self.strength, rng)
-        pipeline = standard_pipeline(self.strength)
+        image = framed(image, self.image_size_px, self.resize, self.jitter, rng)
+        pipeline = jitter_pipeline(self.jitter)
         pipeline.set_random_seed(int(rng.integers(2**31)))     # albumentations ignores numpy's global seed
         return pipeline(image=image)["image"]
 
 
 @functools.cache
-def standard_pipeline(strength):
-    """Colour jitter and random erasing by albumentations, one pipeline per process."""
-    low, high = 1 - strength * STANDARD["tone"], 1 + strength * STANDARD["tone"]
+def jitter_pipeline(jitter):
+    """Colour jitter and random erasing by albumentations, one pipeline per process and jitter."""
+    low, high = 1 - jitter.tone, 1 + jitter.tone
     return A.Compose([
         A.ColorJitter(brightness=(low, high), contrast=(low, high), saturation=(low, high), hue=(0, 0), p=1.0),
         A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.4), hole_width_range=(0.1, 0.4),
-                        fill="random_uniform", p=strength * STANDARD["erase"])])
+                        fill="random_uniform", p=min(1.0, jitter.erase))])
 
 
-def framed(image, size_px, resize, strength, rng):
+def framed(image, size_px, resize, jitter, rng):
     """`to_square` with a random zoom, stretch, rotation and shift, as one warp."""
     h, w = image.shape[:2]
     fit = {"letterbox": max(h, w), "crop": min(h, w)}
@@ -361,8 +431,8 @@ def framed(image, size_px, resize, strength, rng):
         shape = [max(1, round(h * scale[1] * 1.25)), max(1, round(w * scale[0] * 1.25))]
         image, scale = resized(image, shape), scale * (w / shape[1], h / shape[0])
         h, w = shape
-    zoom, stretch, rotate, shift = (rng.uniform(-1, 1, n) * STANDARD[k] * strength
-                                    for k, n in (("zoom", 1), ("stretch", 1), ("rotate", 1), ("shift", 2)))
+    zoom, stretch, rotate, shift = (rng.uniform(-1, 1, n) * half for half, n in (
+        (jitter.zoom, 1), (jitter.stretch, 1), (jitter.rotate, 1), (jitter.shift, 2)))
     a, side = math.radians(rotate[0]), np.exp([zoom[0] + stretch[0] / 2, zoom[0] - stretch[0] / 2])
     linear = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]) @ np.diag(scale * side)
     centre = np.array([w, h]) / 2 - 0.5
@@ -371,12 +441,13 @@ def framed(image, size_px, resize, strength, rng):
                           borderValue=LETTERBOX_FILL)
 
 
-def train_augment(augment, shift, *, image_size_px, resize, native_scale=1.0):
-    """The training augmentation of an AugmentConfig; `matched` is the broad standard after the shift, a bit wider."""
+def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0):
+    """The training augmentation of an AugmentConfig for a ClassGroup; `matched` is the group's jitter after its test
+    images' distortions, a bit wider."""
     if augment.policy == "none":
         return plain_view(image_size_px, resize)
-    policy = shift.widened() if augment.policy == "matched" else ShiftPolicy(natural=shift.natural)
-    return Augment(image_size_px, resize, policy, native_scale, strength=1.0)
+    policy = group.policy.widened() if augment.policy == "matched" else ShiftPolicy(natural=group.policy.natural)
+    return Augment(image_size_px, resize, policy, native_scale, group.jitter)
 
 
 def plain_view(image_size_px, resize):

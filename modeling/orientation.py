@@ -1,7 +1,7 @@
 """Which way up an image is: the eight symmetries of the square, counted in a test set, and those natural to a class.
 
-    rows = features(images, embed)                                    # (n, d)
-    shares = count_orientations(bank_rows, y, source, test_rows, seed)    # {"flip_vertical": {"share": 0.5, "ci90": ..}}
+    ours, theirs = linear_ratios(bank_rows, y, source, test_rows, seed)   # rows: features(images, embed)
+    shares = count_orientations(ours, theirs, y, source, seed)            # {"flip_vertical": {"share": 0.5, "ci90": ..}}
 
 A linear classifier learns orientations from training images turned on purpose; what it answers on the test images is
 explained by the likeliest mixture (label shift by likelihood: arXiv 1901.06852), so a weak classifier widens the interval
@@ -88,14 +88,13 @@ def turned(image, symmetry):
     return turn(image, None if symmetry == "identity" else symmetry)
 
 
-def count_orientations(bank, y, source, test, seed):
+def count_orientations(ours, theirs, y, source, seed):
     """{symmetry: share and its 90 % interval} of the test rows; all upright unless they say otherwise by more than chance.
 
-    bank, test: `features` of images distorted alike, (n, d) and (m, d); y: (n,) which of ORIENTATIONS was given;
-    source: (n,) the training image that it was given to.
+    ours (n, 8), theirs (m, 8): `linear_ratios` of bank and test rows; y (n,): which of ORIENTATIONS a bank row was given;
+    source (n,): the training image that it was given to.
     """
     rng = np.random.default_rng(seed)
-    ours, theirs = linear_ratios(bank, y, source, test, seed)
     shares, penalty = orientation_mixtures()
     upright = [ours[resampled(source, y == 0, len(theirs), rng)] for _ in range(10)]
     chance = max(likeliest(r, shares, penalty)[1] for r in upright)
@@ -106,6 +105,13 @@ def count_orientations(bank, y, source, test, seed):
     spread = np.quantile(draws, (0.05, 0.95), axis=0)
     return {g: {"share": float(share[k]), "ci90": spread[:, k].tolist()}
             for k, g in enumerate(ORIENTATIONS) if share[k] >= 0.03}
+
+
+def orientations_differ(theirs, part):
+    """Whether parts of the test rows, part (m,) int, are better explained by a mixture each than by one for all."""
+    shares, penalty = orientation_mixtures()
+    apart = sum(likeliest(theirs[part == k], shares, penalty)[1] for k in np.unique(part))
+    return apart > likeliest(theirs, shares, penalty)[1] + 2 * MIN_GAIN
 
 
 def orientation_mixtures(step=0.05):
@@ -177,7 +183,10 @@ def natural_symmetries(images, labels, embed, seed, workers, n=240):
 
     Two tests per symmetry, because a class may have its own mirror (b and d) or all classes one (text): does the
     nearest neighbour within the class tell original from turned (Schilling, 1986), and does a linear classifier?
+    With few images nothing can be shown to be safe: none then.
     """
+    if len(images) < 40:
+        return ()
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)
     picked = rng.permutation(len(images))[:n]

@@ -34,9 +34,10 @@ from data_loader import (
     save_folds,
 )
 from modeling import report
-from modeling.augment import BatchMix, plain_view, testlike_view, train_augment
+from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
 from modeling.ensemble import fit_blend
 from modeling.executor import make_executor
+from modeling.groups import make_groups, named_classes
 from modeling.inference import Predictions, predict, views_for
 from modeling.losses import Supervised, class_weights
 from modeling.metrics import bootstrap_ci90, find_metric, score_shift
@@ -96,6 +97,7 @@ def run(config, data_path, folder, answers=None, dry_run=False):
         device = pick_device(config.runtime.device)
         config = resolve(config, gpu_memory_bytes=gpu_memory_bytes(device), n_train=len(contest.train))
         metric = find_metric(config.metric)
+        named_classes(config.augment.groups, contest.train.classes)
         weights = {name: find_weights(name, config.runtime.weights_dir, config.model.pretrained)
                    for name in config.model.backbones}
         with exclusive(folder):
@@ -197,7 +199,8 @@ def run_shift(this):
     config, audit = this.config, this.audit
     reads_test = config.augment.policy == "matched" and config.data.test_usage != "none" and len(audit.test) > 0
     source = next((s for s in this.weights.values() if s.is_pretrained), None)
-    settings = {"reads_test": reads_test, "seed": config.seed, "augment": config.augment.policy != "none"}
+    settings = {"reads_test": reads_test, "seed": config.seed, "augment": config.augment.policy != "none",
+                "groups": config.augment.groups}
     stage = Stage.of(this.folder, "shift", version=1, settings=settings,
                      inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
     run_stage(stage, lambda folder: write_json(
@@ -213,11 +216,12 @@ def run_shift(this):
 
 def measure_shift(this, reads_test, source, wanted):
     """The ShiftReport of this contest's images, from files at their own resolution."""
-    if not wanted:
-        return ShiftReport.empty()
     audit = this.audit
+    if not wanted:
+        return ShiftReport(groups=make_groups(audit.train.classes, [len(audit.train)], None, "off"))
     return match_shift(audit.train.path, audit.train.label, audit.test.path if reads_test else [],
-                       seed=this.config.seed, workers=os.cpu_count() or 1, embed=make_embed(this, source))
+                       seed=this.config.seed, workers=os.cpu_count() or 1, embed=make_embed(this, source),
+                       classes=audit.train.classes, groups=this.config.augment.groups)
 
 
 def make_embed(this, source):
@@ -367,10 +371,11 @@ def train_fit(this, spec, teachers, folder, title):
     """Build everything a fit needs from values and train it in `folder`."""
     config = this.config
     pixels, targets = fit_targets(this, spec, teachers)
-    transform = train_augment(config.augment, this.shift.policy, image_size_px=config.data.image_size_px,
-                              resize=config.data.resize, native_scale=this.native_scale)
+    augments = by_class(this.shift.groups, this.audit.train.classes, lambda group: train_augment(
+        config.augment, group, native_scale=this.native_scale, **square_of(config)))
     names = (config.seed, spec.name, spec.fold)
-    dataset = ImageDataset(pixels, targets.sample_id, transform, names, targets.probs, targets.weight)
+    dataset = ImageDataset(pixels, targets.sample_id, [augments[k] for k in targets.probs.argmax(1)], names,
+                           targets.probs, targets.weight)
     sampler = EpochSampler(len(dataset), config.optim.batch_size, names)
     n_epochs = round_epochs(config, spec.round)
     seed_everything(*names, "init")
@@ -387,20 +392,25 @@ def train_fit(this, spec, teachers, folder, title):
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
 
 
+def square_of(config):
+    """How every image of a fit becomes square."""
+    return {"image_size_px": config.data.image_size_px, "resize": config.data.resize}
+
+
 def predict_fit(this, spec, fit_folder, folder, title):
     """valid.npz, valid_testlike.npz and test.npz of a finished fit, each averaged over the views."""
     config, audit = this.config, this.audit
     network = new_network_with(this, spec, fit_folder)
-    square = {"image_size_px": config.data.image_size_px, "resize": config.data.resize}
-    plain = plain_view(**square)
+    plain = plain_view(**square_of(config))
     splits = {"test": (audit.test, audit.test_pixels, plain)} if len(audit.test) else {}
     if spec.fold is not None:
         rows = this.folds.valid_rows(spec.fold)
         valid, pixels = audit.train.take(rows), audit.train_pixels.take(rows)
         splits["valid"] = (valid, pixels, plain)
-        if not this.shift.policy.is_empty:
-            splits["valid_testlike"] = (
-                valid, pixels, testlike_view(this.shift.policy, native_scale=this.native_scale, **square))
+        if not this.shift.is_empty:
+            testlike = by_class(this.shift.groups, valid.classes, lambda group: testlike_view(
+                group.policy, native_scale=this.native_scale, **square_of(config)))
+            splits["valid_testlike"] = (valid, pixels, [testlike[k] for k in valid.label])
     views = views_for(this.shift.symmetries, config.predict.tta_views, turned=this.shift.policy.get("rotate") is not None)
     autocast = make_autocast(pick_precision(config.runtime.precision, this.device), this.device)
     with Timer() as timer:

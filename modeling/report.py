@@ -12,7 +12,7 @@ import cv2
 import jinja2
 import numpy as np
 
-from modeling.augment import DISTORTIONS, ShiftPolicy, distort
+from modeling.augment import DISTORTIONS, ClassGroup, by_class, distort
 from utils import RunError, plain, read_json, write_atomic, write_json
 
 STRIP_IMAGES, STRIP_HEIGHT_PX, MOST_STATISTICS = 8, 104, 12
@@ -120,11 +120,11 @@ def quantile_bars(values, width=180):
 
 def strips(audit, shift):
     """[(caption, base64 JPEGs)] of training images, test images and training images under the policy."""
-    policy = ShiftPolicy.from_json(shift["policy"])
+    policies = by_class([ClassGroup.from_json(g) for g in shift["groups"]], audit.train.classes, lambda group: group.policy)
     rng = np.random.default_rng(shift["examples"].get("seed", 0))
     train, test = audit.train_pixels, audit.test_pixels
     rows = rng.permutation(len(train))[:STRIP_IMAGES].tolist()
-    matched = [distort(train[r], policy, r, lambda seed: train[seed % len(train)]) for r in rows]
+    matched = [distort(train[r], policies[audit.train.label[r]], r, lambda seed: train[seed % len(train)]) for r in rows]
     return [("Training images", [thumbnail(train[r]) for r in rows]),
             ("Test images", [thumbnail(test[r]) for r in rng.permutation(len(test))[:STRIP_IMAGES].tolist()]),
             ("The training images above, matched", [thumbnail(image) for image in matched])]

@@ -23,23 +23,40 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from audit import shrunk
 from data_loader import decode_bytes
-from modeling.augment import DISTORTIONS, FILLS, SYMMETRIES, Distortion, ShiftPolicy, apply, compress, draw, resized
+from modeling.augment import (
+    DISTORTIONS,
+    FILLS,
+    SYMMETRIES,
+    ClassGroup,
+    Distortion,
+    ShiftPolicy,
+    apply,
+    compress,
+    draw,
+    resized,
+)
+from modeling.groups import find_looks, make_groups
 from modeling.orientation import (
     MIN_GAIN,
     ORIENTATIONS,
     count_orientations,
     features,
+    linear_ratios,
     natural_symmetries,
     orientation_row,
+    orientations_differ,
     resampled,
 )
 from modeling.traces import jpeg_quality, statistics
 from utils import Timer, parallel_map, plain, seed_of
 
-LONG_SIDE_PX = 512
+MEASURED_PX = 448        # long side at which images are compared
+DISTORTED_PX = 768       # and at which training images are distorted, to be reduced after that as the test images are
 COMPARED = 400           # images a side for the adversarial AUC
 PURE_SHARE = 0.3   # of a bank's rows
+SURE_LOOK = 0.85   # share of the bank's rows whose look must be read rightly before looks are compared
 VISIBLE_QUALITY = 70   # a JPEG of higher quality is no damage worth training on
 
 
@@ -77,6 +94,7 @@ AXES = {
     "colour_cast": axis(0.7, 1.43, 8, "colour", (0.94, 1.06), log=True),
     "saturation": axis(0, 2.2, 7, "colour", (0.75, 1.3)),
     "noise": axis(4, 50, 7, "noise", log=True),
+    "grain": axis(3, 30, 6, "noise", log=True),
     "scale": axis(0.55, 1.8, 6, "geometry", (0.92, 1.09), log=True),
     "shift": axis(0.05, 0.25, 4, "geometry"),
     "rotate": axis(-45, 45, 12, "geometry", (-2, 2)),
@@ -85,13 +103,14 @@ AXES = {
     "jpeg": axis(6, 70, 6, "jpeg", log=True),
 }
 GEOMETRY = ("rotate", "scale", "shift", "perspective")
-USUAL = {"sharpness": "blur", "tone": "brightness", "geometry": "rotate"}   # taken where another is not clearly likelier
+# of a group: taken where another is not clearly likelier
+USUAL = {"sharpness": "blur", "tone": "brightness", "geometry": "rotate", "noise": "noise"}
 
 
 # ---------------------------------------------------------------- a bank of distorted training images
 
 class Sample(NamedTuple):
-    """n images of a split, read for measuring: at most LONG_SIDE_PX a side."""
+    """n images of a split, read for measuring: training images of at most DISTORTED_PX a side, test of MEASURED_PX."""
 
     images: list
     index: np.ndarray     # (n,) which of the paths
@@ -99,14 +118,15 @@ class Sample(NamedTuple):
     quality: np.ndarray   # (n,) of the JPEG compression that the file was, or is to be, saved with; 100: not a JPEG
 
     def distorted(self, drawn, seed, read, workers):
-        """[read(image)]: image i % n under the values drawn[i], saved as test files are."""
+        """[read(image)]: image i % n under the values drawn[i], saved and reduced as test files are."""
         seeds = np.random.default_rng(seed).integers(2**31, size=len(drawn))
 
         def one(i):
             k = i % len(self.images)
             image = apply(self.images[k], drawn[i], np.random.default_rng(seeds[i]),
                           lambda s: self.images[s % len(self.images)])
-            return read(compress(image, self.quality[k], 1 / self.scale[k]) if self.quality[k] < 100 else image)
+            image = compress(image, self.quality[k], 1 / self.scale[k]) if self.quality[k] < 100 else image
+            return read(shrunk(image, MEASURED_PX))
 
         return parallel_map(one, range(len(drawn)), workers)
 
@@ -262,8 +282,8 @@ def mixture(ratios, iterations=300):
     return weights
 
 
-def search(train, test, seed, workers, n, rounds=5):
-    """Rounds of bank and reading; each bank is drawn as the round before believes the test set to be.
+def search(train, test, seed, workers, n, rounds=4):
+    """(Found, the last Bank). Rounds of bank and reading; each bank is drawn as the round before believes the test set to be.
 
     The first tries much at once and finds what is plain; the second looks for single kinds on top of that, in more
     images; the next ones only for what may still be there.
@@ -278,7 +298,7 @@ def search(train, test, seed, workers, n, rounds=5):
         if set(before.kinds) == set(found.kinds) and r >= (2 if found.kinds else 1):
             break
         kinds = [kind for kind, f in read.items() if r == 0 or kind in found.kinds or f.gain > f.chance]
-    return found
+    return found, bank
 
 
 def chosen(read, before):
@@ -307,6 +327,44 @@ def with_settings(found, bank, test, seed):
         geometry_first=read_setting("geometry_first", (False, True), shown, bank, test, seed)[1])
 
 
+# ---------------------------------------------------------------- groups of classes
+
+def looks_of_test(bank, look, test, seed):
+    """(m,) the look of each test row, read with the bank; None where that is unsure. look: (n_images,) int."""
+    y = look[bank.source]
+    ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, y.max() + 1, seed)
+    if (ours.argmax(1) == y).mean() < SURE_LOOK:
+        return None
+    return (theirs * mixture(theirs)).argmax(1)
+
+
+def by_look(found, bank, look, test, part, seed):
+    """One Found per look: `found`, but for the kinds in which the test rows of the looks clearly differ."""
+    kinds = [dict(found.kinds) for _ in range(look.max() + 1)]
+    for kind in found.kinds:
+        for k, finding in enumerate(split_kind(kind, bank, look[bank.source], test, part, seed)):
+            kinds[k].pop(kind)
+            if finding.probability >= 0.05 and finding.gain > MIN_GAIN:
+                kinds[k][kind] = finding
+    return [replace(found, kinds=k) for k in kinds]
+
+
+def split_kind(kind, bank, look, test, part, seed):
+    """A Finding per look, where together they explain the test rows better than one by more than chance; else none."""
+    y = classes_of(bank.values, kind)
+    ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, AXES[kind].classes.max() + 1, seed)
+
+    def gain(ratios, part):
+        fits = [fit_range(ratios[part == k], kind) for k in range(look.max() + 1)]
+        return sum(f[3] for f in fits) - fit_range(ratios, kind)[3], fits
+
+    rng = np.random.default_rng(seed)
+    drawn = [resampled(bank.source, bank.pure, len(test), rng) for _ in range(5)]
+    chance = max(gain(ours[rows], look[rows])[0] for rows in drawn)
+    apart, fits = gain(theirs, part)
+    return [Finding(kind, *f, chance) for f in fits] if apart > 2.5 * max(chance, 0.0) + MIN_GAIN else []
+
+
 # ---------------------------------------------------------------- the report
 
 def separability(one, other, seed):
@@ -325,7 +383,8 @@ class ShiftReport:
     """What was measured and found; plain values only, so that it is a JSON object as it stands."""
 
     policy: ShiftPolicy = field(default_factory=ShiftPolicy)
-    natural_symmetries: tuple = ()
+    natural_symmetries: tuple = ()       # of all groups
+    groups: tuple[ClassGroup, ...] = ()  # each with the policy of its own
     auc_before: dict | None = None       # value, ci90; None where no test images were read
     auc_after: dict | None = None
     statistics: dict = field(default_factory=dict)     # name -> train, test, matched: quantiles 10, 50, 90 %; auc
@@ -335,9 +394,9 @@ class ShiftReport:
     n_test: int = 0
     seconds: float = 0.0
 
-    @classmethod
-    def empty(cls):
-        return cls()
+    @property
+    def is_empty(self):
+        return all(policy.is_empty for policy in (self.policy, *(g.policy for g in self.groups)))
 
     @property
     def symmetries(self):
@@ -347,65 +406,103 @@ class ShiftReport:
 
     def to_json(self):
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return plain(values | {"policy": self.policy.to_json()})
+        return plain(values | {"policy": self.policy.to_json(), "groups": [g.to_json() for g in self.groups]})
 
     @classmethod
     def from_json(cls, values):
         return cls(**(values | {"policy": ShiftPolicy.from_json(values["policy"]),
+                                "groups": tuple(ClassGroup.from_json(g) for g in values["groups"]),
                                 "natural_symmetries": tuple(values["natural_symmetries"])}))
 
     def describe(self):
         """Sentences for the person who waits."""
-        if self.natural_symmetries:
-            yield f"natural symmetries of the training images: {', '.join(self.natural_symmetries)}"
+        if len(self.groups) > 1:
+            yield "augmentation groups: " + "; ".join(
+                f"{g.name}: {len(g.classes)} classes, {g.n_images} images" for g in self.groups)
+        looks = {g.look: g.policy for g in self.groups} or {"": self.policy}
+        for names, symmetry in shared_items(looks, lambda policy: policy.natural):
+            yield f"natural symmetry of {names or 'the training images'}: {symmetry}"
         if self.auc_before is None:
             return
         yield (f"train and test images are told apart with AUC {self.auc_before['value']:.2f}, "
                f"after matching {self.auc_after['value']:.2f} (0.5: alike)")
-        for d in self.policy.distortions:
-            unit = DISTORTIONS[d.kind][2]
+        for names, d in shared_items(looks, lambda policy: policy.distortions):
             values = "" if d.kind in SYMMETRIES else f" {d.low:.3g}..{d.high:.3g}"
-            yield f"test images: {d.kind}{values}, {d.probability:.0%} of them ({unit}; {d.evidence})"
-        if self.policy.is_empty:
+            yield (f"test images{f' of {names}' if names else ''}: {d.kind}{values}, {d.probability:.0%} of them "
+                   f"({DISTORTIONS[d.kind][2]}; {d.evidence})")
+        if self.is_empty:
             yield "test images show no distortion that training images lack"
 
 
-def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None, max_images=1000, rows=1000):
+def shared_items(looks, items):
+    """(the looks that have it, item) for each different item of {look: policy}; no names for what all have."""
+    for item in dict.fromkeys(item for policy in looks.values() for item in items(policy)):
+        having = [look for look, policy in looks.items() if item in items(policy)]
+        yield ("" if len(having) == len(looks) else ", ".join(having)), item
+
+
+def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None, max_images=1000, rows=1000,
+                classes=None, groups="off"):
     """Measure the shift from train to test and fit the policy that undoes it: about 80 s for 1,000 + 1,000 images of 336 px
     on two cores, however many files there are more.
 
     train_paths, test_paths: image files, at most `max_images` of each are read; test_paths may be empty, then only the
-    natural symmetries are found. `rows`: most distorted images per round of the search (twice that in the second).
-    `embed`: images -> (n, d) pretrained features, or None.
+    natural symmetries are found. train_labels (n,): numbers of `classes`. `rows`: most distorted images per round of the
+    search (twice that in the second). `embed`: images -> (n, d) pretrained features, or None. `groups`: as the setting
+    augment.groups.
     """
+    train_labels = np.asarray(train_labels)
+    classes = tuple(str(c) for c in np.unique(train_labels)) if classes is None else classes
     with Timer() as timer, threadpool_limits(1, user_api="blas"):
-        train = load(train_paths, seed, workers, max_images)
-        labels = np.asarray(train_labels)[train.index]
-        natural = natural_symmetries(train.images, labels, embed, seed, workers) if len(train.images) > 8 else ()
-        report = ShiftReport(ShiftPolicy(natural=natural), natural, n_train=len(train.images))
+        train = load(train_paths, seed, workers, max_images, DISTORTED_PX)
+        labels, images = train_labels[train.index], [shrunk(image, MEASURED_PX) for image in train.images]
+        looks = find_looks(images, labels, len(classes), workers) if groups != "off" else None
+        report = ShiftReport(groups=make_groups(
+            classes, np.bincount(train_labels, minlength=len(classes)), looks, groups), n_train=len(train.images))
+        look = looks_of_train(report.groups, classes, labels)
+        report = with_natural(report, images, labels, look, embed, seed, workers)
         if len(test_paths) and len(train.images) > 8:
-            test = load(test_paths, seed + 1, workers, max_images)
+            test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX)
             if not test.images:
                 return replace(report, seconds=timer.seconds)
             n = min(rows, max(400, len(train.images) + len(test.images)))
-            report = measured(report, train, test, embed, seed, workers, n)
+            report = measured(report, train, look, test, embed, seed, workers, n)
             report = replace(report, examples={"train": [str(train_paths[i]) for i in train.index[:8]],
                                                "test": [str(test_paths[i]) for i in test.index[:8]], "seed": seed})
     return replace(report, seconds=timer.seconds)
 
 
-def load(paths, seed, workers, most):
-    """A random Sample of at most `most` images; broken files are left out."""
+def looks_of_train(groups, classes, labels):
+    """(n,) number of each image's look among the sorted looks of the groups."""
+    names = sorted({g.look for g in groups})
+    number = {c: names.index(g.look) for g in groups for c in g.classes}
+    return np.array([number[c] for c in classes])[labels]
+
+
+def with_natural(report, images, labels, look, embed, seed, workers):
+    """The report with the natural symmetries of each look, and of all."""
+    natural = []
+    for k in range(look.max(initial=0) + 1):
+        rows = np.flatnonzero(look == k)
+        natural.append(natural_symmetries([images[i] for i in rows], labels[rows], embed, seed, workers,
+                                          n=240 if look.max(initial=0) == 0 else 160))
+    names, shared = sorted({g.look for g in report.groups}), tuple(g for g in SYMMETRIES if all(g in n for n in natural))
+    groups = tuple(replace(g, policy=ShiftPolicy(natural=natural[names.index(g.look)])) for g in report.groups)
+    return replace(report, groups=groups, natural_symmetries=shared, policy=ShiftPolicy(natural=shared))
+
+
+def load(paths, seed, workers, most, long_side_px):
+    """A random Sample of at most `most` images of at most that size; broken files are left out."""
     def read(i):
         try:
             data = Path(paths[i]).read_bytes()
-            image, full = decode_bytes(data, LONG_SIDE_PX)
+            image, full = decode_bytes(data, long_side_px)
         except (ValueError, OSError):
             return None
-        scale = min(1.0, LONG_SIDE_PX / max(image.shape))
-        shape = [max(8, round(side * scale)) for side in image.shape[:2]]
-        kept = resized(image, shape) if scale < 1 or min(image.shape[:2]) < 8 else image
-        return kept, i, max(full) / max(shape), jpeg_quality(data)
+        kept = shrunk(image, long_side_px)
+        if min(kept.shape[:2]) < 8:
+            kept = resized(kept, [max(8, side) for side in kept.shape[:2]])
+        return kept, i, max(full) / max(kept.shape), jpeg_quality(data)
 
     picked = np.random.default_rng(seed).permutation(len(paths))[:most]
     rows = [row for row in parallel_map(read, picked, workers) if row is not None]
@@ -419,38 +516,63 @@ def coupled(ours, theirs):
     return np.sort(theirs)[rank * len(theirs) // len(ours)]
 
 
-def measured(report, train, test, embed, seed, workers, n):
-    """The report with the policy and what stands for it."""
+def measured(report, train, look, test, embed, seed, workers, n):
+    """The report with the policy, those of the looks, and what stands for them. look: (n_images,) int."""
     train, own_quality = train._replace(quality=coupled(train.quality, test.quality)), train.quality
     rows = {"test": np.array(parallel_map(trace_row, test.images, workers))}
-    found = search(train, rows["test"], seed_of(seed, "search"), workers, n)
-    orientation = orientations(train, test, found, seed_of(seed, "turn"), n * 3 // 2, workers)
-    policy = policy_of(found, orientation, report.natural_symmetries, float(np.median(train.scale)))
-    local, some = policy_of(found, orientation, (), 1.0), train.images[:COMPARED]
-    drawn = [draw(local, np.random.default_rng(seed_of(seed, i))) for i in range(len(some))]
+    found, bank = search(train, rows["test"], seed_of(seed, "search"), workers, n)
+    part = looks_of_test(bank, look, rows["test"], seed) if look.max() else None
+    each = [found] if part is None else by_look(found, bank, look, rows["test"], part, seed)
+    whole, turned = orientations(train, look, test, part, found, seed_of(seed, "turn"), n * 3 // 2, workers)
+    names, native = sorted({g.look for g in report.groups}), float(np.median(train.scale))
+
+    def policies(native, quality):
+        """(of all, [of each look]) with lengths in pixels of the original images divided by `native`."""
+        both = zip(each * (len(names) // len(each)), turned * (len(names) // len(turned)), strict=True)
+        return [with_compression(policy_of(f, o, (), native), *quality) for f, o in ((found, whole), *both)]
+
+    some = [shrunk(image, MEASURED_PX) for image in train.images[:COMPARED]]
+    local = policies(1.0, (train.quality, train.quality))[1:]
+    drawn = [draw(local[look[i]], np.random.default_rng(seed_of(seed, i))) for i in range(len(some))]
     images = {"train": some, "test": test.images[:COMPARED],
               "matched": train.distorted(drawn, seed_of(seed, "matched"), lambda image: image, workers)}
     for name in ("train", "matched"):
         rows[name] = np.array(parallel_map(trace_row, images[name], workers))
-    is_test = np.repeat([0, 1], [len(some), len(test.images)])
-    table = {name: {split: np.quantile(rows[split][:, k], (0.1, 0.5, 0.9)).tolist() for split in rows}
-             | {"auc": roc_auc_score(is_test, np.r_[rows["train"][:, k], rows["test"][:, k]])}
-             for k, name in enumerate(statistics(some[0]))}
+    table = statistics_table(rows, list(statistics(some[0])))
     if embed is not None:
         rows = {name: np.concatenate([rows[name][:COMPARED], embed(images[name])], 1) for name in rows}
-    policy = with_compression(policy, own_quality, train.quality)
-    return replace(report, policy=policy, orientation=orientation, statistics=table, n_test=len(test.images),
+    policy, *own = policies(native, (own_quality, train.quality))
+    groups = tuple(replace(g, policy=replace(own[names.index(g.look)], natural=g.policy.natural)) for g in report.groups)
+    return replace(report, policy=replace(policy, natural=report.natural_symmetries), groups=groups, orientation=whole,
+                   statistics=table, n_test=len(test.images),
                    auc_before=separability(rows["train"], rows["test"][:COMPARED], seed),
                    auc_after=separability(rows["matched"], rows["test"][:COMPARED], seed))
 
 
-def orientations(train, test, found, seed, n, workers):
-    """{symmetry: share} of the test images, read with a bank of training images turned and distorted as was found."""
+def statistics_table(rows, names):
+    """{statistic: {split: quantiles 10, 50, 90 %} and the AUC of telling train and test apart by it alone}."""
+    is_test = np.repeat([0, 1], [len(rows["train"]), len(rows["test"])])
+    return {name: {split: np.quantile(rows[split][:, k], (0.1, 0.5, 0.9)).tolist() for split in rows}
+            | {"auc": roc_auc_score(is_test, np.r_[rows["train"][:, k], rows["test"][:, k]])}
+            for k, name in enumerate(names)}
+
+
+def orientations(train, look, test, part, found, seed, n, workers):
+    """({symmetry: share} of all test images, [that of each look, or of all where the looks do not differ]).
+
+    Read with a bank of training images turned and distorted as was found. part: (m,) look of the test images, or None.
+    """
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.maximum(np.arange(n) % 10 - 2, 0))
     drawn = [draw_values(rng, found) | {"symmetry": None if k == 0 else ORIENTATIONS[k]} for k in y]
-    bank = np.array(train.distorted(drawn, seed, orientation_row, workers), np.float32)
-    return count_orientations(bank, y, np.arange(n) % len(train.images), features(test.images, None, workers), seed)
+    bank, source = train.distorted(drawn, seed, orientation_row, workers), np.arange(n) % len(train.images)
+    ours, theirs = linear_ratios(np.array(bank, np.float32), y, source, features(test.images, None, workers), seed)
+    whole = count_orientations(ours, theirs, y, source, seed)
+    if part is None or not orientations_differ(theirs, part):
+        return whole, [whole]
+    mine = look[source]
+    return whole, [count_orientations(ours[mine == k], theirs[part == k], y[mine == k], source[mine == k], seed)
+                   for k in range(look.max() + 1)]
 
 
 def with_compression(policy, ours, theirs):
@@ -465,7 +587,7 @@ def with_compression(policy, ours, theirs):
 
 def policy_of(found, orientation, natural, native):
     """The findings as a ShiftPolicy, lengths in pixels of the original images."""
-    to_native = {"blur": native, "motion_blur": native, "noise": native}
+    to_native = {"blur": native, "motion_blur": native, "noise": native, "grain": native}
     distortions = [Distortion(g, o["share"], 0, 0, f"share {o['ci90'][0]:.2f}..{o['ci90'][1]:.2f}")
                    for g, o in orientation.items() if g != "identity"]
     for f in found.kinds.values():

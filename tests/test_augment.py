@@ -12,11 +12,14 @@ import torch
 from config import AugmentConfig
 from modeling.augment import (
     DISTORTIONS,
+    MINORITY_JITTER,
     SYMMETRIES,
     BatchMix,
+    ClassGroup,
     Distortion,
     ShiftPolicy,
     apply,
+    by_class,
     distort,
     draw,
     plain_view,
@@ -32,6 +35,10 @@ POLICY = ShiftPolicy(
     (Distortion("flip_vertical", 0.5, 0, 0), Distortion("ghost", 0.5, 0.1, 0.4), Distortion("blur", 0.5, 0.5, 2),
      Distortion("noise", 0.5, 5, 20), Distortion("rotate", 0.8, -30, 30), Distortion("jpeg", 0.5, 20, 60)),
     fill=(0.5, 0.5, 0.0, 0.0), expand=0.5, geometry_first=0.5, natural=("flip_horizontal",))
+
+
+def group(policy=POLICY, is_minority=False, classes=("a",)):
+    return ClassGroup("all", "any", classes, 10, is_minority, policy)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +135,7 @@ def test_a_policy_survives_json():
 @pytest.mark.parametrize("policy", ["matched", "standard", "none"])
 @pytest.mark.parametrize("resize", ["letterbox", "squash", "crop"])
 def test_an_augmentation_is_a_function_of_the_seed(picture, policy, resize):
-    augment = train_augment(AugmentConfig(policy=policy), POLICY, image_size_px=64, resize=resize, native_scale=0.7)
+    augment = train_augment(AugmentConfig(policy=policy), group(), image_size_px=64, resize=resize, native_scale=0.7)
     copy = pickle.loads(pickle.dumps(augment))
     out = [augment(picture, seed, other) for seed in range(8)]
     assert all(o.shape == (64, 64, 3) and o.dtype == np.uint8 for o in out)
@@ -137,21 +144,28 @@ def test_an_augmentation_is_a_function_of_the_seed(picture, policy, resize):
 
 
 def test_workers_that_are_spawned_agree(picture):
-    augment = train_augment(AugmentConfig(), POLICY, **SQUARE)
+    augment = train_augment(AugmentConfig(), group(), **SQUARE)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert np.array_equal(pool.apply(augment, (picture, 3)), augment(picture, 3))
 
 
 def test_matched_without_shift_is_standard_and_flips_only_what_is_natural(picture):
     empty = ShiftPolicy(natural=("flip_horizontal",))
-    matched, standard = (train_augment(AugmentConfig(policy=p), empty, **SQUARE) for p in ("matched", "standard"))
+    matched, standard = (train_augment(AugmentConfig(policy=p), group(empty), **SQUARE) for p in ("matched", "standard"))
     assert matched == standard
     def mirrored_share(augment):
         plain = plain_view(64, "letterbox")(picture).astype(float)
         return np.mean([np.abs(o - plain[:, ::-1]).mean() < np.abs(o - plain).mean()
                         for o in (augment(picture, s).astype(float) for s in range(100))])
     assert 0.3 < mirrored_share(matched) < 0.7
-    assert mirrored_share(train_augment(AugmentConfig(), replace(empty, natural=()), **SQUARE)) < 0.1
+    assert mirrored_share(train_augment(AugmentConfig(), group(replace(empty, natural=())), **SQUARE)) < 0.1
+
+
+def test_classes_of_a_group_share_an_augmentation_and_few_images_get_more_of_it():
+    groups = group(classes=("b",)), group(classes=("a", "c"), is_minority=True)
+    b, a, c = by_class(groups, ("b", "a", "c"), lambda g: train_augment(AugmentConfig(), g, **SQUARE))
+    assert a is c and a.policy == b.policy and a.jitter == b.jitter.times(MINORITY_JITTER)
+    assert ClassGroup.from_json(groups[1].to_json()) == groups[1]
 
 
 def test_testlike_is_the_policy_and_nothing_else(picture):

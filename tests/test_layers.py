@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     ["utils"], ["config", "demo_contest"], ["intake"], ["audit"], ["data_loader"],
     ["modeling.network", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
-    ["modeling.inference", "modeling.traces"], ["modeling.train", "modeling.orientation"],
+    ["modeling.inference", "modeling.traces"], ["modeling.train", "modeling.orientation", "modeling.groups"],
     ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks"],
     ["modeling.pipeline"], ["grandmaster_train", "run_training", "predict"],
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 from sklearn import metrics as sk
 
 from utils import UserError, nearest
@@ -65,25 +65,20 @@ def bootstrap_ci90(metric, labels, probs, *, draws, seed):
     return [float(v) for v in np.percentile(scores, [5, 95])]
 
 
-def score_shift(metric, labels, probs, others, *, seed, draws=100):
-    """How much higher (below 0: lower) the metric is on the unlabelled rows `others` (m, C) than on the labelled (n, C).
-
-    Mean of two estimates: the score where labels are drawn from the calibrated predictions themselves (arXiv 2401.08348),
-    and, where a larger metric is better, average thresholded confidence (arXiv 2201.04234): the share of rows that are
-    surer than the threshold which tells the labelled rows' right share. Both take the same models' predictions.
+def confident_scores(metric, labels, probs, others, *, seed, draws=200):
+    """(here, there): the score where labels are drawn from the predictions themselves, on the labelled rows (n, C) and on
+    the unlabelled `others` (m, C) of the same models, once their mean sureness equals the accuracy on the labelled rows
+    (calibrated confidence, arXiv 2401.08348). Each over samples of n rows, as macro averages depend on their number.
     """
     rng, n = np.random.default_rng(seed), len(labels)
+    temperature = accuracy_temperature(labels, probs)
 
     def drawn_score(probs):
         rows = probs[rng.integers(len(probs), size=n)]
         return metric((rng.random((n, 1)) > rows.cumsum(1)[:, :-1]).sum(1), rows)
 
-    by_calibration = np.mean([drawn_score(others) - drawn_score(probs) for _ in range(draws)])
-    right = accuracy(labels, probs)
-    if metric.sign < 0 or right == 0:
-        return float(by_calibration)
-    surer = (others.max(1) > np.quantile(probs.max(1), 1 - right)).mean()
-    return float((by_calibration + metric(labels, probs) * (surer / right - 1)) / 2)
+    return tuple(float(np.mean([drawn_score(rows) for _ in range(draws)]))
+                 for rows in (with_temperature(probs, temperature), with_temperature(others, temperature)))
 
 
 def normalized(probs, floor=1e-7):
@@ -106,3 +101,16 @@ def fit_temperature(labels, probs):
         scaled = with_temperature(probs, np.exp(log_temperature))
         return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-7)).mean()
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded").x))
+
+
+def accuracy_temperature(labels, probs):
+    """The temperature at which the mean largest probability is the accuracy, or the nearest between 0.1 and 10."""
+    right = accuracy(labels, probs)
+
+    def excess(log_temperature):
+        return with_temperature(probs, np.exp(log_temperature)).max(1).mean() - right
+
+    ends = np.log([0.1, 10.0])
+    if excess(ends[0]) <= 0 or excess(ends[1]) >= 0:
+        return float(np.exp(min(ends, key=lambda end: abs(excess(end)))))
+    return float(np.exp(brentq(excess, *ends, xtol=1e-3)))

@@ -40,7 +40,7 @@ from modeling.executor import make_executor
 from modeling.groups import make_groups, named_classes
 from modeling.inference import Predictions, predict, views_for
 from modeling.losses import Supervised, class_weights
-from modeling.metrics import bootstrap_ci90, find_metric, score_shift
+from modeling.metrics import bootstrap_ci90, confident_scores, find_metric
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.shift import ShiftReport, match_shift
 from modeling.targets import pseudo_targets
@@ -468,11 +468,13 @@ def run_ensemble(this, fits, metric):
         score[name] = metric(labels, probs)
         score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
-    shift = test_score_shift(this, groups, blend, nested, labels, this.folds.fold[rows], metric) if len(audit.test) else 0.0
-    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], shift, most=1.0 if metric.sign > 0 else math.inf)
-    if abs(shift) > max(0.02, (score["oof_testlike_ci90"][1] - score["oof_testlike_ci90"][0]) / 2):
-        this.warn(f"the models are {'less' if shift < 0 else 'more'} sure on the test images than on training images made like "
-                  f"them, as if {metric.name} were {shift:+.3f} there: something about the test set is not matched")
+    here, there = by_confidence(this, groups, blend, nested, labels, this.folds.fold[rows], metric)
+    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, there,
+                         most=1.0 if metric.sign > 0 else math.inf)
+    low, high = score["oof_testlike_ci90"]
+    if not low <= score["expected"] <= high:
+        this.warn(f"the models are {'less' if there < here else 'more'} sure on the test images than on training images made "
+                  f"like them, as if {metric.name} were {there - here:+.3f} there: something about the test set is not matched")
     test = blend.apply({name: Predictions.mean([f.predictions("test") for _, f in members])
                         for name, members in groups.items()}) if len(audit.test) else None
 
@@ -488,24 +490,30 @@ def run_ensemble(this, fits, metric):
     return {"score": score, "blend": blend, "table": table, "test": test}
 
 
-def test_score_shift(this, groups, blend, nested, labels, folds, metric):
-    """`metrics.score_shift` from the test-like rows of each fold to the test images, seen by that fold's own models."""
-    shifts = []
+def by_confidence(this, groups, blend, nested, labels, folds, metric):
+    """`metrics.confident_scores` on test-like rows and on the test images, as each fold's own models see them; without
+    test images the score of the rows twice."""
+    if not len(this.audit.test):
+        return (metric(labels, nested),) * 2
+    scores = []
     for fold in np.unique(folds):
         test = blend.apply({name: fitted.predictions("test") for name, members in groups.items()
                             for number, fitted in members if number == fold})
-        shifts.append(score_shift(metric, labels[folds == fold], nested[folds == fold], test.probs,
-                                  seed=seed_of(this.config.seed, "confidence", int(fold))))
-    return float(np.mean(shifts))
+        scores.append(confident_scores(metric, labels[folds == fold], nested[folds == fold], test.probs,
+                                       seed=seed_of(this.config.seed, "confidence", int(fold))))
+    return tuple(np.mean(scores, axis=0).tolist())
 
 
-def expectation(score, ci90, shift, most):
-    """The test-like score moved by what the models' sureness on the test images says; as wide as the two differ more.
+def expectation(score, ci90, here, there, most):
+    """Two estimates averaged: the test-like score moved by how much surer the models are on the test images (`there`, in
+    scores) than on those rows (`here`), and `there` itself. The interval holds both, as wide as the score's around each.
 
     All within what the metric can be: 0 to `most`.
     """
-    values = np.clip([score + shift, ci90[0] + shift - abs(shift), ci90[1] + shift + abs(shift)], 0.0, most).tolist()
-    return {"confidence_shift": shift, "expected": values[0], "expected_ci90": values[1:]}
+    moved = score + there - here
+    values = np.clip([(moved + there) / 2, min(score, moved, there) + ci90[0] - score,
+                      max(score, moved, there) + ci90[1] - score], 0.0, most).tolist()
+    return {"by_confidence": there, "confidence_shift": there - here, "expected": values[0], "expected_ci90": values[1:]}
 
 
 def blend_parts(folds, seed):

@@ -75,8 +75,7 @@ def closing_lines(final, table, folder):
                       ("oof_testlike", "out of fold, made like the test set"),
                       ("expected", f"expected {final['metric']} of the submission")):
         yield f"{text:<36} {score[key]:.4f}  (90 % interval {score[key + '_ci90'][0]:.4f} to {score[key + '_ci90'][1]:.4f})"
-    if score["confidence_shift"]:
-        yield f"{'of that, by sureness on test images':<36} {score['confidence_shift']:+.4f}"
+    yield f"{'  by sureness on the test images':<36} {score['by_confidence']:.4f}"
     if "test" in score:
         yield f"{'got on the test set':<36} {score['test']:.4f}"
     if final["submission"]:

@@ -285,8 +285,8 @@ def mixture(ratios, iterations=300):
 def search(train, test, seed, workers, n, rounds=4):
     """(Found, the last Bank). Rounds of bank and reading; each bank is drawn as the round before believes the test set to be.
 
-    The first tries much at once and finds what is plain; the second looks for single kinds on top of that, in more
-    images; the next ones only for what may still be there.
+    The first tries much at once and finds what is plain; the second looks for single kinds on top of that, and decides
+    between those that look alike, in more images; the next ones only for what may still be there.
     """
     found, kinds, bank = Found({}), list(AXES), None
     for r in range(rounds):
@@ -294,7 +294,8 @@ def search(train, test, seed, workers, n, rounds=4):
         new = make_bank(train, size, found, kinds, free, seed_of(seed, "bank", r), workers)
         bank = new if r < 2 else bank._replace(pure=bank.pure & False) + new
         read = {kind: read_kind(kind, bank, test, seed) for kind in kinds}
-        before, found = found, with_settings(Found(chosen(read, found.kinds)), bank, test, seed)
+        kept = chosen(read, found.kinds)
+        before, found = found, with_settings(Found(kept if r else without_rivals(kept, read)), bank, test, seed)
         if set(before.kinds) == set(found.kinds) and r >= (2 if found.kinds else 1):
             break
         kinds = [kind for kind, f in read.items() if r == 0 or kind in found.kinds or f.gain > f.chance]
@@ -314,6 +315,12 @@ def chosen(read, before):
         usual = [f for f in new if f.kind == USUAL.get(group) and f.gain > 0.7 * new[-1].gain]
         kept |= {f.kind: f for f in [*old, *(usual or new[-1:])]}
     return kept
+
+
+def without_rivals(kept, read):
+    """Without the kinds that look like a usual one which holds as well: the next bank, drawn without either, decides."""
+    usual = {kind: USUAL.get(AXES[kind].group, kind) for kind in kept}
+    return {kind: f for kind, f in kept.items() if usual[kind] in kept or not read[usual[kind]].holds}
 
 
 def with_settings(found, bank, test, seed):

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from modeling.metrics import METRICS, bootstrap_ci90, find_metric, fit_temperature, score_shift, with_temperature
+from modeling.metrics import (
+    METRICS,
+    accuracy_temperature,
+    bootstrap_ci90,
+    confident_scores,
+    find_metric,
+    fit_temperature,
+    with_temperature,
+)
 from utils import UserError
 
 RNG = np.random.default_rng(0)
@@ -38,11 +46,18 @@ def test_harder_rows_are_seen_without_their_labels(name):
         return (rng.random((n, 1)) > probs.cumsum(1)[:, :-1]).sum(1), probs
 
     labels, easy = rows(2000, 0.2)
-    same, (truth, hard) = rows(2000, 0.2)[1], rows(2000, 0.6)
-    assert score_shift(metric, labels, easy, same, seed=0) == pytest.approx(0, abs=0.03)
-    expected = metric(truth, hard) - metric(labels, easy)
-    # the threshold overstates it where predictions are exactly calibrated: -0.24 for a true -0.17
-    assert score_shift(metric, labels, easy, hard, seed=0) == pytest.approx(expected, abs=0.08)
+    truth, hard = rows(2000, 0.6)
+    for sharpened in (1.0, 0.5):       # overconfident predictions are calibrated first
+        here, there = confident_scores(metric, labels, with_temperature(easy, sharpened), with_temperature(hard, sharpened),
+                                       seed=0)
+        assert here == pytest.approx(metric(labels, easy), abs=0.03)
+        assert there == pytest.approx(metric(truth, hard), abs=0.03)
+
+
+@pytest.mark.parametrize(("right", "temperature"), [(1.0, 0.1), (0.0, 10.0)])
+def test_a_sureness_that_cannot_equal_the_accuracy_comes_as_near_as_it_can(right, temperature):
+    probs = np.tile([0.6, 0.4], (20, 1))
+    assert accuracy_temperature(np.full(20, 0 if right else 1), probs) == pytest.approx(temperature)
 
 
 def test_an_unknown_metric_names_the_nearest():

@@ -54,6 +54,7 @@ DISTORTIONS = {
     "jpeg": (1, 100, "JPEG quality"),
 }
 SYMMETRIES = tuple(DISTORTIONS)[:7]
+GEOMETRY = ("rotate", "scale", "shift", "perspective")
 FILLS = ("white", "black", "border", "reflect")  # what geometry leaves empty: border = median colour of the outline
 SURE_SHARE = 0.08                               # a symmetry of at least this share of the test images is no misreading
 LETTERBOX_FILL = (124, 116, 104)  # ImageNet's mean
@@ -302,7 +303,7 @@ def turn(image, symmetry):
 
 def geometric(image, values, rng):
     """Rotation, scale, shift and perspective in the frame as one warp."""
-    if not {"rotate", "scale", "shift", "perspective"} & values.keys():
+    if not set(GEOMETRY) & values.keys():
         return image
     h, w = image.shape[:2]
     angle, scale, matrix = values.get("rotate", 0), values.get("scale", 1), np.eye(3)

@@ -28,6 +28,7 @@ from data_loader import decode_bytes
 from modeling.augment import (
     DISTORTIONS,
     FILLS,
+    GEOMETRY,
     SYMMETRIES,
     ClassGroup,
     Distortion,
@@ -56,6 +57,7 @@ MEASURED_PX = 448        # long side at which images are compared
 DISTORTED_PX = 768       # and at which training images are distorted, to be reduced after that as the test images are
 COMPARED = 400           # images a side for the adversarial AUC
 PURE_SHARE = 0.3   # of a bank's rows
+NEARLY = 0.02      # of adversarial AUC: what a group's usual kind may be worse by than another, and is still taken
 SURE_LOOK = 0.85   # share of the bank's rows whose look must be read rightly before looks are compared
 VISIBLE_QUALITY = 70   # a JPEG of higher quality is no damage worth training on
 
@@ -102,9 +104,8 @@ AXES = {
     "patch": axis(0.15, 0.6, 4, "patch"),
     "jpeg": axis(6, 70, 6, "jpeg", log=True),
 }
-GEOMETRY = ("rotate", "scale", "shift", "perspective")
-# of a group: taken where another is not clearly likelier
-USUAL = {"sharpness": "blur", "tone": "brightness", "geometry": "rotate", "noise": "noise"}
+# of a group, in this order: taken where another is not clearly likelier
+USUAL = {"sharpness": ("blur",), "tone": ("brightness",), "geometry": ("rotate", "shift", "scale"), "noise": ("noise",)}
 
 
 # ---------------------------------------------------------------- a bank of distorted training images
@@ -251,8 +252,8 @@ class Found:
 
     def settings(self):
         """name -> (choices, shares)."""
-        return {"fill": (FILLS, self.fill), "expand": ((False, True), (1 - self.expand, self.expand)),
-                "geometry_first": ((False, True), (1 - self.geometry_first, self.geometry_first)),
+        shares = {name: getattr(self, name) for name in ("expand", "geometry_first")}
+        return {"fill": (FILLS, self.fill), **{name: ((False, True), (1 - share, share)) for name, share in shares.items()},
                 "symmetry": ((None, *SYMMETRIES), (0.125,) * 8)}
 
 
@@ -295,7 +296,8 @@ def search(train, test, seed, workers, n, rounds=4):
         bank = new if r < 2 else bank._replace(pure=bank.pure & False) + new
         read = {kind: read_kind(kind, bank, test, seed) for kind in kinds}
         kept = chosen(read, found.kinds)
-        before, found = found, with_settings(Found(kept if r else without_rivals(kept, read)), bank, test, seed)
+        kept = decided(kept, read, found, train, test, seed_of(seed, "decide", r), workers) if r else without_rivals(kept, read)
+        before, found = found, with_settings(Found(kept), bank, test, seed)
         if set(before.kinds) == set(found.kinds) and r >= (2 if found.kinds else 1):
             break
         kinds = [kind for kind, f in read.items() if r == 0 or kind in found.kinds or f.gain > f.chance]
@@ -312,15 +314,37 @@ def chosen(read, before):
         old = [f for f in members if f.kind in before]
         old = old[1:] if old and not old[0].holds else old
         new = [f for f in members if f.kind not in before and f.holds and f.gain > 0.3 * best]
-        usual = [f for f in new if f.kind == USUAL.get(group) and f.gain > 0.7 * new[-1].gain]
-        kept |= {f.kind: f for f in [*old, *(usual or new[-1:])]}
+        kept |= {f.kind: f for f in [*old, *new[-1:]]}
+    return kept
+
+
+def decided(kept, read, found, train, test, seed, workers, n=300):
+    """`kept`, with each newcomer of a group with a usual kind replaced by the one of the group that, simulated, is hardest
+    to tell from the test rows; the usual ones first."""
+    for kind in [k for k in kept if k not in found.kinds and AXES[k].group in USUAL]:
+        usual = USUAL[AXES[kind].group]
+        rivals = [f for f in read.values() if AXES[f.kind].group == AXES[kind].group and f.kind not in found.kinds
+                  and f.holds and f.gain > 0.3 * kept[kind].gain]
+        if len(rivals) < 2:
+            continue
+        others, auc = {k: f for k, f in kept.items() if k != kind}, {}
+        for f in rivals:
+            rng = np.random.default_rng(seed)
+            drawn = [draw_values(rng, replace(found, kinds=others | {f.kind: f})) for _ in range(n)]
+            rows = np.array(train.distorted(drawn, seed, trace_row, workers))
+            auc[f.kind] = separability(rows, test[:n], seed)["value"]
+        near = [k for k in (*usual, *auc) if k in auc and auc[k] <= min(auc.values()) + NEARLY]
+        kept = others | {near[0]: read[near[0]]}
     return kept
 
 
 def without_rivals(kept, read):
-    """Without the kinds that look like a usual one which holds as well: the next bank, drawn without either, decides."""
-    usual = {kind: USUAL.get(AXES[kind].group, kind) for kind in kept}
-    return {kind: f for kind, f in kept.items() if usual[kind] in kept or not read[usual[kind]].holds}
+    """Without the kinds that look like another which is nearly as likely: the next bank, drawn without either, decides."""
+    def has_rival(f):
+        return any(g.holds and g.gain > 0.5 * f.gain for g in read.values()
+                   if g.kind != f.kind and AXES[g.kind].group == AXES[f.kind].group)
+
+    return {kind: f for kind, f in kept.items() if not has_rival(f)}
 
 
 def with_settings(found, bank, test, seed):
@@ -458,8 +482,9 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     search (twice that in the second). `embed`: images -> (n, d) pretrained features, or None. `groups`: as the setting
     augment.groups.
     """
-    train_labels = np.asarray(train_labels)
-    classes = tuple(str(c) for c in np.unique(train_labels)) if classes is None else classes
+    if classes is None:
+        classes, train_labels = np.unique(train_labels, return_inverse=True)
+    classes, train_labels = tuple(map(str, classes)), np.asarray(train_labels)
     with Timer() as timer, threadpool_limits(1, user_api="blas"):
         train = load(train_paths, seed, workers, max_images, DISTORTED_PX)
         labels, images = train_labels[train.index], [shrunk(image, MEASURED_PX) for image in train.images]

@@ -286,8 +286,8 @@ def mixture(ratios, iterations=300):
 def search(train, test, seed, workers, n, rounds=4):
     """(Found, the last Bank). Rounds of bank and reading; each bank is drawn as the round before believes the test set to be.
 
-    The first tries much at once and finds what is plain; the second looks for single kinds on top of that, and decides
-    between those that look alike, in more images; the next ones only for what may still be there.
+    The first tries much at once and finds what is plain; the second looks for single kinds on top of that, in more
+    images; the next ones only for what may still be there.
     """
     found, kinds, bank = Found({}), list(AXES), None
     for r in range(rounds):
@@ -296,7 +296,7 @@ def search(train, test, seed, workers, n, rounds=4):
         bank = new if r < 2 else bank._replace(pure=bank.pure & False) + new
         read = {kind: read_kind(kind, bank, test, seed) for kind in kinds}
         kept = chosen(read, found.kinds)
-        kept = decided(kept, read, found, train, test, seed_of(seed, "decide", r), workers) if r else without_rivals(kept, read)
+        kept = decided(kept, read, found, train, test, seed_of(seed, "decide", r), workers)
         before, found = found, with_settings(Found(kept), bank, test, seed)
         if set(before.kinds) == set(found.kinds) and r >= (2 if found.kinds else 1):
             break
@@ -336,15 +336,6 @@ def decided(kept, read, found, train, test, seed, workers, n=300):
         near = [k for k in (*usual, *auc) if k in auc and auc[k] <= min(auc.values()) + NEARLY]
         kept = others | {near[0]: read[near[0]]}
     return kept
-
-
-def without_rivals(kept, read):
-    """Without the kinds that look like another which is nearly as likely: the next bank, drawn without either, decides."""
-    def has_rival(f):
-        return any(g.holds and g.gain > 0.5 * f.gain for g in read.values()
-                   if g.kind != f.kind and AXES[g.kind].group == AXES[f.kind].group)
-
-    return {kind: f for kind, f in kept.items() if not has_rival(f)}
 
 
 def with_settings(found, bank, test, seed):

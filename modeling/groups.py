@@ -40,7 +40,7 @@ def stroke_and_ground(image):
 def find_looks(images, labels, n_classes, workers=2):
     """(C,) "document" or "photo": the look of most images of each class; of most images where a class has none."""
     votes = np.array(parallel_map(is_document, images, workers), dtype=float)
-    labels, usual = np.asarray(labels), votes.mean() >= 0.5
+    labels, usual = np.asarray(labels), 2 * votes.sum() >= len(votes)
     shares = [votes[labels == c].mean() if (labels == c).any() else float(usual) for c in range(n_classes)]
     return tuple("document" if share >= 0.5 else "photo" for share in shares)
 

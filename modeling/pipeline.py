@@ -42,7 +42,7 @@ from modeling.inference import Predictions, predict, views_for
 from modeling.losses import Supervised, class_weights
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
-from modeling.shift import ShiftReport, match_shift
+from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.targets import pseudo_targets
 from modeling.train import fit, load_result, make_autocast, pick_device, pick_precision, seed_everything
 from utils import EventLog, Stage, Timer, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
@@ -201,7 +201,7 @@ def run_shift(this):
     source = next((s for s in this.weights.values() if s.is_pretrained), None)
     settings = {"reads_test": reads_test, "seed": config.seed, "augment": config.augment.policy != "none",
                 "groups": config.augment.groups}
-    stage = Stage.of(this.folder, "shift", version=1, settings=settings,
+    stage = Stage.of(this.folder, "shift", version=2, settings=settings,
                      inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
     run_stage(stage, lambda folder: write_json(
         folder / "shift.json", measure_shift(this, reads_test, source, config.augment.policy != "none").to_json()))
@@ -212,6 +212,9 @@ def run_shift(this):
     if config.augment.policy == "matched" and not reads_test:
         this.warn("the augmentation is not matched to the test set: "
                   + ("data.test_usage=none" if len(audit.test) else "there are no test images"))
+    elif reads_test and this.shift.auc_before is None:
+        this.warn(f"the augmentation is not matched to the test set: {len(audit.train)} training and {len(audit.test)} test "
+                  f"images, and a shift shows in {FEWEST} readable ones of each at the earliest")
 
 
 def measure_shift(this, reads_test, source, wanted):

@@ -55,6 +55,7 @@ from utils import Timer, parallel_map, plain, seed_of
 
 MEASURED_PX = 448        # long side at which images are compared
 DISTORTED_PX = 768       # and at which training images are distorted, to be reduced after that as the test images are
+FEWEST = 20              # images a side that tell anything about a shift
 COMPARED = 400           # images a side for the adversarial AUC
 PURE_SHARE = 0.3   # of a bank's rows
 NEARLY = 0.02      # of adversarial AUC: what a group's usual kind may be worse by than another, and is still taken
@@ -468,10 +469,10 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     """Measure the shift from train to test and fit the policy that undoes it: about 80 s for 1,000 + 1,000 images of 336 px
     on two cores, however many files there are more.
 
-    train_paths, test_paths: image files, at most `max_images` of each are read; test_paths may be empty, then only the
-    natural symmetries are found. train_labels (n,): numbers of `classes`. `rows`: most distorted images per round of the
-    search (twice that in the second). `embed`: images -> (n, d) pretrained features, or None. `groups`: as the setting
-    augment.groups.
+    train_paths, test_paths: image files, at most `max_images` of each are read; with fewer than FEWEST on a side only the
+    natural symmetries are found. train_labels (n,): numbers of `classes`, or any labels where those are left out. `rows`:
+    most distorted images per round of the search (twice that in the second). `embed`: images -> (n, d) pretrained
+    features, or None. `groups`: as the setting augment.groups.
     """
     if classes is None:
         classes, train_labels = np.unique(train_labels, return_inverse=True)
@@ -484,9 +485,9 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
             classes, np.bincount(train_labels, minlength=len(classes)), looks, groups), n_train=len(train.images))
         look = looks_of_train(report.groups, classes, labels)
         report = with_natural(report, images, labels, look, embed, seed, workers)
-        if len(test_paths) and len(train.images) > 8:
+        if min(len(test_paths), len(train.images)) >= FEWEST:
             test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX)
-            if not test.images:
+            if len(test.images) < FEWEST:
                 return replace(report, seconds=timer.seconds)
             n = min(rows, max(400, len(train.images) + len(test.images)))
             report = measured(report, train, look, test, embed, seed, workers, n)
@@ -504,12 +505,12 @@ def looks_of_train(groups, classes, labels):
 
 def with_natural(report, images, labels, look, embed, seed, workers):
     """The report with the natural symmetries of each look, and of all."""
-    natural = []
-    for k in range(look.max(initial=0) + 1):
+    names, natural = sorted({g.look for g in report.groups}), []
+    for k in range(len(names)):
         rows = np.flatnonzero(look == k)
         natural.append(natural_symmetries([images[i] for i in rows], labels[rows], embed, seed, workers,
-                                          n=240 if look.max(initial=0) == 0 else 160))
-    names, shared = sorted({g.look for g in report.groups}), tuple(g for g in SYMMETRIES if all(g in n for n in natural))
+                                          n=240 if len(names) == 1 else 160))
+    shared = tuple(g for g in SYMMETRIES if all(g in n for n in natural))
     groups = tuple(replace(g, policy=ShiftPolicy(natural=natural[names.index(g.look)])) for g in report.groups)
     return replace(report, groups=groups, natural_symmetries=shared, policy=ShiftPolicy(natural=shared))
 
@@ -544,7 +545,7 @@ def measured(report, train, look, test, embed, seed, workers, n):
     train, own_quality = train._replace(quality=coupled(train.quality, test.quality)), train.quality
     rows = {"test": np.array(parallel_map(trace_row, test.images, workers))}
     found, bank = search(train, rows["test"], seed_of(seed, "search"), workers, n)
-    part = looks_of_test(bank, look, rows["test"], seed) if look.max() else None
+    part = looks_of_test(bank, look, rows["test"], seed) if len(np.unique(look)) > 1 else None
     each = [found] if part is None else by_look(found, bank, look, rows["test"], part, seed)
     whole, turned = orientations(train, look, test, part, found, seed_of(seed, "turn"), n * 3 // 2, workers)
     names, native = sorted({g.look for g in report.groups}), float(np.median(train.scale))

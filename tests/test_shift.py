@@ -93,6 +93,12 @@ def test_without_test_images_only_the_natural_symmetries_are_measured(train):
     assert report.policy.is_empty and report.auc_before is None and list(report.describe()) == []
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_too_few_test_images_tell_of_no_shift(train, n):
+    report = match_shift(*train, train[0][:n], seed=0, workers=1)
+    assert report.policy.is_empty and report.auc_before is None
+
+
 def test_broken_files_are_left_out(train, tmp_path):
     paths, labels = train
     (tmp_path / "broken.png").write_bytes(b"no image")

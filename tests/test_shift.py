@@ -74,6 +74,7 @@ def test_flips_and_blur_are_found_together(train, tmp_path):
     assert all(d.probability <= 0.2 for d in policy.distortions if d.kind not in ("flip_vertical", "blur"))
 
 
+@pytest.mark.slow
 def test_rotation_and_its_fill_are_found(train, tmp_path):
     policy = found(train, tmp_path, ("rotate", 1.0, -25, 25), fill=(0.0, 1.0, 0.0, 0.0)).policy
     turned = policy.get("rotate")
@@ -135,6 +136,7 @@ def test_files_saved_alike_are_simulated_as_they_are_and_coarser_ones_become_a_d
     assert with_compression(ShiftPolicy(), ours, np.full(4, 75)).is_empty
 
 
+@pytest.mark.slow
 def test_the_last_compression_of_the_test_files_is_no_distortion(train, tmp_path):
     images, _ = images_of(letter, "FRG4", 200, seed=1)
     (tmp_path / "test").mkdir()

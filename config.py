@@ -105,7 +105,7 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    method: str = setting("auto", "blend weights: the nested winner, or one method", choices=("auto", "mean", "greedy"))
+    method: str = setting("auto", "blend weights: the nested winner, or one method", choices=("auto", "mean", "greedy", "simplex"))
     refit: bool = setting(False, "also train each backbone on all labelled images for the submission")
     bootstrap_draws: int = setting(1000, "resamples behind each 90 % interval", low=10, high=100000)
 

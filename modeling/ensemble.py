@@ -1,27 +1,48 @@
-"""Out-of-fold predictions -> blend weights -> one prediction, scored on rows that no weight was fitted to.
+"""Out-of-fold predictions -> views, temperatures and weights -> one prediction, scored on rows that nothing was fitted to.
 
-Each source is one backbone, seed and round over all its folds. Its probabilities are first calibrated by one
-temperature; then candidates are compared by *nested* cross-validation: weights are fitted on all parts but one and
-scored on that one, so that the score of the winner holds what choosing it has cost.
+    blend, nested = fit_blend({"r0-vit": {"identity": probs, "rotate_180": probs}}, labels, folds, metric)
+    test = blend.apply({"r0-vit": {"identity": predictions, "rotate_180": predictions}})
+
+A source is one backbone, seed and round over all its folds. Of its views those that hurt are dropped, their mean is
+calibrated by one temperature, and sources that know nothing or repeat another are left out. Then candidates are compared
+by *nested* cross-validation: all of that is fitted on all parts but one and scored on that one, so that the score of the
+winner holds what choosing it has cost.
 """
 from dataclasses import dataclass
 
 import numpy as np
 
 from modeling.inference import Predictions
-from modeling.metrics import fit_temperature, log_loss, normalized, with_temperature
+from modeling.metrics import fit_temperature, log_loss, mixture_weights, normalized, with_temperature
 from utils import RunError
 
 GREEDY_STEPS = 30
+SURE = 2.5              # standard errors of a paired difference in log loss that count as one
+SAME = 0.005            # mean total variation below which two sources are one
+MOST_ROWS = 4000        # that views are chosen on
 
 
 @dataclass(frozen=True)
-class Blend:
-    """weights by source, >= 0 and summing to 1; temperature by source; score of the blend on its own rows and nested."""
+class Recipe:
+    """What makes one prediction of many, by source: kept views, temperature, weight; and why a source has weight 0."""
+
+    views: dict[str, tuple[str, ...]]
+    temperature: dict[str, float]
+    weights: dict[str, float]
+    left_out: dict[str, str]
+
+    def probs(self, sources):
+        """(n, C) of {source: {view: probs (n, C)}}; sources of weight 0 are not read."""
+        used = [name for name, weight in self.weights.items() if weight > 0]
+        each = [with_temperature(mean_of(sources[name], self.views[name]), self.temperature[name]) for name in used]
+        return np.tensordot([self.weights[name] for name in used], np.stack(each), axes=1)
+
+
+@dataclass(frozen=True)
+class Blend(Recipe):
+    """The Recipe of one method, weights >= 0 and summing to 1: its score on its own rows, nested, and that of all methods."""
 
     method: str
-    weights: dict[str, float]
-    temperature: dict[str, float]
     score: float
     score_nested: float
     nested_by_method: dict[str, float]
@@ -32,21 +53,68 @@ class Blend:
             raise RunError(f"Blend.weights must be >= 0 and sum to 1, got {self.weights}")
 
     def apply(self, predictions):
-        """The blend of {source: Predictions of the same samples}, joined by id; sources of weight 0 are not read."""
+        """The blend of {source: {view: Predictions of the same samples}}, joined by id."""
         used = [name for name, weight in self.weights.items() if weight > 0]
-        first = predictions[used[0]]
-        stack = [with_temperature(predictions[name].align(first.sample_id.tolist()), self.temperature[name])
-                 for name in used]
-        probs = np.tensordot([self.weights[name] for name in used], np.stack(stack), axes=1)
+        first = next(iter(predictions[used[0]].values()))
+        ids = first.sample_id.tolist()
+        probs = self.probs({name: {v: p.align(ids) for v, p in predictions[name].items()} for name in used})
         return Predictions(first.sample_id, normalized(probs).astype(np.float32), first.classes, first.split, tuple(used))
 
 
-def mean_weights(stack, labels, metric):
+# ---------------------------------------------------------------- one source
+
+def mean_of(views, names):
+    return np.mean([views[name] for name in names], axis=0, dtype=np.float64).astype(np.float32)
+
+
+def row_losses(probs, labels):
+    """(n,) log loss of each row at the temperature that suits all of them."""
+    scaled = with_temperature(probs, fit_temperature(labels, probs))
+    return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-7))
+
+
+def clearly(difference, sign):
+    """Whether the mean of paired differences (n,) is above (1) or below (-1) zero by SURE standard errors."""
+    return sign * difference.mean() > SURE * difference.std() / np.sqrt(len(difference))
+
+
+def choose_views(views, labels):
+    """The views of {name: probs (n, C)} whose mean is kept: the first, and all others but those that clearly hurt."""
+    rows = np.random.default_rng(0).permutation(len(labels))[:MOST_ROWS]
+    views, labels, kept = {name: p[rows] for name, p in views.items()}, labels[rows], list(views)
+    losses = row_losses(mean_of(views, kept), labels)
+    while len(kept) > 1:
+        without = {v: row_losses(mean_of(views, [k for k in kept if k != v]), labels) - losses for v in kept[1:]}
+        worst = min(without, key=lambda v: without[v].mean())
+        if not clearly(without[worst], -1):
+            break
+        kept.remove(worst)
+        losses += without[worst]
+    return tuple(kept)
+
+
+def useless(stack, labels, names):
+    """{name: why} of the calibrated sources (m, n, C) that know no more than the class shares, or what an earlier one knows."""
+    out, prior = {}, np.bincount(labels, minlength=stack.shape[2]) / len(labels)
+    for i, name in enumerate(names):
+        gain = row_losses(stack[i], labels) + np.log(np.maximum(prior[labels], 1e-7))
+        if not clearly(gain, -1):
+            out[name] = "no better than the class shares"
+            continue
+        same = [k for k in range(i) if names[k] not in out and np.abs(stack[k] - stack[i]).sum(1).mean() / 2 < SAME]
+        if same:
+            out[name] = f"the same as {names[same[0]]}"
+    return {} if len(out) == len(names) else out
+
+
+# ---------------------------------------------------------------- weights
+
+def mean_weights(stack, labels):
     """1/m each. stack (m, n, C) -> (m,)"""
     return np.full(len(stack), 1 / len(stack))
 
 
-def greedy_weights(stack, labels, metric):
+def greedy_weights(stack, labels):
     """Ensemble selection with replacement (Caruana et al., ICML 2004): add the member that helps most, count, normalise.
 
     It goes by log loss whatever the metric: macro-F1 on a few hundred rows rewards members that are noise.
@@ -63,7 +131,33 @@ def greedy_weights(stack, labels, metric):
     return best_counts / best_counts.sum()
 
 
-METHODS = {"mean": mean_weights, "greedy": greedy_weights}
+def simplex_weights(stack, labels):
+    """The weights of least log loss; below 0.01 they are 0."""
+    weights = mixture_weights(np.maximum(stack[:, np.arange(len(labels)), labels], 1e-7).T)
+    weights = np.where(weights < 0.01, 0.0, weights)
+    return weights / weights.sum()
+
+
+METHODS = {"mean": mean_weights, "greedy": greedy_weights, "simplex": simplex_weights}
+
+
+# ---------------------------------------------------------------- the blend
+
+def fit_recipes(sources, labels, methods):
+    """{method: Recipe} fitted on {source: {view: probs (n, C)}} and labels (n,)."""
+    names = list(sources)
+    views = {name: choose_views(sources[name], labels) for name in names}
+    means = [mean_of(sources[name], views[name]) for name in names]
+    temperature = {name: fit_temperature(labels, probs) for name, probs in zip(names, means, strict=True)}
+    stack = np.stack([with_temperature(p, t) for p, t in zip(means, temperature.values(), strict=True)])
+    left_out = useless(stack, labels, names) if len(names) > 1 else {}
+    used = [name not in left_out for name in names]
+    recipes = {}
+    for method in methods:
+        weights = np.zeros(len(names))
+        weights[used] = METHODS[method](stack[used], labels)
+        recipes[method] = Recipe(views, temperature, dict(zip(names, weights.tolist(), strict=True)), left_out)
+    return recipes
 
 
 def goodness(metric, labels, probs):
@@ -72,39 +166,28 @@ def goodness(metric, labels, probs):
 
 
 def fit_blend(sources, labels, parts, metric, method="auto"):
-    """The Blend of {name: probs (n, C)} on labels (n,), nested over parts (n,) (fold numbers), and its nested probs (n, C).
+    """The Blend of {source: {view: probs (n, C)}} on labels (n,), and its nested probs (n, C) over parts (n,) (fold numbers).
 
-    `method` auto takes the winner of the nested comparison. One source needs no weights and has no nesting to pay for.
+    `method` auto takes the winner of the nested comparison; one source needs no weights.
     """
-    names, raw = list(sources), np.stack(list(sources.values()))
-    methods = [method] if method in METHODS else ["mean"] if len(names) == 1 else list(METHODS)
-    nested = {m: nested_probs(raw, labels, parts, metric, METHODS[m]) for m in methods}
+    methods = [method] if method in METHODS else ["mean"] if len(sources) == 1 else list(METHODS)
+    nested = nested_probs(sources, labels, parts, methods)
     scores = {m: metric(labels, probs) for m, probs in nested.items()}
     winner = max(methods, key=lambda m: goodness(metric, labels, nested[m]))
-    temperature, stack = calibrated(raw, labels)
-    weights = METHODS[winner](stack, labels, metric)
-    blend = Blend(winner, dict(zip(names, weights.tolist(), strict=True)), dict(zip(names, temperature, strict=True)),
-                  metric(labels, np.tensordot(weights, stack, axes=1)), scores[winner], scores)
-    return blend, nested[winner]
+    recipe = fit_recipes(sources, labels, methods)[winner]
+    return Blend(**vars(recipe), method=winner, score=metric(labels, recipe.probs(sources)), score_nested=scores[winner],
+                 nested_by_method=scores), nested[winner]
 
 
-def calibrated(raw, labels):
-    """A temperature per source and the calibrated (m, n, C)."""
-    temperature = [fit_temperature(labels, probs) for probs in raw]
-    return temperature, np.stack([with_temperature(p, t) for p, t in zip(raw, temperature, strict=True)])
-
-
-def nested_probs(raw, labels, parts, metric, weigh):
-    """Blended probabilities (n, C) of which each part's rows come from weights and temperatures fitted on the others."""
+def nested_probs(sources, labels, parts, methods):
+    """{method: blended probs (n, C)} of which each part's rows come from a Recipe fitted on the others."""
     if len(np.unique(parts)) < 2:
-        if len(raw) > 1:
-            raise RunError("a blend of several sources must be nested over at least two parts, got one: train two folds")
-        return raw[0]
-    out = np.zeros(raw.shape[1:])
+        raise RunError("a blend must be nested over at least two parts, got one")
+    shape = next(iter(next(iter(sources.values())).values())).shape
+    out = {m: np.zeros(shape) for m in methods}
     for part in np.unique(parts):
-        held, rest = parts == part, parts != part
-        temperature, stack = calibrated(raw[:, rest], labels[rest])
-        weights = weigh(stack, labels[rest], metric)
-        held_stack = [with_temperature(p, t) for p, t in zip(raw[:, held], temperature, strict=True)]
-        out[held] = np.tensordot(weights, np.stack(held_stack), axes=1)
+        held, rest = [{name: {v: p[rows] for v, p in views.items()} for name, views in sources.items()}
+                      for rows in (parts == part, parts != part)]
+        for method, recipe in fit_recipes(rest, labels[parts != part], methods).items():
+            out[method][parts == part] = recipe.probs(held)
     return out

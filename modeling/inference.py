@@ -1,9 +1,9 @@
 """Predictions found by sample_id, the views of test-time augmentation, and the one inference loop.
 
-    predictions = predict(network, loader, sample_id, classes, views=views_for(["rotate_180"], 4), device=device)
-    probs = predictions.align(ids)          # the only join: by id, never by row order
+    views = predict(network, loader, sample_id, classes, views=views_for(["rotate_180"], 4), device=device, ...)
+    probs = Predictions.mean(list(views.values())).align(ids)          # the only join: by id, never by row order
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,13 +56,28 @@ class Predictions:
         """The equal-weight mean of predictions for the same samples, joined by id."""
         ids = many[0].sample_id
         probs = np.mean([p.align(ids.tolist()) for p in many], axis=0, dtype=np.float64).astype(np.float32)
-        return cls(ids, probs, many[0].classes, many[0].split, tuple(s for p in many for s in p.sources))
+        return cls(ids, probs, many[0].classes, many[0].split, tuple(dict.fromkeys(s for p in many for s in p.sources)))
 
     @classmethod
     def concat(cls, many):
         """Predictions for different samples, one below the other."""
         return cls(np.concatenate([p.sample_id for p in many]), np.concatenate([p.probs for p in many]),
                    many[0].classes, many[0].split, tuple(s for p in many for s in p.sources))
+
+
+def save_views(views, path):
+    """{view name: Predictions of the same samples in one order} as one file, which `Predictions.load` reads as their mean."""
+    mean = Predictions.mean(list(views.values()))
+    np.savez(path, sample_id=mean.sample_id, probs=mean.probs, classes=np.array(mean.classes), split=mean.split,
+             sources=np.array(mean.sources), views=np.array(list(views)),
+             view_probs=np.stack([p.probs for p in views.values()]))
+
+
+def load_views(path):
+    """{view name: Predictions} of a file of `save_views`."""
+    mean = Predictions.load(path)
+    with np.load(path, allow_pickle=False) as f:
+        return {name: replace(mean, probs=probs) for name, probs in zip(f["views"].tolist(), f["view_probs"], strict=True)}
 
 
 # ---------------------------------------------------------------- views
@@ -87,6 +102,11 @@ class View:
     symmetry: str = "identity"
     scale: float = 1.0
     angle_degrees: float = 0.0
+
+    @property
+    def name(self):
+        return (self.symmetry + (f" x{self.scale:g}" if self.scale != 1.0 else "")
+                + (f" {self.angle_degrees:+g} degrees" if self.angle_degrees else ""))
 
     def __call__(self, images):
         images = SYMMETRIES[self.symmetry](images)
@@ -114,15 +134,16 @@ def views_for(symmetries, n_views, turned=False):
 
 @torch.inference_mode()
 def predict(network, loader, sample_id, classes, *, split, source, views, device, autocast):
-    """The mean of softmax over `views` for each image of `loader`: Predictions of len(loader.dataset) rows.
+    """{view name: Predictions of len(loader.dataset) rows}: softmax of each image of `loader` in each of `views`.
 
     `loader` yields Batch whose `index` points into `sample_id`; the views of one image share its decoding.
     """
     network.eval()
-    probs = np.zeros((len(sample_id), len(classes)), dtype=np.float32)
+    probs = np.zeros((len(views), len(sample_id), len(classes)), dtype=np.float32)
     for batch in progress(loader, desc=f"predict {split}"):
         images = batch.images.to(device, non_blocking=True)
         with autocast():
-            total = sum(network(view(images)).float().softmax(1) for view in views)
-        probs[batch.index.numpy()] = (total / len(views)).cpu().numpy()
-    return Predictions(np.asarray(sample_id), probs, tuple(classes), split, (source,))
+            each = torch.stack([network(view(images)).float().softmax(1) for view in views])
+        probs[:, batch.index.numpy()] = each.cpu().numpy()
+    return {view.name: Predictions(np.asarray(sample_id), p, tuple(classes), split, (source,))
+            for view, p in zip(views, probs, strict=True)}

@@ -114,3 +114,12 @@ def accuracy_temperature(labels, probs):
     if excess(ends[0]) <= 0 or excess(ends[1]) >= 0:
         return float(np.exp(min(ends, key=lambda end: abs(excess(end)))))
     return float(np.exp(brentq(excess, *ends, xtol=1e-3)))
+
+
+def mixture_weights(likelihoods, iterations=300):
+    """Weights (K,) on the simplex under which the rows (n, K) of likelihoods are likeliest, by EM (Saerens et al., 2002)."""
+    weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])
+    for _ in range(iterations):
+        posterior = likelihoods * weights
+        weights = (posterior / posterior.sum(1, keepdims=True)).mean(0)
+    return weights

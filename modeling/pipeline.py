@@ -35,12 +35,12 @@ from data_loader import (
 )
 from modeling import report
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
-from modeling.ensemble import fit_blend
+from modeling.ensemble import fit_blend, mean_of
 from modeling.executor import make_executor
 from modeling.groups import make_groups, named_classes
-from modeling.inference import Predictions, predict, views_for
+from modeling.inference import Predictions, load_views, predict, save_views, views_for
 from modeling.losses import Supervised, class_weights
-from modeling.metrics import bootstrap_ci90, confident_scores, find_metric
+from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.targets import pseudo_targets
@@ -281,6 +281,9 @@ class Fitted:
     def predictions(self, split):
         return Predictions.load(self.predict_stage.folder / f"{split}.npz")
 
+    def views(self, split):
+        return load_views(self.predict_stage.folder / f"{split}.npz")
+
     def has(self, split):
         return (self.predict_stage.folder / f"{split}.npz").exists()
 
@@ -339,7 +342,7 @@ def run_fit(this, spec, fitted, title):
     result = load_result(spec, stage.folder)
     if result.skipped_steps:
         this.warn(f"{spec.name} fold {spec.fold}: {result.skipped_steps} non-finite step(s) were skipped")
-    predict_stage = Stage.of(parent, f"predict-{spec.name}", version=1, inputs=[stage.key],
+    predict_stage = Stage.of(parent, f"predict-{spec.name}", version=2, inputs=[stage.key],
                              settings=key_settings(config, "predict", "metric"))
     run_stage(predict_stage, lambda folder: predict_fit(this, spec, stage.folder, folder, title))
     return Fitted(result, predict_stage)
@@ -401,7 +404,7 @@ def square_of(config):
 
 
 def predict_fit(this, spec, fit_folder, folder, title):
-    """valid.npz, valid_testlike.npz and test.npz of a finished fit, each averaged over the views."""
+    """valid.npz, valid_testlike.npz and test.npz of a finished fit, each with its views and their mean."""
     config, audit = this.config, this.audit
     network = new_network_with(this, spec, fit_folder)
     plain = plain_view(**square_of(config))
@@ -420,9 +423,9 @@ def predict_fit(this, spec, fit_folder, folder, title):
         for split, (catalog, pixels, transform) in splits.items():
             dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
             sampler = InOrderSampler(len(dataset), config.optim.micro_batch_size)
-            predict(network, make_loader(dataset, sampler, this.workers), catalog.sample_id, catalog.classes,
-                    split=split, source=f"{spec.name}-fold{spec.fold}", views=views, device=this.device,
-                    autocast=autocast).save(folder / f"{split}.npz")
+            save_views(predict(network, make_loader(dataset, sampler, this.workers), catalog.sample_id, catalog.classes,
+                               split=split, source=f"{spec.name}-fold{spec.fold}", views=views, device=this.device,
+                               autocast=autocast), folder / f"{split}.npz")
     n = sum(len(c) for c, _, _ in splits.values())
     this.events.say(f"{title} {spec.name} fold {spec.fold}: predicted {n} images x {len(views)} views, {timer.seconds:.0f} s")
 
@@ -446,23 +449,29 @@ def by_source(fits):
     return groups
 
 
+def joined(members, split, join):
+    """{view: join([Predictions of each of the fits])}."""
+    each = [f.views(split) for f in members]
+    return {view: join([views[view] for views in each]) for view in each[0]}
+
+
 def out_of_fold(members, split):
-    """One Predictions over the valid images of all trained folds; falls back from test-like to clean where they are equal."""
+    """{view: Predictions} over the valid images of all trained folds; clean ones where test-like would be equal."""
     folds = [f for fold, f in members if fold is not None]
-    return Predictions.concat([f.predictions(split if f.has(split) else "valid") for f in folds])
+    return joined(folds, split if folds[0].has(split) else "valid", Predictions.concat)
 
 
 def run_ensemble(this, fits, metric):
     """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended test Predictions."""
     config, audit, groups = this.config, this.audit, by_source(fits)
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
-    stage = Stage.of(this.folder, "ensemble", version=1, settings=key_settings(config, "ensemble", "metric", "seed"),
+    stage = Stage.of(this.folder, "ensemble", version=2, settings=key_settings(config, "ensemble", "metric", "seed"),
                      inputs=[f.predict_stage.key for f in fits.values()])
     oof = {split: {name: out_of_fold(m, split) for name, m in groups.items()} for split in ("valid", "valid_testlike")}
-    ids = next(iter(oof["valid"].values())).sample_id.tolist()
+    ids = next(iter(next(iter(oof["valid"].values())).values())).sample_id.tolist()
     rows = [row[i] for i in ids]
     labels, parts = audit.train.label[rows], this.folds.fold[rows]
-    stacked = {name: p.align(ids) for name, p in oof["valid_testlike"].items()}
+    stacked = {name: {view: p.align(ids) for view, p in views.items()} for name, views in oof["valid_testlike"].items()}
     parts = blend_parts(parts, seed_of(config.seed, "blend"))
     blend, nested = fit_blend(stacked, labels, parts, metric, config.ensemble.method)
     clean = blend.apply(oof["valid"]).align(ids)
@@ -478,19 +487,31 @@ def run_ensemble(this, fits, metric):
     if not low <= score["expected"] <= high:
         this.warn(f"the models are {'less' if there < here else 'more'} sure on the test images than on training images made "
                   f"like them, as if {metric.name} were {there - here:+.3f} there: something about the test set is not matched")
-    test = blend.apply({name: Predictions.mean([f.predictions("test") for _, f in members])
+    test = blend.apply({name: joined([f for _, f in members], "test", Predictions.mean)
                         for name, members in groups.items()}) if len(audit.test) else None
 
     def build(folder):
         write_json(folder / "blend.json", blend)
-        Predictions(np.array(ids), clean, audit.train.classes, "valid", tuple(groups)).save(folder / "oof_clean.npz")
+        for name, probs in (("oof_clean", clean), ("oof_testlike", normalized(nested).astype(np.float32))):
+            Predictions(np.array(ids), probs, audit.train.classes, "valid", tuple(groups)).save(folder / f"{name}.npz")
         if test:
             test.save(folder / "test.npz")
 
     run_stage(stage, build)
-    table = [(name, sum(fold is not None for fold, _ in members), metric(labels, stacked[name]), blend.weights[name],
-              sum(f.result.seconds for _, f in members)) for name, members in groups.items()]
+    folds = this.folds.fold[rows]
+    table = [source_row(name, members, blend, mean_of(stacked[name], blend.views[name]), labels, folds, metric)
+             for name, members in groups.items()]
     return {"score": score, "blend": blend, "table": table, "test": test}
+
+
+def source_row(name, members, blend, probs, labels, folds, metric):
+    """The SourceRow of a source by its test-like out-of-fold probs (n, C)."""
+    each = [metric(labels[folds == k], probs[folds == k]) for k in np.unique(folds)]
+    views = list(members[0][1].views("valid"))
+    return report.SourceRow(
+        name, len(each), metric(labels, probs), float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, blend.weights[name],
+        len(blend.views[name]), tuple(v for v in views if v not in blend.views[name]), blend.left_out.get(name, ""),
+        sum(f.result.seconds for _, f in members))
 
 
 def by_confidence(this, groups, blend, nested, labels, folds, metric):
@@ -500,7 +521,7 @@ def by_confidence(this, groups, blend, nested, labels, folds, metric):
         return (metric(labels, nested),) * 2
     scores = []
     for fold in np.unique(folds):
-        test = blend.apply({name: fitted.predictions("test") for name, members in groups.items()
+        test = blend.apply({name: fitted.views("test") for name, members in groups.items()
                             for number, fitted in members if number == fold})
         scores.append(confident_scores(metric, labels[folds == fold], nested[folds == fold], test.probs,
                                        seed=seed_of(this.config.seed, "confidence", int(fold))))
@@ -542,7 +563,8 @@ def conclude(this, fits, results, metric, answers, timer):
     final = {"mode": config.mode, "experiment_name": folder.name, "metric": metric.name,
              "classes": list(audit.train.classes), "n_fits": len(fits), "seconds": timer.seconds,
              "peak_memory_bytes": max(f.peak_memory_bytes for f, _ in all_fits), "submission": submission, "score": score,
-             "blend": results["blend"], "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
+             "blend": results["blend"], "sources": [row._asdict() for row in results["table"]],
+             "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
              "warnings": this.warnings}
     write_json(folder / "final_results.json", final)
     report.write_page(folder / "report.html", final=final, table=results["table"], fits=[f for f, _ in all_fits],

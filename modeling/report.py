@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import jinja2
@@ -16,6 +17,20 @@ from modeling.augment import DISTORTIONS, ClassGroup, by_class, distort
 from utils import RunError, plain, read_json, write_atomic, write_json
 
 STRIP_IMAGES, STRIP_HEIGHT_PX, MOST_STATISTICS = 8, 104, 12
+
+
+class SourceRow(NamedTuple):
+    """A source of the blend in the summary: its out-of-fold score and that score's standard deviation over folds."""
+
+    name: str
+    folds: int
+    score: float
+    fold_sd: float
+    weight: float
+    views: int
+    views_dropped: tuple[str, ...]
+    note: str               # why it has weight 0
+    seconds: float
 
 
 def training_results(config, fits, path):
@@ -65,11 +80,20 @@ def write_submission(rows, contest, path):
 
 
 def closing_lines(final, table, folder):
-    """What a run prints last. table: (source, folds, out-of-fold score, weight, seconds) per row."""
-    width = max(len("source"), *(len(row[0]) for row in table))
-    yield f"\n{'source':<{width}}  folds  out of fold  weight  seconds"
-    for name, folds, score, weight, seconds in table:
-        yield f"{name:<{width}}  {folds:>5}  {score:>11.4f}  {weight:>6.3f}  {seconds:>7.0f}"
+    """What a run prints last. table: SourceRows."""
+    width = max(len("source"), *(len(row.name) for row in table))
+    yield f"\n{'source':<{width}}  folds  out of fold  fold sd  views  weight  seconds"
+    for r in table:
+        sd = f"{r.fold_sd:.4f}" if r.folds > 1 else "-"
+        yield (f"{r.name:<{width}}  {r.folds:>5}  {r.score:>11.4f}  {sd:>7}  {r.views:>5}  {r.weight:>6.3f}  {r.seconds:>7.0f}"
+               + (f"  {r.note}" if r.note else ""))
+    for r in table:
+        if r.views_dropped:
+            yield f"{r.name}: dropped as they hurt on out-of-fold rows: {', '.join(r.views_dropped)}"
+    if len(table) > 1:
+        blend = final["blend"]
+        each = ", ".join(f"{m} {v:.4f}" for m, v in blend.nested_by_method.items())
+        yield f"{'blend by ' + blend.method + ', nested':<36} {blend.score_nested:.4f}  (of {each})"
     score = final["score"]
     for key, text in (("oof_clean", "out of fold, images as they are"),
                       ("oof_testlike", "out of fold, made like the test set"),

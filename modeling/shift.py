@@ -39,6 +39,7 @@ from modeling.augment import (
     resized,
 )
 from modeling.groups import find_looks, make_groups
+from modeling.metrics import mixture_weights
 from modeling.orientation import (
     MIN_GAIN,
     ORIENTATIONS,
@@ -271,17 +272,8 @@ def read_setting(name, choices, needs, bank, test, seed):
     """Shares of a setting's choices among the test rows that show it (a fill needs geometry)."""
     y = np.array([1 + choices.index(v[name]) if needs & v.keys() else 0 for v in bank.values])
     _, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, len(choices) + 1, seed)
-    weights = mixture(theirs)[1:] + 0.01
+    weights = mixture_weights(theirs)[1:] + 0.01
     return tuple(weights / weights.sum())
-
-
-def mixture(ratios, iterations=300):
-    """Shares (K,) of the classes under which the rows are likeliest, by EM (Saerens et al., 2002)."""
-    weights = np.full(ratios.shape[1], 1 / ratios.shape[1])
-    for _ in range(iterations):
-        posterior = ratios * weights
-        weights = (posterior / posterior.sum(1, keepdims=True)).mean(0)
-    return weights
 
 
 def search(train, test, seed, workers, n, rounds=4):
@@ -358,7 +350,7 @@ def looks_of_test(bank, look, test, seed):
     ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, y.max() + 1, seed)
     if (ours.argmax(1) == y).mean() < SURE_LOOK:
         return None
-    return (theirs * mixture(theirs)).argmax(1)
+    return (theirs * mixture_weights(theirs)).argmax(1)
 
 
 def by_look(found, bank, look, test, part, seed):

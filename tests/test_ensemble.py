@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from modeling.ensemble import fit_blend
+from modeling.ensemble import METHODS, choose_views, fit_blend
 from modeling.inference import Predictions
 from modeling.metrics import METRICS
 
@@ -12,24 +12,50 @@ PARTS = RNG.integers(0, 5, N)
 METRIC = METRICS["macro_f1"]
 
 
-def member(strength, seed):
-    """Probabilities with independent noise: the larger `strength`, the better."""
+def probabilities(strength, seed):
+    """With independent noise: the larger `strength`, the better."""
     logits = np.random.default_rng(seed).standard_normal((N, C)) + strength * np.eye(C)[LABELS]
     return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def member(strength, seed):
+    return {"identity": probabilities(strength, seed)}
+
+
+def shuffled(views):
+    return {name: probs[RNG.permutation(N)] for name, probs in views.items()}
 
 
 def test_a_blend_beats_its_best_member_and_its_nested_score_is_that_of_its_nested_rows():
     sources = {f"m{i}": member(1.5, i) for i in range(3)}
     blend, nested = fit_blend(sources, LABELS, PARTS, METRIC)
     assert METRIC(LABELS, nested) == blend.score_nested
-    assert blend.score_nested > max(METRIC(LABELS, p) for p in sources.values()) + 0.05
+    assert blend.score_nested > max(METRIC(LABELS, p["identity"]) for p in sources.values()) + 0.05
     assert sum(blend.weights.values()) == pytest.approx(1)
 
 
-def test_a_useless_member_gets_weight_0():
-    sources = {"good": member(2.0, 1), "also": member(2.0, 2), "noise": member(2.0, 3)[RNG.permutation(N)]}
-    blend, _ = fit_blend(sources, LABELS, PARTS, METRIC, method="greedy")
-    assert blend.weights["noise"] == 0
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+def test_a_useless_member_gets_weight_0_and_is_named(method):
+    sources = {"good": member(2.0, 1), "also": member(2.0, 2), "noise": shuffled(member(2.0, 3))}
+    blend, _ = fit_blend(sources, LABELS, PARTS, METRIC, method=method)
+    assert blend.weights["noise"] == 0 and list(blend.left_out) == ["noise"]
+
+
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+def test_a_duplicate_member_changes_nothing(method):
+    sources = {f"m{i}": member(1.0 + 0.3 * i, i) for i in range(4)}
+    alone, _ = fit_blend(sources, LABELS, PARTS, METRIC, method=method)
+    blend, _ = fit_blend(sources | {"again": sources["m3"]}, LABELS, PARTS, METRIC, method=method)
+    assert abs(blend.score_nested - alone.score_nested) < 0.002
+    assert blend.left_out == {"again": "the same as m3"}
+
+
+def test_a_view_that_hurts_is_dropped_and_one_that_helps_is_kept():
+    views = member(1.5, 0) | {"rotate_180": probabilities(1.5, 1), "flip_horizontal": probabilities(-1.5, 2)}
+    assert choose_views(views, LABELS) == ("identity", "rotate_180")
+    blend, _ = fit_blend({"m": views}, LABELS, PARTS, METRIC)
+    assert blend.views == {"m": ("identity", "rotate_180")}
+    assert blend.score_nested > METRIC(LABELS, np.mean(list(views.values()), axis=0)) + 0.05
 
 
 def test_weights_fitted_to_noise_are_not_rewarded_by_the_nested_score():
@@ -44,12 +70,13 @@ def test_applying_joins_by_id():
     blend, _ = fit_blend(sources, LABELS, PARTS, METRIC)
     ids, order = np.array([f"i{i}" for i in range(N)]), RNG.permutation(N)
     classes = tuple("abcde")
-    one = {n: Predictions(ids, p.astype(np.float32), classes, "valid", (n,)) for n, p in sources.items()}
-    other = one | {"m1": Predictions(ids[order], sources["m1"][order].astype(np.float32), classes, "valid", ("m1",))}
+    one = {n: {"identity": Predictions(ids, p["identity"].astype(np.float32), classes, "valid", (n,))}
+           for n, p in sources.items()}
+    other = one | {"m1": {"identity": Predictions(ids[order], one["m1"]["identity"].probs[order], classes, "valid", ("m1",))}}
     np.testing.assert_array_equal(blend.apply(one).probs, blend.apply(other).probs)
 
 
 def test_one_source_is_its_own_blend():
-    blend, nested = fit_blend({"only": member(1.0, 0)}, LABELS, np.zeros(N, int), METRIC)
+    blend, nested = fit_blend({"only": member(1.0, 0)}, LABELS, PARTS, METRIC)
     assert blend.weights == {"only": 1.0}
-    assert METRIC(LABELS, nested) == pytest.approx(METRIC(LABELS, member(1.0, 0)))
+    assert METRIC(LABELS, nested) == METRIC(LABELS, member(1.0, 0)["identity"])

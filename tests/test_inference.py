@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling.inference import SYMMETRIES, Predictions, View, views_for
+from modeling.inference import SYMMETRIES, Predictions, View, load_views, save_views, views_for
 from utils import RunError
 
 CLASSES = ("a", "b")
@@ -35,6 +35,15 @@ def test_save_and_load_give_the_same(tmp_path):
     q = Predictions.load(tmp_path / "p.npz")
     np.testing.assert_array_equal(p.align(["한", "x", "ü"]), q.align(["한", "x", "ü"]))
     assert (q.classes, q.split, q.sources) == (CLASSES, "test", ("m",))
+
+
+def test_a_file_of_views_is_read_as_them_or_as_their_mean(tmp_path):
+    views = {"identity": predictions(["x", "y"]), "rotate_180": predictions(["x", "y"], first=0.7)}
+    save_views(views, tmp_path / "v.npz")
+    back, mean = load_views(tmp_path / "v.npz"), Predictions.load(tmp_path / "v.npz")
+    assert list(back) == list(views) and back["rotate_180"].sources == ("m",)
+    np.testing.assert_array_equal(back["rotate_180"].probs, views["rotate_180"].probs)
+    np.testing.assert_allclose(mean.align(["y", "x"])[:, 0], [0.9, 0.6])
 
 
 def test_the_mean_joins_by_id():

@@ -105,7 +105,8 @@ class PredictConfig:
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    method: str = setting("auto", "blend weights: the nested winner, or one method", choices=("auto", "mean", "greedy", "simplex"))
+    method: str = setting("auto", "blend weights: the nested winner, or one method",
+                          choices=("auto", "mean", "greedy", "simplex"))
     refit: bool = setting(False, "also train each backbone on all labelled images for the submission")
     bootstrap_draws: int = setting(1000, "resamples behind each 90 % interval", low=10, high=100000)
 
@@ -135,6 +136,7 @@ class RuntimeConfig:
     results_dir: str = setting("training_results", "folder of all experiments")
     engine: str = setting("local", "where fits run", choices=("local",))
     time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
+    measure: bool = setting(True, "time a few steps of each backbone first, for the plan")
 
 
 # ---------------------------------------------------------------- checks
@@ -183,8 +185,6 @@ def pair_problems(config):
         yield f"model.backbones must be different names, at least one, got {','.join(config.model.backbones)!r}"
     if any(r.alpha for r in config.rounds):
         yield "rounds[].alpha must be 0: distillation on labelled images is not built yet"
-    if config.runtime.time_budget_hours:
-        yield "--time_budget is not built yet: leave it out and lower optim.epochs, data.run_folds or model.backbones"
     yield from group_problems(config.augment.groups)
     if not config.rounds or config.rounds[0].teacher or config.rounds[0].unlabelled:
         yield "rounds must begin with a round that has neither teacher nor unlabelled images"

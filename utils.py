@@ -234,6 +234,14 @@ class Timer:
         return getattr(self, "stop", time.perf_counter()) - self.start
 
 
+def duration(seconds):
+    """'45 s', '12 min', '3 h 05 min'."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 def progress(iterable=None, **kwargs):
     """A tqdm bar on standard error, silent where that is not a terminal (logs stay readable)."""
     return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, **kwargs)

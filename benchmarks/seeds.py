@@ -3,7 +3,8 @@
     python -m benchmarks.seeds DATA_DIR ANSWERS.csv --seeds 0 1 2 -- --weights_dir W --set model.backbones=mobilenetv2_100 \\
         data.image_size_px=160 optim.epochs=8
 
-Prints, per seed, the macro-F1 of the submission, the score that the run expected and the seconds it took, then mean and sd.
+Prints, per seed, the macro-F1 of the submission, the score that the run expected and the seconds it took, then mean and sd;
+of a blend also its members' scores.
 """
 import argparse
 import csv
@@ -15,6 +16,7 @@ from pathlib import Path
 from sklearn.metrics import f1_score
 
 from grandmaster_train import main as train
+from modeling.inference import Predictions, load_views
 from utils import read_json
 
 
@@ -34,7 +36,19 @@ def run_seed(data_path, answers, seed, argv, results_dir):
     submission = read_pairs(results_dir / name / f"submission_{name}.csv")
     ids = list(answers)
     score = f1_score([answers[i] for i in ids], [submission[i] for i in ids], average="macro")
-    return score, read_json(results_dir / name / "final_results.json")
+    final = read_json(results_dir / name / "final_results.json")
+    members = {source["name"].removesuffix(f"-s{seed}"): member_score(results_dir / name, source["name"], final, answers)
+               for source in final["sources"]}
+    return score, final, members
+
+
+def member_score(folder, source, final, answers):
+    """Test macro-F1 of one source alone: the mean over its folds and the views that it keeps."""
+    files = sorted(folder.glob(f"fold_*/predict-{source}-*[0-9a-f]/test.npz"))
+    views = [load_views(file)[view] for file in files for view in final["blend"]["views"][source]]
+    mean = Predictions.mean(views)
+    ids = mean.sample_id.tolist()
+    return f1_score([answers[i] for i in ids], [final["classes"][k] for k in mean.probs.argmax(1)], average="macro")
 
 
 def main():
@@ -44,18 +58,27 @@ def main():
     parser.add_argument("data_path", type=Path)
     parser.add_argument("answers", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the runs there, and go on with those begun")
     args = parser.parse_args(own)
-    answers, rows = read_pairs(args.answers), []
-    with tempfile.TemporaryDirectory() as results_dir:
+    answers, rows, each = read_pairs(args.answers), [], {}
+    with tempfile.TemporaryDirectory() as scratch:
         for seed in args.seeds:
-            score, final = run_seed(args.data_path, answers, seed, passed, Path(results_dir))
+            score, final, members = run_seed(args.data_path, answers, seed, passed, args.keep or Path(scratch))
             rows.append((seed, score, final["score"]["expected"], final["score"]["expected_ci90"], final["seconds"]))
+            each[seed] = members
     print(f"\nmacro-F1 on {len(answers)} test images of {args.data_path.name}: {' '.join(passed)}")
     print("seed  macro-F1  expected  (90 % interval)   seconds")
     for seed, score, expected, (low, high), seconds in rows:
         print(f"{seed:>4}  {score:.4f}    {expected:.4f}    ({low:.3f} to {high:.3f})  {seconds:.0f}")
     scores = [row[1] for row in rows]
     print(f"mean {statistics.mean(scores):.4f}, sd {statistics.stdev(scores) if len(scores) > 1 else 0:.4f}, n={len(scores)}")
+    if len(each[args.seeds[0]]) > 1:
+        print("\nits members alone, by seed")
+        for name in each[args.seeds[0]]:
+            print(f"{name:<36}" + "".join(f"  {each[seed].get(name, float('nan')):.4f}" for seed in args.seeds))
+        gains = [score - max(each[seed].values()) for seed, score, *_ in rows]
+        print(f"{'blend minus its best member':<36}" + "".join(f" {g:+.4f}" for g in gains)
+              + f", mean {statistics.mean(gains):+.4f}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Where fits run. One contract: run(jobs) -> results in the order of the jobs; the pipeline does not know which it has."""
+"""Where fits run. One contract: run(jobs) yields results; the pipeline does not know which executor it has."""
 
 
 class LocalExecutor:
     """One job after the other in this process."""
 
     def run(self, jobs):
-        """jobs: an iterable of functions without arguments."""
-        return [job() for job in jobs]
+        """(name, result) of each job as it is done. jobs: an iterable of (name, function without arguments), which is only
+        advanced when a job can start."""
+        for name, job in jobs:
+            yield name, job()
 
 
 EXECUTORS = {"local": LocalExecutor}

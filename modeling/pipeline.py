@@ -2,88 +2,50 @@
 
 audit -> shift -> folds -> for each round x backbone x seed x fold: targets -> fit -> predict -> ensemble -> report
 """
+import importlib.metadata as metadata
 import math
 import os
 import platform
 import shlex
 import sys
-from dataclasses import dataclass, field, replace
+import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from config import Config, FitSpec, key_settings, resolve
-from data_loader import (
-    Audit,
-    Contest,
-    EpochSampler,
-    Folds,
-    ImageDataset,
-    InOrderSampler,
-    Targets,
-    audit_contest,
-    contest_digests,
-    load_audit,
-    load_folds,
-    make_folds,
-    make_loader,
-    read_contest,
-    save_folds,
-)
+from config import key_settings, resolve
+from data_loader import audit_contest, contest_digests, load_audit, load_folds, make_folds, read_contest, save_folds
 from modeling import report
-from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
+from modeling.augment import plain_view
 from modeling.ensemble import fit_blend, mean_of
 from modeling.executor import make_executor
+from modeling.fits import (
+    Run,
+    find_costs,
+    fit_state,
+    round_specs,
+    run_fit,
+    usable_rounds,
+    work_of,
+)
 from modeling.groups import make_groups, named_classes
-from modeling.inference import Predictions, load_views, predict, save_views, views_for
-from modeling.losses import Supervised, class_weights
+from modeling.inference import Predictions
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
+from modeling.plan import Cost, differences, make_plan
 from modeling.shift import FEWEST, ShiftReport, match_shift
-from modeling.targets import pseudo_targets
-from modeling.train import fit, load_result, make_autocast, pick_device, pick_precision, seed_everything
-from utils import EventLog, Stage, Timer, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
+from modeling.train import pick_device, seed_everything
+from utils import EventLog, Stage, Timer, duration, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
 
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features are used as they are: to measure the shift and the padding
 PROBE_IMAGES = 192
-
-
-@dataclass
-class Run:
-    """What the stages of one run share. Filled from top to bottom by `run`."""
-
-    config: Config
-    contest: Contest
-    folder: Path
-    events: EventLog
-    device: torch.device
-    weights: dict[str, WeightsSource]
-    digests: dict[str, str]
-    audit: Audit = None
-    shift: ShiftReport = None
-    folds: Folds = None
-    keys: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def workers(self):
-        workers = self.config.runtime.workers
-        return max(1, min(8, (os.cpu_count() or 1) // 2)) if workers < 0 else workers
-
-    @property
-    def native_scale(self):
-        """Long side of a cached training image over that of the original, at the median."""
-        size = self.audit.summary["size_px"]["train"]
-        return min(1.0, self.audit.summary["long_side_px"] / max(size["height_px"][2], size["width_px"][2]))
-
-    def warn(self, text):
-        if text not in self.warnings:
-            self.warnings.append(text)
-            self.events.say(f"warning: {text}", event="warning")
+RESERVE_SECONDS, RESERVE_SHARE = 12, 0.03      # of a time budget: for starting, blending and the report
+UNKNOWN = Cost(0.0, 0.0, 0.0, 0)
+BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
 
 def run(config, data_path, folder, answers=None, dry_run=False):
@@ -102,16 +64,19 @@ def run(config, data_path, folder, answers=None, dry_run=False):
                    for name in config.model.backbones}
         with exclusive(folder):
             this = Run(config, contest, Path(folder), EventLog(Path(folder) / "events.jsonl"), device, weights, {})
+            if config.runtime.time_budget_hours:
+                budget_seconds = 3600 * config.runtime.time_budget_hours
+                this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
             begin(this, data_path)
             if dry_run:
-                return print_plan(this)
+                return print_plan(this, metric)
             run_audit(this)
             run_weights(this)
             run_shift(this)
             run_folds(this)
-            fits = run_rounds(this)
+            fits, planned = run_rounds(this, metric)
             results = run_ensemble(this, fits, metric)
-            return conclude(this, fits, results, metric, answers, timer)
+            return conclude(this, fits, planned, results, metric, answers, timer)
 
 
 # ---------------------------------------------------------------- before the first stage
@@ -122,7 +87,6 @@ def gpu_memory_bytes(device):
 
 def environment():
     """Versions and hardware, for environment.json."""
-    import importlib.metadata as metadata
     packages = ("torch", "torchvision", "timm", "albumentations", "numpy", "scikit-learn", "opencv-python-headless",
                 "pillow", "safetensors")
     return {"python": sys.version.split()[0], "platform": platform.platform(), "cores": os.cpu_count(),
@@ -152,23 +116,54 @@ def begin(this, data_path):
         this.warn(problem.text)
 
 
-def print_plan(this):
-    """--dry_run: every stage with its state."""
-    for name, state in plan(this):
-        this.events.say(f"{state:<16} {name}")
-    return None
+# ---------------------------------------------------------------- the plan before a run
+
+class NoiseImages:
+    """n noise images in place of a PixelStore, for timing."""
+
+    def __init__(self, n, side_px):
+        self.n, self.image = n, np.random.default_rng(0).integers(256, size=(side_px * 3 // 4, side_px, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, row):
+        return self.image
+
+    def take(self, rows):
+        return NoiseImages(len(rows), self.image.shape[1])
 
 
-def plan(this):
-    """(name, state) of each stage; keys that depend on stages still to do are shown without one."""
-    yield "audit", "done" if audit_stage(this).is_done else "to do"
-    specs = [s for r in range(len(this.config.rounds)) for s in round_specs(this.config, r)]
-    for spec in specs:
-        folder = this.folder / f"fold_{spec.fold}"
-        done = sorted(folder.glob(f"{spec.name}-" + "?" * 12))
-        partial = sorted(folder.glob(f"{spec.name}-*.partial"))
-        state = "done" if done else "begun" if partial else "to do"
-        yield f"fold {spec.fold} {spec.name}, {round_epochs(this.config, spec.round)} epochs", state
+def print_plan(this, metric):
+    """--dry_run: every fit with its state, epochs, seconds and memory. What is not done yet is timed on noise images."""
+    ready = audit_stage(this).is_done
+    if ready:
+        run_audit(this)
+        run_weights(this)
+        ready = shift_stage(this).is_done
+    if ready:
+        run_shift(this)
+        run_folds(this)
+    else:
+        rehearse(this)
+        this.events.say("the images were not read yet: steps are timed on noise images, and reading them and measuring the "
+                        "shift come on top")
+    for line in Planner(this, planned_specs(this), metric).describe():
+        this.events.say(line)
+
+
+def rehearse(this):
+    """Fill a Run as if its first stages were done: no image read, no shift known, no weights loaded."""
+    contest, side_px = this.contest, cache_side_px(this.config)
+    this.audit = SimpleNamespace(
+        train=contest.train, test=contest.test, train_pixels=NoiseImages(len(contest.train), side_px),
+        test_pixels=NoiseImages(len(contest.test), side_px),
+        summary={"long_side_px": side_px, "size_px": {"train": {"height_px": [0, 0, 0], "width_px": [side_px] * 3}}})
+    this.shift = ShiftReport(groups=make_groups(contest.train.classes, [len(contest.train)], None, "off"))
+    this.folds = make_folds(contest.train, this.config.data.n_folds, this.config.seed)
+    this.weights = {name: WeightsSource(name, "random") for name in this.weights}
+    this.digests = dict.fromkeys(this.weights, "")
+    this.keys = dict.fromkeys(("audit", "shift", "folds"), "")
 
 
 # ---------------------------------------------------------------- audit, shift, folds
@@ -194,36 +189,47 @@ def run_audit(this):
         this.warn(problem.text)
 
 
+def reads_test(this):
+    return (this.config.augment.policy == "matched" and this.config.data.test_usage != "none" and len(this.audit.test) > 0)
+
+
+def pretrained_source(this):
+    """The first backbone with pretrained weights, whose features help to measure; None where all are random."""
+    return next((s for s in this.weights.values() if s.is_pretrained), None)
+
+
+def shift_stage(this):
+    config, source = this.config, pretrained_source(this)
+    settings = {"reads_test": reads_test(this), "seed": config.seed, "augment": config.augment.policy != "none",
+                "groups": config.augment.groups}
+    return Stage.of(this.folder, "shift", version=2, settings=settings,
+                    inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
+
+
 def run_shift(this):
     """Measure how test images differ and match it; with `data.test_usage=none` training images are measured alone."""
-    config, audit = this.config, this.audit
-    reads_test = config.augment.policy == "matched" and config.data.test_usage != "none" and len(audit.test) > 0
-    source = next((s for s in this.weights.values() if s.is_pretrained), None)
-    settings = {"reads_test": reads_test, "seed": config.seed, "augment": config.augment.policy != "none",
-                "groups": config.augment.groups}
-    stage = Stage.of(this.folder, "shift", version=2, settings=settings,
-                     inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
+    config, audit, stage = this.config, this.audit, shift_stage(this)
     run_stage(stage, lambda folder: write_json(
-        folder / "shift.json", measure_shift(this, reads_test, source, config.augment.policy != "none").to_json()))
+        folder / "shift.json", measure_shift(this, config.augment.policy != "none").to_json()))
     this.shift = ShiftReport.from_json(read_json(stage.folder / "shift.json"))
     this.keys["shift"] = stage.key
     for line in this.shift.describe():
         this.events.say(line)
-    if config.augment.policy == "matched" and not reads_test:
+    if config.augment.policy == "matched" and not reads_test(this):
         this.warn("the augmentation is not matched to the test set: "
                   + ("data.test_usage=none" if len(audit.test) else "there are no test images"))
-    elif reads_test and this.shift.auc_before is None:
+    elif reads_test(this) and this.shift.auc_before is None:
         this.warn(f"the augmentation is not matched to the test set: {len(audit.train)} training and {len(audit.test)} test "
                   f"images, and a shift shows in {FEWEST} readable ones of each at the earliest")
 
 
-def measure_shift(this, reads_test, source, wanted):
+def measure_shift(this, wanted):
     """The ShiftReport of this contest's images, from files at their own resolution."""
     audit = this.audit
     if not wanted:
         return ShiftReport(groups=make_groups(audit.train.classes, [len(audit.train)], None, "off"))
-    return match_shift(audit.train.path, audit.train.label, audit.test.path if reads_test else [],
-                       seed=this.config.seed, workers=os.cpu_count() or 1, embed=make_embed(this, source),
+    return match_shift(audit.train.path, audit.train.label, audit.test.path if reads_test(this) else [],
+                       seed=this.config.seed, workers=os.cpu_count() or 1, embed=make_embed(this, pretrained_source(this)),
                        classes=audit.train.classes, groups=this.config.augment.groups)
 
 
@@ -271,172 +277,105 @@ def run_weights(this):
 
 # ---------------------------------------------------------------- fits
 
-@dataclass(frozen=True)
-class Fitted:
-    """A finished fit with its predictions on disk."""
-
-    result: object
-    predict_stage: Stage
-
-    def predictions(self, split):
-        return Predictions.load(self.predict_stage.folder / f"{split}.npz")
-
-    def views(self, split):
-        return load_views(self.predict_stage.folder / f"{split}.npz")
-
-    def has(self, split):
-        return (self.predict_stage.folder / f"{split}.npz").exists()
-
-
-def run_rounds(this):
-    """{FitSpec: Fitted} of all rounds; each round reads only the rounds before it."""
-    executor, fitted = make_executor(this.config.runtime.engine), {}
-    for round_number in usable_rounds(this):
-        specs = round_specs(this.config, round_number)
-        titles = [f"fit {len(fitted) + i + 1}/{len(specs) * len(this.config.rounds)}" for i in range(len(specs))]
-        jobs = [partial(run_fit, this, spec, dict(fitted), title) for spec, title in zip(specs, titles, strict=True)]
-        fitted |= dict(zip(specs, executor.run(jobs), strict=True))
-    return fitted
-
-
-def usable_rounds(this):
-    """Round numbers; later rounds that teach on test images are switched off where the contest forbids it."""
-    rounds = this.config.rounds
-    if len(rounds) > 1 and (this.config.data.test_usage != "train" or not len(this.audit.test)):
-        this.warn(f"the {len(rounds) - 1} later round(s) were switched off: they train on test images, and "
-                  + (f"data.test_usage={this.config.data.test_usage}" if len(this.audit.test) else "there are none"))
-        return range(1)
-    return range(len(rounds))
-
-
-def round_specs(config, round_number):
-    """The FitSpecs of a round, backbone by backbone; refits on all labelled images last."""
-    folds = [*range(config.data.run_folds), *([None] if config.ensemble.refit else [])]
-    return [FitSpec(backbone, config.seed, round_number, fold) for backbone in config.model.backbones for fold in folds]
-
-
-def round_epochs(config, round_number):
-    return config.rounds[round_number].epochs or config.optim.epochs
-
-
-def teachers_of(this, spec, fitted):
-    """The fits whose predictions the targets of `spec` come from: the round before, the same fold, every backbone."""
-    if not this.config.rounds[spec.round].teacher:
-        return []
-    return [fitted[replace(spec, backbone=b, round=spec.round - 1)] for b in this.config.model.backbones]
-
-
-def run_fit(this, spec, fitted, title):
-    """Fit, then predict: two stages. A finished one is read, not run."""
-    config, teachers, weights = this.config, teachers_of(this, spec, fitted), this.weights[spec.backbone]
-    parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
-    settings = {"spec": spec, "model": replace(config.model, backbones=(), pretrained=""), "augment": config.augment,
-                "optim": config.optim, "round": config.rounds[spec.round], "image_size_px": config.data.image_size_px,
-                "resize": config.data.resize, "pad_type": weights.pad_type}
-    stage = Stage.of(parent, spec.name, version=1, settings=settings, inputs=[
-        this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
-        *(t.predict_stage.key for t in teachers)])
+def run_rounds(this, metric):
+    """({FitSpec: Fitted} of all rounds, what was planned); each round reads only the rounds before it."""
+    specs = planned_specs(this)
+    stage = Stage.of(this.folder, "plan", version=1, inputs=[this.keys["folds"], this.keys["shift"]], settings=[
+        this.config.runtime.time_budget_hours, key_settings(this.config, *BUDGETED)])
     if stage.is_done:
-        this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused", stage=stage.folder.name)
-    run_stage(stage, lambda folder: train_fit(this, spec, teachers, folder, title))
-    result = load_result(spec, stage.folder)
-    if result.skipped_steps:
-        this.warn(f"{spec.name} fold {spec.fold}: {result.skipped_steps} non-finite step(s) were skipped")
-    predict_stage = Stage.of(parent, f"predict-{spec.name}", version=2, inputs=[stage.key],
-                             settings=key_settings(config, "predict", "metric"))
-    run_stage(predict_stage, lambda folder: predict_fit(this, spec, stage.folder, folder, title))
-    return Fitted(result, predict_stage)
+        chosen = read_json(stage.folder / "plan.json")["fits"]
+        specs = [s for s in specs if [s.name, s.fold] in chosen]
+    planner = Planner(this, specs, metric)
+    for line in planner.describe():
+        this.events.say(line)
+    fitted, executor = {}, make_executor(this.config.runtime.engine)
+    for round_number in sorted({spec.round for spec in specs}):
+        for spec, done in executor.run(planner.jobs(round_number, fitted)):
+            fitted[spec] = done
+    planned = planner.outcome(fitted)
+    if this.config.runtime.time_budget_hours:      # what was left out stays so when the run is started again
+        run_stage(stage, lambda folder: write_json(folder / "plan.json", planned | {
+            "fits": [[s.name, s.fold] for s in fitted]}))
+        planned = read_json(stage.folder / "plan.json")
+    for text in planned["dropped"]:
+        this.warn(f"left out to stay in --time_budget: {text}")
+    return fitted, planned
 
 
-def fit_rows(this, spec):
-    """Rows of the training catalog that this fit learns from."""
-    return np.arange(len(this.audit.train)) if spec.fold is None else this.folds.train_rows(spec.fold)
+def planned_specs(this):
+    """The FitSpecs of all rounds, in the order in which they are trained."""
+    return [spec for r in usable_rounds(this) for spec in round_specs(this.config, r)]
 
 
-def fit_targets(this, spec, teachers):
-    """(PixelStore, Targets) of a fit: its fold's labelled images, and what its teachers add."""
-    audit, rows = this.audit, fit_rows(this, spec)
-    labelled = Targets.from_labels(audit.train.take(rows))
-    if not teachers or not this.config.rounds[spec.round].unlabelled:
-        return audit.train_pixels.take(rows), labelled
-    taught = pseudo_targets([t.predictions("test") for t in teachers], this.config.rounds[spec.round], spec.fold)
-    taught = taught.for_fold(spec.fold)
-    row = {sample: i for i, sample in enumerate(audit.test.sample_id.tolist())}
-    test_rows = np.array([row[s] for s in taught.sample_id.tolist()], dtype=np.int64)
-    this.events.say(f"{spec.name} fold {spec.fold}: {len(test_rows)} of {len(row)} test images as pseudo-labels")
-    return audit.train_pixels.take(rows).concat(audit.test_pixels.take(test_rows)), labelled.concat(taught)
+class Planner:
+    """The fits of a run in order, planned anew before each one: only then is it known how long those before took."""
+
+    def __init__(self, this, specs, metric):
+        self.this, self.metric = this, metric
+        self.state = {spec: fit_state(this, spec) for spec in specs}
+        self.works = {spec: work_of(this, spec) for spec in specs}
+        open_ = dict.fromkeys(s.backbone for s in specs if self.state[s] != "done")
+        measured = this.config.runtime.measure or this.deadline < math.inf
+        self.costs = find_costs(this, open_) if measured else dict.fromkeys(open_, UNKNOWN)
+        self.is_known, self.pace = measured, {}       # seconds over planned seconds, by backbone
+        self.first = self.plan(specs, {})
+        self.start = time.perf_counter()
+
+    def plan(self, specs, fitted):
+        """The Plan of those of the specs that are still to be done."""
+        typical = float(np.mean(list(self.pace.values()))) if self.pace else 1.0
+        costs = {b: cost.scaled(self.pace.get(b, typical)) for b, cost in self.costs.items()}
+        works = [self.works[s] for s in specs if self.state[s] != "done" and s not in fitted]
+        return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric))
+
+    def jobs(self, round_number, fitted):
+        """(FitSpec, job) one by one, as an executor asks for them."""
+        specs = list(self.works)
+        for i, spec in enumerate(specs):
+            if spec.round != round_number:
+                continue
+            n_epochs, until = self.works[spec].n_epochs, math.inf
+            if self.state[spec] != "done":
+                plan = self.plan(specs[i:], fitted)
+                if spec not in plan.epochs:
+                    continue
+                n_epochs = plan.epochs[spec]
+                until = self.this.deadline - self.works[spec].seconds(self.costs[spec.backbone], 0)
+            start, title = time.perf_counter(), f"fit {i + 1}/{len(specs)}"
+            yield spec, partial(run_fit, self.this, spec, dict(fitted), n_epochs, until, title)
+            if self.state[spec] == "to do" and self.is_known:
+                planned = self.works[spec].seconds(self.costs[spec.backbone], len(fitted[spec].result.epochs))
+                self.pace[spec.backbone] = (time.perf_counter() - start) / planned
+
+    def describe(self):
+        """The plan as a table."""
+        names = {spec: f"{spec.name} fold {'all' if spec.fold is None else spec.fold}" for spec in self.works}
+        width = max(map(len, names.values()))
+        yield f"{'plan':<{width}}  state  epochs  seconds  peak memory"
+        for spec, work in self.works.items():
+            n_epochs, cost = self.first.epochs.get(spec), self.costs.get(spec.backbone)
+            if n_epochs is None:
+                yield f"{names[spec]:<{width}}  {'done' if self.state[spec] == 'done' else 'left out'}"
+                continue
+            known = f"{work.seconds(cost, n_epochs):>7.0f}  {cost.peak_memory_bytes / 2**30:>7.1f} GiB" if self.is_known else ""
+            yield f"{names[spec]:<{width}}  {self.state[spec]:<5}  {n_epochs:>6}  {known}".rstrip()
+        if self.is_known and self.first.epochs:
+            yield f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}"
+
+    def outcome(self, fitted):
+        """What was planned and what became of it."""
+        n_epochs = {spec: len(done.result.epochs) for spec, done in fitted.items()}
+        return {"budget_hours": self.this.config.runtime.time_budget_hours,
+                "estimated_seconds": self.first.seconds if self.is_known else None,
+                "seconds": time.perf_counter() - self.start,
+                "dropped": list(differences(list(self.works.values()), n_epochs))}
 
 
-def new_network(this, spec):
-    return build_network(spec.backbone, n_classes=len(this.contest.train.classes),
-                         image_size_px=this.config.data.image_size_px, weights=this.weights[spec.backbone],
-                         model=this.config.model)
-
-
-def train_fit(this, spec, teachers, folder, title):
-    """Build everything a fit needs from values and train it in `folder`."""
-    config = this.config
-    pixels, targets = fit_targets(this, spec, teachers)
-    augments = by_class(this.shift.groups, this.audit.train.classes, lambda group: train_augment(
-        config.augment, group, native_scale=this.native_scale, **square_of(config)))
-    names = (config.seed, spec.name, spec.fold)
-    dataset = ImageDataset(pixels, targets.sample_id, [augments[k] for k in targets.probs.argmax(1)], names,
-                           targets.probs, targets.weight)
-    sampler = EpochSampler(len(dataset), config.optim.batch_size, names)
-    n_epochs = round_epochs(config, spec.round)
-    seed_everything(*names, "init")
-    network = new_network(this, spec)
-    counts = np.bincount(this.audit.train.label[fit_rows(this, spec)], minlength=len(this.contest.train.classes))
-    objective = Supervised(config.optim, class_weights(counts, config.optim.class_weight_power))
-    mix = BatchMix(config.augment)
-    clean_from = n_epochs - config.augment.clean_epochs
-    result = fit(spec, network, objective, make_loader(dataset, sampler, this.workers), sampler,
-                 mix=lambda batch, generator, epoch: mix(batch, generator) if epoch < clean_from else batch,
-                 config=config, n_epochs=n_epochs, pretrained=this.weights[spec.backbone].is_pretrained,
-                 device=this.device, folder=folder, events=this.events, description=title)
-    this.events.say(f"{title} {spec.name} fold {spec.fold}: loss {result.epochs[-1]['loss']:.4f} after {n_epochs} epochs, "
-                    f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
-
-
-def square_of(config):
-    """How every image of a fit becomes square."""
-    return {"image_size_px": config.data.image_size_px, "resize": config.data.resize}
-
-
-def predict_fit(this, spec, fit_folder, folder, title):
-    """valid.npz, valid_testlike.npz and test.npz of a finished fit, each with its views and their mean."""
-    config, audit = this.config, this.audit
-    network = new_network_with(this, spec, fit_folder)
-    plain = plain_view(**square_of(config))
-    splits = {"test": (audit.test, audit.test_pixels, plain)} if len(audit.test) else {}
-    if spec.fold is not None:
-        rows = this.folds.valid_rows(spec.fold)
-        valid, pixels = audit.train.take(rows), audit.train_pixels.take(rows)
-        splits["valid"] = (valid, pixels, plain)
-        if not this.shift.is_empty:
-            testlike = by_class(this.shift.groups, valid.classes, lambda group: testlike_view(
-                group.policy, native_scale=this.native_scale, **square_of(config)))
-            splits["valid_testlike"] = (valid, pixels, [testlike[k] for k in valid.label])
-    views = views_for(this.shift.symmetries, config.predict.tta_views, turned=this.shift.policy.get("rotate") is not None)
-    autocast = make_autocast(pick_precision(config.runtime.precision, this.device), this.device)
-    with Timer() as timer:
-        for split, (catalog, pixels, transform) in splits.items():
-            dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
-            sampler = InOrderSampler(len(dataset), config.optim.micro_batch_size)
-            save_views(predict(network, make_loader(dataset, sampler, this.workers), catalog.sample_id, catalog.classes,
-                               split=split, source=f"{spec.name}-fold{spec.fold}", views=views, device=this.device,
-                               autocast=autocast), folder / f"{split}.npz")
-    n = sum(len(c) for c, _, _ in splits.values())
-    this.events.say(f"{title} {spec.name} fold {spec.fold}: predicted {n} images x {len(views)} views, {timer.seconds:.0f} s")
-
-
-def new_network_with(this, spec, fit_folder):
-    """The trained network of a finished fit."""
-    network = build_network(spec.backbone, n_classes=len(this.contest.train.classes),
-                            image_size_px=this.config.data.image_size_px, model=this.config.model,
-                            weights=replace(this.weights[spec.backbone], path=""))
-    network.load_state_dict(load_file(fit_folder / "weights.safetensors"))
-    return network.to(this.device)
+def weakest_first(this, fitted, metric):
+    """Backbones by their test-like score in fold 0 of round 0, where that is known."""
+    score = {spec.backbone: (scores := fold_scores(this, done, metric)).get("valid_testlike", scores["valid"])
+             for spec, done in fitted.items() if (spec.round, spec.fold) == (0, 0)}
+    return sorted(score, key=lambda backbone: metric.sign * score[backbone])
 
 
 # ---------------------------------------------------------------- ensemble and result
@@ -455,9 +394,14 @@ def joined(members, split, join):
     return {view: join([views[view] for views in each]) for view in each[0]}
 
 
-def out_of_fold(members, split):
-    """{view: Predictions} over the valid images of all trained folds; clean ones where test-like would be equal."""
-    folds = [f for fold, f in members if fold is not None]
+def common_folds(groups):
+    """The folds that every source was trained on: with less time for some sources they may be fewer than for others."""
+    return set.intersection(*({fold for fold, _ in members if fold is not None} for members in groups.values()))
+
+
+def out_of_fold(members, split, of_folds):
+    """{view: Predictions} over the valid images of these folds; clean ones where test-like would be equal."""
+    folds = [f for fold, f in members if fold in of_folds]
     return joined(folds, split if folds[0].has(split) else "valid", Predictions.concat)
 
 
@@ -467,20 +411,21 @@ def run_ensemble(this, fits, metric):
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
     stage = Stage.of(this.folder, "ensemble", version=2, settings=key_settings(config, "ensemble", "metric", "seed"),
                      inputs=[f.predict_stage.key for f in fits.values()])
-    oof = {split: {name: out_of_fold(m, split) for name, m in groups.items()} for split in ("valid", "valid_testlike")}
+    oof = {split: {name: out_of_fold(m, split, common_folds(groups)) for name, m in groups.items()}
+           for split in ("valid", "valid_testlike")}
     ids = next(iter(next(iter(oof["valid"].values())).values())).sample_id.tolist()
     rows = [row[i] for i in ids]
-    labels, parts = audit.train.label[rows], this.folds.fold[rows]
+    labels, folds = audit.train.label[rows], this.folds.fold[rows]
     stacked = {name: {view: p.align(ids) for view, p in views.items()} for name, views in oof["valid_testlike"].items()}
-    parts = blend_parts(parts, seed_of(config.seed, "blend"))
-    blend, nested = fit_blend(stacked, labels, parts, metric, config.ensemble.method)
+    blend, nested = fit_blend(stacked, labels, blend_parts(folds, seed_of(config.seed, "blend")), metric,
+                              config.ensemble.method)
     clean = blend.apply(oof["valid"]).align(ids)
     score = {}
     for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
         score[name] = metric(labels, probs)
         score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
-    here, there = by_confidence(this, groups, blend, nested, labels, this.folds.fold[rows], metric)
+    here, there = by_confidence(this, groups, blend, nested, labels, folds, metric)
     score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, there,
                          most=1.0 if metric.sign > 0 else math.inf)
     low, high = score["oof_testlike_ci90"]
@@ -498,20 +443,19 @@ def run_ensemble(this, fits, metric):
             test.save(folder / "test.npz")
 
     run_stage(stage, build)
-    folds = this.folds.fold[rows]
-    table = [source_row(name, members, blend, mean_of(stacked[name], blend.views[name]), labels, folds, metric)
-             for name, members in groups.items()]
+    table = [source_row(name, members, blend, stacked[name], labels, folds, metric) for name, members in groups.items()]
     return {"score": score, "blend": blend, "table": table, "test": test}
 
 
-def source_row(name, members, blend, probs, labels, folds, metric):
-    """The SourceRow of a source by its test-like out-of-fold probs (n, C)."""
+def source_row(name, members, blend, views, labels, folds, metric):
+    """The SourceRow of a source by its test-like out-of-fold {view: probs (n, C)}."""
+    kept = blend.views[name]
+    probs = mean_of(views, kept)
     each = [metric(labels[folds == k], probs[folds == k]) for k in np.unique(folds)]
-    views = list(members[0][1].views("valid"))
     return report.SourceRow(
-        name, len(each), metric(labels, probs), float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, blend.weights[name],
-        len(blend.views[name]), tuple(v for v in views if v not in blend.views[name]), blend.left_out.get(name, ""),
-        sum(f.result.seconds for _, f in members))
+        name, sum(fold is not None for fold, _ in members), metric(labels, probs),
+        float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, blend.weights[name], len(kept),
+        tuple(v for v in views if v not in kept), blend.left_out.get(name, ""), sum(f.result.seconds for _, f in members))
 
 
 def by_confidence(this, groups, blend, nested, labels, folds, metric):
@@ -547,7 +491,7 @@ def blend_parts(folds, seed):
     return np.random.default_rng(seed).permutation(len(folds)) % 5
 
 
-def conclude(this, fits, results, metric, answers, timer):
+def conclude(this, fits, planned, results, metric, answers, timer):
     """Write the submission, the result files and the page; returns final_results.json's content."""
     config, folder, audit, score, shift = this.config, this.folder, this.audit, results["score"], this.shift.to_json()
     submission = ""
@@ -563,7 +507,7 @@ def conclude(this, fits, results, metric, answers, timer):
     final = {"mode": config.mode, "experiment_name": folder.name, "metric": metric.name,
              "classes": list(audit.train.classes), "n_fits": len(fits), "seconds": timer.seconds,
              "peak_memory_bytes": max(f.peak_memory_bytes for f, _ in all_fits), "submission": submission, "score": score,
-             "blend": results["blend"], "sources": [row._asdict() for row in results["table"]],
+             "plan": planned, "blend": results["blend"], "sources": [row._asdict() for row in results["table"]],
              "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
              "warnings": this.warnings}
     write_json(folder / "final_results.json", final)

@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from modeling.augment import DISTORTIONS, ClassGroup, by_class, distort
-from utils import RunError, plain, read_json, write_atomic, write_json
+from utils import RunError, duration, plain, read_json, write_atomic, write_json
 
 STRIP_IMAGES, STRIP_HEIGHT_PX, MOST_STATISTICS = 8, 104, 12
 
@@ -102,6 +102,8 @@ def closing_lines(final, table, folder):
     yield f"{'  by sureness on the test images':<36} {score['by_confidence']:.4f}"
     if "test" in score:
         yield f"{'got on the test set':<36} {score['test']:.4f}"
+    if final["plan"]["estimated_seconds"]:
+        yield f"{'fits':<36} {duration(final['plan']['seconds'])}, planned were {duration(final['plan']['estimated_seconds'])}"
     if final["submission"]:
         yield f"submission  {Path(folder) / final['submission']}"
     yield f"report      {Path(folder) / 'report.html'}  ({len(final['warnings'])} warning(s), {final['seconds']:.0f} s)"

@@ -118,10 +118,12 @@ def split_batch(batch, micro_batch_size, device):
 # ---------------------------------------------------------------- the loop
 
 def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pretrained, device, folder, events,
-        description=""):
+        description="", shorten=None):
     """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable by epoch in `folder`.
 
     mix(batch, generator, epoch) -> Batch: mixup and cutmix; sampler.set_epoch(epoch) gives the epoch's order.
+    shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time; the learning rate
+    then goes on from where its schedule over the fewer steps would be.
     """
     optim, n_steps = config.optim, n_epochs * len(sampler)
     autocast = make_autocast(pick_precision(config.runtime.precision, device), device)
@@ -137,7 +139,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
     reset_peak_memory(device)
     in_a_row = 0
 
-    for epoch in range(len(history), n_epochs):
+    while (epoch := len(history)) < n_epochs:
+        n_steps = n_epochs * len(sampler)
         seed_everything(config.seed, spec.name, spec.fold, epoch)
         generator = torch.Generator().manual_seed(seed_of(config.seed, spec.name, spec.fold, epoch, "mix"))
         sampler.set_epoch(epoch)
@@ -169,6 +172,7 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
                         "peak_memory_bytes": peak_memory_bytes(device)})
         state.save(folder, history)
         events.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
+        n_epochs = shorten(history, n_epochs) if shorten else n_epochs
 
     return finish(spec, ema.module, history, folder)
 

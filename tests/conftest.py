@@ -47,7 +47,7 @@ def make_contest(folder, per_class=12, n_test=10, seed=0):
 
 SMALL = ["model.backbones=mobilenetv3_small_050", "data.image_size_px=32", "data.n_folds=3", "optim.epochs=2",
          "optim.batch_size=8", "predict.tta_views=2", "ensemble.bootstrap_draws=20", "runtime.workers=0",
-         "augment.policy=standard", "model.pretrained=off"]
+         "augment.policy=standard", "model.pretrained=off", "runtime.measure=off"]
 
 
 def small_argv(contest, results, *more, mode="quick_test", name="run"):

@@ -11,8 +11,9 @@ LEVELS = [
     ["utils"], ["config", "demo_contest"], ["intake"], ["audit"], ["data_loader"],
     ["modeling.network", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
     ["modeling.inference", "modeling.traces"], ["modeling.train", "modeling.orientation", "modeling.groups"],
-    ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks"],
-    ["modeling.pipeline"], ["grandmaster_train", "run_training", "predict"],
+    ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks",
+     "modeling.plan"],
+    ["modeling.fits"], ["modeling.pipeline"], ["grandmaster_train", "run_training", "predict"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 PRODUCT = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("modeling/*.py"), *ROOT.glob("demo_contest/*.py")])

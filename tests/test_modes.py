@@ -4,7 +4,9 @@ import io
 import json
 import sys
 
+import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from config import FAMILIES
 from grandmaster_train import main
@@ -117,3 +119,25 @@ def test_a_dry_run_prints_each_stages_state_and_trains_nothing(contest, tmp_path
     capsys.readouterr()
     assert main([*argv, "--dry_run"]) == 0
     assert "to do" not in capsys.readouterr().out
+
+
+def test_the_blends_score_is_that_of_the_stored_files(contest, tmp_path):
+    """A few lines that share nothing with the product but the files."""
+    backbones = "model.backbones=mobilenetv3_small_050,mobilenetv3_small_075"
+    assert main(small_argv(contest, tmp_path, backbones, mode="full_training")) == 0
+    run = tmp_path / "run"
+    blend = json.loads(next(run.glob("ensemble-*/blend.json")).read_text())
+    label = {r["ID"]: int(r["target"]) for r in csv.DictReader((contest / "train.csv").read_text().splitlines())}
+    total = {}
+    for file in run.glob("fold_*/predict-*/valid.npz"):
+        source = file.parent.name.removeprefix("predict-").rsplit("-", 1)[0]
+        with np.load(file) as z:
+            kept, ids = [view in blend["views"][source] for view in z["views"]], z["sample_id"].tolist()
+            probs = np.clip(z["view_probs"][kept].mean(0), 1e-7, None) ** (1 / blend["temperature"][source])
+        for i, row in zip(ids, probs / probs.sum(1, keepdims=True), strict=True):
+            total[i] = total.get(i, 0) + blend["weights"][source] * row
+    assert set(total) == set(label)
+    guess = [int(np.argmax(total[i])) for i in label]
+    score = f1_score(list(label.values()), guess, average="macro")
+    assert score == pytest.approx(blend["score"], abs=1e-9)
+    assert abs(json.loads((run / "final_results.json").read_text())["score"]["oof_clean"] - score) < 1e-9

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def outcome(folder):
     """(submission bytes, final_results.json without times and paths)."""
     final = json.loads((folder / "final_results.json").read_text())
-    for key in ("seconds", "peak_memory_bytes", "experiment_name", "submission"):
+    for key in ("seconds", "peak_memory_bytes", "experiment_name", "submission", "plan"):
         final.pop(key)
     for source in final["sources"]:
         source.pop("seconds")

@@ -11,6 +11,7 @@ from utils import (
     canonical_json,
     damaged_files,
     digest_json,
+    duration,
     exclusive,
     parallel_map,
     run_stage,
@@ -75,3 +76,8 @@ def test_a_second_process_is_refused_by_pid_and_a_dead_ones_lock_is_free(tmp_pat
 
 def test_parallel_map_keeps_the_order():
     assert parallel_map(abs, range(-9, 9), workers=2) == [abs(i) for i in range(-9, 9)]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(45.2, "45 s"), (700, "12 min"), (11100, "3 h 05 min")])
+def test_durations_are_read_easily(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,104 @@
+"""Hours and memory of full_training on the machine it is made for, an ESTIMATE from operations and bytes.
+
+    python -m benchmarks.target [--scale large] [--tflops 30] [--train 1570 --test 3140]
+
+Every backbone is traced on fake tensors (nothing is computed): floating-point operations of one image forward, bytes that
+one micro-batch keeps for its backward pass in bf16, bytes of weights, gradients, AdamW's two moments and the EMA.
+A training step is taken as three forwards. --tflops: operations per second that the card is believed to reach, 30e12 for
+an RTX 4090 Laptop (its tensor cores do 66e12 in bf16 with fp32 sums). With a GPU the same steps are also measured.
+"""
+import argparse
+import time
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from config import BACKBONES, IMAGE_SIZE_PX, MICRO_BATCH_SIZE, SCALES, FitSpec, build_config
+from modeling.network import WeightsSource, build_network
+from modeling.plan import Cost, Work, make_plan
+from modeling.train import peak_memory_bytes, reset_peak_memory
+from utils import duration
+
+BYTES_PER_PARAMETER = 4 * 5        # weight, gradient, two moments, EMA
+CLASSES = 17
+
+
+def traced(name, size_px, micro):
+    """(operations of one image forward, bytes kept for a micro-batch's backward, parameters)."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network = build_network(name, n_classes=CLASSES, image_size_px=size_px, weights=WeightsSource(name, "random"),
+                                model=build_config("full_training").model).train()
+        kept, n = {}, sum(p.numel() for p in network.parameters())
+        own = {id(p.untyped_storage()) for p in network.parameters()}
+
+        def keep(tensor):
+            storage = tensor.untyped_storage()
+            if id(storage) not in own:
+                kept[id(storage)] = (storage, storage.nbytes())
+            return tensor
+
+        images = torch.empty(micro, 3, size_px, size_px)
+        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), \
+                torch.autocast("cpu", dtype=torch.bfloat16):
+            network(images)
+    return counter.get_total_flops() / micro, sum(size for _, size in kept.values()), n
+
+
+def measured(name, size_px, micro, device, steps=5):
+    """(seconds of one micro-batch of training, of one of prediction, peak bytes) on a GPU, forward and backward alone."""
+    network = build_network(name, n_classes=CLASSES, image_size_px=size_px, weights=WeightsSource(name, "random"),
+                            model=build_config("full_training").model).to(device).train()
+    images = torch.randint(0, 256, (micro, 3, size_px, size_px), dtype=torch.uint8, device=device)
+    reset_peak_memory(device)
+
+    def timed(training):
+        for i in range(2 * steps):
+            if i == steps:
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+            with torch.set_grad_enabled(training), torch.autocast("cuda", dtype=torch.bfloat16):
+                loss = network(images).float().logsumexp(1).sum()
+            if training:
+                torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) / steps
+
+    return timed(True), timed(False), peak_memory_bytes(device)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", default="large", choices=SCALES)
+    parser.add_argument("--tflops", type=float, default=30.0)
+    parser.add_argument("--train", type=int, default=1570)
+    parser.add_argument("--test", type=int, default=3140)
+    args = parser.parse_args()
+    config = build_config("full_training")
+    size_px, micro, views = IMAGE_SIZE_PX[args.scale], MICRO_BATCH_SIZE[args.scale], config.predict.tta_views
+    n_folds, batch = config.data.n_folds, 64
+    n_steps = -(-(args.train - args.train // n_folds) // batch)
+    n_images = args.test + 2 * (args.train // n_folds)
+    costs, works = {}, []
+    print(f"ESTIMATE by operations and bytes: {args.scale}, {size_px} px, batch {batch} in micro-batches of {micro}, bf16, "
+          f"{args.tflops:g} TFLOP/s, {n_folds} folds, {config.optim.epochs} epochs, {views} views, "
+          f"{args.train} + {args.test} images")
+    print(f"{'backbone':<32} parameters  GFLOP/image  kept/micro-batch  memory   one fit")
+    for names in BACKBONES.values():
+        name = names[SCALES.index(args.scale)]
+        flops, kept, n = traced(name, size_px, micro)
+        memory = BYTES_PER_PARAMETER * n + kept
+        costs[name] = Cost(3 * flops * batch / args.tflops / 1e12, views * flops / args.tflops / 1e12, 15.0, memory)
+        mine = [Work(FitSpec(name, config.seed, 0, fold), n_steps, config.optim.epochs, n_images) for fold in range(n_folds)]
+        works += mine
+        print(f"{name:<32} {n / 1e6:>8.0f} M  {flops / 1e9:>11.0f}  {kept / 2**30:>12.1f} GiB  {memory / 2**30:>4.1f} GiB  "
+              f"{duration(mine[0].seconds(costs[name], config.optim.epochs)):>8}", flush=True)
+        if torch.cuda.is_available():
+            train, predict, peak = measured(name, size_px, micro, torch.device("cuda"))
+            print(f"{'':<32} measured on {torch.cuda.get_device_name()}: {3 * flops * micro / train / 1e12:.0f} TFLOP/s in "
+                  f"training, {flops * micro / predict / 1e12:.0f} predicting, peak {peak / 2**30:.1f} GiB", flush=True)
+    print(f"{len(works)} fits: about {duration(make_plan(works, costs).seconds)}")
+
+
+if __name__ == "__main__":
+    main()

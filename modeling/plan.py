@@ -1,0 +1,141 @@
+"""How long a run takes, by what a few measured steps cost; and what to leave out so that it ends inside a time budget.
+
+    cost = measured_cost(train, predict, n_steps=4, n_images=(64, 192))
+    plan = make_plan(works, {"convnext_atto": cost}, seconds_left=3600, weakest=["vit_tiny_patch16_224"])
+    plan.epochs[spec], plan.seconds, plan.dropped
+
+All durations are wall-clock seconds on this machine.
+"""
+import math
+from dataclasses import dataclass
+
+from config import FitSpec
+from utils import Timer
+
+FLOOR_SHARE = 0.4       # of the asked epochs: fits are dropped before they become shorter than that
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a backbone costs here: one optimiser step, one image in all views, everything that comes once a fit."""
+
+    step_seconds: float
+    image_seconds: float
+    start_seconds: float
+    peak_memory_bytes: int
+
+    def scaled(self, factor):
+        return Cost(factor * self.step_seconds, factor * self.image_seconds, factor * self.start_seconds,
+                    self.peak_memory_bytes)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One fit to be done: optimiser steps per epoch, epochs asked for, images predicted after it."""
+
+    spec: FitSpec
+    n_steps: int
+    n_epochs: int
+    n_images: int
+
+    @property
+    def floor_epochs(self):
+        return math.ceil(FLOOR_SHARE * self.n_epochs)
+
+    def seconds(self, cost, n_epochs):
+        return cost.start_seconds + n_epochs * self.n_steps * cost.step_seconds + self.n_images * cost.image_seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """{FitSpec: epochs} of the fits to be done in order, their seconds together, and a sentence per thing left out."""
+
+    epochs: dict[FitSpec, int]
+    seconds: float
+    dropped: tuple[str, ...] = ()
+
+
+def measured_cost(train, predict, n_steps, n_images):
+    """The Cost of a backbone. train() -> FitResult of two epochs of `n_steps`; predict(n) predicts n images; n_images: two
+    different numbers of them."""
+    few, many = n_images
+    with Timer() as training:
+        result = train()
+    seconds = [epoch["seconds"] for epoch in result.epochs]
+    timers = []
+    for n in n_images:
+        with Timer() as timer:
+            predict(n)
+        timers.append(timer.seconds)
+    image = max(0.0, timers[1] - timers[0]) / (many - few)
+    start = max(0.0, training.seconds - 2 * seconds[1]) + max(0.0, timers[0] - few * image)
+    return Cost(seconds[1] / n_steps, image, start, result.peak_memory_bytes)
+
+
+def make_plan(works, costs, seconds_left=math.inf, weakest=()):
+    """The Plan of [Work] that ends within `seconds_left`. costs: {backbone: Cost}; weakest: backbones, the weakest first.
+
+    Left out are, in this order: epochs, down to FLOOR_SHARE of them; folds, the last ones of the weakest backbones first,
+    to one each; backbones, down to one; and then epochs below the floor, to one. What then is left over goes to epochs.
+    """
+    kept, asked = list(works), {w.spec: w.n_epochs for w in works}
+    if total(kept, costs, asked) <= seconds_left:
+        return Plan(asked, total(kept, costs, asked))
+    shortest = {w.spec: w.floor_epochs for w in works}
+    for gone in in_order_of_dropping(works, weakest):
+        if total(kept, costs, shortest) <= seconds_left:
+            break
+        kept = [w for w in kept if w.spec not in gone]
+    epochs = {w.spec: w.floor_epochs for w in kept}
+    while total(kept, costs, epochs) > seconds_left and max(epochs.values(), default=1) > 1:
+        epochs = {spec: max(1, n - 1) for spec, n in epochs.items()}
+    epochs = lengthened(kept, costs, epochs, seconds_left)
+    return Plan(epochs, total(kept, costs, epochs), tuple(differences(works, epochs)))
+
+
+def total(works, costs, epochs):
+    return sum(w.seconds(costs[w.spec.backbone], epochs[w.spec]) for w in works)
+
+
+def in_order_of_dropping(works, weakest):
+    """Sets of FitSpecs, each with what goes next: one fold of one backbone in all rounds, or one backbone."""
+    backbones = list(dict.fromkeys(w.spec.backbone for w in works))
+    order = [*(b for b in weakest if b in backbones), *(b for b in reversed(backbones) if b not in weakest)]
+    for backbone in order:
+        folds = sorted({w.spec.fold for w in works if w.spec.backbone == backbone and w.spec.fold is not None})
+        for fold in folds[:0:-1]:
+            yield {w.spec for w in works if (w.spec.backbone, w.spec.fold) == (backbone, fold)}
+    for backbone in order[:-1]:
+        yield {w.spec for w in works if w.spec.backbone == backbone}
+
+
+def lengthened(works, costs, epochs, seconds_left):
+    """The epochs with what is left over: one more for the fit that has the smallest share of what it was asked for."""
+    epochs, left = dict(epochs), seconds_left - total(works, costs, epochs)
+    open_ = {w.spec: w for w in works}
+    while open_:
+        spec = min(open_, key=lambda s: epochs[s] / open_[s].n_epochs)
+        work = open_[spec]
+        more = work.n_steps * costs[spec.backbone].step_seconds
+        if epochs[spec] >= work.n_epochs or more > left:
+            del open_[spec]
+        else:
+            epochs[spec], left = epochs[spec] + 1, left - more
+    return epochs
+
+
+def differences(works, epochs):
+    """Sentences: what of the works is shorter or missing."""
+    for backbone in dict.fromkeys(w.spec.backbone for w in works):
+        mine = [w for w in works if w.spec.backbone == backbone]
+        gone = [w for w in mine if w.spec not in epochs]
+        if len(gone) == len(mine):
+            yield f"{backbone}: all its fits"
+            continue
+        folds = sorted({str(w.spec.fold) for w in gone} - {str(w.spec.fold) for w in mine if w.spec in epochs})
+        if folds:
+            yield f"{backbone}: fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
+        shorter = [(epochs[w.spec], w.n_epochs) for w in mine if epochs.get(w.spec, w.n_epochs) < w.n_epochs]
+        if shorter:
+            low, high = min(shorter)[0], max(shorter)[0]
+            yield f"{backbone}: {low if low == high else f'{low} to {high}'} of {shorter[0][1]} epochs"

@@ -1,0 +1,48 @@
+import math
+
+from config import FitSpec
+from modeling.plan import Cost, Work, make_plan
+
+COSTS = {"a": Cost(1.0, 0.0, 0.0, 0), "b": Cost(1.0, 0.0, 0.0, 0), "c": Cost(2.0, 0.1, 10.0, 0)}
+
+
+def works(backbones=("a", "b"), folds=(0, 1, 2), n_epochs=10, n_images=0):
+    return [Work(FitSpec(b, 42, 0, k), 10, n_epochs, n_images) for k in folds for b in backbones]
+
+
+def left(plan):
+    return sorted((spec.backbone, spec.fold, n) for spec, n in plan.epochs.items())
+
+
+def test_without_a_budget_everything_is_done_and_its_seconds_add_up():
+    plan = make_plan(works(("c",), (0, 1), 3, 100), COSTS)
+    assert plan.seconds == 2 * (10 + 3 * 10 * 2.0 + 100 * 0.1) and plan.dropped == ()
+
+
+def test_first_epochs_are_dropped_evenly_and_what_is_left_is_used():
+    plan = make_plan(works(), COSTS, seconds_left=455)
+    assert 445 <= plan.seconds <= 455 and len(plan.epochs) == 6
+    assert {n for _, _, n in left(plan)} == {7, 8}
+    assert plan.dropped == ("a: 7 to 8 of 10 epochs", "b: 7 to 8 of 10 epochs")
+
+
+def test_then_the_last_folds_of_the_weakest_backbone():
+    plan = make_plan(works(), COSTS, seconds_left=165, weakest=["a"])
+    assert left(plan) == [("a", 0, 4), ("b", 0, 4), ("b", 1, 4), ("b", 2, 4)] and plan.seconds == 160
+    assert "a: folds 1, 2" in plan.dropped
+    unknown = make_plan(works(), COSTS, seconds_left=165)      # then the last listed is taken for the weakest
+    assert left(unknown) == [("a", 0, 4), ("a", 1, 4), ("a", 2, 4), ("b", 0, 4)]
+
+
+def test_then_backbones_and_last_of_all_epochs_below_the_floor():
+    plan = make_plan(works(), COSTS, seconds_left=75, weakest=["a", "b"])
+    assert left(plan) == [("b", 0, 7)] and "a: all its fits" in plan.dropped
+    assert left(make_plan(works(), COSTS, seconds_left=15, weakest=["a", "b"])) == [("b", 0, 1)]
+    assert left(make_plan(works(), COSTS, seconds_left=-math.inf, weakest=["a", "b"])) == [("b", 0, 1)]
+
+
+def test_a_fold_goes_in_all_rounds():
+    both = works() + [Work(FitSpec(b, 42, 1, k), 10, 10, 0) for k in (0, 1, 2) for b in ("a", "b")]
+    plan = make_plan(both, COSTS, seconds_left=10 * 4 * 11)
+    assert {(s.backbone, s.fold) for s in plan.epochs if s.round == 0} == {(s.backbone, s.fold) for s in plan.epochs if s.round}
+    assert len(plan.epochs) == 10

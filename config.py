@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 from utils import UserError, nearest
 
-FAMILIES = ("convnext", "swin", "beit", "efficientnetv2", "maxvit", "resnext", "vit")
+# the best single one first: trained from random weights too, which transformers need far more images for
+FAMILIES = ("efficientnetv2", "convnext", "swin", "beit", "maxvit", "resnext", "vit")
 SCALES = ("large", "base", "small", "tiny")
 GROUPS = ("document", "photo", "minority")   # of classes that are augmented alike; minority goes with either look
 
@@ -53,7 +54,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    backbones: tuple[str, ...] = setting(("convnext",), "family names (a member is chosen by scale) or timm model names")
+    backbones: tuple[str, ...] = setting(FAMILIES[:1], "family names (a member is chosen by scale) or timm model names")
     head: str = setting("linear", "classifier on the pooled features", choices=("linear", "arcface"))
     pretrained: str = setting("auto", "weights: the best found (auto), stop when none (require), random (off)",
                               choices=("auto", "require", "off"))

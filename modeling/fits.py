@@ -28,6 +28,8 @@ from modeling.targets import pseudo_targets
 from modeling.train import fit, load_result, make_autocast, pick_precision, seed_everything
 from utils import EventLog, Stage, Timer, read_json, run_stage, write_json
 
+PREDICT_BATCH_SIZE = 32
+
 
 @dataclass
 class Run:
@@ -253,11 +255,16 @@ def views_of(this):
     return views_for(this.shift.symmetries, this.config.predict.tta_views, turned=this.shift.policy.get("rotate") is not None)
 
 
+def predict_batch_size(config):
+    """Nothing is kept for a backward pass, so that more fits than in training."""
+    return max(PREDICT_BATCH_SIZE, config.optim.micro_batch_size)
+
+
 def predict_images(this, spec, network, catalog, pixels, transform, split):
     """{view name: Predictions} of a catalog's images."""
     config = this.config
     dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
-    loader = make_loader(dataset, InOrderSampler(len(dataset), config.optim.micro_batch_size), this.workers)
+    loader = make_loader(dataset, InOrderSampler(len(dataset), predict_batch_size(config)), this.workers)
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
                    views=views_of(this), device=this.device,
                    autocast=make_autocast(pick_precision(config.runtime.precision, this.device), this.device))
@@ -323,5 +330,5 @@ def measure_cost(this, backbone):
     def predict_some(n):
         predict_images(this, spec, network, catalog.take(np.arange(n)), images.take(np.arange(n)), transform, "measuring")
 
-    n_images = [min(k * config.optim.micro_batch_size, len(catalog) - 1 + (k > 1)) for k in MEASURED_BATCHES]
+    n_images = [min(k * predict_batch_size(config), len(catalog) - 1 + (k > 1)) for k in MEASURED_BATCHES]
     return measured_cost(train, predict_some, MEASURED_STEPS, n_images)

@@ -13,8 +13,10 @@ orientation which way up the images are
 shift      how the test images differ from the training images -> ShiftPolicy
 targets    what a later round learns from the models of the round before
 ensemble   out-of-fold predictions -> weights -> one blended prediction
+plan       what a fit costs, and what to leave out to end in time
 executor   where fits run
 checks     the debug mode: is this machine, this folder, this network ready
 report     result files, submission, page
+fits       one fit: what it learns from, training, prediction, cost
 pipeline   the stages in order
 """

@@ -326,18 +326,20 @@ class Planner:
         typical = float(np.mean(list(self.pace.values()))) if self.pace else 1.0
         costs = {b: cost.scaled(self.pace.get(b, typical)) for b, cost in self.costs.items()}
         works = [self.works[s] for s in specs if self.state[s] != "done" and s not in fitted]
-        return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric))
+        return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric),
+                         at_least_one=not fitted and "done" not in self.state.values())
 
     def jobs(self, round_number, fitted):
         """(FitSpec, job) one by one, as an executor asks for them."""
-        specs = list(self.works)
+        specs, gone = list(self.works), set()
         for i, spec in enumerate(specs):
-            if spec.round != round_number:
+            if spec.round != round_number or spec.backbone in gone:
                 continue
             n_epochs, until = self.works[spec].n_epochs, math.inf
             if self.state[spec] != "done":
                 plan = self.plan(specs[i:], fitted)
                 if spec not in plan.epochs:
+                    gone.add(spec.backbone)      # with its later folds: a source lacks the last folds, never one between
                     continue
                 n_epochs = plan.epochs[spec]
                 until = self.this.deadline - self.works[spec].seconds(self.costs[spec.backbone], 0)

@@ -72,17 +72,18 @@ def measured_cost(train, predict, n_steps, n_images):
     return Cost(seconds[1] / n_steps, image, start, result.peak_memory_bytes)
 
 
-def make_plan(works, costs, seconds_left=math.inf, weakest=()):
+def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True):
     """The Plan of [Work] that ends within `seconds_left`. costs: {backbone: Cost}; weakest: backbones, the weakest first.
 
     Left out are, in this order: epochs, down to FLOOR_SHARE of them; folds, the last ones of the weakest backbones first,
-    to one each; backbones, down to one; and then epochs below the floor, to one. What then is left over goes to epochs.
+    to one each; backbones. `at_least_one`: one fit stays whatever it takes, with fewer epochs if it must be, down to one.
+    What then is left over goes to epochs.
     """
     kept, asked = list(works), {w.spec: w.n_epochs for w in works}
     if total(kept, costs, asked) <= seconds_left:
         return Plan(asked, total(kept, costs, asked))
     shortest = {w.spec: w.floor_epochs for w in works}
-    for gone in in_order_of_dropping(works, weakest):
+    for gone in in_order_of_dropping(works, weakest, at_least_one):
         if total(kept, costs, shortest) <= seconds_left:
             break
         kept = [w for w in kept if w.spec not in gone]
@@ -97,7 +98,7 @@ def total(works, costs, epochs):
     return sum(w.seconds(costs[w.spec.backbone], epochs[w.spec]) for w in works)
 
 
-def in_order_of_dropping(works, weakest):
+def in_order_of_dropping(works, weakest, at_least_one):
     """Sets of FitSpecs, each with what goes next: one fold of one backbone in all rounds, or one backbone."""
     backbones = list(dict.fromkeys(w.spec.backbone for w in works))
     order = [*(b for b in weakest if b in backbones), *(b for b in reversed(backbones) if b not in weakest)]
@@ -105,7 +106,7 @@ def in_order_of_dropping(works, weakest):
         folds = sorted({w.spec.fold for w in works if w.spec.backbone == backbone and w.spec.fold is not None})
         for fold in folds[:0:-1]:
             yield {w.spec for w in works if (w.spec.backbone, w.spec.fold) == (backbone, fold)}
-    for backbone in order[:-1]:
+    for backbone in order[:-1] if at_least_one else order:
         yield {w.spec for w in works if w.spec.backbone == backbone}
 
 

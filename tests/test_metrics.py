@@ -9,6 +9,7 @@ from modeling.metrics import (
     confident_scores,
     find_metric,
     fit_temperature,
+    mixture_weights,
     with_temperature,
 )
 from utils import UserError
@@ -64,3 +65,11 @@ def test_an_unknown_metric_names_the_nearest():
     assert find_metric("auto") is find_metric("macro-F1") is METRICS["macro_f1"]
     with pytest.raises(UserError, match="did you mean 'macro_f1'"):
         find_metric("macrof1")
+
+
+def test_mixture_recovers_shares_through_a_blurry_classifier():
+    rng = np.random.default_rng(0)
+    confusion = np.array([[0.6, 0.3, 0.1], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])
+    true = rng.choice(3, 5000, p=(0.2, 0.5, 0.3))
+    seen = np.array([rng.choice(3, p=confusion[t]) for t in true])
+    assert mixture_weights(confusion[:, seen].T) == pytest.approx((0.2, 0.5, 0.3), abs=0.06)

@@ -2,6 +2,7 @@
 import csv
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -141,3 +142,25 @@ def test_the_blends_score_is_that_of_the_stored_files(contest, tmp_path):
     score = f1_score(list(label.values()), guess, average="macro")
     assert score == pytest.approx(blend["score"], abs=1e-9)
     assert abs(json.loads((run / "final_results.json").read_text())["score"]["oof_clean"] - score) < 1e-9
+
+
+def test_a_time_budget_leaves_out_what_does_not_fit_and_says_so(contest, tmp_path, capsys):
+    backbones = "model.backbones=mobilenetv3_small_050,mobilenetv3_small_075"
+    argv = [*small_argv(contest, tmp_path, backbones, "optim.epochs=50", mode="full_training"), "--time_budget", "0.001"]
+    assert main(argv) == 0
+    final = json.loads((tmp_path / "run/final_results.json").read_text())
+    assert final["n_fits"] == 1 and (tmp_path / "run" / final["submission"]).exists()
+    assert final["plan"]["dropped"] == ["mobilenetv3_small_050: folds 1, 2", "mobilenetv3_small_050: 1 of 50 epochs",
+                                        "mobilenetv3_small_075: all its fits"]
+    assert sum("left out to stay in --time_budget" in w for w in final["warnings"]) == 3
+    capsys.readouterr()
+    assert main(argv) == 0
+    assert "fit 1/1 r0-mobilenetv3_small_050-s42 fold 0: done before" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/final_results.json").read_text())["plan"] == final["plan"]
+
+
+def test_a_dry_run_says_what_each_fit_costs(contest, tmp_path, capsys):
+    argv = [*small_argv(contest, tmp_path), "runtime.measure=on", "--dry_run"]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "noise images" in out and re.search(r"fold 0  to do +2 +[0-9]+ +[0-9.]+ GiB\n1 fit\(s\) to do in about \d+ s", out)

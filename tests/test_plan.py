@@ -39,6 +39,7 @@ def test_then_backbones_and_last_of_all_epochs_below_the_floor():
     assert left(plan) == [("b", 0, 7)] and "a: all its fits" in plan.dropped
     assert left(make_plan(works(), COSTS, seconds_left=15, weakest=["a", "b"])) == [("b", 0, 1)]
     assert left(make_plan(works(), COSTS, seconds_left=-math.inf, weakest=["a", "b"])) == [("b", 0, 1)]
+    assert left(make_plan(works(), COSTS, seconds_left=15, at_least_one=False)) == []
 
 
 def test_a_fold_goes_in_all_rounds():

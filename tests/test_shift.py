@@ -7,7 +7,7 @@ import pytest
 
 from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, turn
 from modeling.orientation import ORIENTATIONS, flip_shares, natural_symmetries, orientation_mixtures
-from modeling.shift import ShiftReport, coupled, match_shift, mixture, with_compression
+from modeling.shift import ShiftReport, coupled, match_shift, with_compression
 from modeling.traces import border_statistics, jpeg_quality, statistics
 
 SIDE = 96
@@ -144,14 +144,6 @@ def test_the_last_compression_of_the_test_files_is_no_distortion(train, tmp_path
     for path, image in zip(paths, images, strict=True):
         cv2.imwrite(path, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75])
     assert match_shift(*train, paths, seed=0, workers=2).policy.is_empty
-
-
-def test_mixture_recovers_shares_through_a_blurry_classifier():
-    rng = np.random.default_rng(0)
-    confusion = np.array([[0.6, 0.3, 0.1], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])
-    true = rng.choice(3, 5000, p=(0.2, 0.5, 0.3))
-    seen = np.array([rng.choice(3, p=confusion[t]) for t in true])
-    assert mixture(confusion[:, seen].T) == pytest.approx((0.2, 0.5, 0.3), abs=0.06)
 
 
 def test_independent_flips_make_the_group_of_the_square():

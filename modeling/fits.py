@@ -301,10 +301,13 @@ def cost_stage(this, backbone):
         "image_size_px": config.data.image_size_px, "precision": config.runtime.precision, "machine": machine})
 
 
-def find_costs(this, backbones):
-    """{backbone: Cost}, measured where this machine has not done so before."""
+def find_costs(this, backbones, goes_on=lambda costs: True):
+    """{backbone: Cost}, measured where this machine has not done so before. goes_on(costs so far): asked before each but
+    the first; the backbones after a no are left out."""
     costs = {}
     for backbone in backbones:
+        if costs and not goes_on(costs):
+            break
         stage = cost_stage(this, backbone)
         run_stage(stage, lambda folder, backbone=backbone: write_json(folder / "cost.json", measure_cost(this, backbone)))
         costs[backbone] = Cost(**read_json(stage.folder / "cost.json"))

@@ -316,16 +316,22 @@ class Planner:
         self.works = {spec: work_of(this, spec) for spec in specs}
         open_ = dict.fromkeys(s.backbone for s in specs if self.state[s] != "done")
         measured = this.config.runtime.measure or this.deadline < math.inf
-        self.costs = find_costs(this, open_) if measured else dict.fromkeys(open_, UNKNOWN)
+        self.costs = find_costs(this, open_, self.has_time_for) if measured else dict.fromkeys(open_, UNKNOWN)
         self.is_known, self.pace = measured, {}       # seconds over planned seconds, by backbone
         self.first = self.plan(specs, {})
         self.start = time.perf_counter()
 
+    def has_time_for(self, costs):
+        """Whether more than one shortest fit of each of these backbones can still be done: else measuring further ones, which
+        would be dropped first, is time lost."""
+        first = {work.spec.backbone: work for work in reversed(self.works.values())}
+        return sum(first[b].seconds(cost, first[b].floor_epochs) for b, cost in costs.items()) < self.this.seconds_left
+
     def plan(self, specs, fitted):
-        """The Plan of those of the specs that are still to be done."""
+        """The Plan of those of the specs that are still to be done, of backbones whose costs are known."""
         typical = float(np.mean(list(self.pace.values()))) if self.pace else 1.0
         costs = {b: cost.scaled(self.pace.get(b, typical)) for b, cost in self.costs.items()}
-        works = [self.works[s] for s in specs if self.state[s] != "done" and s not in fitted]
+        works = [self.works[s] for s in specs if s.backbone in costs and self.state[s] != "done" and s not in fitted]
         return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric),
                          at_least_one=not fitted and "done" not in self.state.values())
 

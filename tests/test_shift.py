@@ -5,8 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, turn
-from modeling.orientation import ORIENTATIONS, flip_shares, natural_symmetries, orientation_mixtures
+from config import AugmentConfig
+from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, train_augment, turn
+from modeling.inference import views_for
+from modeling.orientation import ORIENTATIONS, flip_shares, orientation_mixtures
 from modeling.shift import ShiftReport, coupled, match_shift, with_compression
 from modeling.traces import border_statistics, jpeg_quality, statistics
 
@@ -82,11 +84,19 @@ def test_rotation_and_its_fill_are_found(train, tmp_path):
     assert policy.fill[1] > 0.8
 
 
-def test_letters_have_no_natural_mirror_and_rings_have_all():
-    letters, y = images_of(letter, "bd", 80, seed=2)
-    assert "flip_horizontal" not in natural_symmetries(letters, y, None, 0, 1)
-    rings, y = images_of(ring, (0, 2), 80, seed=3)
-    assert len(natural_symmetries(rings, y, None, 0, 1)) == 7
+def symmetries_used(train, labels, test):
+    """Those of test-time views, and those that training images are turned by, natural or matched."""
+    report = match_shift(train, labels, test, seed=0, workers=2, rows=400)
+    views = {view.symmetry for view in views_for(report.symmetries, 8)}
+    turns = [train_augment(AugmentConfig(), g, image_size_px=64, resize="letterbox").policy for g in report.groups]
+    return views, {kind for p in turns for kind in (*p.natural, *(d.kind for d in p.distortions if d.kind in SYMMETRIES))}
+
+
+@pytest.mark.parametrize(("draw", "kinds", "used"), [(letter, "bdpq", set()), (ring, (0, 2), set(SYMMETRIES))])
+def test_no_mirror_of_letters_survives_in_views_and_augmentation_and_all_of_rings_do(tmp_path, draw, kinds, used):
+    (train, y), (test, _) = (images_of(draw, kinds, 120, seed) for seed in (2, 3))
+    views, turns = symmetries_used(save(train, tmp_path / "train"), y, save(test, tmp_path / "test"))
+    assert views == used | {"identity"} and turns == used
 
 
 def test_without_test_images_only_the_natural_symmetries_are_measured(train):

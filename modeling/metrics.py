@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 
 from utils import UserError, nearest
 
+MOST_DRAWN_ROWS = 4000      # of which a score by sureness is the mean
 
 @dataclass(frozen=True)
 class Metric:
@@ -66,19 +67,23 @@ def bootstrap_ci90(metric, labels, probs, *, draws, seed):
 
 
 def confident_scores(metric, labels, probs, others, *, seed, draws=200):
-    """(here, there): the score where labels are drawn from the predictions themselves, on the labelled rows (n, C) and on
-    the unlabelled `others` (m, C) of the same models, once their mean sureness equals the accuracy on the labelled rows
-    (calibrated confidence, arXiv 2401.08348). Each over samples of n rows, as macro averages depend on their number.
-    """
-    rng, n = np.random.default_rng(seed), len(labels)
-    temperature = accuracy_temperature(labels, probs)
+    """(here, alike, there): the score where labels are drawn from the predictions themselves: of the labelled rows (n, C),
+    of as many rows like them as there are `others`, and of the unlabelled `others` (m, C) by the same models. The two last
+    differ by sureness alone; the first has the number of rows that the score has, as averages over classes grow with it.
 
-    def drawn_score(probs):
+    Predictions are tempered first so that their mean sureness equals the accuracy on the labelled rows (calibrated
+    confidence, arXiv 2401.08348).
+    """
+    rng, temperature = np.random.default_rng(seed), accuracy_temperature(labels, probs)
+    ours, theirs = with_temperature(probs, temperature), with_temperature(others, temperature)
+
+    def drawn_score(probs, n):
         rows = probs[rng.integers(len(probs), size=n)]
         return metric((rng.random((n, 1)) > rows.cumsum(1)[:, :-1]).sum(1), rows)
 
-    return tuple(float(np.mean([drawn_score(rows) for _ in range(draws)]))
-                 for rows in (with_temperature(probs, temperature), with_temperature(others, temperature)))
+    m = min(len(others), MOST_DRAWN_ROWS)
+    return tuple(float(np.mean([drawn_score(rows, n) for _ in range(draws)]))
+                 for rows, n in ((ours, len(labels)), (ours, m), (theirs, m)))
 
 
 def normalized(probs, floor=1e-7):

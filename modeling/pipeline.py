@@ -433,13 +433,14 @@ def run_ensemble(this, fits, metric):
         score[name] = metric(labels, probs)
         score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
-    here, there = by_confidence(this, groups, blend, nested, labels, folds, metric)
-    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, there,
+    here, alike, there = by_confidence(this, groups, blend, nested, labels, folds, metric)
+    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, alike, there,
                          most=1.0 if metric.sign > 0 else math.inf)
     low, high = score["oof_testlike_ci90"]
     if not low <= score["expected"] <= high:
-        this.warn(f"the models are {'less' if there < here else 'more'} sure on the test images than on training images made "
-                  f"like them, as if {metric.name} were {there - here:+.3f} there: something about the test set is not matched")
+        this.warn(f"the models are {'less' if there < alike else 'more'} sure on the test images than on training images "
+                  f"made like them, as if {metric.name} were {there - alike:+.3f} there: something about the test set is not "
+                  "matched")
     test = blend.apply({name: joined([f for _, f in members], "test", Predictions.mean)
                         for name, members in groups.items()}) if len(audit.test) else None
 
@@ -470,7 +471,7 @@ def by_confidence(this, groups, blend, nested, labels, folds, metric):
     """`metrics.confident_scores` on test-like rows and on the test images, as each fold's own models see them; without
     test images the score of the rows twice."""
     if not len(this.audit.test):
-        return (metric(labels, nested),) * 2
+        return (metric(labels, nested),) * 3
     scores = []
     for fold in np.unique(folds):
         test = blend.apply({name: fitted.views("test") for name, members in groups.items()
@@ -480,16 +481,17 @@ def by_confidence(this, groups, blend, nested, labels, folds, metric):
     return tuple(np.mean(scores, axis=0).tolist())
 
 
-def expectation(score, ci90, here, there, most):
+def expectation(score, ci90, here, alike, there, most):
     """Two estimates averaged: the test-like score moved by how much surer the models are on the test images (`there`, in
     scores) than on those rows (`here`), and `there` itself. The interval holds both, as wide as the score's around each.
 
-    All within what the metric can be: 0 to `most`.
+    alike: what rows like those would give if they were as many as the test images. All within what the metric can be: 0
+    to `most`.
     """
     moved = score + there - here
-    values = np.clip([(moved + there) / 2, min(score, moved, there) + ci90[0] - score,
-                      max(score, moved, there) + ci90[1] - score], 0.0, most).tolist()
-    return {"by_confidence": there, "confidence_shift": there - here, "expected": values[0], "expected_ci90": values[1:]}
+    values = np.clip([(moved + there) / 2, min(score + alike - here, moved, there) + ci90[0] - score,
+                      max(score + alike - here, moved, there) + ci90[1] - score], 0.0, most).tolist()
+    return {"by_confidence": there, "confidence_shift": there - alike, "expected": values[0], "expected_ci90": values[1:]}
 
 
 def blend_parts(folds, seed):

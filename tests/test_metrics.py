@@ -49,10 +49,18 @@ def test_harder_rows_are_seen_without_their_labels(name):
     labels, easy = rows(2000, 0.2)
     truth, hard = rows(2000, 0.6)
     for sharpened in (1.0, 0.5):       # overconfident predictions are calibrated first
-        here, there = confident_scores(metric, labels, with_temperature(easy, sharpened), with_temperature(hard, sharpened),
-                                       seed=0)
-        assert here == pytest.approx(metric(labels, easy), abs=0.03)
+        here, alike, there = confident_scores(metric, labels, with_temperature(easy, sharpened),
+                                              with_temperature(hard, sharpened), seed=0)
+        assert here == pytest.approx(metric(labels, easy), abs=0.03) and alike == pytest.approx(here, abs=0.01)
         assert there == pytest.approx(metric(truth, hard), abs=0.03)
+
+
+def test_a_small_sample_of_many_classes_scores_lower_than_a_large_one_of_the_same():
+    rng = np.random.default_rng(2)
+    probs = rng.dirichlet(np.full(17, 0.1), 2000)
+    labels = (rng.random((2000, 1)) > probs.cumsum(1)[:, :-1]).sum(1)
+    here, alike, _ = confident_scores(METRICS["macro_f1"], labels[:80], probs[:80], probs, seed=0)
+    assert here < alike - 0.01
 
 
 @pytest.mark.parametrize(("right", "temperature"), [(1.0, 0.1), (0.0, 10.0)])

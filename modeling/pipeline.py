@@ -202,7 +202,7 @@ def shift_stage(this):
     config, source = this.config, pretrained_source(this)
     settings = {"reads_test": reads_test(this), "seed": config.seed, "augment": config.augment.policy != "none",
                 "groups": config.augment.groups}
-    return Stage.of(this.folder, "shift", version=2, settings=settings,
+    return Stage.of(this.folder, "shift", version=3, settings=settings,
                     inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
 
 

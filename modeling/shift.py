@@ -539,7 +539,8 @@ def measured(report, train, look, test, embed, seed, workers, n):
     found, bank = search(train, rows["test"], seed_of(seed, "search"), workers, n)
     part = looks_of_test(bank, look, rows["test"], seed) if len(np.unique(look)) > 1 else None
     each = [found] if part is None else by_look(found, bank, look, rows["test"], part, seed)
-    whole, turned = orientations(train, look, test, part, found, seed_of(seed, "turn"), n * 3 // 2, workers)
+    whole, turned = orientations(train, look, test, part, found, seed_of(seed, "turn"),
+                                 min(8 * len(train.images), 4 * n), workers)
     names, native = sorted({g.look for g in report.groups}), float(np.median(train.scale))
 
     def policies(native, quality):

@@ -10,6 +10,7 @@ import re
 import stat
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ from files import (
     report_unlocated,
     scan_folder,
     split_of,
+    without_suffix,
 )
+from submission import Form, match_columns
 from tables import (
     SUPPORTED,
     are_whole_numbers,
@@ -34,8 +37,9 @@ from tables import (
     find_class_names,
     find_label_table,
     find_sample,
-    find_target_column,
+    find_target,
     find_test_list,
+    labels_of,
     read_tables,
 )
 from utils import UserError, digest_file, digest_json, nearest, parallel_map
@@ -100,19 +104,31 @@ class Catalog:
 class Contest:
     """A contest folder as understood, before any image is decoded.
 
-    class_names: of train.classes, in their order; submission_ids: rows and order that the submission must have;
-    understood: about five lines to print.
+    class_names: of train.classes, in their order; form: what the submission must look like; understood: how labels, classes
+    and groups were read, one line each.
     """
 
     folder: Path
     train: Catalog
     test: Catalog
     class_names: tuple[str, ...]
-    id_column: str
-    target_column: str
-    submission_ids: tuple[str, ...]
+    form: Form
     problems: tuple[Problem, ...]
     understood: tuple[str, ...]
+
+    @property
+    def submission_ids(self):
+        return self.form.ids
+
+    def for_metric(self, metric):
+        """The contest with the form of its submission decided by the metric's name and answer."""
+        return with_fields(self, form=self.form.for_metric(metric.name, metric.answer, self.train.classes))
+
+    def describe(self, metric, is_asked):
+        """The five lines printed before anything else, each with what overrides it. `form` must be decided by the metric."""
+        why = "as asked" if is_asked else "by the submission's class columns" if self.form.has_class_columns else "the default"
+        return (*self.understood, f"metric:     {metric}, {why} (--metric NAME)",
+                f"submission: {self.form.describe()} (--set data.sample_submission=FILE)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +140,7 @@ class Labelled:
     labels: tuple[str, ...]
     groups: tuple[str, ...]
     id_column: str
-    target_column: str
+    target_columns: tuple[str, ...]
     source: str
     offered_groups: tuple[str, ...] = ()
 
@@ -132,13 +148,13 @@ class Labelled:
 def read_contest(folder, data):
     """What a contest folder holds; UserError with all fatal problems at once. `data`: DataConfig."""
     files, findings = scan_folder(folder), Findings()
-    tables = read_tables(files, findings)
+    tables = read_tables(files, data, findings)
     if files.refused:
         findings.warn("refused_path",
                       f"the folder holds {counted(files.refused, 'link or special file')} that lead out of it or "
                       "are no regular files: they are not opened", files.refused)
-    sample = find_sample(tables, findings)
-    label_table = find_label_table(tables, sample, findings)
+    sample = find_sample(tables, data.sample_submission, findings)
+    label_table = find_label_table(tables, sample, data.label_table, findings)
     check_used_table(files, label_table, findings)
     if not files.images or (label_table is None and not any(split_of(p) != "test" for p in files.images)):
         fail_without_images(files, tables, findings)
@@ -147,26 +163,24 @@ def read_contest(folder, data):
     others = [t for t in tables if t not in (label_table, sample)]
     names, names_path = find_class_names(files, others, labelled.labels, findings)
     train, labelled_images = train_catalog(files.root, labelled, names, findings)
-    test_list, is_form = find_test_list([t for t in others if t.path != names_path], label_table, sample)
+    test_list, is_form = find_test_list([t for t in others if t.path != names_path], label_table, sample, labelled.labels)
     check_used_table(files, test_list, findings)
-    test, submission_ids = test_catalog(files, test_list, labelled, train.classes, findings)
+    test, ids = test_catalog(files, test_list, labelled, train.classes, findings)
     report_extra_files(files, labelled_images, test, findings)
-    findings.stop_if_fatal()
-    form = test_list if is_form else None
-    id_column = form.id_column or labelled.id_column if form else labelled.id_column
-    target = next((c for c in form.columns if c != id_column), "") if form else ""
     class_names = tuple(names.get(c, c) for c in train.classes)
-    return Contest(files.root, train, test, class_names, id_column, target or labelled.target_column, submission_ids,
-                   tuple(findings.problems),
-                   understood_lines(labelled, train, class_names, names_path, data, test_list, test, submission_ids))
+    form = make_form(test_list if is_form else None, labelled, ids, train.classes, class_names, findings)
+    findings.stop_if_fatal()
+    return Contest(files.root, train, test, class_names, form, tuple(findings.problems),
+                   understood_lines(labelled, train, class_names, names_path, data))
 
 
 def fail_without_images(files, tables, findings):
     """The fatal problem of a folder without usable images, with what to do about the formats found."""
-    formats = sorted({FOREIGN_SUFFIXES[Path(p).suffix.lower()] for p in files.foreign})
+    pixels = [t.path for t in tables if any(re.fullmatch(r"pixels?[\d_]*|\d+x\d+", c) for c in t.columns)]
+    formats = sorted({FOREIGN_SUFFIXES[Path(p).suffix.lower()] for p in files.foreign}) + ["pixel csv"] * bool(pixels)
     if formats:
         findings.fail("unsupported", f"{str(files.root)!r} holds no training images but {', '.join(formats)} files "
-                      f"({first_few(files.foreign)}): unpack or convert them to JPEG or PNG first")
+                      f"({first_few([*pixels, *files.foreign])}): unpack or convert them to JPEG or PNG first")
     else:
         findings.fail("no_images",
                       f"{str(files.root)!r} must hold training images ({', '.join(IMAGE_SUFFIXES)}), but has none: "
@@ -174,25 +188,42 @@ def fail_without_images(files, tables, findings):
     findings.stop_if_fatal()
 
 
+# ---------------------------------------------------------------- labels
+
 def labelled_rows(files, tables, label_table, sample, data, findings):
-    """Labelled from the label table, else from class folders; a fatal problem where there is neither."""
+    """Labelled from the label table, else from class folders, else from file names; a fatal problem where all lack."""
     if label_table is not None:
         return rows_of_table(files, label_table, sample, data, findings)
     empty = [t.path for t in tables if not t.n_rows and t is not sample and not t.is_of_test]
-    if empty:
+    if empty and not data.label_table:
         findings.fail("empty_table", f"the label table must have rows, but {first_few(empty)} is empty: restore it")
         return None
-    rows = rows_of_folders(files)
+    folders, names = (rows_of_folders(files) if data.label_table != "names" else None,
+                      rows_of_names(files) if data.label_table != "folders" else None)
+    if folders and names and len(set(folders.labels)) > 1 and not same_split(folders.labels, names.labels):
+        fail_two_readings(folders, names, findings)
+    rows = names if names and (not folders or len(set(folders.labels)) < 2) else folders
     if rows is None:
         for broken in [p for p in findings.problems if p.kind == "unreadable_table"]:
             findings.fail(broken.kind, broken.text)
         findings.fail("no_labels", f"{str(files.root)!r} must say which image has which class, but none of its tables "
                       f"({first_few([t.path for t in tables]) or 'it has none'}) has a column of image ids beside a "
-                      f"class column and there are no class folders; {SUPPORTED}")
+                      f"class column, and neither folders nor file names do; {SUPPORTED}")
     elif data.group_column:
         findings.fail("group_column",
-                      f"--group_column {data.group_column!r} needs a label table, and this contest has class folders")
+                      f"--group_column {data.group_column!r} needs a label table, and this contest has {rows.source}")
     return rows
+
+
+def same_split(labels, others):
+    """Whether two labellings differ in the names of the classes alone."""
+    return len(set(zip(labels, others, strict=True))) == len(set(labels)) == len(set(others))
+
+
+def fail_two_readings(one, other, findings):
+    ways = [f"from {rows.source} ({first_few(sorted(set(rows.labels)))})" for rows in (one, other)]
+    findings.fail("ambiguous_labels", f"the labels can be read in two ways, {ways[0]} and {ways[1]}: "
+                  "--set data.label_table=FILE, folders or names takes one")
 
 
 def rows_of_table(files, table, sample, data, findings):
@@ -202,33 +233,43 @@ def rows_of_table(files, table, sample, data, findings):
         findings.fail("group_column", f"--group_column must be a column of {table.path!r}, got {group!r}"
                       f"{nearest(group, table.others())}; columns: {', '.join(table.others())}")
         return None
-    target = find_target_column(table, sample, group, findings)
+    form_columns = sample.others(table.id_column) if sample is not None else []
+    if sample is not None and not sample.id_column and table.id_column not in sample.columns:
+        form_columns = form_columns[1:]                         # none of its ids is an image: they stand first
+    target = find_target(table, form_columns, data, findings)
     if not target:
         return None
-    ids, labels = table.columns[table.id_column], table.columns[target]
+    ids, labels = table.columns[table.id_column], labels_of(table, target, findings)
     groups = table.columns[group] if group else ("",) * len(ids)
-    refuse_regression(table, target, labels, findings)
+    offered = offered_groups(table, target, group, labels)
     keep = unrepeated_rows(table.path, ids, labels, findings)
     ids, labels, groups = (tuple(values[i] for i in keep) for values in (ids, labels, groups))
     located = locate(files, ids, "train", labels)
     report_unlocated(located, table.path, "these rows are left out", findings)
     rows = [i for i, path in enumerate(located.paths) if path]
     ids, labels, groups, paths = (tuple(values[i] for i in rows) for values in (ids, labels, groups, located.paths))
-    offered = tuple(c for c in table.others(target, group) if 1 < len(set(table.columns[c])) <= table.n_rows / 2)
-    return Labelled(ids, paths, labels, tuple(f"{group}={g}" if g else "" for g in groups), table.id_column, target,
-                    f"table {table.path}, {table.n_rows} rows, ids in column {table.id_column!r}", offered)
+    found = Labelled(ids, paths, labels, tuple(f"{group}={g}" if g else "" for g in groups), table.id_column, target,
+                     f"table {table.path}, {table.n_rows} rows, ids in column {table.id_column!r}", offered)
+    if not (data.label_table or data.target_column or set(target) & set(form_columns)):
+        refuse_other_names(found, [rows_of_folders(files), rows_of_names(files)], findings)
+    return found
 
 
-def refuse_regression(table, target, labels, findings):
-    """A fatal problem where the target column holds measurements or one value per row instead of classes."""
-    def is_fraction(text):
-        return re.fullmatch(r"[+-]?\d*\.\d*[1-9]\d*(?:[eE][+-]?\d+)?", text) is not None
+def refuse_other_names(found, others, findings):
+    """A fatal problem where folders or file names give the table's classes other names: which are to be written?"""
+    for other in filter(None, others):
+        label_of = dict(zip(other.paths, other.labels, strict=True))
+        labels = [label_of.get(path, "") for path in found.paths]
+        if set(labels) != set(found.labels) and same_split(found.labels, labels):
+            fail_two_readings(found, other, findings)
 
-    values = {v for v in labels if v}
-    if sum(map(is_fraction, values)) > 0.5 * len(values) or (len(values) == len(labels) > 20):
-        findings.fail("unsupported",
-                      f"column {target!r} of {table.path!r} has {len(values)} different values in {len(labels)} rows "
-                      f"({first_few(sorted(values))}), which are no classes; {SUPPORTED}")
+
+def offered_groups(table, target, group, labels):
+    """Columns that repeat over images and are neither measurements nor the class by another name, finest first."""
+    n_values = {c: len(set(table.columns[c])) for c in table.others(*target, group)}
+    offered = [c for c, n in n_values.items() if 1 < n <= table.n_rows / 2 and not same_split(labels, table.columns[c])
+               and not any(re.fullmatch(r"[+-]?\d*\.\d+", v) for v in table.columns[c])]
+    return tuple(sorted(offered, key=lambda c: -n_values[c]))
 
 
 def unrepeated_rows(where, ids, labels, findings):
@@ -268,9 +309,24 @@ def rows_of_folders(files):
         return None
     paths, labels = zip(*found, strict=True)
     where = "/".join([*parts[0][:depth], "<class>/"])
-    return Labelled(paths, paths, labels, ("",) * len(paths), "ID", "target",
+    return Labelled(paths, paths, labels, ("",) * len(paths), "ID", ("target",),
                     f"class folders {where}, {len(paths)} images")
 
+
+def rows_of_names(files):
+    """Labelled of file names that begin with the class and end with a number, as cat.0.jpg or maine_coon_12.jpg, or None."""
+    paths = [p for p in files.images if split_of(p) == "train"] or [p for p in files.images if split_of(p) != "test"]
+    stems = [without_suffix(p.rsplit("/", 1)[-1]) for p in paths]
+    found = [re.fullmatch(r"(.*[^\W\d_].*?)[._\- (]+\d+\)?|(.*[^\W\d_])\d+", stem) for stem in stems]
+    labels = tuple((match[1] or match[2]) if match else "" for match in found)
+    counts = Counter(labels)
+    if len(counts) < 2 or "" in counts or min(counts.values()) < 2:
+        return None
+    return Labelled(tuple(paths), tuple(paths), labels, ("",) * len(paths), "ID", ("target",),
+                    f"file names <class>.<number>, {len(paths)} images")
+
+
+# ---------------------------------------------------------------- catalogs and form
 
 def sorted_classes(labels):
     """Whole numbers by value, anything else as text."""
@@ -308,8 +364,7 @@ def test_catalog(files, test_list, labelled, classes, findings):
         ids = names if len(set(names)) == len(names) else paths
         located = Located(tuple(paths), (), (), ())
     else:
-        ids = test_list.columns[test_list.id_column or (labelled.id_column if labelled.id_column in test_list.columns
-                                                       else next(iter(test_list.columns)))]
+        ids = test_list.columns[id_column_of(test_list, labelled)]
         located = locate(files, ids, "test")
     if not any(located.paths):
         why = ("no folder test*/" if test_list is None
@@ -336,20 +391,55 @@ def report_extra_files(files, labelled_images, test, findings):
                       f"{counted(extra, 'image file')} with no id in the tables or class folders: not used", extra)
 
 
-def understood_lines(labelled, train, class_names, names_path, data, test_list, test, submission_ids):
-    """About five lines that say how the folder was read, each with the flag that changes it where there is one."""
+def id_column_of(test_list, labelled):
+    """The column of a test list that holds its ids, also where none of them is an image."""
+    known = labelled.id_column if labelled.id_column in test_list.columns else next(iter(test_list.columns))
+    return test_list.id_column or known
+
+
+def make_form(table, labelled, ids, classes, class_names, findings):
+    """The Form of a sample submission, or of none (None); class columns that do not fit the classes are problems."""
+    target = labelled.target_columns[0] if len(labelled.target_columns) == 1 else "target"
+    if table is None or len(table.columns) < 2:
+        return Form((labelled.id_column, target), labelled.id_column, ids)
+    form = Form(tuple(table.columns), id_column_of(table, labelled), ids, source=table.path)
+    class_of = match_columns(form.columns, classes, class_names)
+    if not form.has_class_columns:
+        return form if -1 in class_of else with_fields(form, class_of=class_of)
+    lacking = [c for k, c in enumerate(class_names) if k not in class_of]
+    idle = [c for c, k in zip(form.columns, class_of, strict=True) if k < 0]
+    if lacking or len(idle) > len(form.columns) / 2:
+        findings.fail("class_columns", f"the sample submission {table.path!r} must have one class column beside its ids, or "
+                      f"one per class with its name, got {first_few(form.columns)} for the classes {first_few(class_names)}; "
+                      f"without a column: {first_few(lacking) or 'none'}; without a class: {first_few(idle) or 'none'}: rename "
+                      "them, or --set data.sample_submission=FILE data.label_table=FILE data.target_column=NAME")
+    elif idle:
+        findings.warn("class_without_images", f"{counted(idle, 'column')} of {table.path!r} without any training image: "
+                      "0 is written there", idle)
+    return with_fields(form, class_of=class_of)
+
+
+def understood_lines(labelled, train, class_names, names_path, data):
+    """How labels, classes and groups were read, one line each, with the flag that changes it."""
     counts = np.bincount(train.label, minlength=len(train.classes))
     group = f"column {data.group_column!r}, and near-duplicates" if data.group_column else "near-duplicates only"
     if labelled.offered_groups and not data.group_column:
-        group += f"; columns that repeat over images: {', '.join(labelled.offered_groups)} (--group_column takes one)"
-    where = f"table {test_list.path}" if test_list is not None else "the test folder"
-    return (f"labels:  {labelled.source}",
-            f"classes: {len(train.classes)} in column {labelled.target_column!r}, {counts.min()} to {counts.max()} "
-            f"images each"
-            f"{f', named by {names_path}' if names_path else ''}: {first_few(class_names)}",
-            f"train:   {len(train)} images",
-            f"test:    {f'{len(test)} images by {where}' if len(submission_ids) else 'none, so no submission'}",
-            f"groups:  {group}")
+        group += f"; columns that repeat over images: {first_few(labelled.offered_groups)}"
+    named = f", named by {names_path}" if names_path else ""
+    return (f"labels:     {labelled.source}, {len(train)} images (--set data.label_table=FILE data.id_column=NAME)",
+            f"classes:    {len(train.classes)}, {target_kind(labelled, train.classes)}, {counts.min()} to {counts.max()} "
+            f"images each{named}: {first_few(class_names)} (--set data.target_column=NAME)",
+            f"groups:     {group} (--group_column NAME)")
+
+
+def target_kind(labelled, classes):
+    """What the class is written as, and where."""
+    columns = labelled.target_columns
+    if len(columns) > 1:
+        return f"one-hot in {len(columns)} columns"
+    kind = "whole numbers" if are_whole_numbers(classes) else "names"
+    return f"{'binary, ' if len(classes) == 2 else ''}{kind} in column {columns[0]!r}" if labelled.source.startswith(
+        "table") else kind
 
 
 def contest_digests(contest, workers):
@@ -357,8 +447,8 @@ def contest_digests(contest, workers):
     paths = contest.train.path.tolist() + contest.test.path.tolist()
     rest = {"train": [contest.train.sample_id, contest.train.label, contest.train.group, contest.train.classes],
             "test": contest.test.sample_id, "class_names": contest.class_names,
-            "columns": [contest.id_column, contest.target_column],
-            "submission_ids": contest.submission_ids, "problems": contest.problems, "understood": contest.understood}
+            "form": [contest.form.header, contest.form.id_column, contest.form.class_of, contest.form.ids],
+            "problems": contest.problems, "understood": contest.understood}
     return [*parallel_map(digest_or_empty, paths, workers, "content hashes"), digest_json(rest)]
 
 

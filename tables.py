@@ -1,5 +1,4 @@
-"""Tables of a contest folder as strings, and which of them is what. By content; names only break ties.
-"""
+"""Tables of a contest folder as strings, which of them is what, and the class of each row. By content; names break ties."""
 import csv
 import io
 import json
@@ -9,9 +8,12 @@ from dataclasses import dataclass
 from dataclasses import replace as with_fields
 
 from files import candidates, counted, first_few, read_bytes, split_of
+from submission import match_columns
+from utils import nearest
 
-SUPPORTED = ("supported are single-label contests: a table with an id column and one class column, or folders "
-             "train/<class>/")
+SUPPORTED = ("supported are contests with one class per image: a table with an id column and a class column or one column "
+             "of 0 and 1 per class, folders train/<class>/, or the class in the file name as cat.0.jpg")
+LABEL_SOURCES = ("folders", "names")    # values of data.label_table that are no table
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class Table:
         return sum(split_of(p) == split for p in self.images) / max(1, len(self.images))
 
 
-def read_tables(files, findings):
+def read_tables(files, data, findings):
     """All tables of the folder, each with its id column; unreadable ones become problems."""
     tables = []
     for path in files.tables:
@@ -56,8 +58,24 @@ def read_tables(files, findings):
         if encoding:
             findings.warn("encoding", f"table {path!r} is not UTF-8 and was read as {encoding}: save it as UTF-8 if "
                                       f"names look wrong")
-        tables.append(with_id_column(files, table))
+        tables.append(with_id_column(files, table, data.id_column))
+    if data.id_column and not any(data.id_column in t.columns for t in tables):
+        fail_setting("id_column", "a column of a table", data.id_column, {c for t in tables for c in t.columns}, findings)
     return tables
+
+
+def fail_setting(key, what, got, choices, findings):
+    """The fatal problem of a setting that names what the folder does not have."""
+    findings.fail(key, f"data.{key} must be {what}, got {got!r}{nearest(got, choices)}; there are "
+                  f"{first_few(sorted(choices), 8) or 'none'}")
+
+
+def asked_table(tables, key, path, findings):
+    """The table that the setting data.`key` names by path or name, or None (a fatal problem)."""
+    found = [t for t in tables if path in (t.path, t.path.rsplit("/", 1)[-1])]
+    if len(found) != 1:
+        fail_setting(key, "the path of one table in the contest folder", path, [t.path for t in tables], findings)
+    return found[0] if len(found) == 1 else None
 
 
 def read_table(root, path):
@@ -98,13 +116,13 @@ def decoded_text(data):
     return data.decode("latin-1"), "latin-1"
 
 
-def with_id_column(files, table):
-    """The table with the column that resolves to the most image files, if one does."""
+def with_id_column(files, table, asked=""):
+    """The table with the column that resolves to the most image files, if one does, or with the one that is asked for."""
     found = {}                                                  # column -> {value: paths it may mean}
     for column, values in table.columns.items():
         options = {value: candidates(files, value) for value in dict.fromkeys(values)}
         found[column] = {value: paths for value, paths in options.items() if paths}
-    best = max(found, key=lambda c: len(found[c]), default="")
+    best = asked if asked in found else max(found, key=lambda c: len(found[c]), default="")
     if not best or not found[best]:
         return table
 
@@ -112,7 +130,8 @@ def with_id_column(files, table):
         rows = zip(table.columns[column], table.columns[best], strict=True)
         return any(found[column].get(a) != found[best].get(b) for a, b in rows)
 
-    rivals = tuple(c for c in found if c != best and len(found[c]) >= 0.9 * len(found[best]) and means_other_images(c))
+    rivals = tuple(c for c in found if c != best != asked and len(found[c]) >= 0.9 * len(found[best])
+                   and means_other_images(c))
     images = frozenset(path for paths in found[best].values() for path in paths)
     return with_fields(table, id_column=best, images=images, rivals=rivals)
 
@@ -128,28 +147,35 @@ def check_used_table(files, table, findings):
     if table.rivals:
         findings.fail("ambiguous_id_column",
                       f"table {table.path!r} must have one column of image ids, but {table.id_column!r} and "
-                      f"{table.rivals[0]!r} both name image files: remove one of these columns")
+                      f"{table.rivals[0]!r} both name image files: --set data.id_column=NAME takes one")
 
 
 def same_content(tables):
     return all(t.columns == tables[0].columns for t in tables)
 
 
-def find_sample(tables, findings):
-    """The sample submission among tables that say so in their name, or None."""
+def find_sample(tables, asked, findings):
+    """The sample submission: the table that is asked for, or the one that says so in its name, or None."""
+    if asked:
+        return asked_table(tables, "sample_submission", asked, findings)
     filled = [t for t in tables if t.n_rows]
     hinted = [t for t in filled if "submi" in t.name] or [t for t in filled if "sample" in t.name]
     hinted = [t for t in hinted if "sample" in t.name] or hinted
     if len(hinted) > 1 and not same_content(hinted):
         findings.fail("ambiguous_sample", f"one sample submission must decide the rows, but {hinted[0].path!r} and "
-                      f"{hinted[1].path!r} both look like it: remove one of them")
+                      f"{hinted[1].path!r} both look like it: --set data.sample_submission=FILE takes one")
     return hinted[0] if hinted else None
 
 
-def find_label_table(tables, sample, findings):
-    """The table that gives training images their labels, or None (then class folders are tried)."""
-    def narrow(found, keep):
-        return [t for t in found if keep(t)] or found
+def narrow(found, keep):
+    """Those of the found that `keep` is true for, or all where it is for none."""
+    return [one for one in found if keep(one)] or found
+
+
+def find_label_table(tables, sample, asked, findings):
+    """The table that gives training images their labels, or None (then class folders and file names are tried)."""
+    if asked:
+        return None if asked in LABEL_SOURCES else asked_table(tables, "label_table", asked, findings)
 
     found = [t for t in tables if t is not sample and t.id_column and t.others() and not t.is_of_test
              and "submi" not in t.name and t.share_in("test") <= 0.5]
@@ -163,44 +189,126 @@ def find_label_table(tables, sample, findings):
     if len(found) > 1 and not same_content(found):
         findings.fail("ambiguous_label_table",
                       f"one table must give the labels, but {found[0].path!r} and {found[1].path!r} "
-                      "both could: remove one of them")
+                      "both could: --set data.label_table=FILE takes one")
     return found[0] if found else None
 
 
-def find_test_list(tables, label_table, sample):
+def find_test_list(tables, label_table, sample, labels):
     """(table that lists the test images or None, whether it has the form of a submission)."""
     if sample is not None:
         return sample, True
     rest = [t for t in tables if t.id_column
             and (t.is_of_test or not label_table or not t.images & label_table.images)]
     for table in rest:
-        if label_table and len(table.columns) == 2 and set(table.columns) <= set(label_table.columns):
+        has_class_column = label_table and len(table.columns) == 2 and set(table.columns) <= set(label_table.columns)
+        if has_class_column or set(labels) <= set(table.others()):
             return table, not table.is_of_test
     rest = [t for t in rest if t.is_of_test or t.share_in("test") > 0.5]
     return (max(rest, key=lambda t: len(t.images)), False) if rest else (None, False)
 
 
-def find_target_column(table, sample, group_column, findings):
-    """The class column of the label table: named as in the sample submission, else the only one there is."""
-    choices = table.others(group_column)
-    wanted = [c for c in sample.columns if c not in (sample.id_column, table.id_column)] if sample is not None else []
-    if len(wanted) > 1:
-        findings.fail("unsupported", f"the sample submission {sample.path!r} has {len(wanted)} columns besides its ids "
-                      f"({first_few(wanted)}), a form that is not built yet; {SUPPORTED}")
-        return ""
-    shared = [c for c in choices if c in wanted]
-    if len(shared) == 1 or len(choices) == 1:
-        return (shared or choices)[0]
-    if len(choices) > 1 and all(set(table.columns[c]) <= {"0", "1", "0.0", "1.0"} for c in choices):
-        findings.fail("unsupported",
-                      f"table {table.path!r} has one 0/1 column per class ({first_few(choices)}), which is not "
-                      f"built yet; {SUPPORTED}")
-        return ""
+# ---------------------------------------------------------------- the class of each row
+
+def find_target(table, form_columns, data, findings):
+    """Columns of the label table that hold the class: one of class values, or one of 0 and 1 per class; () = a problem.
+
+    form_columns: of the sample submission, besides its ids. They decide where they can; else the content does.
+    """
+    choices = table.others(data.group_column)
+    if data.target_column:
+        asked = (data.target_column,) if data.target_column in choices else tuple(data.target_column.split(","))
+        unknown = [c for c in asked if c not in choices]
+        for column in unknown:
+            fail_setting("target_column", f"a column of {table.path!r} besides ids and group", column, choices, findings)
+        return () if unknown else asked
+    readings = [c for c in choices if c in form_columns]
+    if readings and len(readings) == len(form_columns):
+        return tuple(readings)
+    if len(form_columns) > 1:
+        readings = narrow([c for c in choices if are_named(form_columns, table.columns[c])],
+                          lambda c: set(table.columns[c]) <= {*form_columns, ""})
+    if len(readings or choices) == 1 or len({table.columns[c] for c in readings}) == 1:
+        return (readings or choices)[0],
+    if not readings and are_one_hot(table, choices):
+        return tuple(choices)
     findings.fail("ambiguous_target",
-                  f"table {table.path!r} must have one class column, got {first_few(choices, 8) or 'none'} "
-                  f"beside the ids in {table.id_column!r}: remove the other columns, or add a sample submission that "
-                  f"names it")
-    return ""
+                  f"table {table.path!r} must have one class column, got {first_few(readings or choices, 8) or 'none'} "
+                  f"beside the ids in {table.id_column!r}: --set data.target_column=NAME takes one")
+    return ()
+
+
+def are_named(columns, values):
+    """Whether at least half of the columns are named after values of a class column, and no value lacks a column."""
+    classes = sorted(set(values) - {""})
+    if len(classes) > len(columns):
+        return False
+    found = set(match_columns(columns, classes)) - {-1}
+    return len(found) == len(classes) >= len(columns) / 2
+
+
+def as_flag(cell):
+    """0 or 1 that a cell of a one-hot column means ('' is 0), None for anything else."""
+    match = re.fullmatch(r"([01]?)(?:\.0*)?", cell)
+    return int(match[1] or 0) if match else None
+
+
+def are_one_hot(table, columns):
+    """Whether columns, two or more, hold 0 and 1 only, and a 1 in most rows."""
+    if len(columns) < 2 or any(as_flag(v) is None for c in columns for v in set(table.columns[c])):
+        return False
+    rows = zip(*(table.columns[c] for c in columns), strict=True)
+    return sum(any(map(as_flag, row)) for row in rows) > table.n_rows / 2
+
+
+def labels_of(table, columns, findings):
+    """The class of each row as text ('' = missing), from one class column or from one-hot columns."""
+    if len(columns) == 1:
+        labels = table.columns[columns[0]]
+        refuse_regression(table, columns[0], labels, findings)
+        refuse_sets(table, columns[0], labels, findings)
+        return labels
+    odd = next((v for c in columns for v in table.columns[c] if as_flag(v) is None), None)
+    if odd is not None:
+        findings.fail("unsupported", f"the columns {first_few(columns)} of {table.path!r} must hold 0 or 1, got {odd!r}; "
+                      f"{SUPPORTED}")
+        return ("",) * table.n_rows
+    found = [[c for c, v in zip(columns, row, strict=True) if as_flag(v)]
+             for row in zip(*(table.columns[c] for c in columns), strict=True)]
+    fail_multi_label(table, [" ".join(names) for names in found if len(names) > 1], findings)
+    return tuple(names[0] if names else "" for names in found)
+
+
+def refuse_regression(table, column, labels, findings):
+    """A fatal problem where the class column holds measurements or one value per row instead of classes."""
+    def is_fraction(text):
+        return re.fullmatch(r"[+-]?\d*\.\d*[1-9]\d*(?:[eE][+-]?\d+)?", text) is not None
+
+    values = {v for v in labels if v}
+    if sum(map(is_fraction, values)) > 0.5 * len(values) or (len(values) == len(labels) > 20):
+        findings.fail("unsupported",
+                      f"column {column!r} of {table.path!r} has {len(values)} different values in {len(labels)} rows "
+                      f"({first_few(sorted(values))}), which are no classes; {SUPPORTED}")
+
+
+def refuse_sets(table, column, labels, findings):
+    """A fatal problem where a cell holds several classes, as `rust scab` beside `rust` and `scab`, or `3 17`.
+
+    Names of several words are classes: their words are no classes of their own.
+    """
+    parts = {value: re.split(r"[\s,;|]+", value) for value in set(labels)}
+    sets = {value: found for value, found in parts.items() if len(found) > 1 and all(found)}
+    several = [v for v, found in sets.items() if set(found) <= set(parts) or are_whole_numbers(found)]
+    words, lengths = {word for found in parts.values() for word in found}, {len(found) for found in parts.values()}
+    if sets and len(lengths) > 1 and 2 * len(words) < len(parts):       # few words, in all combinations
+        several = list(sets)
+    fail_multi_label(table, [label for label in labels if label in set(several)], findings)
+
+
+def fail_multi_label(table, several, findings):
+    """The fatal problem of rows with several classes, if there are any."""
+    if several:
+        findings.fail("multi_label", f"table {table.path!r} gives several classes to {len(several)} of {table.n_rows} images "
+                      f"({first_few(dict.fromkeys(several))}), and multi-label contests are not built; {SUPPORTED}")
 
 
 def are_whole_numbers(texts):

@@ -127,7 +127,8 @@ class Contest:
     def describe(self, metric, is_asked):
         """The five lines printed before anything else, each with what overrides it. `form` must be decided by the metric."""
         why = "as asked" if is_asked else "by the submission's class columns" if self.form.has_class_columns else "the default"
-        return (*self.understood, f"metric:     {metric}, {why} (--metric NAME)",
+        scale = ", classes are grades on a scale" if metric.answer == "grade" else ""
+        return (*self.understood, f"metric:     {metric.name}, {why}{scale} (--metric NAME)",
                 f"submission: {self.form.describe()} (--set data.sample_submission=FILE)")
 
 
@@ -148,6 +149,8 @@ class Labelled:
 def read_contest(folder, data):
     """What a contest folder holds; UserError with all fatal problems at once. `data`: DataConfig."""
     files, findings = scan_folder(folder), Findings()
+    if not files.images:
+        fail_without_images(files, findings)
     tables = read_tables(files, data, findings)
     if files.refused:
         findings.warn("refused_path",
@@ -156,8 +159,8 @@ def read_contest(folder, data):
     sample = find_sample(tables, data.sample_submission, findings)
     label_table = find_label_table(tables, sample, data.label_table, findings)
     check_used_table(files, label_table, findings)
-    if not files.images or (label_table is None and not any(split_of(p) != "test" for p in files.images)):
-        fail_without_images(files, tables, findings)
+    if label_table is None and not any(split_of(p) != "test" for p in files.images):
+        fail_without_images(files, findings)
     labelled = labelled_rows(files, tables, label_table, sample, data, findings)
     findings.stop_if_fatal()
     others = [t for t in tables if t not in (label_table, sample)]
@@ -174,9 +177,9 @@ def read_contest(folder, data):
                    understood_lines(labelled, train, class_names, names_path, data))
 
 
-def fail_without_images(files, tables, findings):
+def fail_without_images(files, findings):
     """The fatal problem of a folder without usable images, with what to do about the formats found."""
-    pixels = [t.path for t in tables if any(re.fullmatch(r"pixels?[\d_]*|\d+x\d+", c) for c in t.columns)]
+    pixels = [path for path in files.tables if re.search(r"\bpixels?[\d_]*\b|\b\d+x\d+\b", header_of(files.root / path))]
     formats = sorted({FOREIGN_SUFFIXES[Path(p).suffix.lower()] for p in files.foreign}) + ["pixel csv"] * bool(pixels)
     if formats:
         findings.fail("unsupported", f"{str(files.root)!r} holds no training images but {', '.join(formats)} files "
@@ -186,6 +189,12 @@ def fail_without_images(files, tables, findings):
                       f"{str(files.root)!r} must hold training images ({', '.join(IMAGE_SUFFIXES)}), but has none: "
                       "put them beside their table")
     findings.stop_if_fatal()
+
+
+def header_of(path):
+    """The first characters of a table, which may be too large to be read when it is no use."""
+    with open(path, encoding="utf-8", errors="replace") as f:
+        return f.readline(4096)
 
 
 # ---------------------------------------------------------------- labels
@@ -229,6 +238,10 @@ def fail_two_readings(one, other, findings):
 def rows_of_table(files, table, sample, data, findings):
     """Labelled of a label table; rows without a label, with a refused id or repeated with other labels are left out."""
     group = data.group_column
+    if not table.id_column:
+        findings.fail("no_ids", f"table {table.path!r} must have a column of image ids, but none of {first_few(table.columns)} "
+                      f"names image files: --set data.label_table=FILE takes another table")
+        return None
     if group and group not in table.others():
         findings.fail("group_column", f"--group_column must be a column of {table.path!r}, got {group!r}"
                       f"{nearest(group, table.others())}; columns: {', '.join(table.others())}")
@@ -250,7 +263,8 @@ def rows_of_table(files, table, sample, data, findings):
     ids, labels, groups, paths = (tuple(values[i] for i in rows) for values in (ids, labels, groups, located.paths))
     found = Labelled(ids, paths, labels, tuple(f"{group}={g}" if g else "" for g in groups), table.id_column, target,
                      f"table {table.path}, {table.n_rows} rows, ids in column {table.id_column!r}", offered)
-    if not (data.label_table or data.target_column or set(target) & set(form_columns)):
+    is_decided = data.label_table or data.target_column or set(target) & set(form_columns) or len(form_columns) > 1
+    if not is_decided:
         refuse_other_names(found, [rows_of_folders(files), rows_of_names(files)], findings)
     return found
 
@@ -310,7 +324,7 @@ def rows_of_folders(files):
     paths, labels = zip(*found, strict=True)
     where = "/".join([*parts[0][:depth], "<class>/"])
     return Labelled(paths, paths, labels, ("",) * len(paths), "ID", ("target",),
-                    f"class folders {where}, {len(paths)} images")
+                    f"class folders {where}")
 
 
 def rows_of_names(files):
@@ -323,7 +337,7 @@ def rows_of_names(files):
     if len(counts) < 2 or "" in counts or min(counts.values()) < 2:
         return None
     return Labelled(tuple(paths), tuple(paths), labels, ("",) * len(paths), "ID", ("target",),
-                    f"file names <class>.<number>, {len(paths)} images")
+                    "file names <class>.<number>")
 
 
 # ---------------------------------------------------------------- catalogs and form
@@ -437,9 +451,8 @@ def target_kind(labelled, classes):
     columns = labelled.target_columns
     if len(columns) > 1:
         return f"one-hot in {len(columns)} columns"
-    kind = "whole numbers" if are_whole_numbers(classes) else "names"
-    return f"{'binary, ' if len(classes) == 2 else ''}{kind} in column {columns[0]!r}" if labelled.source.startswith(
-        "table") else kind
+    kind = ("binary, " if len(classes) == 2 else "") + ("whole numbers" if are_whole_numbers(classes) else "names")
+    return f"{kind} in column {columns[0]!r}" if labelled.source.startswith("table") else kind
 
 
 def contest_digests(contest, workers):

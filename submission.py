@@ -115,7 +115,8 @@ class Form:
     def rows(self, probs):
         """Rows of text, cells in the header's order. probs: (n, C), rows as `ids`."""
         place = self.header.index(self.id_column)
-        cells = [self.cells(row) for row in np.asarray(probs, dtype=np.float64)]
+        probs = np.asarray(probs, dtype=np.float64)
+        cells = [self.cells(row) for row in probs / probs.sum(1, keepdims=True)]    # float32 rows sum to 1 roughly
         return [(*c[:place], sample, *c[place:]) for sample, c in zip(self.ids, cells, strict=True)]
 
     def cells(self, row):
@@ -125,8 +126,8 @@ class Form:
         if self.kind == "ranking":
             return (" ".join(self.classes[k] for k in np.argsort(-row, kind="stable")[:RANKED]),)
         if self.kind == "positive":
-            return (f"{row[self.positive]:.7g}",)
-        return tuple(f"{row[k]:.7g}" if k >= 0 else "0" for k in self.class_of)
+            return (f"{row[self.positive]:.12g}",)
+        return tuple(f"{row[k]:.12g}" if k >= 0 else "0" for k in self.class_of)
 
     def probs(self, rows):
         """(n, C) that rows say: one class for sure, falling shares down a ranking, or the probabilities themselves."""

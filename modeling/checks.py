@@ -28,9 +28,9 @@ MOST_AUDITED = 3000      # larger folders are listed, not decoded, to stay under
 
 def run_checks(config, data_path, folder):
     """Print the table of all checks; returns the exit status 0, or 1 when one failed."""
-    checks = [("python", check_python), ("memory and cores", check_machine), ("gpu", lambda: check_gpu(config)),
-              ("disk", lambda: check_disk(folder)), ("data", lambda: check_data(config, data_path))]
-    checks += [(f"{name}", lambda name=name: check_backbone(config, name)) for name in config.model.backbones]
+    checks = [("data", lambda: check_data(config, data_path)), ("python", check_python), ("memory and cores", check_machine),
+              ("gpu", lambda: check_gpu(config)), ("disk", lambda: check_disk(folder))]
+    checks += [(name, lambda name=name: check_backbone(config, name)) for name in config.model.backbones]
     states = []
     print(f"{'check':<17} {'state':<8} found")
     for name, check in checks:
@@ -93,7 +93,7 @@ def check_data(config, data_path):
             problems = list(dict.fromkeys([*problems, *load_audit(Path(folder), contest.folder).problems]))
     else:
         found += f" (over {MOST_AUDITED}: listed, not decoded)"
-    lines = [*contest.describe(metric.name, config.metric != "auto"), *(p.text for p in problems)]
+    lines = [*contest.describe(metric, config.metric != "auto"), *(p.text for p in problems)]
     advice = "\n".join(lines).replace("\n", f"\n{'':<26} -> ")
     return (WARNING if problems else PASSED), found, advice
 

@@ -102,7 +102,7 @@ def begin(this, data_path, metric):
     write_json(this.folder / "config.json", config)
     write_json(this.folder / "environment.json", environment())
     this.events.record("start", mode=config.mode, argv=sys.argv[1:], data_path=str(data_path))
-    for line in this.contest.describe(metric.name, config.metric != "auto"):
+    for line in this.contest.describe(metric, config.metric != "auto"):
         this.events.say(line)
     n_fits = len(config.rounds) * len(config.model.backbones) * config.data.run_folds
     this.events.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} fold(s) x "
@@ -510,6 +510,7 @@ def conclude(this, fits, planned, results, metric, answers, timer):
     all_fits = [(f.result, fold_scores(this, f, metric)) for f in fits.values()]
     report.training_results(config, all_fits, folder / "training_results.json")
     final = {"mode": config.mode, "experiment_name": folder.name, "metric": metric.name,
+             "better": "larger" if metric.sign > 0 else "smaller",
              "classes": list(audit.train.classes), "n_fits": len(fits), "seconds": timer.seconds,
              "peak_memory_bytes": max(f.peak_memory_bytes for f, _ in all_fits), "submission": submission, "score": score,
              "plan": planned, "blend": results["blend"], "sources": [row._asdict() for row in results["table"]],

@@ -41,7 +41,8 @@ def training_results(config, fits, path):
 def closing_lines(final, table, folder):
     """What a run prints last. table: SourceRows."""
     width = max(len("source"), *(len(row.name) for row in table))
-    yield f"\n{'source':<{width}}  folds  out of fold  fold sd  views  weight  seconds"
+    yield f"\nscores are {final['metric']}, {final['better']} is better"
+    yield f"{'source':<{width}}  folds  out of fold  fold sd  views  weight  seconds"
     for r in table:
         sd = f"{r.fold_sd:.4f}" if r.folds > 1 else "-"
         yield (f"{r.name:<{width}}  {r.folds:>5}  {r.score:>11.4f}  {sd:>7}  {r.views:>5}  {r.weight:>6.3f}  {r.seconds:>7.0f}"

@@ -5,15 +5,19 @@ import io
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score, f1_score, log_loss, roc_auc_score
 
 from config import DataConfig
 from data_loader import read_contest
 from grandmaster_train import main
+from modeling.metrics import METRICS
+from modeling.pipeline import score_against
 from tests.conftest import small_argv
 from utils import UserError
 
@@ -320,6 +324,31 @@ def test_a_layout_goes_through_debug_and_quick_test_to_a_submission(layout, tmp_
     assert final["metric"] == (asked_metric or ("log_loss" if asked.cells == "probabilities" else "macro_f1"))
     assert f"expected {final['metric']} of the submission" in "\n".join(lines)
     assert problems((tmp_path / "run" / final["submission"]).read_text(encoding="utf-8"), asked) == []
+
+
+SCORES = {
+    "macro_f1": (paddy, lambda labels, cells: f1_score(labels, [c[0] for c in cells], average="macro")),
+    "quadratic_kappa": (aptos, lambda labels, cells: cohen_kappa_score(labels, [c[0] for c in cells], weights="quadratic",
+                                                                       labels=list("01234"))),
+    "auc": (siim_isic, lambda labels, cells: roc_auc_score(np.array(labels) == "1", [float(c[0]) for c in cells])),
+    "log_loss": (dog_breed, lambda labels, cells: log_loss(labels, np.array(cells, dtype=float))),
+    "map_at_5": (whale, lambda labels, cells: np.mean([
+        1 / (1 + c[0].split(" ").index(k)) if k in c[0].split(" ") else 0 for k, c in zip(labels, cells, strict=True)]))}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_score_on_known_answers_is_that_of_the_written_file(name, tmp_path):
+    layout, by_hand = SCORES[name]
+    layout(tmp_path / "contest")
+    metric, rng = METRICS[name], np.random.default_rng(0)
+    form = read_contest(tmp_path / "contest", DataConfig()).for_metric(metric).form
+    form = replace(form, ids=tuple(f"i{k}" for k in range(40)))
+    answers = {i: form.classes[k % len(form.classes)] for k, i in enumerate(form.ids)}
+    rows = form.rows(rng.dirichlet(np.ones(len(form.classes)), 40))
+    form.write(rows, tmp_path / "s.csv")
+    written = rows_of(tmp_path / "s.csv")[1:]
+    assert score_against(form, rows, answers, metric) == pytest.approx(
+        by_hand([answers[row[0]] for row in written], [row[1:] for row in written]), abs=1e-6)
 
 
 # ---------------------------------------------------------------- planted ambiguities

@@ -19,7 +19,7 @@ def decided(kind):
 
 
 @pytest.mark.parametrize(("kind", "row"), [
-    ("class", ("b", "fox")), ("ranking", ("b", "fox dog cat")), ("positive", ("b", "0.6666667")),
+    ("class", ("b", "fox")), ("ranking", ("b", "fox dog cat")), ("positive", ("b", "0.666666666667")),
     ("probabilities", ("0.2", "b", "0.1", "0.7", "0"))])
 def test_rows_hold_what_the_metric_scores_and_say_it_back(kind, row):
     form, probs = decided(kind)

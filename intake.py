@@ -330,11 +330,10 @@ def rows_of_folders(files):
 def rows_of_names(files):
     """Labelled of file names that begin with the class and end with a number, as cat.0.jpg or maine_coon_12.jpg, or None."""
     paths = [p for p in files.images if split_of(p) == "train"] or [p for p in files.images if split_of(p) != "test"]
-    stems = [without_suffix(p.rsplit("/", 1)[-1]) for p in paths]
-    found = [re.fullmatch(r"(.*[^\W\d_].*?)[._\- (]+\d+\)?|(.*[^\W\d_])\d+", stem) for stem in stems]
-    labels = tuple((match[1] or match[2]) if match else "" for match in found)
+    labels = tuple(re.sub(r"[._\- (]*\d+\)?$", "", without_suffix(p.rsplit("/", 1)[-1])) for p in paths)
+    is_numbered = all(label != without_suffix(p.rsplit("/", 1)[-1]) for p, label in zip(paths, labels, strict=True))
     counts = Counter(labels)
-    if len(counts) < 2 or "" in counts or min(counts.values()) < 2:
+    if len(counts) < 2 or not is_numbered or min(counts.values()) < 2 or not all(re.search(r"[^\W\d_]", c) for c in counts):
         return None
     return Labelled(tuple(paths), tuple(paths), labels, ("",) * len(paths), "ID", ("target",),
                     "file names <class>.<number>")

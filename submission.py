@@ -162,15 +162,16 @@ class Form:
         ids = tuple(row[place] for row in rows)
         if ids != self.ids:
             raise RunError(f"the submission must hold the {len(self.ids)} asked ids in their order, got {len(ids)}")
+        known = frozenset(self.classes)
         for row in rows:
-            if problem := self.problem_of(self.answers(row)):
+            if problem := self.problem_of(self.answers(row), known):
                 raise RunError(f"the submission's row of {row[place]!r} {problem}, got {first_few(self.answers(row))}")
 
-    def problem_of(self, cells):
-        """What is wrong with a row's cells, '' for nothing."""
+    def problem_of(self, cells, known):
+        """What is wrong with a row's cells, '' for nothing. known: the classes."""
         if self.kind in ("class", "ranking"):
             named, wanted = (cells, 1) if self.kind == "class" else (cells[0].split(" "), min(RANKED, len(self.classes)))
-            right = len(set(named)) == len(named) == wanted and set(named) <= set(self.classes)
+            right = len(set(named)) == len(named) == wanted and known.issuperset(named)
             return "" if right else f"must name {wanted} known class(es)"
         try:
             values = [float(cell) for cell in cells]

@@ -1,4 +1,4 @@
-"""The debug mode: is this machine, this contest folder and every backbone family ready? One table, under a minute.
+"""The debug mode: is this machine, this contest folder and every backbone ready? One table, under a minute.
 
 Each check returns (state, what was found, what to do). Only `failed` makes the exit status 1.
 """

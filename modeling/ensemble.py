@@ -1,6 +1,6 @@
 """Out-of-fold predictions -> views, temperatures and weights -> one prediction, scored on rows that nothing was fitted to.
 
-    blend, nested, decided = fit_blend({"r0-vit": {"identity": probs, "rotate_180": probs}}, labels, folds, metric)
+    blend, nested = fit_blend({"r0-vit": {"identity": probs, "rotate_180": probs}}, labels, folds, metric)
     test = blend.apply({"r0-vit": {"identity": predictions, "rotate_180": predictions}})
 
 A source is one backbone, seed and round over all its folds. Of its views those that hurt are dropped, their mean is
@@ -8,7 +8,7 @@ calibrated by one temperature, and sources that know nothing or repeat another a
 by *nested* cross-validation: all of that is fitted on all parts but one and scored on that one, so that the score of the
 winner holds what choosing it has cost.
 """
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,16 +24,12 @@ MOST_ROWS = 4000        # that views are chosen on
 
 @dataclass(frozen=True)
 class Recipe:
-    """What makes one prediction of many, by source: kept views, temperature, weight; and why a source has weight 0.
-
-    cuts: thresholds between grades, () for halfway or where there are no grades.
-    """
+    """What makes one prediction of many, by source: kept views, temperature, weight; and why a source has weight 0."""
 
     views: dict[str, tuple[str, ...]]
     temperature: dict[str, float]
     weights: dict[str, float]
     left_out: dict[str, str]
-    cuts: tuple[float, ...]
 
     def probs(self, sources):
         """(n, C) of {source: {view: probs (n, C)}}; sources of weight 0 are not read."""
@@ -44,12 +40,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Blend(Recipe):
-    """The Recipe of one method, weights >= 0 and summing to 1: its score on its own rows, nested, and that of all methods."""
+    """The Recipe of one method, weights >= 0 and summing to 1: its score on its own rows, nested, and that of all methods.
+
+    cuts: thresholds between grades where fitted ones are better, else (): halfway, or the metric wants no grades.
+    """
 
     method: str
     score: float
     score_nested: float
     nested_by_method: dict[str, float]
+    cuts: tuple[float, ...] = ()
 
     def __post_init__(self):
         values = list(self.weights.values())
@@ -147,7 +147,7 @@ METHODS = {"mean": mean_weights, "greedy": greedy_weights, "simplex": simplex_we
 
 # ---------------------------------------------------------------- the blend
 
-def fit_recipes(sources, labels, methods, metric):
+def fit_recipes(sources, labels, methods):
     """{method: Recipe} fitted on {source: {view: probs (n, C)}} and labels (n,)."""
     names = list(sources)
     views = {name: choose_views(sources[name], labels) for name in names}
@@ -160,8 +160,7 @@ def fit_recipes(sources, labels, methods, metric):
     for method in methods:
         weights = np.zeros(len(names))
         weights[used] = METHODS[method](stack[used], labels)
-        recipes[method] = Recipe(views, temperature, dict(zip(names, weights.tolist(), strict=True)), left_out,
-                                 metric.fit_cuts(labels, np.tensordot(weights, stack, axes=1)))
+        recipes[method] = Recipe(views, temperature, dict(zip(names, weights.tolist(), strict=True)), left_out)
     return recipes
 
 
@@ -171,35 +170,41 @@ def goodness(metric, labels, probs):
 
 
 def fit_blend(sources, labels, parts, metric, method="auto"):
-    """The Blend of {source: {view: probs (n, C)}} on labels (n,); its nested probs (n, C) over parts (n,) (fold numbers), and
-    the same as they are scored: where the metric wants grades, decided by thresholds fitted on the other parts.
+    """The Blend of {source: {view: probs (n, C)}} on labels (n,), and its nested probs (n, C) over parts (n,) (fold numbers).
 
-    `method` auto takes the winner of the nested comparison; one source needs no weights. Fitted thresholds are kept where
-    they beat those halfway between the grades.
+    `method` auto takes the winner of the nested comparison; one source needs no weights.
     """
     methods = [method] if method in METHODS else ["mean"] if len(sources) == 1 else list(METHODS)
-    nested = nested_probs(sources, labels, parts, methods, metric)
-    ways = range(2 if metric.answer == "grade" else 1)
-    good = {(m, way): goodness(metric, labels, nested[m][way]) for m in methods for way in ways}
-    winner, is_cut = max(good, key=good.get)
-    scores = {m: metric.sign * max(good[m, way] for way in ways)[0] for m in methods}
-    recipe = fit_recipes(sources, labels, methods, metric)[winner]
-    recipe = replace(recipe, cuts=recipe.cuts if is_cut else ())
-    return Blend(**vars(recipe), method=winner, score=metric.with_cuts(recipe.cuts)(labels, recipe.probs(sources)),
-                 score_nested=scores[winner], nested_by_method=scores), nested[winner][0], nested[winner][is_cut]
+    nested = nested_probs(sources, labels, parts, methods)
+    scores = {m: metric(labels, probs) for m, probs in nested.items()}
+    winner = max(methods, key=lambda m: goodness(metric, labels, nested[m]))
+    recipe = fit_recipes(sources, labels, methods)[winner]
+    cut = metric(labels, nested_cut(metric, labels, nested[winner], parts))
+    cuts = metric.fit_cuts(labels, recipe.probs(sources)) if metric.sign * (cut - scores[winner]) > 0 else ()
+    scores[winner] = cut if cuts else scores[winner]
+    return Blend(**vars(recipe), method=winner, score=metric.with_cuts(cuts)(labels, recipe.probs(sources)),
+                 score_nested=scores[winner], nested_by_method=scores, cuts=cuts), nested[winner]
 
 
-def nested_probs(sources, labels, parts, methods, metric):
-    """{method: (blended probs (n, C), the same decided)} of which each part's rows come from a Recipe fitted on the others."""
+def nested_cut(metric, labels, probs, parts):
+    """probs (n, C) of which each part's rows are sure of the grade by thresholds fitted on the others; as they are where the
+    metric wants no grades."""
+    out = np.array(probs)
+    for part in np.unique(parts):
+        held = parts == part
+        out[held] = metric.cut(probs[held], metric.fit_cuts(labels[~held], probs[~held]))
+    return out
+
+
+def nested_probs(sources, labels, parts, methods):
+    """{method: blended probs (n, C)} of which each part's rows come from a Recipe fitted on the others."""
     if len(np.unique(parts)) < 2:
         raise RunError("a blend must be nested over at least two parts, got one")
     shape = next(iter(next(iter(sources.values())).values())).shape
-    out = {m: (np.zeros(shape), np.zeros(shape)) for m in methods}
+    out = {m: np.zeros(shape) for m in methods}
     for part in np.unique(parts):
         held, rest = [{name: {v: p[rows] for v, p in views.items()} for name, views in sources.items()}
                       for rows in (parts == part, parts != part)]
-        for method, recipe in fit_recipes(rest, labels[parts != part], methods, metric).items():
-            probs = recipe.probs(held)
-            out[method][0][parts == part] = probs
-            out[method][1][parts == part] = metric.decided(probs, recipe.cuts)
+        for method, recipe in fit_recipes(rest, labels[parts != part], methods).items():
+            out[method][parts == part] = recipe.probs(held)
     return out

@@ -37,10 +37,10 @@ class Metric:
         return fit_cuts(labels, probs) if self.answer == "grade" else ()
 
     def with_cuts(self, cuts):
-        """This metric, of rows decided by these thresholds."""
-        return replace(self, function=lambda labels, probs: self.function(labels, self.decided(probs, cuts)))
+        """This metric, of rows cut at these thresholds."""
+        return replace(self, function=lambda labels, probs: self.function(labels, self.cut(probs, cuts)))
 
-    def decided(self, probs, cuts):
+    def cut(self, probs, cuts):
         """(n, C): rows sure of the grade that the thresholds give them; as they are without any."""
         return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)] if len(cuts) else probs
 

@@ -20,7 +20,7 @@ from config import key_settings, resolve
 from data_loader import audit_contest, contest_digests, load_audit, load_folds, make_folds, read_contest, save_folds
 from modeling import report
 from modeling.augment import plain_view
-from modeling.ensemble import fit_blend, mean_of
+from modeling.ensemble import fit_blend, mean_of, nested_cut
 from modeling.executor import make_executor
 from modeling.fits import (
     Run,
@@ -421,11 +421,12 @@ def run_ensemble(this, fits, metric):
     rows = [row[i] for i in ids]
     labels, folds = audit.train.label[rows], this.folds.fold[rows]
     stacked = {name: {view: p.align(ids) for view, p in views.items()} for name, views in oof["valid_testlike"].items()}
-    blend, nested, decided = fit_blend(stacked, labels, blend_parts(folds, seed_of(config.seed, "blend")), metric,
-                                       config.ensemble.method)
+    parts = blend_parts(folds, seed_of(config.seed, "blend"))
+    blend, nested = fit_blend(stacked, labels, parts, metric, config.ensemble.method)
     clean = blend.apply(oof["valid"]).align(ids)
     score = {}
-    for name, probs in (("oof_clean", metric.decided(clean, blend.cuts)), ("oof_testlike", decided)):
+    for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
+        probs = nested_cut(metric, labels, probs, parts) if blend.cuts else probs
         score[name] = metric(labels, probs)
         score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
@@ -502,7 +503,7 @@ def conclude(this, fits, planned, results, metric, answers, timer):
     if form.ids:
         prior = np.bincount(audit.train.label, minlength=len(audit.train.classes)) / len(audit.train)
         probs = probs_of_ids(form.ids, results["test"], prior)
-        rows = form.rows(metric.decided(probs, results["blend"].cuts))
+        rows = form.rows(metric.cut(probs, results["blend"].cuts))
         submission = f"submission_{folder.name}.csv"
         form.write(rows, folder / submission)
         if answers:

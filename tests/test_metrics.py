@@ -99,7 +99,7 @@ def test_fitted_thresholds_undo_a_grade_that_is_seen_too_low():
     assert cuts == pytest.approx((0.3, 0.9, 1.5, 2.1), abs=0.15) and list(cuts) == sorted(cuts)
     fitted = kappa.with_cuts(cuts)(labels[1000:], probs[1000:])
     assert fitted > kappa(labels[1000:], probs[1000:]) + 0.2
-    assert fitted == kappa(labels[1000:], kappa.decided(probs, cuts)[1000:])
+    assert fitted == kappa(labels[1000:], kappa.cut(probs, cuts)[1000:])
 
 
 def test_an_unknown_metric_names_the_nearest():

@@ -35,10 +35,12 @@ from tables import (
     are_whole_numbers,
     check_used_table,
     find_class_names,
+    find_form,
     find_label_table,
     find_sample,
     find_target,
-    find_test_list,
+    find_test_table,
+    is_fraction,
     labels_of,
     read_tables,
 )
@@ -157,7 +159,10 @@ def read_contest(folder, data):
                       f"the folder holds {counted(files.refused, 'link or special file')} that lead out of it or "
                       "are no regular files: they are not opened", files.refused)
     sample = find_sample(tables, data.sample_submission, findings)
-    label_table = find_label_table(tables, sample, data.label_table, findings)
+    folders = rows_of_folders(files)
+    n_in_folders = len(folders.paths) if folders and len(set(folders.labels)) > 1 else 0
+    label_table = find_label_table(tables, sample, data.label_table, n_in_folders, findings)
+    sample = sample or find_form(files, tables, label_table, findings)
     check_used_table(files, label_table, findings)
     if label_table is None and not any(split_of(p) != "test" for p in files.images):
         fail_without_images(files, findings)
@@ -166,12 +171,12 @@ def read_contest(folder, data):
     others = [t for t in tables if t not in (label_table, sample)]
     names, names_path = find_class_names(files, others, labelled.labels, findings)
     train, labelled_images = train_catalog(files.root, labelled, names, findings)
-    test_list, is_form = find_test_list([t for t in others if t.path != names_path], label_table, sample, labelled.labels)
+    test_list = sample or find_test_table([t for t in others if t.path != names_path], label_table)
     check_used_table(files, test_list, findings)
     test, ids = test_catalog(files, test_list, labelled, train.classes, findings)
     report_extra_files(files, labelled_images, test, findings)
     class_names = tuple(names.get(c, c) for c in train.classes)
-    form = make_form(test_list if is_form else None, labelled, ids, train.classes, class_names, findings)
+    form = make_form(sample, labelled, ids, train.classes, class_names, findings)
     findings.stop_if_fatal()
     return Contest(files.root, train, test, class_names, form, tuple(findings.problems),
                    understood_lines(labelled, train, class_names, names_path, data))
@@ -282,7 +287,7 @@ def offered_groups(table, target, group, labels):
     """Columns that repeat over images and are neither measurements nor the class by another name, finest first."""
     n_values = {c: len(set(table.columns[c])) for c in table.others(*target, group)}
     offered = [c for c, n in n_values.items() if 1 < n <= table.n_rows / 2 and not same_split(labels, table.columns[c])
-               and not any(re.fullmatch(r"[+-]?\d*\.\d+", v) for v in table.columns[c])]
+               and not any(map(is_fraction, table.columns[c]))]
     return tuple(sorted(offered, key=lambda c: -n_values[c]))
 
 
@@ -374,6 +379,8 @@ def test_catalog(files, test_list, labelled, classes, findings):
         labelled_paths = set(labelled.paths)
         paths = [p for p in files.images if split_of(p) == "test" and p not in labelled_paths]
         names = [p.rsplit("/", 1)[-1] for p in paths]
+        if all(without_suffix(i) == i for i in labelled.ids):   # as in the label table
+            names = [without_suffix(name) for name in names]
         ids = names if len(set(names)) == len(names) else paths
         located = Located(tuple(paths), (), (), ())
     else:

@@ -160,11 +160,35 @@ def find_sample(tables, asked, findings):
         return asked_table(tables, "sample_submission", asked, findings)
     filled = [t for t in tables if t.n_rows]
     hinted = [t for t in filled if "submi" in t.name] or [t for t in filled if "sample" in t.name]
-    hinted = [t for t in hinted if "sample" in t.name] or hinted
-    if len(hinted) > 1 and not same_content(hinted):
-        findings.fail("ambiguous_sample", f"one sample submission must decide the rows, but {hinted[0].path!r} and "
-                      f"{hinted[1].path!r} both look like it: --set data.sample_submission=FILE takes one")
-    return hinted[0] if hinted else None
+    return the_one([t for t in hinted if "sample" in t.name] or hinted, findings)
+
+
+def find_form(files, tables, label_table, findings):
+    """A sample submission that does not say so in its name: it lists other images than the labelled ones, under columns of
+    the label table or names of its classes. Without a label table, the one table of most images outside train/."""
+    n_images = sum(split_of(path) != "train" for path in files.images)
+
+    def is_form(table):
+        others = table.others()
+        if not table.id_column or table.is_of_test or not others:
+            return False
+        if label_table is None:
+            return table.share_in("train") == 0 and 2 * len(table.images) > n_images
+        if table.images & label_table.images:
+            return False
+        if len(others) == 1 or are_one_hot(label_table, [c for c in others if c in label_table.columns]):
+            return set(table.columns) <= set(label_table.columns)
+        return any(are_named(others, label_table.columns[c]) for c in label_table.others())
+
+    return the_one([t for t in tables if t is not label_table and is_form(t)], findings)
+
+
+def the_one(samples, findings):
+    """The sample submission among those that look like one; a fatal problem where they differ."""
+    if len(samples) > 1 and not same_content(samples):
+        findings.fail("ambiguous_sample", f"one sample submission must decide the rows, but {samples[0].path!r} and "
+                      f"{samples[1].path!r} both look like it: --set data.sample_submission=FILE takes one")
+    return samples[0] if samples else None
 
 
 def narrow(found, keep):
@@ -172,11 +196,14 @@ def narrow(found, keep):
     return [one for one in found if keep(one)] or found
 
 
-def find_label_table(tables, sample, asked, findings):
-    """The table that gives training images their labels, or None (then class folders and file names are tried)."""
+def find_label_table(tables, sample, asked, n_in_folders, findings):
+    """The table that gives training images their labels, or None (then class folders and file names are tried).
+
+    Where `n_in_folders` images lie in class folders, a table of less than half as many gives no labels, unless the sample
+    submission names its class column.
+    """
     if asked:
         return None if asked in LABEL_SOURCES else asked_table(tables, "label_table", asked, findings)
-
     found = [t for t in tables if t is not sample and t.id_column and t.others() and not t.is_of_test
              and "submi" not in t.name and t.share_in("test") <= 0.5]
     found = narrow(found, lambda t: any(len(set(t.columns[c])) > 1 for c in t.others()))
@@ -190,21 +217,20 @@ def find_label_table(tables, sample, asked, findings):
         findings.fail("ambiguous_label_table",
                       f"one table must give the labels, but {found[0].path!r} and {found[1].path!r} "
                       "both could: --set data.label_table=FILE takes one")
+    n_named = min(len(found[0].images), found[0].n_rows) if found else 0
+    is_asked_for = found and sample is not None and set(found[0].others()) & set(sample.columns)
+    if found and not is_asked_for and 2 * n_named < n_in_folders:
+        findings.warn("small_table", f"table {found[0].path!r} names {n_named} images where {n_in_folders} lie in "
+                      "class folders, which give the labels: --set data.label_table=FILE takes the table")
+        return None
     return found[0] if found else None
 
 
-def find_test_list(tables, label_table, sample, labels):
-    """(table that lists the test images or None, whether it has the form of a submission)."""
-    if sample is not None:
-        return sample, True
-    rest = [t for t in tables if t.id_column
-            and (t.is_of_test or not label_table or not t.images & label_table.images)]
-    for table in rest:
-        has_class_column = label_table and len(table.columns) == 2 and set(table.columns) <= set(label_table.columns)
-        if has_class_column or set(labels) <= set(table.others()):
-            return table, not table.is_of_test
-    rest = [t for t in rest if t.is_of_test or t.share_in("test") > 0.5]
-    return (max(rest, key=lambda t: len(t.images)), False) if rest else (None, False)
+def find_test_table(tables, label_table):
+    """The table that lists most test images, or None."""
+    rest = [t for t in tables if t.id_column and (t.is_of_test or (t.share_in("test") > 0.5 and not (
+        label_table and t.images & label_table.images)))]
+    return max(rest, key=lambda t: len(t.images), default=None)
 
 
 # ---------------------------------------------------------------- the class of each row
@@ -231,8 +257,11 @@ def find_target(table, form_columns, data, findings):
         return (readings or choices)[0],
     if not readings and are_one_hot(table, choices):
         return tuple(choices)
+    classlike = [c for c in choices if not any(map(is_fraction, table.columns[c]))]
+    if not readings and len(classlike) == 1:
+        return tuple(classlike)
     findings.fail("ambiguous_target",
-                  f"table {table.path!r} must have one class column, got {first_few(readings or choices, 8) or 'none'} "
+                  f"table {table.path!r} must have one class column, got {first_few(readings or classlike, 8) or 'none'} "
                   f"beside the ids in {table.id_column!r}: --set data.target_column=NAME takes one")
     return ()
 
@@ -278,11 +307,12 @@ def labels_of(table, columns, findings):
     return tuple(names[0] if names else "" for names in found)
 
 
+def is_fraction(text):
+    return re.fullmatch(r"[+-]?\d*\.\d*[1-9]\d*(?:[eE][+-]?\d+)?", text) is not None
+
+
 def refuse_regression(table, column, labels, findings):
     """A fatal problem where the class column holds measurements or one value per row instead of classes."""
-    def is_fraction(text):
-        return re.fullmatch(r"[+-]?\d*\.\d*[1-9]\d*(?:[eE][+-]?\d+)?", text) is not None
-
     values = {v for v in labels if v}
     if sum(map(is_fraction, values)) > 0.5 * len(values) or (len(values) == len(labels) > 20):
         findings.fail("unsupported",
@@ -323,9 +353,10 @@ def find_class_names(files, tables, labels, findings):
     for path in files.maps:
         readings += map_readings(files.root / path, path)
     for path, keys, names in readings:
-        covered = sum(present[k] for k in set(keys))
+        known = present.keys() & set(keys)
+        covered = sum(present[k] for k in known)
         is_map = len(set(keys)) == len(keys) and len(set(names)) == len(names) and all(names)
-        fits = covered >= 0.5 * len(labels) and sum(k in present for k in keys) >= 0.5 * len(keys)
+        fits = covered >= 0.8 * len(labels) and 2 <= len(known) >= max(2 / 3 * len(present), 0.5 * len(keys))
         if is_map and fits and covered > best[2]:
             readable = keys if are_whole_numbers(names) and not are_whole_numbers(keys) else names
             best = (dict(zip(keys, readable, strict=True)), path, covered)

@@ -413,6 +413,26 @@ def test_a_number_equal_to_the_class_is_seen_through_or_stops_with_both_named(la
     assert (taken.train.classes, taken.train.label.tolist()) == (classes, labels)
 
 
+@every_layout
+def test_tables_are_found_by_content_under_any_name(layout, tmp_path):
+    asked = layout(tmp_path)
+    found = reading(tmp_path)
+    for old, new in ((asked.table, "rows.csv"), ("sample_submission.csv", "form.csv")):
+        if old and (tmp_path / old).exists():
+            (tmp_path / old).rename(tmp_path / new)
+    *same, form = reading(tmp_path)
+    assert [*same, replace(form, source=found[3].source)] == list(found)
+
+
+@every_layout
+def test_a_stray_table_and_a_stray_image_change_nothing(layout, tmp_path):
+    layout(tmp_path)
+    found = reading(tmp_path)
+    table(tmp_path / "prices.csv", ("year", "price"), (1, 20), (3, 40))
+    image(tmp_path / "logo.png", 7)
+    assert reading(tmp_path) == found
+
+
 def test_folders_and_file_names_that_disagree_stop_with_both_named(tmp_path):
     for part in ("part1", "part2"):
         images(tmp_path / "train" / part, [f"{k}.{i}.jpg" for k in ("cat", "dog") for i in range(2)])

@@ -466,8 +466,7 @@ def contest_digests(contest, workers):
     paths = contest.train.path.tolist() + contest.test.path.tolist()
     rest = {"train": [contest.train.sample_id, contest.train.label, contest.train.group, contest.train.classes],
             "test": contest.test.sample_id, "class_names": contest.class_names,
-            "form": [contest.form.header, contest.form.id_column, contest.form.class_of, contest.form.ids],
-            "problems": contest.problems, "understood": contest.understood}
+            "submission_ids": contest.submission_ids, "problems": contest.problems, "understood": contest.understood}
     return [*parallel_map(digest_or_empty, paths, workers, "content hashes"), digest_json(rest)]
 
 

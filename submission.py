@@ -108,7 +108,7 @@ class Form:
                  "probabilities": "the probability of each class"}[self.kind]
         if self.kind == "class" and len(self.classes) == 2:
             holds += f" (--metric auc or log_loss: the probability of {self.classes[self.positive]!r})"
-        return f"{len(self.ids)} rows {named} as {self.source or 'the test folder'}, {holds}"
+        return f"{len(self.ids)} rows {named} {f'as {self.source}' if self.source else 'of the test images'}, {holds}"
 
     # ------------------------------------------------------------ from predictions to rows and back
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from intake import Catalog, Findings, Problem, as_strings, counted, decode_bytes, read_bytes
+from files import Findings, Problem, counted, decode_bytes, read_bytes
+from intake import Catalog, as_strings
 from utils import (
     RunError,
     digest_bytes,

@@ -48,6 +48,11 @@ class DataConfig:
                               "(train), shift matching only (statistics), nothing (none)",
                               choices=("train", "statistics", "none"))
     group_column: str = setting("", "column whose equal values must stay in one fold; '': none but near-duplicates")
+    label_table: str = setting("", "file of the labels, relative to the contest folder, or folders, or names (the class in "
+                               "the file name); '': found")
+    id_column: str = setting("", "column of the image ids; '': the one whose values are image files")
+    target_column: str = setting("", "column of the class, or a comma list of columns of 0 and 1, one per class; '': found")
+    sample_submission: str = setting("", "file that the submission must look like, relative to the contest folder; '': found")
     near_duplicate_bits: int = setting(3, "two images are near-duplicates when at most this many of the 64 bits of "
                                        "their perceptual hashes differ", low=0, high=16)
 

@@ -6,7 +6,7 @@
                            targets.probs, targets.weight)
     for batch in make_loader(dataset, EpochSampler(len(dataset), 64, (42, "fit")), workers=2): ...
 
-The way from a folder to an audited contest is intake.py, then audit.py; their names can be imported from here too.
+The way from a folder to an audited contest is files.py, tables.py, intake.py, audit.py; their names are here too.
 Letters: n samples, C classes, B batch, H x W pixels, S side of the square.
 """
 import csv
@@ -26,7 +26,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch.utils.data import DataLoader, Dataset
 
 from audit import Audit, PixelStore, audit_contest, load_audit
-from intake import Catalog, Contest, Problem, as_strings, contest_digests, decode_bytes, decode_image, first_few, read_contest
+from files import Problem, decode_bytes, decode_image, first_few
+from intake import Catalog, Contest, as_strings, contest_digests, read_contest
 from utils import (
     RunError,
     UserError,

@@ -39,7 +39,8 @@ def make_parser():
     parser.add_argument("--weights_dir", metavar="DIR", help="folder with <timm model name>*.safetensors or .pth")
     parser.add_argument("--scale", help=f"size of the backbones: auto, {', '.join(SCALES)}")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--metric", help=f"{', '.join(METRICS)} (default macro_f1)")
+    parser.add_argument("--metric", help=f"{', '.join(METRICS)} (default macro_f1; log_loss for a "
+                        "submission with one column per class)")
     parser.add_argument("--group_column", help="column whose equal values must stay in one fold")
     parser.add_argument("--time_budget", type=float, metavar="HOURS", help="hours that the run may take")
     parser.add_argument("--engine", help="where fits run: local")

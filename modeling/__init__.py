@@ -16,7 +16,7 @@ ensemble   out-of-fold predictions -> weights -> one blended prediction
 plan       what a fit costs, and what to leave out to end in time
 executor   where fits run
 checks     the debug mode: is this machine, this folder, this network ready
-report     result files, submission, page
+report     result files, closing lines, page
 fits       one fit: what it learns from, training, prediction, cost
 pipeline   the stages in order
 """

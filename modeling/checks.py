@@ -1,4 +1,4 @@
-"""The debug mode: is this machine, this contest folder and every backbone family ready? One table, under a minute.
+"""The debug mode: is this machine, this contest folder and every backbone ready? One table, under a minute.
 
 Each check returns (state, what was found, what to do). Only `failed` makes the exit status 1.
 """
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from packaging.version import Version
 
-from config import BACKBONES, FAMILIES, resolve
+from config import member, resolve
 from data_loader import Batch, audit_contest, load_audit, read_contest
 from modeling.losses import Supervised
+from modeling.metrics import find_metric
 from modeling.network import WeightsSource, build_network, find_weights
 from modeling.optim import make_optimizer, peak_lr, set_lr
 from modeling.train import make_autocast, pick_device, pick_precision, seed_everything, train_step
@@ -27,9 +28,9 @@ MOST_AUDITED = 3000      # larger folders are listed, not decoded, to stay under
 
 def run_checks(config, data_path, folder):
     """Print the table of all checks; returns the exit status 0, or 1 when one failed."""
-    checks = [("python", check_python), ("memory and cores", check_machine), ("gpu", lambda: check_gpu(config)),
-              ("disk", lambda: check_disk(folder)), ("data", lambda: check_data(config, data_path))]
-    checks += [(f"{family}", lambda family=family: check_family(config, family)) for family in FAMILIES]
+    checks = [("data", lambda: check_data(config, data_path)), ("python", check_python), ("memory and cores", check_machine),
+              ("gpu", lambda: check_gpu(config)), ("disk", lambda: check_disk(folder))]
+    checks += [(name, lambda name=name: check_backbone(config, name)) for name in config.model.backbones]
     states = []
     print(f"{'check':<17} {'state':<8} found")
     for name, check in checks:
@@ -82,6 +83,8 @@ def check_disk(folder):
 
 def check_data(config, data_path):
     contest = read_contest(data_path, config.data)
+    metric = find_metric(config.metric, contest.form.has_class_columns)
+    contest = contest.for_metric(metric)
     found = f"{len(contest.train)} train and {len(contest.test)} test images, {len(contest.train.classes)} classes"
     problems = list(contest.problems)
     if len(contest.train) + len(contest.test) <= MOST_AUDITED:
@@ -90,14 +93,15 @@ def check_data(config, data_path):
             problems = list(dict.fromkeys([*problems, *load_audit(Path(folder), contest.folder).problems]))
     else:
         found += f" (over {MOST_AUDITED}: listed, not decoded)"
-    advice = "\n".join(p.text for p in problems).replace("\n", f"\n{'':<26} -> ")
+    lines = [*contest.describe(metric, config.metric != "auto"), *(p.text for p in problems)]
+    advice = "\n".join(lines).replace("\n", f"\n{'':<26} -> ")
     return (WARNING if problems else PASSED), found, advice
 
 
-def check_family(config, family):
-    """Where this family's weights would come from, and one real training step of its tiny member."""
+def check_backbone(config, backbone):
+    """Where a backbone's weights would come from, and one real training step of it (of a family: its tiny member)."""
     scaled = resolve(config, gpu_memory_bytes=0, n_train=STEP_IMAGES)
-    name = BACKBONES[family][-1]
+    name = member(backbone, "tiny")
     source = find_weights(name, config.runtime.weights_dir, config.model.pretrained)
     with Timer() as timer:
         loss = one_step(scaled, name, pick_device(config.runtime.device))

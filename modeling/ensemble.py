@@ -40,12 +40,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Blend(Recipe):
-    """The Recipe of one method, weights >= 0 and summing to 1: its score on its own rows, nested, and that of all methods."""
+    """The Recipe of one method, weights >= 0 and summing to 1: its score on its own rows, nested, and that of all methods.
+
+    cuts: thresholds between grades where fitted ones are better, else (): halfway, or the metric wants no grades.
+    """
 
     method: str
     score: float
     score_nested: float
     nested_by_method: dict[str, float]
+    cuts: tuple[float, ...] = ()
 
     def __post_init__(self):
         values = list(self.weights.values())
@@ -175,8 +179,21 @@ def fit_blend(sources, labels, parts, metric, method="auto"):
     scores = {m: metric(labels, probs) for m, probs in nested.items()}
     winner = max(methods, key=lambda m: goodness(metric, labels, nested[m]))
     recipe = fit_recipes(sources, labels, methods)[winner]
-    return Blend(**vars(recipe), method=winner, score=metric(labels, recipe.probs(sources)), score_nested=scores[winner],
-                 nested_by_method=scores), nested[winner]
+    cut = metric(labels, nested_cut(metric, labels, nested[winner], parts))
+    cuts = metric.fit_cuts(labels, recipe.probs(sources)) if metric.sign * (cut - scores[winner]) > 0 else ()
+    scores[winner] = cut if cuts else scores[winner]
+    return Blend(**vars(recipe), method=winner, score=metric.with_cuts(cuts)(labels, recipe.probs(sources)),
+                 score_nested=scores[winner], nested_by_method=scores, cuts=cuts), nested[winner]
+
+
+def nested_cut(metric, labels, probs, parts):
+    """probs (n, C) of which each part's rows are sure of the grade by thresholds fitted on the others; as they are where the
+    metric wants no grades."""
+    out = np.array(probs)
+    for part in np.unique(parts):
+        held = parts == part
+        out[held] = metric.cut(probs[held], metric.fit_cuts(labels[~held], probs[~held]))
+    return out
 
 
 def nested_probs(sources, labels, parts, methods):

@@ -130,7 +130,7 @@ def fit_stages(this, spec, available=None):
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available)[1].key for teacher in teachers_of(this, spec, available))])
     return training, Stage.of(parent, f"predict-{spec.name}", version=2, inputs=[training.key],
-                              settings=key_settings(config, "predict", "metric"))
+                              settings=key_settings(config, "predict"))
 
 
 def fit_state(this, spec):

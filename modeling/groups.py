@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from config import groups_by_hand
-from intake import first_few
+from files import first_few
 from modeling.augment import ClassGroup
 from utils import UserError, parallel_map
 

@@ -4,7 +4,8 @@
     score = metric(labels, probs)                        # labels (n,) int, probs (n, C)
     low, high = bootstrap_ci90(metric, labels, probs, draws=1000, seed=0)
 """
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,14 +18,32 @@ MOST_DRAWN_ROWS = 4000      # of which a score by sureness is the mean
 
 @dataclass(frozen=True)
 class Metric:
-    """score(labels, probs) -> float, larger is better when `sign` is 1. Scores are reported as the contest does."""
+    """score(labels, probs) -> float, larger is better when `sign` is 1. Scores are reported as the contest does.
+
+    answer: what is scored of a prediction: its likeliest class, its grade (a class on a scale, cut from the expected one),
+    its ranking (the five likeliest), or its probability. limits: what a score can be.
+    """
 
     name: str
     function: object
     sign: int = 1
+    answer: str = "class"
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __call__(self, labels, probs):
         return float(self.function(np.asarray(labels), np.asarray(probs)))
+
+    def fit_cuts(self, labels, probs):
+        """Thresholds (C-1) between grades that score best on these rows; () where there are no grades."""
+        return fit_cuts(labels, probs) if self.answer == "grade" else ()
+
+    def with_cuts(self, cuts):
+        """This metric, of rows cut at these thresholds."""
+        return replace(self, function=lambda labels, probs: self.function(labels, self.cut(probs, cuts)))
+
+    def cut(self, probs, cuts):
+        """(n, C): rows sure of the grade that the thresholds give them; as they are without any."""
+        return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)] if len(cuts) else probs
 
 
 def macro_f1(labels, probs, average="macro"):
@@ -45,18 +64,78 @@ def balanced_accuracy(labels, probs):
     return sk.recall_score(labels, probs.argmax(1), labels=present, average="macro", zero_division=0.0)
 
 
+def auc(labels, probs):
+    """Area under the ROC curve: of the last of two classes, else the mean over the classes' columns. Columns whose class no
+    row has, or every row, tell nothing and are left out; 0.5 where that leaves none."""
+    n_classes = probs.shape[1]
+    told = [k for k in ([1] if n_classes == 2 else range(n_classes)) if 0 < (labels == k).sum() < len(labels)]
+    return np.mean([sk.roc_auc_score(labels == k, probs[:, k]) for k in told]) if told else 0.5
+
+
+def map_at_5(labels, probs):
+    """Mean of 1 / rank of the label among the five likeliest classes, 0 below; of equal ones the first class is ahead."""
+    own = probs[np.arange(len(labels)), labels][:, None]
+    ahead = (probs > own).sum(1) + ((probs == own) & (np.arange(probs.shape[1]) < labels[:, None])).sum(1)
+    return np.where(ahead < 5, 1 / (1 + ahead), 0.0).mean()
+
+
+def quadratic_kappa(labels, probs):
+    """Cohen's kappa with quadratic weights of the grades; 0 where labels and grades are one and the same class."""
+    graded = grades(probs)
+    if len(np.unique(np.concatenate([labels, graded]))) < 2:
+        return 0.0
+    return sk.cohen_kappa_score(labels, graded, weights="quadratic", labels=np.arange(probs.shape[1]))
+
+
 METRICS = {m.name: m for m in (
     Metric("macro_f1", macro_f1), Metric("micro_f1", partial(macro_f1, average="micro")),
-    Metric("accuracy", accuracy), Metric("balanced_accuracy", balanced_accuracy), Metric("log_loss", log_loss, sign=-1))}
+    Metric("accuracy", accuracy), Metric("balanced_accuracy", balanced_accuracy),
+    Metric("log_loss", log_loss, sign=-1, answer="probability", limits=(0.0, math.inf)),
+    Metric("auc", auc, answer="probability"), Metric("map_at_5", map_at_5, answer="ranking"),
+    Metric("quadratic_kappa", quadratic_kappa, answer="grade", limits=(-1.0, 1.0)))}
 
 
-def find_metric(name):
-    """The metric of that name; `auto` is macro-F1. Raises UserError naming the nearest."""
-    name = "macro_f1" if name == "auto" else name.lower().replace("-", "_")
+def find_metric(name, has_class_columns=False):
+    """The metric of that name; `auto` is macro-F1, or log loss for a submission with one column per class. Raises UserError
+    naming the nearest."""
+    if name == "auto":
+        return METRICS["log_loss" if has_class_columns else "macro_f1"]
+    name = name.lower().replace("-", "_").replace("@", "_at_")
     if name not in METRICS:
         raise UserError(f"--metric must be one of {', '.join(METRICS)}, got {name!r}{nearest(name, METRICS)}")
     return METRICS[name]
 
+
+# ---------------------------------------------------------------- grades
+
+def grades(probs, cuts=()):
+    """(n,) class on a scale 0 .. C-1: how many of the thresholds, halfway between the grades by default, the row's expected
+    grade reaches."""
+    steps = np.arange(probs.shape[1])
+    return np.searchsorted(cuts if len(cuts) else steps[1:] - 0.5, probs @ steps, side="right")
+
+
+def fit_cuts(labels, probs, candidates=64, sweeps=3):
+    """Thresholds (C-1) of the expected grade with the best quadratic kappa, one moved at a time."""
+    expected = probs @ np.arange(probs.shape[1])
+    points = np.unique(np.quantile(expected, np.linspace(0, 1, candidates)))
+    points = np.concatenate([[-1.0], (points[1:] + points[:-1]) / 2, [probs.shape[1]]])
+    cuts = np.arange(1, probs.shape[1]) - 0.5
+
+    def kappa(cuts):
+        graded = np.searchsorted(cuts, expected, side="right")
+        chance = labels.var() + graded.var() + (labels.mean() - graded.mean()) ** 2
+        return 1 - ((labels - graded) ** 2).mean() / chance if chance else 0.0
+
+    for _ in range(sweeps):
+        for k in range(len(cuts)):
+            low, high = np.concatenate([[-1.0], cuts, [probs.shape[1]]])[[k, k + 2]]
+            between = points[(points >= low) & (points <= high)]
+            cuts = max((np.concatenate([cuts[:k], [p], cuts[k + 1:]]) for p in (cuts[k], *between)), key=kappa)
+    return tuple(cuts.tolist())
+
+
+# ---------------------------------------------------------------- how sure a score is
 
 def bootstrap_ci90(metric, labels, probs, *, draws, seed):
     """5th and 95th percentile of the metric over resamples of the rows (Efron's percentile interval)."""

@@ -20,7 +20,7 @@ from config import key_settings, resolve
 from data_loader import audit_contest, contest_digests, load_audit, load_folds, make_folds, read_contest, save_folds
 from modeling import report
 from modeling.augment import plain_view
-from modeling.ensemble import fit_blend, mean_of
+from modeling.ensemble import fit_blend, mean_of, nested_cut
 from modeling.executor import make_executor
 from modeling.fits import (
     Run,
@@ -38,6 +38,7 @@ from modeling.network import WeightsSource, build_network, fetch_weights, find_w
 from modeling.plan import Cost, differences, make_plan
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.train import pick_device, seed_everything
+from submission import probs_of_ids
 from utils import EventLog, Stage, Timer, duration, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
 
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
@@ -58,7 +59,8 @@ def run(config, data_path, folder, answers=None, dry_run=False):
         contest = read_contest(data_path, config.data)
         device = pick_device(config.runtime.device)
         config = resolve(config, gpu_memory_bytes=gpu_memory_bytes(device), n_train=len(contest.train))
-        metric = find_metric(config.metric)
+        metric = find_metric(config.metric, contest.form.has_class_columns)
+        contest = contest.for_metric(metric)
         named_classes(config.augment.groups, contest.train.classes)
         weights = {name: find_weights(name, config.runtime.weights_dir, config.model.pretrained)
                    for name in config.model.backbones}
@@ -67,7 +69,7 @@ def run(config, data_path, folder, answers=None, dry_run=False):
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
                 this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
-            begin(this, data_path)
+            begin(this, data_path, metric)
             if dry_run:
                 return print_plan(this, metric)
             run_audit(this)
@@ -94,13 +96,13 @@ def environment():
             "packages": {p: metadata.version(p) for p in packages}}
 
 
-def begin(this, data_path):
+def begin(this, data_path, metric):
     """Say what was understood and where weights come from; write config.json and environment.json."""
     config = this.config
     write_json(this.folder / "config.json", config)
     write_json(this.folder / "environment.json", environment())
     this.events.record("start", mode=config.mode, argv=sys.argv[1:], data_path=str(data_path))
-    for line in this.contest.understood:
+    for line in this.contest.describe(metric, config.metric != "auto"):
         this.events.say(line)
     n_fits = len(config.rounds) * len(config.model.backbones) * config.data.run_folds
     this.events.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} fold(s) x "
@@ -417,7 +419,7 @@ def run_ensemble(this, fits, metric):
     """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended test Predictions."""
     config, audit, groups = this.config, this.audit, by_source(fits)
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
-    stage = Stage.of(this.folder, "ensemble", version=2, settings=key_settings(config, "ensemble", "metric", "seed"),
+    stage = Stage.of(this.folder, "ensemble", version=3, settings=key_settings(config, "ensemble", "metric", "seed"),
                      inputs=[f.predict_stage.key for f in fits.values()])
     oof = {split: {name: out_of_fold(m, split, common_folds(groups)) for name, m in groups.items()}
            for split in ("valid", "valid_testlike")}
@@ -425,22 +427,22 @@ def run_ensemble(this, fits, metric):
     rows = [row[i] for i in ids]
     labels, folds = audit.train.label[rows], this.folds.fold[rows]
     stacked = {name: {view: p.align(ids) for view, p in views.items()} for name, views in oof["valid_testlike"].items()}
-    blend, nested = fit_blend(stacked, labels, blend_parts(folds, seed_of(config.seed, "blend")), metric,
-                              config.ensemble.method)
+    parts = blend_parts(folds, seed_of(config.seed, "blend"))
+    blend, nested = fit_blend(stacked, labels, parts, metric, config.ensemble.method)
     clean = blend.apply(oof["valid"]).align(ids)
     score = {}
     for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
+        probs = nested_cut(metric, labels, probs, parts) if blend.cuts else probs
         score[name] = metric(labels, probs)
         score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
-    here, alike, there = by_confidence(this, groups, blend, nested, labels, folds, metric)
-    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, alike, there,
-                         most=1.0 if metric.sign > 0 else math.inf)
+    here, alike, there = by_confidence(this, groups, blend, nested, labels, folds, metric.with_cuts(blend.cuts))
+    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, alike, there, metric.limits)
     low, high = score["oof_testlike_ci90"]
     if not low <= score["expected"] <= high:
-        this.warn(f"the models are {'less' if there < alike else 'more'} sure on the test images than on training images "
-                  f"made like them, as if {metric.name} were {there - alike:+.3f} there: something about the test set is not "
-                  "matched")
+        surer = metric.sign * (there - alike) > 0
+        this.warn(f"the models are {'more' if surer else 'less'} sure on the test images than on training images made like "
+                  f"them, as if {metric.name} were {there - alike:+.3f} there: something about the test set is not matched")
     test = blend.apply({name: joined([f for _, f in members], "test", Predictions.mean)
                         for name, members in groups.items()}) if len(audit.test) else None
 
@@ -481,16 +483,16 @@ def by_confidence(this, groups, blend, nested, labels, folds, metric):
     return tuple(np.mean(scores, axis=0).tolist())
 
 
-def expectation(score, ci90, here, alike, there, most):
+def expectation(score, ci90, here, alike, there, limits):
     """Two estimates averaged: the test-like score moved by how much surer the models are on the test images (`there`, in
     scores) than on those rows (`here`), and `there` itself. The interval holds both, as wide as the score's around each.
 
-    alike: what rows like those would give if they were as many as the test images. All within what the metric can be: 0
-    to `most`.
+    alike: what rows like those would give if they were as many as the test images. All within what the metric can be, its
+    `limits`.
     """
     moved = score + there - here
     values = np.clip([(moved + there) / 2, min(score + alike - here, moved, there) + ci90[0] - score,
-                      max(score + alike - here, moved, there) + ci90[1] - score], 0.0, most).tolist()
+                      max(score + alike - here, moved, there) + ci90[1] - score], *limits).tolist()
     return {"by_confidence": there, "confidence_shift": there - alike, "expected": values[0], "expected_ci90": values[1:]}
 
 
@@ -504,17 +506,19 @@ def blend_parts(folds, seed):
 def conclude(this, fits, planned, results, metric, answers, timer):
     """Write the submission, the result files and the page; returns final_results.json's content."""
     config, folder, audit, score, shift = this.config, this.folder, this.audit, results["score"], this.shift.to_json()
-    submission = ""
-    if this.contest.submission_ids:
+    submission, form = "", this.contest.form
+    if form.ids:
         prior = np.bincount(audit.train.label, minlength=len(audit.train.classes)) / len(audit.train)
-        rows = report.submission_table(this.contest, results["test"], prior)
+        probs = probs_of_ids(form.ids, results["test"], prior)
+        rows = form.rows(metric.cut(probs, results["blend"].cuts))
         submission = f"submission_{folder.name}.csv"
-        report.write_submission(rows, this.contest, folder / submission)
+        form.write(rows, folder / submission)
         if answers:
-            score["test"] = score_against(rows, answers, audit.train.classes, metric)
+            score["test"] = score_against(form, rows, answers, metric)
     all_fits = [(f.result, fold_scores(this, f, metric)) for f in fits.values()]
     report.training_results(config, all_fits, folder / "training_results.json")
     final = {"mode": config.mode, "experiment_name": folder.name, "metric": metric.name,
+             "better": "larger" if metric.sign > 0 else "smaller",
              "classes": list(audit.train.classes), "n_fits": len(fits), "seconds": timer.seconds,
              "peak_memory_bytes": max(f.peak_memory_bytes for f, _ in all_fits), "submission": submission, "score": score,
              "plan": planned, "blend": results["blend"], "sources": [row._asdict() for row in results["table"]],
@@ -539,9 +543,7 @@ def fold_scores(this, fitted, metric):
     return scores
 
 
-def score_against(rows, answers, classes, metric):
-    """The submission's score where the answers are known. Decoded classes only: no probabilities are scored."""
-    index = {c: i for i, c in enumerate(classes)}
-    labels = np.array([index[answers[sample]] for sample, _ in rows])
-    probs = np.eye(len(classes))[[index[value] for _, value in rows]]
-    return metric(labels, probs)
+def score_against(form, rows, answers, metric):
+    """The score of the submission's rows, as they are written, where the answers {id: class value} are known."""
+    labels = np.array([form.classes.index(answers[sample]) for sample in form.ids])
+    return metric(labels, form.probs(rows))

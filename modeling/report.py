@@ -1,10 +1,5 @@
-"""What a run leaves for people and programs: two JSON files, the submission, the page. Nothing here computes a score.
-
-The submission appears under its final name only after it was checked against what the contest asks for.
-"""
+"""What a run leaves for people and programs: two JSON files, the closing lines, the page. Nothing here computes a score."""
 import base64
-import csv
-import io
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +9,7 @@ import jinja2
 import numpy as np
 
 from modeling.augment import DISTORTIONS, ClassGroup, by_class, distort
-from utils import RunError, duration, plain, read_json, write_atomic, write_json
+from utils import duration, plain, read_json, write_atomic, write_json
 
 STRIP_IMAGES, STRIP_HEIGHT_PX, MOST_STATISTICS = 8, 104, 12
 
@@ -43,46 +38,11 @@ def training_results(config, fits, path):
                   "valid_scores": scores, "epochs": list(f.epochs)} for f, scores in fits]})
 
 
-def submission_table(contest, predictions, prior):
-    """[(id, class value)] in the contest's order; an id without a usable image gets the most frequent class.
-
-    predictions: Predictions of the readable test images; prior (C,): class shares of the training images.
-    """
-    winner = dict(zip(predictions.sample_id.tolist(), predictions.probs.argmax(1).tolist(), strict=True)) if predictions else {}
-    fallback = int(np.argmax(prior))
-    return [(sample, contest.train.classes[winner.get(sample, fallback)]) for sample in contest.submission_ids]
-
-
-def check_submission(rows, contest):
-    """RunError unless ids, order, count and classes are what the contest asks for."""
-    ids = [sample for sample, _ in rows]
-    if ids != list(contest.submission_ids):
-        raise RunError(f"the submission must hold the {len(contest.submission_ids)} asked ids in their order, got {len(ids)}")
-    if len(set(ids)) != len(ids):
-        raise RunError("the submission must name each id once")
-    if unknown := {value for _, value in rows} - set(contest.train.classes):
-        raise RunError(f"the submission must hold known classes only, got {sorted(unknown)[:3]}")
-
-
-def write_submission(rows, contest, path):
-    """The checked rows as csv, under the final name in one move."""
-    check_submission(rows, contest)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([contest.id_column, contest.target_column])
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
-    with open(path, newline="", encoding="utf-8") as f:
-        written = [tuple(row) for row in csv.reader(f)][1:]
-    if written != rows:
-        Path(path).unlink()
-        raise RunError(f"the submission {path} could not be read back as it was written: check the disk")
-
-
 def closing_lines(final, table, folder):
     """What a run prints last. table: SourceRows."""
     width = max(len("source"), *(len(row.name) for row in table))
-    yield f"\n{'source':<{width}}  folds  out of fold  fold sd  views  weight  seconds"
+    yield f"\nscores are {final['metric']}, {final['better']} is better"
+    yield f"{'source':<{width}}  folds  out of fold  fold sd  views  weight  seconds"
     for r in table:
         sd = f"{r.fold_sd:.4f}" if r.folds > 1 else "-"
         yield (f"{r.name:<{width}}  {r.folds:>5}  {r.score:>11.4f}  {sd:>7}  {r.views:>5}  {r.weight:>6.3f}  {r.seconds:>7.0f}"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from modeling.ensemble import METHODS, choose_views, fit_blend
+from modeling.ensemble import METHODS, choose_views, fit_blend, nested_cut
 from modeling.inference import Predictions
 from modeling.metrics import METRICS
 
@@ -80,3 +80,27 @@ def test_one_source_is_its_own_blend():
     blend, nested = fit_blend({"only": member(1.0, 0)}, LABELS, PARTS, METRIC)
     assert blend.weights == {"only": 1.0}
     assert METRIC(LABELS, nested) == METRIC(LABELS, member(1.0, 0)["identity"])
+
+
+def test_thresholds_between_grades_are_scored_on_rows_that_they_were_not_fitted_to():
+    kappa = METRICS["quadratic_kappa"]
+    rng = np.random.default_rng(0)
+    low = np.clip(0.6 * LABELS + rng.normal(0, 0.3, N), 0, C - 1)
+    views = {"identity": np.maximum(1e-3, 1 - np.abs(low[:, None] - np.arange(C)))}
+    views["identity"] /= views["identity"].sum(1, keepdims=True)
+    blend, nested = fit_blend({"m": views}, LABELS, PARTS, kappa)
+    cut = kappa(LABELS, nested_cut(kappa, LABELS, nested, PARTS))
+    assert len(blend.cuts) == C - 1 and blend.score_nested == cut > kappa(LABELS, nested) + 0.1
+    noise, _ = fit_blend({"m": member(0.0, 1)}, LABELS, PARTS, kappa)
+    assert abs(noise.score_nested) < 0.1
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_blend_goes_by_every_metric_also_where_a_part_lacks_a_class(name):
+    rows = np.argsort(LABELS, kind="stable")
+    sources = {"good": {"identity": member(2.0, 1)["identity"][rows]}, "also": {"identity": member(1.0, 2)["identity"][rows]}}
+    parts = np.arange(N) // (N // 3)
+    blend, nested = fit_blend(sources, LABELS[rows], parts, METRICS[name])
+    nested = nested_cut(METRICS[name], LABELS[rows], nested, parts) if blend.cuts else nested
+    assert blend.score_nested == METRICS[name](LABELS[rows], nested)
+    assert blend.score_nested == max(blend.nested_by_method.values(), key=lambda v: METRICS[name].sign * v)

@@ -83,10 +83,10 @@ def test_plain_contest_is_read_without_a_problem(root):
     assert contest.train.sample_id.tolist() == [f"a{i}.png" for i in range(8)]
     assert contest.train.label.tolist() == [0, 1] * 4
     assert contest.train.classes == ("0", "1") and contest.class_names == ("cat", "dog")
-    assert (contest.id_column, contest.target_column) == ("ID", "target")
+    assert contest.form.header == ("ID", "target")
     assert contest.submission_ids == ("t3.png", "t2.png", "t1.png", "t0.png")
     assert contest.test.sample_id.tolist() == sorted(contest.submission_ids)
-    assert len(contest.understood) == 5 and "train.csv" in contest.understood[0]
+    assert len(contest.understood) == 3 and "train.csv" in contest.understood[0]
     assert all(os.path.isabs(p) and os.path.isfile(p) for p in contest.train.path)
 
 
@@ -124,7 +124,7 @@ def test_leading_zeros_and_dots_stay(tmp_path):
     contest = read_contest(tmp_path, DATA)
     assert contest.train.sample_id.tolist() == sorted(ids)
     assert [os.path.basename(p) for p in contest.train.path] == [f"{i}.png" for i in sorted(ids)]
-    assert contest.train.classes == ("boxer", "pug") and contest.target_column == "breed"
+    assert contest.train.classes == ("boxer", "pug") and contest.form.header == ("id", "breed")
 
 
 def test_same_numbers_in_train_and_test(tmp_path):
@@ -162,8 +162,8 @@ def test_label_folders_under_train_images(tmp_path):
     write(tmp_path / "train.csv", "image_id,label,variety,age", "0.png,blast,ADT45,45", "1.png,tungro,ADT45,50")
     contest = read_contest(tmp_path, DATA)
     assert [p.split("/")[-2:] for p in contest.train.path] == [["blast", "0.png"], ["tungro", "1.png"]]
-    assert contest.target_column == "label"
-    assert "variety" not in contest.understood[4]
+    assert contest.form.header == ("image_id", "label")
+    assert "variety" not in contest.understood[2]
 
 
 def test_class_folders_with_spaces_and_flat_test(tmp_path):
@@ -201,7 +201,7 @@ def test_mixed_folder_with_test_csv(tmp_path):
     write(tmp_path / "train.csv", "id,species", *(f"{i},{'ab'[i % 2]}" for i in range(5)))
     write(tmp_path / "test.csv", "id,height", *(f"{i},{i * 0.5}" for i in (8, 6, 7)))
     contest = read_contest(tmp_path, DATA)
-    assert contest.submission_ids == ("8", "6", "7") and contest.target_column == "species"
+    assert contest.submission_ids == ("8", "6", "7") and contest.form.header == ("id", "species")
     assert problem(contest, "file_without_id").text.startswith("1 image file ('images/5.png')")
 
 
@@ -229,7 +229,7 @@ def test_encodings_line_ends_and_empty_lines(root, encoding, newline):
 def test_other_columns_are_tolerated_and_groups_offered(root):
     write(root / "train.csv", "patient,ID,target,target,", *(f"p{i % 3},a{i}.png,{i % 2},{i % 2}," for i in range(8)))
     contest = read_contest(root, DATA)
-    assert contest.problems == () and "patient" in contest.understood[4]
+    assert contest.problems == () and "patient" in contest.understood[2]
     grouped = read_contest(root, DataConfig(n_folds=2, group_column="patient"))
     assert grouped.train.group.tolist() == [f"patient=p{i % 3}" for i in range(8)]
     with pytest.raises(UserError,
@@ -261,7 +261,7 @@ def test_class_folders_with_a_sample_submission(tmp_path):
         draw(tmp_path / "test" / f"{i}.png", 50 + i)
     write(tmp_path / "sample_submission.csv", "file,species", "2.png,Maize", "1.png,Maize")
     contest = read_contest(tmp_path, DATA)
-    assert (contest.id_column, contest.target_column) == ("file", "species")
+    assert contest.form.header == ("file", "species")
     assert contest.submission_ids == ("2.png", "1.png") and contest.train.classes == ("Fat Hen", "Maize")
 
 
@@ -315,27 +315,55 @@ def test_two_target_columns(root):
         read_contest(root, DATA)
 
 
-def test_forms_that_come_later_are_refused_in_one_sentence(root):
-    write(root / "sample_submission.csv", "ID,cat,dog", "t0.png,0.5,0.5")
-    with pytest.raises(UserError, match=r"2 columns besides its ids.*supported are single-label contests") as error:
+def test_measurements_are_no_classes(root):
+    (root / "sample_submission.csv").unlink()
+    write(root / "train.csv", "ID,age", *(f"a{i}.png,{i}.25" for i in range(8)))
+    with pytest.raises(UserError, match=r"which are no classes; supported are contests with one class per image") as error:
         read_contest(root, DATA)
     assert "\n" not in str(error.value)
+
+
+def test_one_hot_columns_need_no_sample_submission(root):
     (root / "sample_submission.csv").unlink()
-    write(root / "train.csv", "ID,cat,dog", *(f"a{i}.png,{i % 2},{1 - i % 2}" for i in range(8)))
-    with pytest.raises(UserError, match=r"one 0/1 column per class"):
-        read_contest(root, DATA)
-    write(root / "train.csv", "ID,age", *(f"a{i}.png,{i}.25" for i in range(8)))
-    with pytest.raises(UserError, match="which are no classes"):
-        read_contest(root, DATA)
+    write(root / "train.csv", "ID,cat,dog", *(f"a{i}.png,{i % 2}.0,{1 - i % 2}" for i in range(7)), "a7.png,0,0")
+    contest = read_contest(root, DATA)
+    assert contest.train.classes == ("cat", "dog") and contest.train.label.tolist() == [1, 0, 1, 0, 1, 0, 1]
+    assert problem(contest, "missing_label").sample_ids == ("a7.png",)
+    assert "one-hot in 2 columns" in contest.understood[1]
 
 
-def test_class_in_the_file_name_comes_later(tmp_path):
+def test_one_class_in_the_file_names_is_none(tmp_path):
     for i in range(3):
         draw(tmp_path / "train" / f"cat.{i}.png", i)
     draw(tmp_path / "test" / "1.png", 9)
     write(tmp_path / "sample_submission.csv", "id,label", "1,0.5")
-    with pytest.raises(UserError, match=r"which image has which class.*supported are single-label"):
+    with pytest.raises(UserError, match=r"which image has which class.*supported are contests with one class per image"):
         read_contest(tmp_path, DATA)
+
+
+def test_settings_name_the_nearest_table_and_column(root):
+    for setting, message in (({"label_table": "trian.csv"}, "data.label_table must be .*; did you mean 'train.csv'"),
+                             ({"sample_submission": "x"}, "data.sample_submission must be the path of one table"),
+                             ({"id_column": "Id"}, "data.id_column must be a column of a table, got 'Id'; did you mean 'ID'"),
+                             ({"target_column": "tagret"}, "data.target_column must be .*; did you mean 'target'")):
+        with pytest.raises(UserError, match=message):
+            read_contest(root, DataConfig(n_folds=2, **setting))
+
+
+def test_class_columns_that_lack_a_class_stop_and_idle_ones_are_named(root):
+    write(root / "sample_submission.csv", "ID,cat,bird,fish", "t0.png,0.5,0.5,0")
+    with pytest.raises(UserError, match=r"without a column: 'dog'; without a class: 'bird', 'fish'"):
+        read_contest(root, DATA)
+    write(root / "sample_submission.csv", "ID,Cat,bird,DOG", "t0.png,0.5,0.5,0")
+    contest = read_contest(root, DATA)
+    assert contest.form.class_of == (0, -1, 1) and "'bird'" in problem(contest, "class_without_images").text
+
+
+def test_offered_groups_are_neither_measurements_nor_the_class(root):
+    write(root / "train.csv", "patient,size,ID,target,kind", *(
+        f"p{i % 3},{i % 2}.5,a{i}.png,{i % 2},{'xy'[i % 2]}" for i in range(8)))
+    assert read_contest(root, DATA).understood[2] == (
+        "groups:     near-duplicates only; columns that repeat over images: 'patient' (--group_column NAME)")
 
 
 def test_table_without_header(root):

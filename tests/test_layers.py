@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
-    ["utils"], ["config", "demo_contest"], ["intake"], ["audit"], ["data_loader"],
+    ["utils"], ["config", "demo_contest"], ["files"], ["submission"], ["tables"], ["intake"], ["audit"], ["data_loader"],
     ["modeling.network", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
     ["modeling.inference", "modeling.traces"], ["modeling.train", "modeling.orientation", "modeling.groups"],
     ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks",

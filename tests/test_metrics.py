@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import cohen_kappa_score, f1_score, roc_auc_score
 
 from modeling.metrics import (
     METRICS,
@@ -69,8 +69,50 @@ def test_a_sureness_that_cannot_equal_the_accuracy_comes_as_near_as_it_can(right
     assert accuracy_temperature(np.full(20, 0 if right else 1), probs) == pytest.approx(temperature)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_is_best_where_it_should_be_and_within_its_limits(name):
+    metric = METRICS[name]
+    best, worst = metric(LABELS, np.eye(4)[LABELS]), metric(LABELS, np.eye(4)[(LABELS + 2) % 4])
+    low, high = metric.limits
+    assert best == pytest.approx(high if metric.sign > 0 else low, abs=1e-6)
+    assert low <= min(best, worst) and metric.sign * (best - metric(LABELS, PROBS)) > 0 < metric.sign * (best - worst)
+
+
+def test_scores_are_scikit_learns():
+    assert METRICS["auc"](LABELS, PROBS) == pytest.approx(roc_auc_score(LABELS, PROBS, multi_class="ovr"))
+    binary = np.stack([1 - PROBS[:, 0], PROBS[:, 0]], axis=1)
+    assert METRICS["auc"](LABELS == 0, binary) == pytest.approx(roc_auc_score(LABELS == 0, PROBS[:, 0]))
+    assert METRICS["quadratic_kappa"](LABELS, np.eye(4)[(LABELS + 1) % 4]) == pytest.approx(
+        cohen_kappa_score(LABELS, (LABELS + 1) % 4, weights="quadratic"))
+
+
+def test_auc_of_rows_that_lack_classes():
+    auc, rows = METRICS["auc"], LABELS < 2
+    seen = [roc_auc_score(LABELS[rows] == k, PROBS[rows][:, k]) for k in (0, 1)]
+    assert auc(LABELS[rows], PROBS[rows]) == pytest.approx(np.mean(seen))
+    assert auc(np.ones(5, int), np.full((5, 2), 0.5)) == 0.5
+
+
+def test_map_at_5_counts_ranks():
+    probs = np.array([[6, 5, 4, 3, 2, 1, 0]] * 4) / 21
+    assert METRICS["map_at_5"](np.array([0, 1, 4, 5]), probs) == pytest.approx((1 + 1 / 2 + 1 / 5 + 0) / 4)
+
+
+def test_fitted_thresholds_undo_a_grade_that_is_seen_too_low():
+    rng, kappa = np.random.default_rng(0), METRICS["quadratic_kappa"]
+    labels = rng.integers(0, 5, 2000)
+    seen = np.clip(0.6 * labels + rng.normal(0, 0.2, 2000), 0, 4)
+    probs = np.maximum(0, 1 - np.abs(seen[:, None] - np.arange(5)))      # the expected grade is `seen`
+    cuts = kappa.fit_cuts(labels[:1000], probs[:1000])
+    assert cuts == pytest.approx((0.3, 0.9, 1.5, 2.1), abs=0.15) and list(cuts) == sorted(cuts)
+    fitted = kappa.with_cuts(cuts)(labels[1000:], probs[1000:])
+    assert fitted > kappa(labels[1000:], probs[1000:]) + 0.2
+    assert fitted == kappa(labels[1000:], kappa.cut(probs, cuts)[1000:])
+
+
 def test_an_unknown_metric_names_the_nearest():
     assert find_metric("auto") is find_metric("macro-F1") is METRICS["macro_f1"]
+    assert find_metric("auto", has_class_columns=True) is METRICS["log_loss"] and find_metric("MAP@5") is METRICS["map_at_5"]
     with pytest.raises(UserError, match="did you mean 'macro_f1'"):
         find_metric("macrof1")
 

@@ -109,3 +109,11 @@ def test_ten_random_kills_of_a_run_on_the_embedded_contest(tmp_path):
     last.stderr.close()
     done = [tmp_path / "killed", *tmp_path.glob("done*")]
     assert all(outcome(folder) == outcome(tmp_path / "whole") for folder in done)
+
+
+def test_another_metric_redoes_the_blend_alone(contest, tmp_path):
+    assert main(small_argv(contest, tmp_path)) == 0
+    before = {p.name for p in (tmp_path / "run").glob("**/*-*/") if not p.name.startswith("ensemble")}
+    assert main([*small_argv(contest, tmp_path), "--metric", "quadratic_kappa"]) == 0
+    assert {p.name for p in (tmp_path / "run").glob("**/*-*/") if not p.name.startswith("ensemble")} == before
+    assert json.loads((tmp_path / "run" / "final_results.json").read_text())["metric"] == "quadratic_kappa"

@@ -125,8 +125,10 @@ class Round:
     unlabelled: bool = setting(False, "test images are added with the teacher's targets")
     alpha: float = setting(0.0, "share of the teacher's probabilities in the targets of labelled images", low=0.0, high=1.0)
     temperature: float = setting(1.0, "temperature of the teacher's probabilities", low=0.1, high=20.0)
-    min_confidence: float = setting(0.95, "an unlabelled image is used from this probability on", low=0.0, high=1.0)
+    min_confidence: float = setting(0.95, "an unlabelled image is used from this calibrated probability on", low=0.0, high=1.0)
     min_agreement: float = setting(1.0, "and when this share of the teachers agrees on its class", low=0.0, high=1.0)
+    class_quota: float = setting(2.0, "a class gives at most this many times the share of its unlabelled images that the "
+                                 "median class gives, the surest first; 0: no limit", low=0.0, high=1000.0)
     epochs: int = setting(0, "epochs of this round's fits; 0: optim.epochs", low=0)
 
 

@@ -8,12 +8,13 @@ calibrated by one temperature, and sources that know nothing or repeat another a
 by *nested* cross-validation: all of that is fitted on all parts but one and scored on that one, so that the score of the
 winner holds what choosing it has cost.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from modeling.inference import Predictions
-from modeling.metrics import fit_temperature, log_loss, mixture_weights, normalized, with_temperature
+from modeling.metrics import fit_temperature, log_loss, mixture_weights, normalized, paired_change, with_temperature
 from utils import RunError
 
 GREEDY_STEPS = 30
@@ -184,6 +185,43 @@ def fit_blend(sources, labels, parts, metric, method="auto"):
     scores[winner] = cut if cuts else scores[winner]
     return Blend(**vars(recipe), method=winner, score=metric.with_cuts(cuts)(labels, recipe.probs(sources)),
                  score_nested=scores[winner], nested_by_method=scores, cuts=cuts), nested[winner]
+
+
+class RoundResult(NamedTuple):
+    """What a round of teaching gave: the nested score of the blend with its sources, how much better that is than without
+    (larger is better) with its 90 % interval, and whether it is used."""
+
+    round: int
+    score: float
+    change: float
+    change_ci90: list
+    used: bool
+
+
+def fit_rounds(sources, round_of, labels, parts, metric, method="auto", draws=1000, seed=0):
+    """(Blend, its nested probs (n, C), [RoundResult]): round by round, a later one's sources join only where the nested score
+    rises by that. round_of: {source: round}; else as `fit_blend`. Sources of a round that does not help have weight 0.
+    """
+    first, *later = sorted(set(round_of.values()))
+    used = [name for name in sources if round_of[name] == first]
+    blend, nested = fit_blend({name: sources[name] for name in used}, labels, parts, metric, method)
+    results = [RoundResult(first, blend.score_nested, 0.0, [0.0, 0.0], True)]
+    for number in later:
+        joined = [name for name in sources if name in used or round_of[name] == number]
+        candidate, probs = fit_blend({name: sources[name] for name in joined}, labels, parts, metric, method)
+        change, ci90 = paired_change(metric, labels, nested, probs, draws=draws, seed=seed)
+        results.append(RoundResult(number, candidate.score_nested, change, ci90, change > 0))
+        if change > 0:
+            used, blend, nested = joined, candidate, probs
+    return with_unused(blend, sources), nested, results
+
+
+def with_unused(blend, sources):
+    """The Blend over all sources: those of rounds that did not help with weight 0."""
+    out = {name: "its round does not help" for name in sources if name not in blend.weights}
+    return replace(blend, views=blend.views | {name: tuple(sources[name]) for name in out},
+                   temperature=blend.temperature | dict.fromkeys(out, 1.0), weights=blend.weights | dict.fromkeys(out, 0.0),
+                   left_out=blend.left_out | out)
 
 
 def nested_cut(metric, labels, probs, parts):

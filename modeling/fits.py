@@ -24,11 +24,12 @@ from modeling.losses import Supervised, class_weights
 from modeling.network import WeightsSource, build_network
 from modeling.plan import Cost, Work, measured_cost
 from modeling.shift import ShiftReport
-from modeling.targets import pseudo_targets
+from modeling.targets import pseudo_targets, save_pseudo_labels, teachers_temperature
 from modeling.train import fit, load_result, make_autocast, pick_precision, seed_everything
 from utils import EventLog, Stage, Timer, read_json, run_stage, write_json
 
 PREDICT_BATCH_SIZE = 32
+PSEUDO_LABELS = "pseudo_labels.csv"      # in the folder of a fit
 
 
 @dataclass
@@ -83,6 +84,11 @@ class Fitted:
     def views(self, split):
         return load_views(self.predict_stage.folder / f"{split}.npz")
 
+    @property
+    def testlike(self):
+        """The split of the valid images that is made like the test set: themselves where that is no change."""
+        return "valid_testlike" if self.has("valid_testlike") else "valid"
+
     def has(self, split):
         return (self.predict_stage.folder / f"{split}.npz").exists()
 
@@ -116,11 +122,22 @@ def teachers_of(this, spec, available=None):
     return [t for t in teachers if available is None or t in available]
 
 
-def fit_stages(this, spec, available=None):
-    """The two stages of a fit, training and prediction. Their keys need nothing to have run.
+def calibrators_of(this, spec, available=None):
+    """The teachers of each other fold, whose valid images tell how sure a mean of teachers may be: [[FitSpec]]."""
+    folds = [teachers_of(this, replace(spec, fold=fold), available)
+             for fold in range(this.config.data.run_folds) if fold != spec.fold]
+    return [teachers for teachers in folds if teachers]
+
+
+def fit_stages(this, spec, available=None, known=None):
+    """The two stages of a fit, training and prediction. Their keys need nothing to have run. known: {FitSpec: its stages}, to
+    ask for each once.
 
     Under a time budget the epochs are an outcome of the run and not in the key, but the budget is.
     """
+    known = {} if known is None else known
+    if spec in known:
+        return known[spec]
     config, weights, hours = this.config, this.weights[spec.backbone], this.config.runtime.time_budget_hours
     settings = {"spec": spec, "model": replace(config.model, backbones=(), pretrained=""), "augment": config.augment,
                 "optim": config.optim, "round": config.rounds[spec.round], "image_size_px": config.data.image_size_px,
@@ -128,9 +145,11 @@ def fit_stages(this, spec, available=None):
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
     training = Stage.of(parent, spec.name, version=1, settings=settings, inputs=[
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
-        *(fit_stages(this, teacher, available)[1].key for teacher in teachers_of(this, spec, available))])
-    return training, Stage.of(parent, f"predict-{spec.name}", version=2, inputs=[training.key],
-                              settings=key_settings(config, "predict"))
+        *(fit_stages(this, teacher, available, known)[1].key for teacher in sum(
+            calibrators_of(this, spec, available), teachers_of(this, spec, available)))])
+    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=2, inputs=[training.key],
+                                     settings=key_settings(config, "predict"))
+    return known[spec]
 
 
 def fit_state(this, spec):
@@ -145,10 +164,11 @@ def run_fit(this, spec, fitted, n_epochs, train_until, title):
     fitted: {FitSpec: Fitted} of the rounds before; train_until: by time.perf_counter(), the fit is shortened to it.
     """
     teachers = [fitted[t] for t in teachers_of(this, spec, fitted)]
+    others = [[fitted[t] for t in fold] for fold in calibrators_of(this, spec, fitted)]
     training, prediction = fit_stages(this, spec, fitted)
     if training.is_done:
         this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused", stage=training.folder.name)
-    run_stage(training, lambda folder: train_fit(this, spec, teachers, folder, n_epochs, train_until, title))
+    run_stage(training, lambda folder: train_fit(this, spec, teachers, others, folder, n_epochs, train_until, title))
     result = load_result(spec, training.folder)
     if result.skipped_steps:
         this.warn(f"{spec.name} fold {spec.fold}: {result.skipped_steps} non-finite step(s) were skipped")
@@ -161,18 +181,29 @@ def fit_rows(this, spec):
     return np.arange(len(this.audit.train)) if spec.fold is None else this.folds.train_rows(spec.fold)
 
 
-def fit_targets(this, spec, teachers):
-    """(PixelStore, Targets) of a fit: its fold's labelled images, and what its teachers add."""
+def taught_targets(this, spec, teachers, others):
+    """Targets of test images by the teachers of a fit; None in a round without. others: the teachers of each other fold, to
+    calibrate them by."""
+    round_, train = this.config.rounds[spec.round], this.audit.train
+    if not teachers or not round_.unlabelled:
+        return None
+    label_of = dict(zip(train.sample_id.tolist(), train.label.tolist(), strict=True))
+    temperature = teachers_temperature([[t.predictions(t.testlike) for t in fold] for fold in others], label_of)
+    taught = pseudo_targets([t.predictions("test") for t in teachers], round_, spec.fold, temperature)
+    this.events.say(f"{spec.name} fold {spec.fold}: {len(taught)} of {len(this.audit.test)} test images as pseudo-labels, "
+                    f"teachers at temperature {temperature:.2f}")
+    return taught.for_fold(spec.fold)
+
+
+def fit_targets(this, spec, taught=None):
+    """(PixelStore, Targets) of a fit: its fold's labelled images, and those that it was taught."""
     audit, rows = this.audit, fit_rows(this, spec)
-    labelled = Targets.from_labels(audit.train.take(rows))
-    if not teachers or not this.config.rounds[spec.round].unlabelled:
-        return audit.train_pixels.take(rows), labelled
-    taught = pseudo_targets([t.predictions("test") for t in teachers], this.config.rounds[spec.round], spec.fold)
-    taught = taught.for_fold(spec.fold)
+    pixels, labelled = audit.train_pixels.take(rows), Targets.from_labels(audit.train.take(rows))
+    if taught is None:
+        return pixels, labelled
     row = {sample: i for i, sample in enumerate(audit.test.sample_id.tolist())}
     test_rows = np.array([row[s] for s in taught.sample_id.tolist()], dtype=np.int64)
-    this.events.say(f"{spec.name} fold {spec.fold}: {len(test_rows)} of {len(row)} test images as pseudo-labels")
-    return audit.train_pixels.take(rows).concat(audit.test_pixels.take(test_rows)), labelled.concat(taught)
+    return pixels.concat(audit.test_pixels.take(test_rows)), labelled.concat(taught)
 
 
 def new_network(this, spec):
@@ -198,9 +229,12 @@ def training(this, spec, pixels, targets, n_epochs):
             lambda batch, generator, epoch: mix(batch, generator) if epoch < clean_from else batch)
 
 
-def train_fit(this, spec, teachers, folder, n_epochs, train_until, title):
+def train_fit(this, spec, teachers, others, folder, n_epochs, train_until, title):
     """Build everything a fit needs and train it in `folder`."""
-    pixels, targets = fit_targets(this, spec, teachers)
+    taught = taught_targets(this, spec, teachers, others)
+    if taught is not None:
+        save_pseudo_labels(taught, this.audit.train.classes, folder / PSEUDO_LABELS)
+    pixels, targets = fit_targets(this, spec, taught)
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs)
     result = fit(spec, network, objective, loader, sampler, mix=mix, config=this.config, n_epochs=n_epochs,
                  pretrained=this.weights[spec.backbone].is_pretrained, device=this.device, folder=folder, events=this.events,
@@ -317,7 +351,7 @@ def find_costs(this, backbones, goes_on=lambda costs: True):
 def measure_cost(this, backbone):
     """The Cost of a backbone: the real training and prediction of a few batches, of which nothing stays."""
     config, spec = this.config, FitSpec(backbone, this.config.seed, 0, 0)
-    pixels, targets = fit_targets(this, spec, ())
+    pixels, targets = fit_targets(this, spec)
     rows = np.arange(MEASURED_STEPS * config.optim.batch_size) % len(targets)
     pixels, targets = pixels.take(rows), targets.take(rows)
     splits = predicted_splits(this, spec)

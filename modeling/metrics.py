@@ -145,6 +145,18 @@ def bootstrap_ci90(metric, labels, probs, *, draws, seed):
     return [float(v) for v in np.percentile(scores, [5, 95])]
 
 
+def paired_change(metric, labels, before, after, *, draws, seed):
+    """(change, [low, high]): how much better `after` (n, C) scores than `before`, larger is better whatever the metric, and its
+    90 % interval over resamples of the same rows for both."""
+    rng, n = np.random.default_rng(seed), len(labels)
+
+    def change(rows):
+        return metric.sign * (metric(labels[rows], after[rows]) - metric(labels[rows], before[rows]))
+
+    drawn = [change(rng.integers(0, n, n)) for _ in range(draws)]
+    return change(np.arange(n)), [float(v) for v in np.percentile(drawn, [5, 95])]
+
+
 def confident_scores(metric, labels, probs, others, *, seed, draws=200):
     """(here, alike, there): the score where labels are drawn from the predictions themselves: of the labelled rows (n, C),
     of as many rows like them as there are `others`, and of the unlabelled `others` (m, C) by the same models. The two last

@@ -9,6 +9,7 @@ import platform
 import shlex
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +21,10 @@ from config import key_settings, resolve
 from data_loader import audit_contest, contest_digests, load_audit, load_folds, make_folds, read_contest, save_folds
 from modeling import report
 from modeling.augment import plain_view
-from modeling.ensemble import fit_blend, mean_of, nested_cut
+from modeling.ensemble import fit_rounds, mean_of, nested_cut
 from modeling.executor import make_executor
 from modeling.fits import (
+    PSEUDO_LABELS,
     Run,
     find_costs,
     fit_state,
@@ -37,6 +39,7 @@ from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, norm
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.plan import Cost, differences, make_plan
 from modeling.shift import FEWEST, ShiftReport, match_shift
+from modeling.targets import load_pseudo_labels
 from modeling.train import pick_device, seed_everything
 from submission import probs_of_ids
 from utils import EventLog, Stage, Timer, duration, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
@@ -428,7 +431,12 @@ def run_ensemble(this, fits, metric):
     labels, folds = audit.train.label[rows], this.folds.fold[rows]
     stacked = {name: {view: p.align(ids) for view, p in views.items()} for name, views in oof["valid_testlike"].items()}
     parts = blend_parts(folds, seed_of(config.seed, "blend"))
-    blend, nested = fit_blend(stacked, labels, parts, metric, config.ensemble.method)
+    blend, nested, rounds = fit_rounds(stacked, {spec.name: spec.round for spec in fits}, labels, parts, metric,
+                                       config.ensemble.method, config.ensemble.bootstrap_draws, seed_of(config.seed, "rounds"))
+    for r in rounds:
+        if not r.used:
+            this.warn(f"round {r.round} is not used for the submission: with it the blend's {metric.name} out of fold changes "
+                      f"by {r.change:+.4f} ({r.change_ci90[0]:+.4f} to {r.change_ci90[1]:+.4f}, larger is better)")
     clean = blend.apply(oof["valid"]).align(ids)
     score = {}
     for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
@@ -455,7 +463,20 @@ def run_ensemble(this, fits, metric):
 
     run_stage(stage, build)
     table = [source_row(name, members, blend, stacked[name], labels, folds, metric) for name, members in groups.items()]
-    return {"score": score, "blend": blend, "table": table, "test": test}
+    return {"score": score, "blend": blend, "table": table, "test": test, "rounds": [
+        r._asdict() | pseudo_labels(fits, r.round, audit.train.classes) for r in rounds]}
+
+
+def pseudo_labels(fits, round_number, classes):
+    """{"pseudo_labels": {class: how many test images were taught as it, mean over folds}, "agreement": share of those taught in
+    the round before too that have the same class, None where there are none}. All fits of a fold are taught the same."""
+    taught, before = ({spec.fold: load_pseudo_labels(f.result.folder / PSEUDO_LABELS) for spec, f in fits.items()
+                       if spec.round == number} for number in (round_number, round_number - 1))
+    counts = Counter(label for labels in taught.values() for label in labels.values())
+    same = [labels[i] == before[fold][i] for fold, labels in taught.items() if fold in before
+            for i in labels.keys() & before[fold].keys()]
+    return {"pseudo_labels": {c: counts[c] / len(taught) for c in classes} if counts else {},
+            "agreement": float(np.mean(same)) if same else None}
 
 
 def source_row(name, members, blend, views, labels, folds, metric):
@@ -521,7 +542,8 @@ def conclude(this, fits, planned, results, metric, answers, timer):
              "better": "larger" if metric.sign > 0 else "smaller",
              "classes": list(audit.train.classes), "n_fits": len(fits), "seconds": timer.seconds,
              "peak_memory_bytes": max(f.peak_memory_bytes for f, _ in all_fits), "submission": submission, "score": score,
-             "plan": planned, "blend": results["blend"], "sources": [row._asdict() for row in results["table"]],
+             "plan": planned, "rounds": results["rounds"], "blend": results["blend"],
+             "sources": [row._asdict() for row in results["table"]],
              "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
              "warnings": this.warnings}
     write_json(folder / "final_results.json", final)

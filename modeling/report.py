@@ -54,6 +54,10 @@ def closing_lines(final, table, folder):
         blend = final["blend"]
         each = ", ".join(f"{m} {v:.4f}" for m, v in blend.nested_by_method.items())
         yield f"{'blend by ' + blend.method + ', nested':<36} {blend.score_nested:.4f}  (of {each})"
+    for r in final["rounds"][1:]:
+        yield (f"round {r['round']}: {sum(r['pseudo_labels'].values()):.0f} test images as pseudo-labels; with it the blend "
+               f"{r['change']:+.4f} ({r['change_ci90'][0]:+.4f} to {r['change_ci90'][1]:+.4f}), "
+               + ("used" if r["used"] else "not used"))
     score = final["score"]
     for key, text in (("oof_clean", "out of fold, images as they are"),
                       ("oof_testlike", "out of fold, made like the test set"),

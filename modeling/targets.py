@@ -1,25 +1,75 @@
 """What the fits of a round learn: the labels, and in later rounds the test images as the round before sees them.
 
 Blind by construction: the targets for fold k are made by fold k's models alone, which never saw fold k's valid images,
-and carry `blind_fold=k`; a fit of another fold refuses them.
+and carry `blind_fold=k`; a fit of another fold refuses them. Their one temperature comes from the other folds' valid images.
 """
+import csv
+import io
+
 import numpy as np
 
 from data_loader import Targets
 from modeling.inference import Predictions
+from modeling.metrics import fit_temperature, with_temperature
+from utils import write_atomic
 
 
-def pseudo_targets(teachers, round_, fold):
+def teachers_temperature(folds, label_of):
+    """The temperature that calibrates the mean of a fold's teachers; 1.0 without any folds to fit it on.
+
+    folds: for each *other* fold, its teachers' Predictions of its own valid images; label_of: {sample id: label}.
+    """
+    if not folds:
+        return 1.0
+    rows = Predictions.concat([Predictions.mean(teachers) for teachers in folds])
+    return fit_temperature(np.array([label_of[i] for i in rows.sample_id.tolist()]), rows.probs)
+
+
+def pseudo_targets(teachers, round_, fold, temperature=1.0):
     """Targets for the test images on which the fold's teachers are sure and agree.
 
-    teachers: the test Predictions of fold `fold`'s models, equally weighted; round_: a Round. Kept are rows whose mean
-    probability reaches min_confidence and whose class at least min_agreement of the teachers vote for; their weight is
-    that probability.
+    teachers: the test Predictions of fold `fold`'s models, equally weighted, their mean calibrated by `temperature`; round_: a
+    Round. Kept are rows whose mean probability reaches min_confidence and whose class at least min_agreement of the teachers
+    vote for, within the quota of their class; their weight is that probability.
     """
     mean = Predictions.mean(teachers)
-    ids = mean.sample_id.tolist()
-    winner = mean.probs.argmax(1)
+    ids, winner = mean.sample_id.tolist(), mean.probs.argmax(1)
     votes = np.mean([t.align(ids).argmax(1) == winner for t in teachers], axis=0)
-    confidence = mean.probs.max(1)
+    probs = with_temperature(mean.probs, temperature)
+    confidence = probs.max(1)
     keep = (confidence >= round_.min_confidence) & (votes >= round_.min_agreement)
-    return Targets(mean.sample_id[keep], mean.probs[keep], confidence[keep], blind_fold=fold, taught=True)
+    keep &= within_quota(probs, keep, round_.class_quota) if round_.class_quota else True
+    return Targets(mean.sample_id[keep], probs[keep], confidence[keep], blind_fold=fold, taught=True)
+
+
+def within_quota(probs, keep, quota):
+    """(n,) bool: the surest of the kept rows of each class, at most `quota` times the median class's share of the images
+    expected in it. Easy classes would otherwise swamp the others. probs (n, C), keep (n,) bool."""
+    winner, expected = probs.argmax(1), probs.sum(0)
+    counts = np.bincount(winner[keep], minlength=probs.shape[1])
+    found = counts > 0
+    if not found.any():
+        return keep
+    most = np.ceil(quota * np.median((counts / expected)[found]) * expected)
+    order = np.lexsort((-probs.max(1), ~keep, winner))       # by class, kept ones first, the surest of them first
+    rank = np.empty(len(probs), dtype=np.int64)
+    rank[order] = np.arange(len(probs)) - np.searchsorted(winner[order], winner[order])
+    return rank < most[winner]
+
+
+def save_pseudo_labels(targets, classes, path):
+    """csv: sample_id, class, confidence of each."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("sample_id", "class", "confidence"))
+    for sample, row in zip(targets.sample_id.tolist(), targets.probs, strict=True):
+        writer.writerow((sample, classes[int(row.argmax())], f"{row.max():.6f}"))
+    write_atomic(path, out.getvalue())
+
+
+def load_pseudo_labels(path):
+    """{sample id: class} of a file of `save_pseudo_labels`; {} where there is none."""
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as f:
+        return {row["sample_id"]: row["class"] for row in csv.DictReader(f)}

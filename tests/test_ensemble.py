@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from modeling.ensemble import METHODS, choose_views, fit_blend, nested_cut
+from modeling.ensemble import METHODS, choose_views, fit_blend, fit_rounds, nested_cut
 from modeling.inference import Predictions
 from modeling.metrics import METRICS
 
@@ -104,3 +104,16 @@ def test_the_blend_goes_by_every_metric_also_where_a_part_lacks_a_class(name):
     nested = nested_cut(METRICS[name], LABELS[rows], nested, parts) if blend.cuts else nested
     assert blend.score_nested == METRICS[name](LABELS[rows], nested)
     assert blend.score_nested == max(blend.nested_by_method.values(), key=lambda v: METRICS[name].sign * v)
+
+
+def test_a_round_that_does_not_help_is_not_used_and_one_that_does_is():
+    rounds = {"r0": 0, "r1": 1}
+    worse = {"r0": member(2.0, 1), "r1": shuffled(member(2.0, 2))}
+    blend, nested, (first, second) = fit_rounds(worse, rounds, LABELS, PARTS, METRIC, draws=50)
+    assert blend.weights == {"r0": 1.0, "r1": 0.0} and blend.left_out["r1"] == "its round does not help"
+    assert first.used and not second.used and second.change <= 0 and METRIC(LABELS, nested) == first.score
+    better = worse | {"r1": member(3.0, 2)}
+    blend, nested, (first, second) = fit_rounds(better, rounds, LABELS, PARTS, METRIC, draws=50)
+    low, high = second.change_ci90
+    assert second.used and low < second.change < high and second.score == pytest.approx(first.score + second.change)
+    assert METRIC(LABELS, nested) == second.score and blend.weights["r1"] > 0

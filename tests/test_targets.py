@@ -4,7 +4,7 @@ import pytest
 from config import Round
 from data_loader import Targets
 from modeling.inference import Predictions
-from modeling.targets import pseudo_targets
+from modeling.targets import load_pseudo_labels, pseudo_targets, save_pseudo_labels, teachers_temperature, within_quota
 from utils import RunError
 
 IDS = np.array(["t0", "t1", "t2", "t3"])
@@ -32,3 +32,35 @@ def test_targets_of_one_fold_are_refused_by_another():
     with pytest.raises(RunError, match=r"fold 1 .*blind to fold 2"):
         targets.for_fold(1)
     assert Targets(IDS[:1], np.array([[1.0, 0.0]]), np.ones(1)).for_fold(1)
+
+
+def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teach():
+    rng = np.random.default_rng(0)
+    ids = np.array([f"v{i:03}" for i in range(400)])
+    first = rng.random(400).astype(np.float32)
+    label_of = {i: int(rng.random() > p) for i, p in zip(ids.tolist(), first, strict=True)}
+    odds = (first / (1 - first)) ** 3                                # three times as sure as is right
+    sure = (odds / (1 + odds)).astype(np.float32)
+    valid = Predictions(ids, np.stack([sure, 1 - sure], 1), ("a", "b"), "valid", ("m",))
+    assert teachers_temperature([[valid, valid]], label_of) == pytest.approx(3, abs=0.6)
+    assert teachers_temperature([], label_of) == 1.0
+    round_ = Round(teacher=True, unlabelled=True, min_confidence=0.95, class_quota=0.0)
+    assert pseudo_targets(TEACHERS, round_, 2, temperature=3.0).sample_id.tolist() == []
+
+
+def test_an_easy_class_does_not_swamp_the_others():
+    probs = np.array([[0.99, 0.01, 0.0]] * 40 + [[0.01, 0.98, 0.01]] * 4 + [[0.3, 0.4, 0.3]] * 36 + [[0.0, 0.03, 0.97]] * 8)
+    probs[:40, 0] += np.linspace(0, 0.009, 40)
+    keep = probs.max(1) > 0.9
+    kept = within_quota(probs, keep, quota=1.0)
+    counts = np.bincount(probs[keep & kept].argmax(1), minlength=3)
+    assert counts[1] == 4 and counts[2] == 8 and counts[0] < 30
+    assert kept[39] and not kept[0]                                    # the surest stay
+    assert (keep & within_quota(probs, keep, quota=100.0)).sum() == keep.sum()
+
+
+def test_pseudo_labels_are_found_again_by_id(tmp_path):
+    targets = pseudo_targets(TEACHERS, Round(teacher=True, unlabelled=True), fold=2)
+    save_pseudo_labels(targets, ("a", "b, c"), tmp_path / "p.csv")
+    assert load_pseudo_labels(tmp_path / "p.csv") == {"t0": "a", "t1": "a", "t2": "b, c"}
+    assert load_pseudo_labels(tmp_path / "none.csv") == {}

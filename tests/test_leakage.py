@@ -1,0 +1,66 @@
+"""On labels that are pure noise an honest out-of-fold score is chance, whatever a later round is taught."""
+import csv
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from config import Round, build_config
+from modeling.pipeline import run
+
+N, CLASSES = 96, 4
+
+
+def noise_contest(folder, seed):
+    """Random pictures with random labels; each test image is nearly a training image."""
+    rng = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+    rows = []
+    for i in range(N):
+        picture = cv2.resize(rng.integers(0, 256, (6, 6, 3), np.uint8), (48, 48), interpolation=cv2.INTER_CUBIC)
+        nearly = np.clip(picture + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+        for split, image in (("train", picture), ("test", nearly)):
+            cv2.imwrite(str(folder / split / f"{split}{i:03}.png"), image)
+        rows.append((f"train{i:03}.png", int(rng.integers(CLASSES))))
+    with open(folder / "train.csv", "w", newline="", encoding="utf-8") as f:
+        csv.writer(f).writerows([("ID", "target"), *rows])
+    return dict(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_taught_round_stays_at_chance_on_noise_with_near_duplicates_between_train_and_test(tmp_path, seed):
+    label_of = noise_contest(tmp_path / "noise", seed)
+    config = build_config("full_training", [
+        "model.backbones=resnet10t", "model.pretrained=off", "data.n_folds=2", "data.image_size_px=32",
+        "optim.epochs=15", "optim.batch_size=16", "optim.label_smoothing=0", "augment.mix_share=0", "augment.policy=none",
+        "predict.tta_views=1", "ensemble.bootstrap_draws=10", "runtime.workers=0", "runtime.measure=off", "metric=accuracy",
+        f"seed={seed}"])
+    # every test image teaches, however unsure its teachers are
+    config = replace(config, rounds=(Round(), Round(teacher=True, unlabelled=True, min_confidence=0.0, min_agreement=0.0,
+                                                    class_quota=0.0)))
+    final = run(config, tmp_path / "noise", tmp_path / "run")
+    spread = 3 * (0.25 * 0.75 / N) ** 0.5
+    assert {s["name"][:2] for s in final["sources"]} == {"r0", "r1"}
+    for source in final["sources"]:
+        assert abs(source["score"] - 1 / CLASSES) < spread, source["name"]
+    assert known_share(tmp_path / "run", label_of) > 0.6
+
+
+def known_share(folder, label_of):
+    """Share of the training images whose test twin was taught with the image's own label: the temptation is real."""
+    fold_of = {row["sample_id"]: int(row["fold"]) for row in read_rows(next(folder.glob("folds-*/folds.csv")))}
+    same = []
+    for path in folder.glob("fold_*/r1-*/pseudo_labels.csv"):
+        for row in read_rows(path):
+            twin = row["sample_id"].replace("test", "train")
+            if f"fold_{fold_of[twin]}" != path.parts[-3]:
+                same.append(row["class"] == str(label_of[twin]))
+    return np.mean(same)
+
+
+def read_rows(path):
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))

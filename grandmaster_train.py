@@ -83,6 +83,7 @@ def contest_folder(args, config):
 def main(argv=None):
     """Run the command; returns the exit status and never raises for a user's mistake."""
     logging.getLogger("timm").setLevel(logging.ERROR)
+    argv = sys.argv[1:] if argv is None else argv
     try:
         args = make_parser().parse_args(argv)
         config = config_of(args)
@@ -90,7 +91,8 @@ def main(argv=None):
         folder = experiment_folder(args, config, data_path)
         if config.mode == "debug":
             return run_checks(config, data_path, folder)
-        run(config, data_path, folder, answers=answers, dry_run=args.dry_run)
+        run(config, data_path, folder, answers=answers, dry_run=args.dry_run,
+            command=["python", "grandmaster_train.py", *argv])
         return DONE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -47,6 +47,7 @@ class Run:
     folds: Folds = None
     keys: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    command: str = ""                    # that a person types to repeat it
     deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
 
     @property
@@ -277,6 +278,17 @@ def new_network_with(this, spec, weights_folder):
                             weights=replace(this.weights[spec.backbone], path=""))
     network.load_state_dict(load_file(weights_folder / "weights.safetensors"))
     return network.to(this.device)
+
+
+def fold_scores(this, fitted, metric):
+    """{split: score} of one fit on its own valid images."""
+    scores = {}
+    for split in ("valid", "valid_testlike"):
+        if fitted.has(split):
+            p = fitted.predictions(split)
+            label = dict(zip(this.audit.train.sample_id.tolist(), this.audit.train.label.tolist(), strict=True))
+            scores[split] = metric(np.array([label[i] for i in p.sample_id.tolist()]), p.probs)
+    return scores
 
 
 # ---------------------------------------------------------------- what a fit costs

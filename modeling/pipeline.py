@@ -26,6 +26,7 @@ from modeling.fits import (
     Run,
     find_costs,
     fit_state,
+    fold_scores,
     round_specs,
     run_fit,
     usable_rounds,
@@ -35,6 +36,7 @@ from modeling.groups import make_groups, named_classes
 from modeling.inference import Predictions
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
+from modeling.page import Page, is_non_commercial
 from modeling.plan import Cost, differences, make_plan
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.train import pick_device, seed_everything
@@ -49,10 +51,11 @@ UNKNOWN = Cost(0.0, 0.0, 0.0, 0)
 BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
 
-def run(config, data_path, folder, answers=None, dry_run=False):
+def run(config, data_path, folder, answers=None, dry_run=False, command=()):
     """From a contest folder to a submission; returns the content of final_results.json.
 
     answers: {id: class value} of the test images where they are known (the embedded contest), for the last number only.
+    command: what was typed, word by word, for the record.
     """
     keep_freed_memory()
     with Timer() as timer:
@@ -65,7 +68,8 @@ def run(config, data_path, folder, answers=None, dry_run=False):
         weights = {name: find_weights(name, config.runtime.weights_dir, config.model.pretrained)
                    for name in config.model.backbones}
         with exclusive(folder):
-            this = Run(config, contest, Path(folder), EventLog(Path(folder) / "events.jsonl"), device, weights, {})
+            this = Run(config, contest, Path(folder), EventLog(Path(folder) / "events.jsonl"), device, weights, {},
+                       command=shlex.join(command))
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
                 this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
@@ -76,9 +80,10 @@ def run(config, data_path, folder, answers=None, dry_run=False):
             run_weights(this)
             run_shift(this)
             run_folds(this)
-            fits, planned = run_rounds(this, metric)
+            page = Page(this, metric)
+            fits, planned = run_rounds(this, metric, page)
             results = run_ensemble(this, fits, metric)
-            return conclude(this, fits, planned, results, metric, answers, timer)
+            return conclude(this, fits, planned, results, metric, answers, timer, page)
 
 
 # ---------------------------------------------------------------- before the first stage
@@ -101,7 +106,7 @@ def begin(this, data_path, metric):
     config = this.config
     write_json(this.folder / "config.json", config)
     write_json(this.folder / "environment.json", environment())
-    this.events.record("start", mode=config.mode, argv=sys.argv[1:], data_path=str(data_path))
+    this.events.record("start", mode=config.mode, argv=sys.argv[1:], command=this.command, data_path=str(data_path))
     for line in this.contest.describe(metric, config.metric != "auto"):
         this.events.say(line)
     n_fits = len(config.rounds) * len(config.model.backbones) * config.data.run_folds
@@ -114,6 +119,9 @@ def begin(this, data_path, metric):
     if random and config.model.pretrained != "off":
         this.warn(f"{', '.join(random)} start(s) from RANDOM WEIGHTS and will score far lower: put "
                   f"{random[0]}.safetensors or .pth into a folder and pass it as --weights_dir")
+    for source in this.weights.values():
+        if source.is_pretrained and is_non_commercial(source.licence):
+            this.warn(f"NOT FOR COMMERCIAL USE: the weights of {source.model_name} are licensed {source.licence}")
     for problem in this.contest.problems:
         this.warn(problem.text)
 
@@ -279,7 +287,7 @@ def run_weights(this):
 
 # ---------------------------------------------------------------- fits
 
-def run_rounds(this, metric):
+def run_rounds(this, metric, page):
     """({FitSpec: Fitted} of all rounds, what was planned); each round reads only the rounds before it."""
     specs = planned_specs(this)
     stage = Stage.of(this.folder, "plan", version=1, inputs=[this.keys["folds"], this.keys["shift"]], settings=[
@@ -290,10 +298,12 @@ def run_rounds(this, metric):
     planner = Planner(this, specs, metric)
     for line in planner.describe():
         this.events.say(line)
+    page.show({}, specs)
     fitted, executor = {}, make_executor(this.config.runtime.engine)
     for round_number in sorted({spec.round for spec in specs}):
         for spec, done in executor.run(planner.jobs(round_number, fitted)):
             fitted[spec] = done
+            page.show(fitted, specs)
     planned = planner.outcome(fitted)
     if this.config.runtime.time_budget_hours:      # what was left out stays so when the run is started again
         run_stage(stage, lambda folder: write_json(folder / "plan.json", planned | {
@@ -455,7 +465,7 @@ def run_ensemble(this, fits, metric):
 
     run_stage(stage, build)
     table = [source_row(name, members, blend, stacked[name], labels, folds, metric) for name, members in groups.items()]
-    return {"score": score, "blend": blend, "table": table, "test": test}
+    return {"score": score, "blend": blend, "table": table, "test": test, "folder": stage.folder}
 
 
 def source_row(name, members, blend, views, labels, folds, metric):
@@ -503,7 +513,7 @@ def blend_parts(folds, seed):
     return np.random.default_rng(seed).permutation(len(folds)) % 5
 
 
-def conclude(this, fits, planned, results, metric, answers, timer):
+def conclude(this, fits, planned, results, metric, answers, timer, page):
     """Write the submission, the result files and the page; returns final_results.json's content."""
     config, folder, audit, score, shift = this.config, this.folder, this.audit, results["score"], this.shift.to_json()
     submission, form = "", this.contest.form
@@ -525,22 +535,10 @@ def conclude(this, fits, planned, results, metric, answers, timer):
              "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
              "warnings": this.warnings}
     write_json(folder / "final_results.json", final)
-    report.write_page(folder / "report.html", final=final, table=results["table"], fits=[f for f, _ in all_fits],
-                      shift=shift, audit=audit, config=config, command=shlex.join(["python", *sys.argv]))
+    page.show(fits, list(fits), final, results)
     for line in report.closing_lines(final, results["table"], folder):
         this.events.say(line)
     return final
-
-
-def fold_scores(this, fitted, metric):
-    """{split: score} of one fit on its own valid images."""
-    scores = {}
-    for split in ("valid", "valid_testlike"):
-        if fitted.has(split):
-            p = fitted.predictions(split)
-            label = dict(zip(this.audit.train.sample_id.tolist(), this.audit.train.label.tolist(), strict=True))
-            scores[split] = metric(np.array([label[i] for i in p.sample_id.tolist()]), p.probs)
-    return scores
 
 
 def score_against(form, rows, answers, metric):

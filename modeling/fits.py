@@ -1,6 +1,6 @@
 """One fit: what it learns from, how it is trained, what it predicts, what it costs. The stages around it are in pipeline.py.
 
-    fitted = run_fit(run, FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5")
+    fitted = run_fit(run, FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5", ...)
     fitted.predictions("valid").align(ids)
 """
 import math
@@ -140,16 +140,17 @@ def fit_state(this, spec):
     return "done" if prediction.is_done else "begun" if training.is_done or training.partial.exists() else "to do"
 
 
-def run_fit(this, spec, fitted, n_epochs, train_until, title):
+def run_fit(this, spec, fitted, n_epochs, train_until, title, advance):
     """Fit, then predict: two stages. A finished one is read, not run.
 
-    fitted: {FitSpec: Fitted} of the rounds before; train_until: by time.perf_counter(), the fit is shortened to it.
+    fitted: {FitSpec: Fitted} of the rounds before; train_until: by time.perf_counter(), the fit is shortened to it;
+    advance(share): called with the share of the training that was done since the last call.
     """
     teachers = [fitted[t] for t in teachers_of(this, spec, fitted)]
     training, prediction = fit_stages(this, spec, fitted)
     if training.is_done:
         this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused", stage=training.folder.name)
-    run_stage(training, lambda folder: train_fit(this, spec, teachers, folder, n_epochs, train_until, title))
+    run_stage(training, lambda folder: train_fit(this, spec, teachers, folder, n_epochs, train_until, title, advance))
     result = load_result(spec, training.folder)
     if result.skipped_steps:
         this.warn(f"{spec.name} fold {spec.fold}: {result.skipped_steps} non-finite step(s) were skipped")
@@ -199,13 +200,14 @@ def training(this, spec, pixels, targets, n_epochs):
             lambda batch, generator, epoch: mix(batch, generator) if epoch < clean_from else batch)
 
 
-def train_fit(this, spec, teachers, folder, n_epochs, train_until, title):
+def train_fit(this, spec, teachers, folder, n_epochs, train_until, title, advance):
     """Build everything a fit needs and train it in `folder`."""
     pixels, targets = fit_targets(this, spec, teachers)
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs)
     result = fit(spec, network, objective, loader, sampler, mix=mix, config=this.config, n_epochs=n_epochs,
                  pretrained=this.weights[spec.backbone].is_pretrained, device=this.device, folder=folder, events=this.events,
-                 description=title, shorten=partial(in_time, train_until))
+                 description=f"{title} {spec.name} fold {spec.fold}", shorten=partial(in_time, train_until),
+                 advance=partial(advance, 1 / (n_epochs * len(sampler))))
     n_done = len(result.epochs)
     this.events.say(f"{title} {spec.name} fold {spec.fold}: loss {result.epochs[-1]['loss']:.4f} after {n_done} epochs, "
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")

@@ -181,6 +181,8 @@ def oof_content(audit, oof, metric):
     ids = oof["valid"].sample_id.tolist()
     rows = np.array([row_of[i] for i in ids])
     labels, probs = audit.train.label[rows], {split: p.align(ids) for split, p in oof.items()}
+    if np.array_equal(*probs.values()):                    # nothing was found that test images differ by
+        del probs["valid_testlike"]
     matrices = {split: review.confusion(labels, p) for split, p in probs.items()}
     both, names = np.mean(list(probs.values()), axis=0), class_names(audit)
     suspect = review.suspect_labels(labels, probs["valid"], MOST_IMAGES)
@@ -190,10 +192,11 @@ def oof_content(audit, oof, metric):
                 "own": float(both[k, labels[k]])}
 
     return {"oof": {
-        "n": len(ids), "scores": {split: metric(labels, p) for split, p in probs.items()}, "names": names,
+        "n": len(ids), "scores": [(SPLITS[split], metric(labels, p)) for split, p in probs.items()], "names": names,
         "classes": list(audit.train.classes), "matrices": matrix_tables(matrices),
-        "pairs": [{"label": names[i], "answer": names[j], "counts": [int(m[i, j]) for m in matrices.values()],
-                   "of": int((labels == i).sum()), "images": [picture(k) for k in pair_examples((i, j), labels, probs)]}
+        "pairs": [{"label": names[i], "answer": names[j], "of": int((labels == i).sum()),
+                   "counts": [(SPLITS[split], int(m[i, j])) for split, m in matrices.items()],
+                   "images": [picture(k) for k in pair_examples((i, j), labels, probs)]}
                   for i, j in review.confused_pairs(list(matrices.values()), MOST_PAIRS)],
         "suspects": [picture(k) for k in suspect], "sure": review.SURE,
         "hardest": [picture(k) for k in review.hardest(labels, both, MOST_IMAGES, suspect)],

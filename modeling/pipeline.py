@@ -2,6 +2,7 @@
 
 audit -> shift -> folds -> for each round x backbone x seed x fold: targets -> fit -> predict -> ensemble -> report
 """
+import contextlib
 import importlib.metadata as metadata
 import math
 import os
@@ -41,12 +42,26 @@ from modeling.plan import Cost, differences, make_plan
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.train import pick_device, seed_everything
 from submission import probs_of_ids
-from utils import EventLog, Stage, Timer, duration, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
+from utils import (
+    EventLog,
+    Overall,
+    Stage,
+    Timer,
+    duration,
+    exclusive,
+    keep_freed_memory,
+    no_bars,
+    read_json,
+    run_stage,
+    seed_of,
+    write_json,
+)
 
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features are used as they are: to measure the shift and the padding
 PROBE_IMAGES = 192
 RESERVE_SECONDS, RESERVE_SHARE = 12, 0.03      # of a time budget: for starting, blending and the report
+QUIET_EVENTS = ("warning", "result")      # whose sentences --quiet leaves
 UNKNOWN = Cost(0.0, 0.0, 0.0, 0)
 BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
@@ -58,7 +73,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
     command: what was typed, word by word, for the record.
     """
     keep_freed_memory()
-    with Timer() as timer:
+    with Timer() as timer, no_bars(config.runtime.quiet):
         contest = read_contest(data_path, config.data)
         device = pick_device(config.runtime.device)
         config = resolve(config, gpu_memory_bytes=gpu_memory_bytes(device), n_train=len(contest.train))
@@ -68,8 +83,8 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
         weights = {name: find_weights(name, config.runtime.weights_dir, config.model.pretrained)
                    for name in config.model.backbones}
         with exclusive(folder):
-            this = Run(config, contest, Path(folder), EventLog(Path(folder) / "events.jsonl"), device, weights, {},
-                       command=shlex.join(command))
+            events = EventLog(Path(folder) / "events.jsonl", events=QUIET_EVENTS if config.runtime.quiet else None)
+            this = Run(config, contest, Path(folder), events, device, weights, {}, command=shlex.join(command))
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
                 this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
@@ -300,10 +315,11 @@ def run_rounds(this, metric, page):
         this.events.say(line)
     page.show({}, specs)
     fitted, executor = {}, make_executor(this.config.runtime.engine)
-    for round_number in sorted({spec.round for spec in specs}):
-        for spec, done in executor.run(planner.jobs(round_number, fitted)):
-            fitted[spec] = done
-            page.show(fitted, specs)
+    with contextlib.closing(Overall("all fits")) as overall:
+        for round_number in sorted({spec.round for spec in specs}):
+            for spec, done in executor.run(planner.jobs(round_number, fitted, overall)):
+                fitted[spec] = done
+                page.show(fitted, specs)
     planned = planner.outcome(fitted)
     if this.config.runtime.time_budget_hours:      # what was left out stays so when the run is started again
         run_stage(stage, lambda folder: write_json(folder / "plan.json", planned | {
@@ -347,25 +363,34 @@ class Planner:
         return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric),
                          at_least_one=not fitted and "done" not in self.state.values())
 
-    def jobs(self, round_number, fitted):
-        """(FitSpec, job) one by one, as an executor asks for them."""
+    def jobs(self, round_number, fitted, overall):
+        """(FitSpec, job) one by one, as an executor asks for them; what they do goes to the `overall` bar."""
         specs, gone = list(self.works), set()
         for i, spec in enumerate(specs):
             if spec.round != round_number or spec.backbone in gone:
                 continue
-            n_epochs, until = self.works[spec].n_epochs, math.inf
+            n_epochs, until, load = self.works[spec].n_epochs, math.inf, 0.0
             if self.state[spec] != "done":
                 plan = self.plan(specs[i:], fitted)
                 if spec not in plan.epochs:
                     gone.add(spec.backbone)      # with its later folds: a source lacks the last folds, never one between
                     continue
-                n_epochs = plan.epochs[spec]
+                n_epochs, load = plan.epochs[spec], self.load(spec, plan.epochs[spec])
+                overall.plan(sum(self.load(s, n) for s, n in plan.epochs.items()))
+                if overall.is_hidden and self.is_known and fitted:
+                    self.this.events.say(f"{len(plan.epochs)} fit(s) to do in about {duration(plan.seconds)}")
                 until = self.this.deadline - self.works[spec].seconds(self.costs[spec.backbone], 0)
             start, title = time.perf_counter(), f"fit {i + 1}/{len(specs)}"
-            yield spec, partial(run_fit, self.this, spec, dict(fitted), n_epochs, until, title)
+            yield spec, partial(run_fit, self.this, spec, dict(fitted), n_epochs, until, title,
+                                lambda share, load=load: overall.advance(load * share))
             if self.state[spec] == "to do" and self.is_known:
                 planned = self.works[spec].seconds(self.costs[spec.backbone], len(fitted[spec].result.epochs))
                 self.pace[spec.backbone] = (time.perf_counter() - start) / planned
+
+    def load(self, spec, n_epochs):
+        """How much of the overall bar a fit is: its planned seconds, or its steps where they are not known."""
+        work = self.works[spec]
+        return work.seconds(self.costs[spec.backbone], n_epochs) if self.is_known else n_epochs * work.n_steps
 
     def describe(self):
         """The plan as a table."""
@@ -537,7 +562,7 @@ def conclude(this, fits, planned, results, metric, answers, timer, page):
     write_json(folder / "final_results.json", final)
     page.show(fits, list(fits), final, results)
     for line in report.closing_lines(final, results["table"], folder):
-        this.events.say(line)
+        this.events.say(line, event="result")
     return final
 
 

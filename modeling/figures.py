@@ -7,7 +7,7 @@ import math
 
 import cv2
 
-THUMBNAIL_PX = 132
+THUMBNAIL_PX, STRIP_PX = 132, 192
 PANEL_WIDTH, PANEL_HEIGHT = 320, 190             # of a learning curve, and its margins
 LEFT, RIGHT, TOP, BOTTOM = 36, 10, 10, 24
 SQUARE, EDGE = 300, 36                           # of the reliability figure
@@ -63,9 +63,9 @@ def quantile_bars(values, width=180):
     return {split: [place(q, low, high, 4, width - 4) for q in values[split]] for split in splits}
 
 
-def thumbnail(image):
-    """uint8 (H, W, 3) RGB as a small base64 JPEG."""
-    scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
+def thumbnail(image, side_px=THUMBNAIL_PX):
+    """uint8 (H, W, 3) RGB as a small base64 JPEG, its long side at most `side_px`."""
+    scale = min(1.0, side_px / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return base64.b64encode(cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()).decode()

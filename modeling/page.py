@@ -17,6 +17,7 @@ import numpy as np
 from modeling import review
 from modeling.augment import DISTORTIONS, ClassGroup, by_class, distort
 from modeling.figures import (
+    STRIP_PX,
     learning_curves,
     nice_ticks,
     padded,
@@ -34,7 +35,7 @@ MOST_CLASSES, MOST_PAIRS, PAIR_IMAGES, MOST_IMAGES, MOST_SETS, SET_IMAGES = 30, 
 STRIP_IMAGES, MOST_STATISTICS = 8, 12
 SPLITS = {"valid": "as they are", "valid_testlike": "made like the test set"}
 SCORES = {"oof_clean": "out of fold, images as they are", "oof_testlike": "out of fold, made like the test set",
-          "by_confidence": "by how sure the models are on the test images", "expected": "expected of the submission",
+          "by_confidence": "by sureness on the test images", "expected": "expected of the submission",
           "test": "got on the test set (answers known)"}
 
 
@@ -69,6 +70,7 @@ class Page:
         return {
             "name": this.folder.name, "mode": this.config.mode, "metric": self.metric.name, "final": final,
             "better": "larger" if self.metric.sign > 0 else "smaller", "n_done": len(fitted), "n_fits": len(specs),
+            "trained": duration(sum(done.result.seconds for done in fitted.values())),
             "warnings": this.warnings, "weights": weight_rows(this.weights.values()),
             "score_rows": score_rows(final["score"], self.metric) if final else [], "panels": curve_panels(fitted),
             "fits": fit_rows(specs, fitted, self.scores), "sources": source_rows(specs, self.scores, results, self.metric),
@@ -184,22 +186,22 @@ def oof_content(audit, oof, metric):
     if np.array_equal(*probs.values()):                    # nothing was found that test images differ by
         del probs["valid_testlike"]
     matrices = {split: review.confusion(labels, p) for split, p in probs.items()}
-    both, names = np.mean(list(probs.values()), axis=0), class_names(audit)
+    both, surest, names = *(f(list(probs.values()), axis=0) for f in (np.mean, np.max)), class_names(audit)
     suspect = review.suspect_labels(labels, probs["valid"], MOST_IMAGES)
 
-    def picture(k):
-        return {**image_of(audit, rows[k], names), "answer": names[int(both[k].argmax())], "sure": float(both[k].max()),
-                "own": float(both[k, labels[k]])}
+    def picture(k, probs, answer=None):
+        answer = int(probs[k].argmax()) if answer is None else answer
+        return {**image_of(audit, rows[k], names), "answer": names[answer], "sure": float(probs[k, answer])}
 
     return {"oof": {
         "n": len(ids), "scores": [(SPLITS[split], metric(labels, p)) for split, p in probs.items()], "names": names,
         "classes": list(audit.train.classes), "matrices": matrix_tables(matrices),
         "pairs": [{"label": names[i], "answer": names[j], "of": int((labels == i).sum()),
                    "counts": [(SPLITS[split], int(m[i, j])) for split, m in matrices.items()],
-                   "images": [picture(k) for k in pair_examples((i, j), labels, probs)]}
+                   "images": [picture(k, surest, j) for k in pair_examples((i, j), labels, probs)]}
                   for i, j in review.confused_pairs(list(matrices.values()), MOST_PAIRS)],
-        "suspects": [picture(k) for k in suspect], "sure": review.SURE,
-        "hardest": [picture(k) for k in review.hardest(labels, both, MOST_IMAGES, suspect)],
+        "suspects": [picture(k, probs["valid"]) for k in suspect], "sure": review.SURE,
+        "hardest": [picture(k, both) for k in review.hardest(labels, both, MOST_IMAGES, suspect)],
         "reliability": [(SPLITS[split], ece, reliability_points(bins)) for split, (bins, ece) in
                         ((split, review.reliability(labels, p)) for split, p in probs.items())]}}
 
@@ -262,6 +264,6 @@ def strips(audit, shift):
     train, test = audit.train_pixels, audit.test_pixels
     rows = rng.permutation(len(train))[:STRIP_IMAGES].tolist()
     matched = [distort(train[r], policies[audit.train.label[r]], r, lambda seed: train[seed % len(train)]) for r in rows]
-    return [("Training images", [thumbnail(train[r]) for r in rows]),
-            ("Test images", [thumbnail(test[r]) for r in rng.permutation(len(test))[:STRIP_IMAGES].tolist()]),
-            ("The training images above, matched", [thumbnail(image) for image in matched])]
+    return [("Training images", [thumbnail(train[r], STRIP_PX) for r in rows]),
+            ("Test images", [thumbnail(test[r], STRIP_PX) for r in rng.permutation(len(test))[:STRIP_IMAGES].tolist()]),
+            ("The training images above, matched", [thumbnail(image, STRIP_PX) for image in matched])]

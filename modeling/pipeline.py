@@ -315,7 +315,8 @@ def run_rounds(this, metric, page):
         this.events.say(line)
     page.show({}, specs)
     fitted, executor = {}, make_executor(this.config.runtime.engine)
-    with contextlib.closing(Overall("all fits")) as overall:
+    width = max(len(f"fit {len(specs)}/{len(specs)} {spec.name} fold {spec.fold}") for spec in specs)
+    with contextlib.closing(Overall(f"{'all fits':<{width}}")) as overall:
         for round_number in sorted({spec.round for spec in specs}):
             for spec, done in executor.run(planner.jobs(round_number, fitted, overall)):
                 fitted[spec] = done

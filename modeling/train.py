@@ -138,7 +138,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
     reset_peak_memory(device)
     in_a_row = 0
 
-    bar = progress(total=n_steps, initial=len(history) * len(sampler), desc=description, unit="step")
+    bar = progress(total=n_steps, initial=len(history) * len(sampler), desc=description,
+                   bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}")
     while (epoch := len(history)) < n_epochs:
         bar.total = n_steps = n_epochs * len(sampler)
         seed_everything(config.seed, spec.name, spec.fold, epoch)

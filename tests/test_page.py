@@ -1,4 +1,6 @@
 """The page of a real small run whose first class is called <script>: at each point of the run, and at its end."""
+import contextlib
+import io
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -38,8 +40,10 @@ def shown(tmp_path_factory):
     (contest / "train" / "a000.png").write_bytes((contest / "train" / "a001.png").read_bytes())
     patch.setattr(page_module, "PAUSE_FACTOR", 0)
     patch.setattr(page_module, "write_page", lambda path, content: (contents.append(content), write_page(path, content)))
-    assert main(small_argv(contest, folder, "data.run_folds=2", mode="full_training")) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        assert main(["--quiet", *small_argv(contest, folder, "data.run_folds=2", mode="full_training")]) == 0
     patch.undo()
+    (folder / "said.txt").write_text(said.getvalue())
     return folder / "run", contents
 
 
@@ -64,11 +68,18 @@ def test_the_page_shows_the_runs_own_numbers_and_command(shown):
     final = json.loads((folder / "final_results.json").read_text())
     text = (folder / "report.html").read_text()
     assert f"{final['score']['expected']:.3f}" in text and f"{final['score']['oof_clean']:.4f}" in text
-    assert "python grandmaster_train.py --mode full_training --data_path" in text
+    assert "python grandmaster_train.py --quiet --mode full_training --data_path" in text
     right = sum(cells[i][1] for i, (_, cells) in enumerate(content["oof"]["matrices"][0]["rows"]))
     assert right == content["oof"]["matrices"][0]["right"] and content["oof"]["n"] == 24
     assert [image["id"] for image in content["sets"][0]["images"]] == ["a000.png", "a001.png"]
     assert not [w for w in final["warnings"] if "report.html" in w]
+
+
+def test_quiet_leaves_warnings_and_the_closing_table(shown):
+    said = (shown[0].parent / "said.txt").read_text()
+    assert "warning: " in said and "expected macro_f1" in said and "report  " in said
+    assert "fit 1/2" not in said and "plan" not in said and "labels:" not in said
+    assert "fit 1/2" in (shown[0] / "events.jsonl").read_text()
 
 
 def test_a_non_commercial_licence_is_loud(shown, tmp_path):

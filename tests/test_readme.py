@@ -12,7 +12,8 @@ FILES = ("README.md", "README.ko.md")
 
 
 def blocks(name, language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for tongue, text in found if tongue == language]
 
 
 def layout(name):

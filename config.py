@@ -144,6 +144,7 @@ class RuntimeConfig:
     results_dir: str = setting("training_results", "folder of all experiments")
     engine: str = setting("local", "where fits run", choices=("local",))
     time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
+    quiet: bool = setting(False, "print warnings and the closing table only")
     measure: bool = setting(True, "time a few steps of each backbone first, for the plan")
 
 

@@ -47,13 +47,15 @@ def make_parser():
     parser.add_argument("--demo_size", type=float, default=demo_contest.DEFAULT_SIZE, metavar="SHARE",
                         help=f"size of the embedded contest, 1 is 1,570 + 3,140 images (default {demo_contest.DEFAULT_SIZE})")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any other setting")
+    parser.add_argument("--quiet", action="store_const", const=True, help="print warnings and the closing table only")
     parser.add_argument("--dry_run", action="store_true", help="print the plan with each stage's state and stop")
     return parser
 
 
 FLAGS = {"results_dir": "runtime.results_dir", "weights_dir": "runtime.weights_dir", "scale": "scale",
          "device": "runtime.device", "metric": "metric", "group_column": "data.group_column",
-         "time_budget": "runtime.time_budget_hours", "engine": "runtime.engine"}
+         "time_budget": "runtime.time_budget_hours", "engine": "runtime.engine",
+         "quiet": "runtime.quiet"}
 
 
 def config_of(args) -> Config:
@@ -74,7 +76,8 @@ def contest_folder(args, config):
         return Path(args.data_path), None
     folder = Path(config.runtime.results_dir) / f"demo_contest_{args.demo_size:g}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"no --data_path: using the embedded contest in {folder}", flush=True)
+    if not config.runtime.quiet:
+        print(f"no --data_path: using the embedded contest in {folder}", flush=True)
     demo_contest.draw_contest(folder, args.demo_size)
     with open(demo_contest.answers_path(folder), newline="", encoding="utf-8") as f:
         return folder, {row["ID"]: row["target"] for row in csv.DictReader(f)}
@@ -83,6 +86,7 @@ def contest_folder(args, config):
 def main(argv=None):
     """Run the command; returns the exit status and never raises for a user's mistake."""
     logging.getLogger("timm").setLevel(logging.ERROR)
+    argv = sys.argv[1:] if argv is None else argv
     try:
         args = make_parser().parse_args(argv)
         config = config_of(args)
@@ -90,7 +94,8 @@ def main(argv=None):
         folder = experiment_folder(args, config, data_path)
         if config.mode == "debug":
             return run_checks(config, data_path, folder)
-        run(config, data_path, folder, answers=answers, dry_run=args.dry_run)
+        run(config, data_path, folder, answers=answers, dry_run=args.dry_run,
+            command=["python", "grandmaster_train.py", *argv])
         return DONE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -202,10 +202,13 @@ def free_bytes(folder):
 # ---------------------------------------------------------------- log, clock, work in parallel
 
 class EventLog:
-    """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person who waits."""
+    """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person who waits.
 
-    def __init__(self, path, echo=True):
-        self.path, self.echo = Path(path), echo
+    events: the kinds of which sentences are printed, None for all.
+    """
+
+    def __init__(self, path, echo=True, events=None):
+        self.path, self.echo, self.events = Path(path), echo, events
 
     def record(self, event, **values):
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **plain(values)}
@@ -214,7 +217,7 @@ class EventLog:
 
     def say(self, text, event="note", **values):
         self.record(event, text=text, **values)
-        if self.echo:
+        if self.echo and (self.events is None or event in self.events):
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
@@ -243,8 +246,47 @@ def duration(seconds):
 
 
 def progress(iterable=None, **kwargs):
-    """A tqdm bar on standard error, silent where that is not a terminal (logs stay readable)."""
-    return tqdm(iterable, disable=None, leave=False, dynamic_ncols=True, **kwargs)
+    """A tqdm bar on standard error, silent where that is not a terminal (logs stay readable) or bars are hidden."""
+    return tqdm(iterable, disable=Bars.hidden or None, leave=False, dynamic_ncols=True, **kwargs)
+
+
+class Bars:
+    """Whether this process draws bars: a terminal is the process's, like standard error."""
+
+    hidden = False
+
+
+@contextlib.contextmanager
+def no_bars(hidden=True):
+    """Hide all bars inside the block."""
+    before, Bars.hidden = Bars.hidden, hidden
+    try:
+        yield
+    finally:
+        Bars.hidden = before
+
+
+class Overall:
+    """The bar below all others: how much of the whole is done, and the time left at the pace so far."""
+
+    def __init__(self, description):
+        self.bar = progress(total=0, desc=description, position=1, smoothing=0,
+                            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left")
+
+    @property
+    def is_hidden(self):
+        return self.bar.disable
+
+    def plan(self, left):
+        """`left` is still to be done, in the unit of `advance`."""
+        self.bar.total = self.bar.n + left
+        self.bar.refresh()
+
+    def advance(self, done):
+        self.bar.update(done)
+
+    def close(self):
+        self.bar.close()
 
 
 def keep_freed_memory():

@@ -16,7 +16,10 @@ ensemble   out-of-fold predictions -> weights -> one blended prediction
 plan       what a fit costs, and what to leave out to end in time
 executor   where fits run
 checks     the debug mode: is this machine, this folder, this network ready
-report     result files, closing lines, page
+report     result files, closing lines
+review     what out-of-fold rows say: confusions, suspect labels, hard images, calibration
+figures    numbers -> places on the page
 fits       one fit: what it learns from, training, prediction, cost
+page       report.html, while a run goes on and at its end
 pipeline   the stages in order
 """

@@ -1,6 +1,6 @@
 """One fit: what it learns from, how it is trained, what it predicts, what it costs. The stages around it are in pipeline.py.
 
-    fitted = run_fit(run, FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5")
+    fitted = run_fit(run, FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5", ...)
     fitted.predictions("valid").align(ids)
 """
 import math
@@ -48,6 +48,7 @@ class Run:
     folds: Folds = None
     keys: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    command: str = ""                    # that a person types to repeat it
     deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
 
     @property
@@ -158,17 +159,16 @@ def fit_state(this, spec):
     return "done" if prediction.is_done else "begun" if training.is_done or training.partial.exists() else "to do"
 
 
-def run_fit(this, spec, fitted, n_epochs, train_until, title):
+def run_fit(this, spec, fitted, n_epochs, train_until, title, advance):
     """Fit, then predict: two stages. A finished one is read, not run.
 
-    fitted: {FitSpec: Fitted} of the rounds before; train_until: by time.perf_counter(), the fit is shortened to it.
+    fitted: {FitSpec: Fitted} of the rounds before; train_until: by time.perf_counter(), the fit is shortened to it;
+    advance(share): called with the share of the training that was done since the last call.
     """
-    teachers = [fitted[t] for t in teachers_of(this, spec, fitted)]
-    others = [[fitted[t] for t in fold] for fold in calibrators_of(this, spec, fitted)]
     training, prediction = fit_stages(this, spec, fitted)
     if training.is_done:
         this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused", stage=training.folder.name)
-    run_stage(training, lambda folder: train_fit(this, spec, teachers, others, folder, n_epochs, train_until, title))
+    run_stage(training, lambda folder: train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance))
     result = load_result(spec, training.folder)
     if result.skipped_steps:
         this.warn(f"{spec.name} fold {spec.fold}: {result.skipped_steps} non-finite step(s) were skipped")
@@ -181,10 +181,11 @@ def fit_rows(this, spec):
     return np.arange(len(this.audit.train)) if spec.fold is None else this.folds.train_rows(spec.fold)
 
 
-def taught_targets(this, spec, teachers, others):
-    """Targets of test images by the teachers of a fit; None in a round without. others: the teachers of each other fold, to
-    calibrate them by."""
+def taught_targets(this, spec, fitted):
+    """Targets of test images by the teachers of a fit, among the `fitted` of the rounds before; None in a round without."""
     round_, train = this.config.rounds[spec.round], this.audit.train
+    teachers = [fitted[t] for t in teachers_of(this, spec, fitted)]
+    others = [[fitted[t] for t in fold] for fold in calibrators_of(this, spec, fitted)]
     if not teachers or not round_.unlabelled:
         return None
     label_of = dict(zip(train.sample_id.tolist(), train.label.tolist(), strict=True))
@@ -229,16 +230,17 @@ def training(this, spec, pixels, targets, n_epochs):
             lambda batch, generator, epoch: mix(batch, generator) if epoch < clean_from else batch)
 
 
-def train_fit(this, spec, teachers, others, folder, n_epochs, train_until, title):
+def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance):
     """Build everything a fit needs and train it in `folder`."""
-    taught = taught_targets(this, spec, teachers, others)
+    taught = taught_targets(this, spec, fitted)
     if taught is not None:
         save_pseudo_labels(taught, this.audit.train.classes, folder / PSEUDO_LABELS)
     pixels, targets = fit_targets(this, spec, taught)
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs)
     result = fit(spec, network, objective, loader, sampler, mix=mix, config=this.config, n_epochs=n_epochs,
                  pretrained=this.weights[spec.backbone].is_pretrained, device=this.device, folder=folder, events=this.events,
-                 description=title, shorten=partial(in_time, train_until))
+                 description=f"{title} {spec.name} fold {spec.fold}", shorten=partial(in_time, train_until),
+                 advance=partial(advance, 1 / (n_epochs * len(sampler))))
     n_done = len(result.epochs)
     this.events.say(f"{title} {spec.name} fold {spec.fold}: loss {result.epochs[-1]['loss']:.4f} after {n_done} epochs, "
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
@@ -311,6 +313,17 @@ def new_network_with(this, spec, weights_folder):
                             weights=replace(this.weights[spec.backbone], path=""))
     network.load_state_dict(load_file(weights_folder / "weights.safetensors"))
     return network.to(this.device)
+
+
+def fold_scores(this, fitted, metric):
+    """{split: score} of one fit on its own valid images."""
+    scores = {}
+    for split in ("valid", "valid_testlike"):
+        if fitted.has(split):
+            p = fitted.predictions(split)
+            label = dict(zip(this.audit.train.sample_id.tolist(), this.audit.train.label.tolist(), strict=True))
+            scores[split] = metric(np.array([label[i] for i in p.sample_id.tolist()]), p.probs)
+    return scores
 
 
 # ---------------------------------------------------------------- what a fit costs

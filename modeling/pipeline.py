@@ -2,6 +2,7 @@
 
 audit -> shift -> folds -> for each round x backbone x seed x fold: targets -> fit -> predict -> ensemble -> report
 """
+import contextlib
 import importlib.metadata as metadata
 import math
 import os
@@ -28,6 +29,7 @@ from modeling.fits import (
     Run,
     find_costs,
     fit_state,
+    fold_scores,
     round_specs,
     run_fit,
     usable_rounds,
@@ -37,28 +39,44 @@ from modeling.groups import make_groups, named_classes
 from modeling.inference import Predictions
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
+from modeling.page import Page, is_non_commercial
 from modeling.plan import Cost, differences, make_plan
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.targets import load_pseudo_labels
 from modeling.train import pick_device, seed_everything
 from submission import probs_of_ids
-from utils import EventLog, Stage, Timer, duration, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
+from utils import (
+    EventLog,
+    Overall,
+    Stage,
+    Timer,
+    duration,
+    exclusive,
+    keep_freed_memory,
+    no_bars,
+    read_json,
+    run_stage,
+    seed_of,
+    write_json,
+)
 
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features are used as they are: to measure the shift and the padding
 PROBE_IMAGES = 192
 RESERVE_SECONDS, RESERVE_SHARE = 12, 0.03      # of a time budget: for starting, blending and the report
+QUIET_EVENTS = ("warning", "result")      # whose sentences --quiet leaves
 UNKNOWN = Cost(0.0, 0.0, 0.0, 0)
 BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
 
-def run(config, data_path, folder, answers=None, dry_run=False):
+def run(config, data_path, folder, answers=None, dry_run=False, command=()):
     """From a contest folder to a submission; returns the content of final_results.json.
 
     answers: {id: class value} of the test images where they are known (the embedded contest), for the last number only.
+    command: what was typed, word by word, for the record.
     """
     keep_freed_memory()
-    with Timer() as timer:
+    with Timer() as timer, no_bars(config.runtime.quiet):
         contest = read_contest(data_path, config.data)
         device = pick_device(config.runtime.device)
         config = resolve(config, gpu_memory_bytes=gpu_memory_bytes(device), n_train=len(contest.train))
@@ -68,7 +86,8 @@ def run(config, data_path, folder, answers=None, dry_run=False):
         weights = {name: find_weights(name, config.runtime.weights_dir, config.model.pretrained)
                    for name in config.model.backbones}
         with exclusive(folder):
-            this = Run(config, contest, Path(folder), EventLog(Path(folder) / "events.jsonl"), device, weights, {})
+            events = EventLog(Path(folder) / "events.jsonl", events=QUIET_EVENTS if config.runtime.quiet else None)
+            this = Run(config, contest, Path(folder), events, device, weights, {}, command=shlex.join(command))
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
                 this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
@@ -79,9 +98,10 @@ def run(config, data_path, folder, answers=None, dry_run=False):
             run_weights(this)
             run_shift(this)
             run_folds(this)
-            fits, planned = run_rounds(this, metric)
+            page = Page(this, metric)
+            fits, planned = run_rounds(this, metric, page)
             results = run_ensemble(this, fits, metric)
-            return conclude(this, fits, planned, results, metric, answers, timer)
+            return conclude(this, fits, planned, results, metric, answers, timer, page)
 
 
 # ---------------------------------------------------------------- before the first stage
@@ -104,7 +124,7 @@ def begin(this, data_path, metric):
     config = this.config
     write_json(this.folder / "config.json", config)
     write_json(this.folder / "environment.json", environment())
-    this.events.record("start", mode=config.mode, argv=sys.argv[1:], data_path=str(data_path))
+    this.events.record("start", mode=config.mode, argv=sys.argv[1:], command=this.command, data_path=str(data_path))
     for line in this.contest.describe(metric, config.metric != "auto"):
         this.events.say(line)
     n_fits = len(config.rounds) * len(config.model.backbones) * config.data.run_folds
@@ -117,6 +137,9 @@ def begin(this, data_path, metric):
     if random and config.model.pretrained != "off":
         this.warn(f"{', '.join(random)} start(s) from RANDOM WEIGHTS and will score far lower: put "
                   f"{random[0]}.safetensors or .pth into a folder and pass it as --weights_dir")
+    for source in this.weights.values():
+        if source.is_pretrained and is_non_commercial(source.licence):
+            this.warn(f"NOT FOR COMMERCIAL USE: the weights of {source.model_name} are licensed {source.licence}")
     for problem in this.contest.problems:
         this.warn(problem.text)
 
@@ -282,7 +305,7 @@ def run_weights(this):
 
 # ---------------------------------------------------------------- fits
 
-def run_rounds(this, metric):
+def run_rounds(this, metric, page):
     """({FitSpec: Fitted} of all rounds, what was planned); each round reads only the rounds before it."""
     specs = planned_specs(this)
     stage = Stage.of(this.folder, "plan", version=1, inputs=[this.keys["folds"], this.keys["shift"]], settings=[
@@ -293,10 +316,14 @@ def run_rounds(this, metric):
     planner = Planner(this, specs, metric)
     for line in planner.describe():
         this.events.say(line)
+    page.show({}, specs)
     fitted, executor = {}, make_executor(this.config.runtime.engine)
-    for round_number in sorted({spec.round for spec in specs}):
-        for spec, done in executor.run(planner.jobs(round_number, fitted)):
-            fitted[spec] = done
+    width = max(len(f"fit {len(specs)}/{len(specs)} {spec.name} fold {spec.fold}") for spec in specs)
+    with contextlib.closing(Overall(f"{'all fits':<{width}}")) as overall:
+        for round_number in sorted({spec.round for spec in specs}):
+            for spec, done in executor.run(planner.jobs(round_number, fitted, overall)):
+                fitted[spec] = done
+                page.show(fitted, specs)
     planned = planner.outcome(fitted)
     if this.config.runtime.time_budget_hours:      # what was left out stays so when the run is started again
         run_stage(stage, lambda folder: write_json(folder / "plan.json", planned | {
@@ -340,25 +367,34 @@ class Planner:
         return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric),
                          at_least_one=not fitted and "done" not in self.state.values())
 
-    def jobs(self, round_number, fitted):
-        """(FitSpec, job) one by one, as an executor asks for them."""
+    def jobs(self, round_number, fitted, overall):
+        """(FitSpec, job) one by one, as an executor asks for them; what they do goes to the `overall` bar."""
         specs, gone = list(self.works), set()
         for i, spec in enumerate(specs):
             if spec.round != round_number or spec.backbone in gone:
                 continue
-            n_epochs, until = self.works[spec].n_epochs, math.inf
+            n_epochs, until, load = self.works[spec].n_epochs, math.inf, 0.0
             if self.state[spec] != "done":
                 plan = self.plan(specs[i:], fitted)
                 if spec not in plan.epochs:
                     gone.add(spec.backbone)      # with its later folds: a source lacks the last folds, never one between
                     continue
-                n_epochs = plan.epochs[spec]
+                n_epochs, load = plan.epochs[spec], self.load(spec, plan.epochs[spec])
+                overall.plan(sum(self.load(s, n) for s, n in plan.epochs.items()))
+                if overall.is_hidden and self.is_known and fitted:
+                    self.this.events.say(f"{len(plan.epochs)} fit(s) to do in about {duration(plan.seconds)}")
                 until = self.this.deadline - self.works[spec].seconds(self.costs[spec.backbone], 0)
             start, title = time.perf_counter(), f"fit {i + 1}/{len(specs)}"
-            yield spec, partial(run_fit, self.this, spec, dict(fitted), n_epochs, until, title)
+            yield spec, partial(run_fit, self.this, spec, dict(fitted), n_epochs, until, title,
+                                lambda share, load=load: overall.advance(load * share))
             if self.state[spec] == "to do" and self.is_known:
                 planned = self.works[spec].seconds(self.costs[spec.backbone], len(fitted[spec].result.epochs))
                 self.pace[spec.backbone] = (time.perf_counter() - start) / planned
+
+    def load(self, spec, n_epochs):
+        """How much of the overall bar a fit is: its planned seconds, or its steps where they are not known."""
+        work = self.works[spec]
+        return work.seconds(self.costs[spec.backbone], n_epochs) if self.is_known else n_epochs * work.n_steps
 
     def describe(self):
         """The plan as a table."""
@@ -463,7 +499,7 @@ def run_ensemble(this, fits, metric):
 
     run_stage(stage, build)
     table = [source_row(name, members, blend, stacked[name], labels, folds, metric) for name, members in groups.items()]
-    return {"score": score, "blend": blend, "table": table, "test": test, "rounds": [
+    return {"score": score, "blend": blend, "table": table, "test": test, "folder": stage.folder, "rounds": [
         r._asdict() | pseudo_labels(fits, r.round, audit.train.classes) for r in rounds]}
 
 
@@ -524,7 +560,7 @@ def blend_parts(folds, seed):
     return np.random.default_rng(seed).permutation(len(folds)) % 5
 
 
-def conclude(this, fits, planned, results, metric, answers, timer):
+def conclude(this, fits, planned, results, metric, answers, timer, page):
     """Write the submission, the result files and the page; returns final_results.json's content."""
     config, folder, audit, score, shift = this.config, this.folder, this.audit, results["score"], this.shift.to_json()
     submission, form = "", this.contest.form
@@ -547,22 +583,10 @@ def conclude(this, fits, planned, results, metric, answers, timer):
              "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
              "warnings": this.warnings}
     write_json(folder / "final_results.json", final)
-    report.write_page(folder / "report.html", final=final, table=results["table"], fits=[f for f, _ in all_fits],
-                      shift=shift, audit=audit, config=config, command=shlex.join(["python", *sys.argv]))
+    page.show(fits, list(fits), final, results)
     for line in report.closing_lines(final, results["table"], folder):
-        this.events.say(line)
+        this.events.say(line, event="result")
     return final
-
-
-def fold_scores(this, fitted, metric):
-    """{split: score} of one fit on its own valid images."""
-    scores = {}
-    for split in ("valid", "valid_testlike"):
-        if fitted.has(split):
-            p = fitted.predictions(split)
-            label = dict(zip(this.audit.train.sample_id.tolist(), this.audit.train.label.tolist(), strict=True))
-            scores[split] = metric(np.array([label[i] for i in p.sample_id.tolist()]), p.probs)
-    return scores
 
 
 def score_against(form, rows, answers, metric):

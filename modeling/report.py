@@ -1,17 +1,8 @@
-"""What a run leaves for people and programs: two JSON files, the closing lines, the page. Nothing here computes a score."""
-import base64
-import json
+"""What a run leaves for programs, and the lines it closes with. Nothing here computes a score; the page is in page.py."""
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import jinja2
-import numpy as np
-
-from modeling.augment import DISTORTIONS, ClassGroup, by_class, distort
-from utils import duration, plain, read_json, write_atomic, write_json
-
-STRIP_IMAGES, STRIP_HEIGHT_PX, MOST_STATISTICS = 8, 104, 12
+from utils import duration, write_json
 
 
 class SourceRow(NamedTuple):
@@ -71,56 +62,3 @@ def closing_lines(final, table, folder):
     if final["submission"]:
         yield f"submission  {Path(folder) / final['submission']}"
     yield f"report      {Path(folder) / 'report.html'}  ({len(final['warnings'])} warning(s), {final['seconds']:.0f} s)"
-
-
-# ---------------------------------------------------------------- the page
-
-def write_page(path, *, final, table, fits, shift, audit, config, command):
-    """report.html: one self-contained page. All text is escaped by Jinja2; nothing is fetched."""
-    template = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-                                  undefined=jinja2.StrictUndefined).get_template("report.html.jinja")
-    curves, loss_range = loss_curves([[e["loss"] for e in f.epochs] for f in fits])
-    statistics = sorted(shift["statistics"].items(), key=lambda item: -abs(item[1]["auc"] - 0.5))[:MOST_STATISTICS]
-    write_atomic(path, template.render(
-        final=final, table=table, curves=curves, loss_range=loss_range, shift=shift,
-        statistics=[(name, values, quantile_bars(values)) for name, values in statistics],
-        strips=strips(audit, shift) if shift["auc_before"] else [], units={k: v[2] for k, v in DISTORTIONS.items()},
-        command=command, config=json.dumps(plain(config), indent=1),
-        environment=json.dumps(read_json(Path(path).parent / "environment.json"), indent=1)))
-
-
-def loss_curves(losses, width=640, height=200):
-    """SVG points per fit, and the (lowest, highest) loss that the height stands for."""
-    low, high = min(map(min, losses)), max(map(max, losses))
-
-    def point(i, loss, n):
-        x, y = i / max(1, n - 1), (loss - low) / max(high - low, 1e-9)
-        return f"{10 + (width - 20) * x:.1f},{height - 20 - (height - 40) * y:.1f}"
-
-    return [" ".join(point(i, loss, len(fit)) for i, loss in enumerate(fit)) for fit in losses], (low, high)
-
-
-def quantile_bars(values, width=180):
-    """{split: (x of the 10, 50 and 90 % quantile)} on one scale for the three splits of a statistic."""
-    splits = ("train", "test", "matched")
-    low, high = (f([f(values[split]) for split in splits]) for f in (min, max))
-    return {split: [4 + (width - 8) * (q - low) / max(high - low, 1e-9) for q in values[split]] for split in splits}
-
-
-def strips(audit, shift):
-    """[(caption, base64 JPEGs)] of training images, test images and training images under the policy."""
-    policies = by_class([ClassGroup.from_json(g) for g in shift["groups"]], audit.train.classes, lambda group: group.policy)
-    rng = np.random.default_rng(shift["examples"].get("seed", 0))
-    train, test = audit.train_pixels, audit.test_pixels
-    rows = rng.permutation(len(train))[:STRIP_IMAGES].tolist()
-    matched = [distort(train[r], policies[audit.train.label[r]], r, lambda seed: train[seed % len(train)]) for r in rows]
-    return [("Training images", [thumbnail(train[r]) for r in rows]),
-            ("Test images", [thumbnail(test[r]) for r in rng.permutation(len(test))[:STRIP_IMAGES].tolist()]),
-            ("The training images above, matched", [thumbnail(image) for image in matched])]
-
-
-def thumbnail(image):
-    """uint8 (H, W, 3) RGB as a small base64 JPEG."""
-    width = max(1, round(image.shape[1] * STRIP_HEIGHT_PX / image.shape[0]))
-    small = cv2.resize(image, (width, STRIP_HEIGHT_PX), interpolation=cv2.INTER_AREA)
-    return base64.b64encode(cv2.imencode(".jpg", small[..., ::-1])[1].tobytes()).decode()

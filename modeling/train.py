@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 try:
     import resource
@@ -25,7 +24,7 @@ except ImportError:      # Windows
 
 from config import FitSpec
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
-from utils import RunError, UserError, seed_of
+from utils import RunError, UserError, progress, seed_of
 
 
 @dataclass(frozen=True)
@@ -118,12 +117,12 @@ def split_batch(batch, micro_batch_size, device):
 # ---------------------------------------------------------------- the loop
 
 def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pretrained, device, folder, events,
-        description="", shorten=None):
+        description="", shorten=None, advance=lambda: None):
     """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable by epoch in `folder`.
 
     mix(batch, generator, epoch) -> Batch: mixup and cutmix; sampler.set_epoch(epoch) gives the epoch's order.
     shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time; the learning rate
-    then goes on from where its schedule over the fewer steps would be.
+    then goes on from where its schedule over the fewer steps would be. advance(): called after each step.
     """
     optim, n_steps = config.optim, n_epochs * len(sampler)
     autocast = make_autocast(pick_precision(config.runtime.precision, device), device)
@@ -139,31 +138,32 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
     reset_peak_memory(device)
     in_a_row = 0
 
+    bar = progress(total=n_steps, initial=len(history) * len(sampler), desc=description,
+                   bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}")
     while (epoch := len(history)) < n_epochs:
-        n_steps = n_epochs * len(sampler)
+        bar.total = n_steps = n_epochs * len(sampler)
         seed_everything(config.seed, spec.name, spec.fold, epoch)
         generator = torch.Generator().manual_seed(seed_of(config.seed, spec.name, spec.fold, epoch, "mix"))
         sampler.set_epoch(epoch)
         network.train()
         start, losses, skipped = time.perf_counter(), [], 0
-        with tqdm(loader, disable=None, leave=False, dynamic_ncols=True, unit="step",
-                  desc=f"{description} epoch {epoch + 1}/{n_epochs}") as bar:
-            for i, batch in enumerate(bar):
-                step = epoch * len(sampler) + i
-                lr = lr_at(step, n_steps, optim, peak)
-                set_lr(optimizer, lr)
-                micro_batches = split_batch(mix(batch, generator, epoch), optim.micro_batch_size, device)
-                loss, taken = train_step(network, objective, optimizer, scaler, micro_batches,
-                                         autocast=autocast, clip_norm=optim.clip_norm)
-                if taken:
-                    ema.update(network, step=step + 1)
-                    losses.append(loss)
-                skipped, in_a_row = skipped + (not taken), 0 if taken else in_a_row + 1
-                if in_a_row >= optim.nonfinite_limit:
-                    raise diverged(spec, in_a_row, lr)
-                if not bar.disable and i % 10 == 0:
-                    rate = (i + 1) * optim.batch_size / (time.perf_counter() - start)
-                    bar.set_postfix_str(f"loss {float(loss):.3f} lr {lr:.1e} {rate:.0f} images/s")
+        for i, batch in enumerate(loader):
+            step = epoch * len(sampler) + i
+            lr = lr_at(step, n_steps, optim, peak)
+            set_lr(optimizer, lr)
+            micro_batches = split_batch(mix(batch, generator, epoch), optim.micro_batch_size, device)
+            loss, taken = train_step(network, objective, optimizer, scaler, micro_batches,
+                                     autocast=autocast, clip_norm=optim.clip_norm)
+            if taken:
+                ema.update(network, step=step + 1)
+                losses.append(loss)
+            skipped, in_a_row = skipped + (not taken), 0 if taken else in_a_row + 1
+            if in_a_row >= optim.nonfinite_limit:
+                raise diverged(spec, in_a_row, lr)
+            if not bar.disable and i % 10 == 0:
+                bar.set_postfix_str(f"epoch {epoch + 1}/{n_epochs} loss {float(loss):.3f}", refresh=False)
+            bar.update()
+            advance()
         if not losses:
             raise diverged(spec, skipped, lr)
         seconds = time.perf_counter() - start
@@ -173,7 +173,7 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
         state.save(folder, history)
         events.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
         n_epochs = shorten(history, n_epochs) if shorten else n_epochs
-
+    bar.close()
     return finish(spec, ema.module, history, folder)
 
 

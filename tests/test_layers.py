@@ -10,10 +10,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     ["utils"], ["config", "demo_contest"], ["files"], ["submission"], ["tables"], ["intake"], ["audit"], ["data_loader"],
     ["modeling.network", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
-    ["modeling.inference", "modeling.traces"], ["modeling.train", "modeling.orientation", "modeling.groups"],
+    ["modeling.inference", "modeling.traces"], ["modeling.train", "modeling.orientation", "modeling.groups", "modeling.review",
+                                              "modeling.figures"],
     ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks",
      "modeling.plan"],
-    ["modeling.fits"], ["modeling.pipeline"], ["grandmaster_train", "run_training", "predict"],
+    ["modeling.fits"], ["modeling.page"], ["modeling.pipeline"], ["grandmaster_train", "run_training", "predict"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
 PRODUCT = sorted(p for p in [*ROOT.glob("*.py"), *ROOT.glob("modeling/*.py"), *ROOT.glob("demo_contest/*.py")])

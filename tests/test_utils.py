@@ -1,3 +1,4 @@
+import io
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from utils import (
+    Overall,
     Stage,
     UserError,
     canonical_json,
@@ -13,6 +15,7 @@ from utils import (
     digest_json,
     duration,
     exclusive,
+    no_bars,
     parallel_map,
     run_stage,
     seed_of,
@@ -81,3 +84,26 @@ def test_parallel_map_keeps_the_order():
 @pytest.mark.parametrize(("seconds", "text"), [(45.2, "45 s"), (700, "12 min"), (11100, "3 h 05 min")])
 def test_durations_are_read_easily(seconds, text):
     assert duration(seconds) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def drawn(monkeypatch, stream, hidden):
+    """What the overall bar writes when half of the work is done."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    with no_bars(hidden):
+        overall = Overall("all fits")
+        overall.plan(10)
+        overall.advance(4)
+        overall.plan(4)          # a fit was dropped: less is left
+        overall.close()
+    return stream.getvalue()
+
+
+def test_the_overall_bar_is_drawn_in_a_terminal_alone_without_colour_and_not_when_hidden(monkeypatch):
+    text = drawn(monkeypatch, Terminal(), hidden=False)
+    assert "all fits  50%" in text and " left" in text and "\x1b[3" not in text
+    assert drawn(monkeypatch, Terminal(), hidden=True) == drawn(monkeypatch, io.StringIO(), hidden=False) == ""

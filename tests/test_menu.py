@@ -1,0 +1,105 @@
+"""The menu through a real pseudo-terminal, and through pipes, over a folder of experiments."""
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import run_training
+from run_training import TEXTS, experiments, language, menu
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A finished experiment and one that was interrupted."""
+    for name, started in (("ended", "--mode quick_test"), ("cut", "--mode debug --data_path '/no such folder'")):
+        (tmp_path / name).mkdir()
+        start = {"event": "start", "command": f"python grandmaster_train.py {started}"}
+        (tmp_path / name / "events.jsonl").write_text(json.dumps(start) + "\n")
+    (tmp_path / "ended/report.html").write_text("page")
+    final = {"mode": "quick_test", "metric": "macro_f1", "score": {"expected": 0.8123}, "n_fits": 1, "seconds": 754.0,
+             "sources": []}
+    (tmp_path / "ended/final_results.json").write_text(json.dumps(final))
+    os.utime(tmp_path / "cut/events.jsonl", (1, 1))
+    return tmp_path
+
+
+def typed(monkeypatch, text):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+def test_the_menu_is_used_with_a_keyboard_alone_in_korean_and_english(results):
+    """l, r, the first experiment, q, at a terminal: the list is there, the page's path is printed, status 0."""
+    (results / "training_results").mkdir()
+    (results / "ended").rename(results / "training_results/ended")
+    master, slave = pty.openpty()
+    with subprocess.Popen([sys.executable, ROOT / "run_training.py"], cwd=results, stdin=slave, stdout=slave, stderr=slave,
+                          env=os.environ | {"LANG": "ko_KR.UTF-8", "LC_ALL": "", "PYTHONUTF8": "1"}) as process:
+        os.close(slave)
+        os.write(master, b"l\nr\n1\nq\n")
+        out = b""
+        try:
+            while part := os.read(master, 4096):
+                out += part
+        except OSError:              # what Linux says at the end of a terminal
+            pass
+    os.close(master)
+    out = out.decode()
+    assert process.returncode == 0 and TEXTS["ko"]["quick_test"] in out and TEXTS["en"]["quick_test"] in out
+    assert f"page: {results / 'training_results/ended/report.html'}" in out and "expected 0.812" in out
+    assert out.index(TEXTS["ko"]["quick_test"]) < out.index(TEXTS["en"]["quick_test"])
+
+
+def test_a_mode_shows_what_its_last_run_here_has_cost(results, monkeypatch, capsys):
+    typed(monkeypatch, "q\n")
+    assert menu(results) == 0
+    assert "last here: 1 fit(s) in 13 min (ended)" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_goes_on_by_its_own_command(results, monkeypatch, capsys):
+    monkeypatch.setattr(run_training, "main", lambda argv: len(argv))
+    typed(monkeypatch, "r\n2\ny\n")
+    assert [e.folder.name for e in experiments(results)] == ["ended", "cut"]
+    assert menu(results) == 4
+    out = capsys.readouterr().out
+    assert "python grandmaster_train.py --mode debug --data_path '/no such folder'" in out and "it has no page yet" in out
+
+
+def test_the_plan_of_a_mode_is_asked_for_and_nothing_is_trained(results, monkeypatch, capsys):
+    monkeypatch.setattr(run_training, "main", lambda argv: print(argv) or 0)
+    typed(monkeypatch, "d\n2\n/data\nx\n")
+    assert menu(results) == 0
+    assert str(["--mode", "full_training", "--data_path", "/data", "--experiment_name", "x", "--dry_run"]) in (
+        capsys.readouterr().out)
+
+
+def test_predict_is_there_when_its_command_is(results, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(run_training, "PREDICT", tmp_path / "predict.py")
+    typed(monkeypatch, "p\nq\n")
+    assert menu(results) == 0 and "got 'p'" in capsys.readouterr().out
+    (tmp_path / "predict.py").write_text("import sys; sys.exit(len(sys.argv[1:]) + 5)")
+    typed(monkeypatch, "p\n1\nimages\n")
+    assert menu(results) == 7
+    assert f"python predict.py {results / 'ended'} images" in capsys.readouterr().out
+
+
+def test_nothing_to_resume_and_wrong_numbers_lead_back(results, monkeypatch, capsys):
+    typed(monkeypatch, "r\n9\nr\n\nq\n")
+    assert menu(results) == 0 and "there is no experiment '9'" in capsys.readouterr().out
+    typed(monkeypatch, "r\nq\n")
+    assert menu(results / "none") == 0 and "no experiments in" in capsys.readouterr().out
+
+
+def test_both_languages_say_the_same_things(monkeypatch):
+    assert set(TEXTS["ko"]) == set(TEXTS["en"])
+    for name in ("LC_ALL", "LC_MESSAGES"):
+        monkeypatch.delenv(name, raising=False)
+    for locale, expected in (("ko_KR.UTF-8", "ko"), ("en_US.UTF-8", "en"), ("", "en")):
+        monkeypatch.setenv("LANG", locale)
+        assert language() == expected

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import difflib
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -39,6 +40,15 @@ def nearest(name, names):
     """'; did you mean X?' for the closest of `names`, or '' when none is close."""
     match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def import_extra(module, wanted_by):
+    """An optional package; where it is missing, a sentence that says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f"{wanted_by} needs the optional package {module.split('.')[-1]}, which is not installed: "
+                        "pip install -r requirements-extras.txt") from None
 
 
 # ---------------------------------------------------------------- digests and seeds

@@ -18,5 +18,8 @@ executor   where fits run
 checks     the debug mode: is this machine, this folder, this network ready
 report     result files, closing lines, page
 fits       one fit: what it learns from, training, prediction, cost
+predictor  a finished run as one predictor for new images
+export     the best single fit as an ONNX model
+trackers   TensorBoard and MLflow, fed by the event log
 pipeline   the stages in order
 """

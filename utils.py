@@ -212,15 +212,19 @@ def free_bytes(folder):
 # ---------------------------------------------------------------- log, clock, work in parallel
 
 class EventLog:
-    """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person who waits."""
+    """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person who waits.
 
-    def __init__(self, path, echo=True):
-        self.path, self.echo = Path(path), echo
+    also(event, values): called with each, for trackers.
+    """
+
+    def __init__(self, path, echo=True, also=lambda event, values: None):
+        self.path, self.echo, self.also = Path(path), echo, also
 
     def record(self, event, **values):
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **plain(values)}
         with open(self.path, "a", encoding="utf-8") as f:
             f.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.also(event, plain(values))
 
     def say(self, text, event="note", **values):
         self.record(event, text=text, **values)

@@ -38,6 +38,7 @@ from modeling.network import WeightsSource, build_network, fetch_weights, find_w
 from modeling.plan import Cost, differences, make_plan
 from modeling.predictor import NAME, write_predictor
 from modeling.shift import FEWEST, ShiftReport, match_shift
+from modeling.trackers import tracker
 from modeling.train import pick_device, seed_everything
 from submission import probs_of_ids
 from utils import EventLog, Stage, Timer, duration, exclusive, keep_freed_memory, read_json, run_stage, seed_of, write_json
@@ -65,8 +66,9 @@ def run(config, data_path, folder, answers=None, dry_run=False):
         named_classes(config.augment.groups, contest.train.classes)
         weights = {name: find_weights(name, config.runtime.weights_dir, config.model.pretrained)
                    for name in config.model.backbones}
-        with exclusive(folder):
-            this = Run(config, contest, Path(folder), EventLog(Path(folder) / "events.jsonl"), device, weights, {})
+        folder = Path(folder)
+        with exclusive(folder), tracker("none" if dry_run else config.runtime.tracker, folder) as track:
+            this = Run(config, contest, folder, EventLog(folder / "events.jsonl", also=track), device, weights, {})
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
                 this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
@@ -524,6 +526,7 @@ def conclude(this, fits, planned, results, metric, answers, timer):
     write_predictor(this, best_first(this, fits, results, metric), results["blend"], metric, folder / NAME)
     report.write_page(folder / "report.html", final=final, table=results["table"], fits=[f for f, _ in all_fits],
                       shift=shift, audit=audit, config=config, command=shlex.join(["python", *sys.argv]))
+    this.events.record("scores", **score)
     for line in report.closing_lines(final, results["table"], folder):
         this.events.say(line)
     return final

@@ -12,7 +12,7 @@ LEVELS = [
     ["modeling.network", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
     ["modeling.inference", "modeling.traces"], ["modeling.train", "modeling.orientation", "modeling.groups"],
     ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks",
-     "modeling.plan"],
+     "modeling.plan", "modeling.trackers"],
     ["modeling.fits"], ["modeling.predictor"], ["modeling.pipeline", "modeling.export"],
     ["grandmaster_train", "run_training", "predict"],
 ]

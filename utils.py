@@ -167,7 +167,7 @@ def is_alive(owner):
     """Whether the process that an owner file names may still run; one on another host may."""
     try:
         who = read_json(owner)
-        if who["host"] == platform.node():
+        if who["host"] == platform.node() and os.name != "nt":      # there os.kill(pid, 0) interrupts the process
             os.kill(who["pid"], 0)
         return True
     except (OSError, ValueError, KeyError):

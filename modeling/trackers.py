@@ -26,7 +26,8 @@ def tensorboard(folder):
 @contextmanager
 def mlflow(folder):
     client = import_extra("mlflow", "runtime.tracker=mlflow")
-    client.set_tracking_uri((folder / "mlruns").resolve().as_uri())
+    (folder / "mlruns").mkdir(exist_ok=True)
+    client.set_tracking_uri(f"sqlite:///{(folder / 'mlruns' / 'mlflow.db').resolve().as_posix()}")
     with client.start_run(run_name=folder.name):
         yield client.log_metric
 

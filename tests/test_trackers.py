@@ -32,7 +32,7 @@ def test_mlflow_gets_every_epoch_and_the_scores(contest, tmp_path, monkeypatch):
                            log_metric=lambda name, value, step: calls.append((name, step)))
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     assert main(small_argv(contest, tmp_path, "runtime.tracker=mlflow")) == 0
-    assert calls[:2] == [("uri", (tmp_path / "run" / "mlruns").resolve().as_uri()), ("run", "run")]
+    assert calls[:2] == [("uri", f"sqlite:///{(tmp_path / 'run/mlruns/mlflow.db').resolve().as_posix()}"), ("run", "run")]
     assert [step for name, step in calls[2:] if name == f"{FIT}/fold 0/loss"] == [1, 2]
     assert ("scores/expected", 0) in calls
 

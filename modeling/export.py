@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data_loader import MID_GREY
 from utils import RunError, import_extra, plain, write_json
@@ -59,9 +60,13 @@ def export_onnx(predictor, path):
     side = facts["image_size_px"]
     rng = np.random.default_rng(0)
     images = np.repeat(np.repeat(rng.integers(256, size=(3, 3, side // 8, side // 8), dtype=np.uint8), 8, 2), 8, 3)
-    with quiet():
-        torch.onnx.export(module, (torch.from_numpy(images[:2]),), path, input_names=["images"], dynamo=True, verbose=False,
-                          output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False)
+    try:
+        with quiet(), sdpa_kernel(SDPBackend.MATH):      # attention as plain products: MaxViT's fused one does not convert
+            torch.onnx.export(module, (torch.from_numpy(images[:2]),), path, input_names=["images"], dynamo=True, verbose=False,
+                              output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+                              external_data=False)
+    except torch.onnx.OnnxExporterError as error:
+        raise RunError(f"torch cannot write {predictor.best.backbone} as ONNX ({str(error).splitlines()[0]})") from None
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
     onnx.save(model, path)

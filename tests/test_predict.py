@@ -3,13 +3,17 @@ import csv
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from config import Config
+from data_loader import decode_image, letterbox
 from grandmaster_train import main as train
+from modeling.predictor import load_predictor
 from predict import main as predict
 from tests.conftest import CLASSES, make_contest, small_argv
 
@@ -69,7 +73,7 @@ def test_labels_follow_the_cuts_of_a_scale(contest, copied, tmp_path):
     graded = tmp_path / "graded"
     shutil.copytree(copied, graded)
     model = json.loads((graded / "model.json").read_text())
-    model["blend"]["cuts"] = [-1.0, -0.5]
+    model["metric"], model["blend"]["cuts"] = "quadratic_kappa", [-1.0, -0.5]
     (graded / "model.json").write_text(json.dumps(model))
     assert predict([str(graded), str(contest / "test"), "--out", str(tmp_path / "p.csv")]) == 0
     assert {row["label"] for row in rows_of(tmp_path / "p.csv")} == {"2"}
@@ -107,14 +111,13 @@ def test_the_onnx_model_gives_what_fast_gives(contest, copied, tmp_path, capsys)
     assert json.loads(stored["classes"]) == facts["classes"] == ["0", "1", "2"] and stored["resize"] == "letterbox"
     session = runtime.InferenceSession(tmp_path / "shapes.onnx")
     assert [session.get_inputs()[0].name, *session.get_inputs()[0].shape[1:]] == ["images", 3, 32, 32]
-    from data_loader import decode_image, letterbox
     images = np.stack([letterbox(decode_image(contest / "test" / row["id"]), 32) for row in rows_of(out)])
     got, = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
     np.testing.assert_allclose(got, [probs_of(row) for row in rows_of(out)], atol=2e-2)    # the cache shrinks once more
 
 
 def test_a_missing_onnx_is_named(copied, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     assert predict([str(copied), "--export", "onnx", "--out", str(tmp_path / "p.csv")]) == 2
     assert "--export onnx needs the optional package onnx, which is not installed" in capsys.readouterr().err
 
@@ -125,8 +128,6 @@ def test_the_readmes_lines_load_the_weights_in_plain_timm(copied, monkeypatch):
     names = {}
     exec(code.replace("training_results/NAME", str(copied)), names)
     network = names["network"]
-    from config import Config
-    from modeling.predictor import load_predictor
     ours = load_predictor(copied, Config()).fast()
     ours = ours.network(ours.best)
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)

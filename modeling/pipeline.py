@@ -36,7 +36,7 @@ from modeling.inference import Predictions, joined
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.plan import Cost, differences, make_plan
-from modeling.predictor import NAME, write_predictor
+from modeling.predictor import write_predictor
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.trackers import tracker
 from modeling.train import pick_device, seed_everything
@@ -523,7 +523,7 @@ def conclude(this, fits, planned, results, metric, answers, timer):
              "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
              "warnings": this.warnings}
     write_json(folder / "final_results.json", final)
-    write_predictor(this, best_first(this, fits, results, metric), results["blend"], metric, folder / NAME)
+    write_predictor(this, best_first(this, fits, results, metric), results["blend"], metric)
     report.write_page(folder / "report.html", final=final, table=results["table"], fits=[f for f, _ in all_fits],
                       shift=shift, audit=audit, config=config, command=shlex.join(["python", *sys.argv]))
     this.events.record("scores", **score)
@@ -533,8 +533,8 @@ def conclude(this, fits, planned, results, metric, answers, timer):
 
 
 def best_first(this, fits, results, metric):
-    """{FitSpec: Fitted} that the blend uses, the best single one first: of the best source, the refit on all labelled images
-    or else the fold with the best score on its own valid images."""
+    """{FitSpec: Fitted} of those that the blend uses, the best single one first: of the best source, the refit on all labelled
+    images, or else the fold with the best score on its own valid images."""
     score = {row.name: row.score for row in results["table"]}
 
     def goodness(spec):

@@ -1,6 +1,6 @@
 """A finished run as one predictor for images that it never saw: what `model.json` holds, and what is made of it.
 
-    write_predictor(run, fits, blend, metric, folder / "model.json") # at the end of a run; fits: the best single one first
+    write_predictor(run, fits, blend, metric)                        # at the end of a run; fits: the best single one first
     predictor = load_predictor("training_results/docs", Config())
     predictions, reasons = predictor.predict(catalog)                # Predictions (n, C); {id: why it could not be read}
 
@@ -37,9 +37,9 @@ def setting_of(config, key):
     return getattr(getattr(config, section), name)
 
 
-def write_predictor(this, fits, blend, metric, path):
-    """Write all that predicting needs beside the weights. fits: {FitSpec: Fitted} of those that the blend uses, in order."""
-    write_json(path, {
+def write_predictor(this, fits, blend, metric):
+    """All that predicting needs beside the weights -> model.json. fits: {FitSpec: Fitted} of `best_first`."""
+    write_json(this.folder / NAME, {
         "experiment_name": this.folder.name, "metric": metric.name, "classes": this.contest.train.classes,
         "class_names": this.contest.class_names, "settings": {key: setting_of(this.config, key) for key in SETTINGS},
         "long_side_px": this.audit.summary["long_side_px"], "views": views_of(this), "blend": blend,

@@ -145,6 +145,8 @@ class RuntimeConfig:
     engine: str = setting("local", "where fits run", choices=("local",))
     time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
     quiet: bool = setting(False, "print warnings and the closing table only")
+    tracker: str = setting("none", "also log to TensorBoard or MLflow, in the run's folder; their packages are optional",
+                           choices=("none", "tensorboard", "mlflow"))
     measure: bool = setting(True, "time a few steps of each backbone first, for the plan")
 
 

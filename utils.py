@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import difflib
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -39,6 +40,15 @@ def nearest(name, names):
     """'; did you mean X?' for the closest of `names`, or '' when none is close."""
     match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def import_extra(module, wanted_by):
+    """An optional package; where it is missing, a sentence that says what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(f"{wanted_by} needs the optional package {module.split('.')[-1]}, which is not installed: "
+                        "pip install -r requirements-extras.txt") from None
 
 
 # ---------------------------------------------------------------- digests and seeds
@@ -157,7 +167,7 @@ def is_alive(owner):
     """Whether the process that an owner file names may still run; one on another host may."""
     try:
         who = read_json(owner)
-        if who["host"] == platform.node():
+        if who["host"] == platform.node() and os.name != "nt":      # there os.kill(pid, 0) interrupts the process
             os.kill(who["pid"], 0)
         return True
     except (OSError, ValueError, KeyError):
@@ -204,16 +214,17 @@ def free_bytes(folder):
 class EventLog:
     """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person who waits.
 
-    events: the kinds of which sentences are printed, None for all.
+    events: the kinds of which sentences are printed, None for all; also(event, values): called with each, for trackers.
     """
 
-    def __init__(self, path, echo=True, events=None):
-        self.path, self.echo, self.events = Path(path), echo, events
+    def __init__(self, path, echo=True, events=None, also=lambda event, values: None):
+        self.path, self.echo, self.events, self.also = Path(path), echo, events, also
 
     def record(self, event, **values):
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **plain(values)}
         with open(self.path, "a", encoding="utf-8") as f:
             f.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.also(event, plain(values))
 
     def say(self, text, event="note", **values):
         self.record(event, text=text, **values)

@@ -21,5 +21,8 @@ review     what out-of-fold rows say: confusions, suspect labels, hard images, c
 figures    numbers -> places on the page
 fits       one fit: what it learns from, training, prediction, cost
 page       report.html, while a run goes on and at its end
+predictor  a finished run as one predictor for new images
+export     the best single fit as an ONNX model
+trackers   TensorBoard and MLflow, fed by the event log
 pipeline   the stages in order
 """

@@ -281,7 +281,8 @@ def predict_fit(this, spec, weights_folder, folder, title):
     network, splits = new_network_with(this, spec, weights_folder), predicted_splits(this, spec)
     with Timer() as timer:
         for split, (catalog, pixels, transform) in splits.items():
-            save_views(predict_images(this, spec, network, catalog, pixels, transform, split), folder / f"{split}.npz")
+            views = predict_images(this, spec, network, catalog, pixels, transform, split, views_of(this))
+            save_views(views, folder / f"{split}.npz")
     n, n_views = sum(len(c) for c, _, _ in splits.values()), len(views_of(this))
     this.events.say(f"{title} {spec.name} fold {spec.fold}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
                     event="predicted", fit=spec.name, fold=spec.fold, images=n, seconds=timer.seconds)
@@ -296,13 +297,13 @@ def predict_batch_size(config):
     return max(PREDICT_BATCH_SIZE, config.optim.micro_batch_size)
 
 
-def predict_images(this, spec, network, catalog, pixels, transform, split):
-    """{view name: Predictions} of a catalog's images."""
+def predict_images(this, spec, network, catalog, pixels, transform, split, views):
+    """{view name: Predictions} of a catalog's images in these views."""
     config = this.config
     dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
     loader = make_loader(dataset, InOrderSampler(len(dataset), predict_batch_size(config)), this.workers)
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
-                   views=views_of(this), device=this.device,
+                   views=views, device=this.device,
                    autocast=make_autocast(pick_precision(config.runtime.precision, this.device), this.device))
 
 
@@ -378,7 +379,8 @@ def measure_cost(this, backbone):
                        events=EventLog(os.devnull, echo=False))
 
     def predict_some(n):
-        predict_images(this, spec, network, catalog.take(np.arange(n)), images.take(np.arange(n)), transform, "measuring")
+        predict_images(this, spec, network, catalog.take(np.arange(n)), images.take(np.arange(n)), transform, "measuring",
+                       views_of(this))
 
     n_images = [min(k * predict_batch_size(config), len(catalog) - 1 + (k > 1)) for k in MEASURED_BATCHES]
     return measured_cost(train, predict_some, MEASURED_STEPS, n_images)

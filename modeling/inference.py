@@ -80,6 +80,11 @@ def load_views(path):
         return {name: replace(mean, probs=probs) for name, probs in zip(f["views"].tolist(), f["view_probs"], strict=True)}
 
 
+def joined(each, join):
+    """{view name: join([Predictions of each])} of several {view name: Predictions}."""
+    return {name: join([views[name] for views in each]) for name in each[0]}
+
+
 # ---------------------------------------------------------------- views
 
 # the eight symmetries of the square on (B, C, H, W); names as in ShiftPolicy

@@ -42,8 +42,9 @@ class Metric:
         return replace(self, function=lambda labels, probs: self.function(labels, self.cut(probs, cuts)))
 
     def cut(self, probs, cuts):
-        """(n, C): rows sure of the grade that the thresholds give them; as they are without any."""
-        return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)] if len(cuts) else probs
+        """(n, C): rows sure of the grade that the thresholds give them, halfway ones without any; as they are where no grades
+        are scored."""
+        return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)] if self.answer == "grade" else probs
 
 
 def macro_f1(labels, probs, average="macro"):

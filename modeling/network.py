@@ -215,16 +215,18 @@ def input_size_px(model_name, image_size_px):
     return max(patch, round(image_size_px / patch) * patch)
 
 
+def timm_arguments(model_name, size_px, pad_type):
+    """What timm.create_model needs beside the name to take the weights of a fit."""
+    cfg = timm.get_pretrained_cfg(model_name)
+    return {**({"img_size": size_px} if cfg is not None and cfg.fixed_input_size else {}),
+            **({"pad_type": pad_type} if pad_type else {})}
+
+
 def build_backbone(model_name, size_px, weights, drop_path_rate):
     """The timm model without classifier, with the source's weights in it."""
-    cfg = timm.get_pretrained_cfg(model_name)
-    kwargs = {"num_classes": 0}
-    if cfg is not None and cfg.fixed_input_size:
-        kwargs["img_size"] = size_px
+    kwargs = {"num_classes": 0, **timm_arguments(model_name, size_px, weights.pad_type)}
     if drop_path_rate:
         kwargs["drop_path_rate"] = drop_path_rate
-    if weights.pad_type:
-        kwargs["pad_type"] = weights.pad_type
     if not weights.path:
         return timm.create_model(model_name, **kwargs)
     try:

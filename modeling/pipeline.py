@@ -36,13 +36,15 @@ from modeling.fits import (
     work_of,
 )
 from modeling.groups import make_groups, named_classes
-from modeling.inference import Predictions
+from modeling.inference import Predictions, joined
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.page import Page, is_non_commercial
 from modeling.plan import Cost, differences, make_plan
+from modeling.predictor import write_predictor
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.targets import load_pseudo_labels
+from modeling.trackers import tracker
 from modeling.train import pick_device, seed_everything
 from submission import probs_of_ids
 from utils import (
@@ -85,9 +87,10 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
         named_classes(config.augment.groups, contest.train.classes)
         weights = {name: find_weights(name, config.runtime.weights_dir, config.model.pretrained)
                    for name in config.model.backbones}
-        with exclusive(folder):
-            events = EventLog(Path(folder) / "events.jsonl", events=QUIET_EVENTS if config.runtime.quiet else None)
-            this = Run(config, contest, Path(folder), events, device, weights, {}, command=shlex.join(command))
+        folder = Path(folder)
+        with exclusive(folder), tracker("none" if dry_run else config.runtime.tracker, folder) as track:
+            events = EventLog(folder / "events.jsonl", events=QUIET_EVENTS if config.runtime.quiet else None, also=track)
+            this = Run(config, contest, folder, events, device, weights, {}, command=shlex.join(command))
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
                 this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
@@ -437,12 +440,6 @@ def by_source(fits):
     return groups
 
 
-def joined(members, split, join):
-    """{view: join([Predictions of each of the fits])}."""
-    each = [f.views(split) for f in members]
-    return {view: join([views[view] for views in each]) for view in each[0]}
-
-
 def common_folds(groups):
     """The folds that every source was trained on: with less time for some sources they may be fewer than for others."""
     return set.intersection(*({fold for fold, _ in members if fold is not None} for members in groups.values()))
@@ -451,7 +448,8 @@ def common_folds(groups):
 def out_of_fold(members, split, of_folds):
     """{view: Predictions} over the valid images of these folds; clean ones where test-like would be equal."""
     folds = [f for fold, f in members if fold in of_folds]
-    return joined(folds, split if folds[0].has(split) else "valid", Predictions.concat)
+    split = split if folds[0].has(split) else "valid"
+    return joined([f.views(split) for f in folds], Predictions.concat)
 
 
 def run_ensemble(this, fits, metric):
@@ -487,7 +485,7 @@ def run_ensemble(this, fits, metric):
         surer = metric.sign * (there - alike) > 0
         this.warn(f"the models are {'more' if surer else 'less'} sure on the test images than on training images made like "
                   f"them, as if {metric.name} were {there - alike:+.3f} there: something about the test set is not matched")
-    test = blend.apply({name: joined([f for _, f in members], "test", Predictions.mean)
+    test = blend.apply({name: joined([f.views("test") for _, f in members], Predictions.mean)
                         for name, members in groups.items()}) if len(audit.test) else None
 
     def build(folder):
@@ -583,10 +581,25 @@ def conclude(this, fits, planned, results, metric, answers, timer, page):
              "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},
              "warnings": this.warnings}
     write_json(folder / "final_results.json", final)
+    write_predictor(this, best_first(this, fits, results, metric), results["blend"], metric)
     page.show(fits, list(fits), final, results)
+    this.events.record("scores", **score)
     for line in report.closing_lines(final, results["table"], folder):
         this.events.say(line, event="result")
     return final
+
+
+def best_first(this, fits, results, metric):
+    """{FitSpec: Fitted} of those that the blend uses, the best single one first: of the best source, the refit on all labelled
+    images, or else the fold with the best score on its own valid images."""
+    score = {row.name: row.score for row in results["table"]}
+
+    def goodness(spec):
+        own = fold_scores(this, fits[spec], metric)
+        return metric.sign * score[spec.name], spec.fold is None, metric.sign * own.get("valid_testlike", own.get("valid", 0))
+
+    used = [spec for spec in fits if results["blend"].weights[spec.name] > 0]
+    return {spec: fits[spec] for spec in sorted(used, key=goodness, reverse=True)}
 
 
 def score_against(form, rows, answers, metric):

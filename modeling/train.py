@@ -8,6 +8,7 @@ import csv
 import math
 import os
 import random
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +74,7 @@ def pick_precision(precision, device):
         return precision
     if device.type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"     # a T4 emulates it, slowly
 
 
 def make_autocast(precision, device):
@@ -245,4 +246,5 @@ def peak_memory_bytes(device):
     """Most memory allocated on a GPU since `reset_peak_memory`; on a CPU the process's peak, 0 where the system has none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if resource else 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if resource else 0

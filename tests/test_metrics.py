@@ -123,3 +123,9 @@ def test_mixture_recovers_shares_through_a_blurry_classifier():
     true = rng.choice(3, 5000, p=(0.2, 0.5, 0.3))
     seen = np.array([rng.choice(3, p=confusion[t]) for t in true])
     assert mixture_weights(confusion[:, seen].T) == pytest.approx((0.2, 0.5, 0.3), abs=0.06)
+
+
+def test_grades_are_cut_halfway_where_no_thresholds_were_fitted():
+    probs = np.array([[0.45, 0.1, 0.45], [0.6, 0.4, 0.0]])
+    assert METRICS["quadratic_kappa"].cut(probs, ()).argmax(1).tolist() == [1, 0]
+    assert METRICS["macro_f1"].cut(probs, ()) is probs

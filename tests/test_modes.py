@@ -65,6 +65,9 @@ def test_competition_ready_trains_its_second_round(results):
     folder = run_demo(results, "competition_ready", "data.n_folds=2", "augment.policy=standard",
                       "model.backbones=convnext,efficientnetv2,vit")
     check_complete(folder, 2, 12, 3)
+    rounds = json.loads((folder / "final_results.json").read_text())["rounds"]
+    assert [r["round"] for r in rounds] == [0, 1] and rounds[0]["used"] and rounds[0]["pseudo_labels"] == {}
+    assert "<h3>Rounds</h3>" in (folder / "report.html").read_text()
 
 
 def test_debug_checks_every_family_and_trains_nothing(results, capsys):

@@ -1,0 +1,142 @@
+"""A finished run as one predictor for images that it never saw: what `model.json` holds, and what is made of it.
+
+    write_predictor(run, fits, blend, metric)                        # at the end of a run; fits: the best single one first
+    predictor = load_predictor("training_results/docs", Config())
+    predictions, reasons = predictor.predict(catalog)                # Predictions (n, C); {id: why it could not be read}
+
+A copied run folder is enough: model.json and the weights that it names. Images take the way of the run's own: decoded,
+shrunk and cached by the audit, made square by the plain view, predicted by the one inference loop.
+"""
+import os
+import tempfile
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from audit import PixelStore, look_at_all
+from config import FitSpec, ModelConfig, with_values
+from modeling.augment import plain_view
+from modeling.ensemble import Blend
+from modeling.fits import Run, new_network_with, predict_images, square_of, views_of
+from modeling.inference import Predictions, View, joined
+from modeling.metrics import METRICS, Metric
+from modeling.network import WeightsSource, input_size_px, timm_arguments
+from modeling.train import pick_device
+from utils import EventLog, UserError, progress, read_json, write_json
+
+NAME = "model.json"
+CHUNK_IMAGES = 4096      # read and predicted at a time, so that their cached pixels stay within a few GB of disk
+SETTINGS = ("data.image_size_px", "data.resize", "optim.micro_batch_size", "runtime.precision",
+            *(f"model.{f.name}" for f in fields(ModelConfig) if f.name not in ("backbones", "pretrained")))
+
+
+def setting_of(config, key):
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def write_predictor(this, fits, blend, metric):
+    """All that predicting needs beside the weights -> model.json. fits: {FitSpec: Fitted} of `best_first`."""
+    write_json(this.folder / NAME, {
+        "experiment_name": this.folder.name, "metric": metric.name, "classes": this.contest.train.classes,
+        "class_names": this.contest.class_names, "settings": {key: setting_of(this.config, key) for key in SETTINGS},
+        "long_side_px": this.audit.summary["long_side_px"], "views": views_of(this), "blend": blend,
+        "fits": [fit_facts(this, spec, fitted) for spec, fitted in fits.items()]})
+
+
+def fit_facts(this, spec, fitted):
+    """Where the weights of a fit lie in the run's folder, and what takes them; `timm` as timm.create_model wants it."""
+    side_px = input_size_px(spec.backbone, this.config.data.image_size_px)
+    return {"backbone": spec.backbone, "timm": timm_arguments(spec.backbone, side_px, this.weights[spec.backbone].pad_type),
+            "weights": (fitted.result.folder / "weights.safetensors").relative_to(this.folder).as_posix(), "spec": spec}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """weights: {FitSpec: file}, the best single fit first; views: all of the run's; long_side_px: of the images' cache."""
+
+    this: Run
+    weights: dict[FitSpec, Path]
+    views: tuple[View, ...]
+    blend: Blend
+    metric: Metric
+    long_side_px: int
+    class_names: tuple[str, ...]
+
+    @property
+    def classes(self):
+        return self.this.contest.train.classes
+
+    @property
+    def best(self):
+        return next(iter(self.weights))
+
+    def fast(self):
+        """The best single fit in the plain view, at its temperature."""
+        name = self.best.name
+        alone = replace(self.blend, weights={name: 1.0}, views={name: (self.views[0].name,)})
+        return replace(self, weights={self.best: self.weights[self.best]}, blend=alone)
+
+    def network(self, spec):
+        return new_network_with(self.this, spec, self.weights[spec].parent).eval()
+
+    def labels(self, probs):
+        """(n,) class index of each row of probs (n, C): the likeliest, or the grade, as in the submission."""
+        return self.metric.cut(probs, self.blend.cuts).argmax(1)
+
+    def describe(self):
+        n_views = [len(self.blend.views[spec.name]) for spec in self.weights]
+        return f"{len(n_views)} fit(s), {sum(n_views)} prediction(s) an image, on {self.this.device}"
+
+    def predict(self, catalog):
+        """(Predictions of the readable images or None, {sample_id: why it cannot be read}) of a Catalog."""
+        chunks = [catalog.take(np.arange(len(catalog))[start:start + CHUNK_IMAGES])
+                  for start in range(0, len(catalog), CHUNK_IMAGES)]
+        parts, reasons = zip(*map(self.predict_chunk, chunks), strict=True)
+        parts = [p for p in parts if p]
+        return Predictions.concat(parts) if parts else None, {i: why for part in reasons for i, why in part.items()}
+
+    def predict_chunk(self, catalog):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:     # Windows keeps mapped files
+            pixels = Path(folder) / "pixels"
+            looks = look_at_all(catalog, pixels, self.long_side_px, os.cpu_count() or 1, "read images")
+            rows = np.flatnonzero(looks.is_readable)
+            reasons = {str(catalog.sample_id[row]): str(looks.reason[row]) for row in np.flatnonzero(~looks.is_readable)}
+            return self.predict_pixels(catalog.take(rows), PixelStore.open(pixels).take(rows)) if len(rows) else None, reasons
+
+    def predict_pixels(self, catalog, pixels):
+        """The blend's Predictions of images in a PixelStore."""
+        view_of, by_source = {view.name: view for view in self.views}, {}
+        for spec in progress(self.weights, desc="fits"):
+            views = [view_of[name] for name in self.blend.views[spec.name]]
+            by_source.setdefault(spec.name, []).append(predict_images(
+                self.this, spec, self.network(spec), catalog, pixels, plain_view(**square_of(self.this.config)), "new", views))
+        return self.blend.apply({name: joined(each, Predictions.mean) for name, each in by_source.items()})
+
+
+def load_predictor(folder, config):
+    """The Predictor of a finished run's folder. config: a Config whose `runtime` says on which device."""
+    folder = Path(folder)
+    try:
+        stored = read_json(folder / NAME)
+        config = with_values(config, stored["settings"])
+        weights = {FitSpec(**fit["spec"]): folder / fit["weights"] for fit in stored["fits"]}
+        sources = {fit["backbone"]: WeightsSource(fit["backbone"], "random",
+                                                          pad_type=fit["timm"].get("pad_type", "")) for fit in stored["fits"]}
+        views, blend = tuple(View(**view) for view in stored["views"]), Blend(**stored["blend"])
+        metric = METRICS[stored["metric"]]
+        classes, class_names, long_side_px = tuple(stored["classes"]), tuple(stored["class_names"]), stored["long_side_px"]
+    except OSError:
+        raise UserError(f"RUN_FOLDER must be the folder of a finished run, which holds {NAME}, got {str(folder)!r}: finish "
+                        "the run by its training command (a run of an older version too), or check the path") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / NAME} must be as its run wrote it, but cannot be read ({error!r}): run its training "
+                        "command again") from None
+    if missing := [str(path) for path in weights.values() if not path.is_file()]:
+        raise UserError(f"RUN_FOLDER must hold the weights of {len(weights)} fit(s), but {len(missing)} are missing, first "
+                        f"{missing[0]!r}: copy the whole run folder")
+    contest = SimpleNamespace(train=SimpleNamespace(classes=classes))
+    this = Run(config, contest, folder, EventLog(os.devnull, echo=False), pick_device(config.runtime.device), sources, {})
+    return Predictor(this, weights, views, blend, metric, long_side_px, class_names)

@@ -1,0 +1,27 @@
+"""Paste into one cell of a Kaggle notebook (accelerator: GPU T4 x2, of which one is used), change the names, save a version.
+
+Attach: this repository as a dataset, the contest, a dataset with weights named <timm model name>*.safetensors or .pth, and,
+to go on with a version that ended too early, that version's output. With the internet off also a dataset of wheels, made
+elsewhere by `pip download -r requirements.txt -d wheels`, and before this cell: !pip install --no-index --find-links
+/kaggle/input/wheels -r /kaggle/input/grandmaster-train/requirements.txt
+"""
+import shutil
+import sys
+from pathlib import Path
+
+CODE, CONTEST, WEIGHTS = "/kaggle/input/grandmaster-train", "/kaggle/input/CONTEST", "/kaggle/input/WEIGHTS"
+PREVIOUS = Path("/kaggle/input/MY-NOTEBOOK/training_results/kaggle")      # of an earlier version; may be absent
+OUTPUT = Path("/kaggle/working")                                          # /content on Colab
+FLAGS = ["--mode", "full_training", "--time_budget", "8"]                 # hours; a session ends after 9 to 12
+
+run = OUTPUT / "training_results" / "kaggle"
+if PREVIOUS.is_dir() and not run.exists():
+    shutil.copytree(PREVIOUS, run)                 # finished fits are found by their keys and are not trained again
+sys.path.insert(0, CODE)
+from grandmaster_train import main  # noqa: E402
+
+status = main(["--data_path", CONTEST, "--weights_dir", WEIGHTS, "--results_dir", str(run.parent),
+               "--experiment_name", run.name, *FLAGS])
+if status:
+    raise SystemExit(status)
+shutil.copy(run / f"submission_{run.name}.csv", OUTPUT / "submission.csv")

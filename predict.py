@@ -1,0 +1,117 @@
+"""Predict new images by a finished run: a csv of probabilities, label and confidence. Only the run's folder is needed.
+
+    python predict.py training_results/NAME IMAGES_OR_FOLDER                  # the blend, as for the submission
+    python predict.py training_results/NAME IMAGES_OR_FOLDER --fast           # the best single fit, one view
+    python predict.py training_results/NAME --export onnx                     # what --fast does, as an ONNX model
+
+Exit status: 0 done (images that cannot be read are named and left out), 1 it failed, 2 bad arguments or no readable image,
+130 interrupted.
+"""
+import csv
+import io
+import logging
+import sys
+from pathlib import Path
+
+from config import Config, with_values
+from files import IMAGE_SUFFIXES, ascii_safe, counted, first_few, walk
+from grandmaster_train import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser
+from intake import Catalog
+from modeling.export import export_onnx
+from modeling.predictor import load_predictor
+from utils import RunError, Timer, UserError, write_atomic
+
+
+def make_parser():
+    parser = Parser(prog="predict.py", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("run_folder", metavar="RUN_FOLDER", help="folder of a finished run, or a copy of it")
+    parser.add_argument("images", metavar="IMAGES_OR_FOLDER", nargs="*", help="image files, or folders that are searched")
+    parser.add_argument("--out", metavar="FILE.csv", help="where the table goes (default predictions_RUN.csv)")
+    parser.add_argument("--fast", action="store_true", help="by the best single fit in one view instead of the blend")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--export", choices=("onnx",), help="also write the best single fit as RUN.onnx beside --out")
+    return parser
+
+
+def find_images(paths, classes):
+    """(Catalog of all images that the paths mean, named relative to their folder; paths that are not followed)."""
+    rows, refused = {}, []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            rows[ascii_safe(str(path))] = path
+            continue
+        found = [name for name in walk(path.resolve(), refused) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        if not found:
+            raise UserError(f"IMAGES_OR_FOLDER must hold images ({', '.join(IMAGE_SUFFIXES)}), but there are none in "
+                            f"{str(path)!r}: check the path")
+        for name in found:
+            rows[name if len(paths) == 1 else (path / name).as_posix()] = path.resolve() / name
+    return Catalog.of([{"sample_id": i, "path": str(path)} for i, path in rows.items()], classes), refused
+
+
+def table(predictor, predictions):
+    """The csv's text: id, prob_<class> each, label, its name where the classes have names, confidence."""
+    classes, names = predictor.classes, predictor.class_names
+    named, out = names != classes, io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["id", *(f"prob_{c}" for c in classes), "label", *(["class_name"] if named else []), "confidence"])
+    for sample, row, label in zip(predictions.sample_id.tolist(), predictions.probs, predictor.labels(predictions.probs),
+                                  strict=True):
+        writer.writerow([sample, *(f"{p:.9g}" for p in row), classes[label], *([names[label]] if named else []),
+                         f"{row[label]:.9g}"])
+    return out.getvalue()
+
+
+def warn(text):
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def predict(args):
+    """What the arguments ask for."""
+    predictor = load_predictor(args.run_folder, with_values(Config(), {"runtime.device": args.device, "runtime.workers": 0}))
+    name = Path(args.run_folder).resolve().name
+    out = Path(args.out or f"predictions_{name}.csv")
+    if not out.parent.is_dir():
+        raise UserError(f"--out must be a file in an existing folder, got {str(out)!r}: create the folder first")
+    if args.export:
+        print(export_onnx(predictor.fast(), out.with_name(f"{name}.onnx")))
+    if not args.images:
+        if args.export:
+            return
+        raise UserError("IMAGES_OR_FOLDER must name at least one image or folder; see --help")
+    catalog, refused = find_images(args.images, predictor.classes)
+    if refused:
+        warn(f"{counted(refused, 'path')} lead out of their folder or are no files: left out")
+    predictor = predictor.fast() if args.fast else predictor
+    print(f"{len(catalog)} image(s), {predictor.describe()}", flush=True)
+    with Timer() as timer:
+        predictions, reasons = predictor.predict(catalog)
+    unread = [f"{sample} ({why})" for sample, why in reasons.items()]
+    if predictions is None:
+        raise UserError(f"IMAGES_OR_FOLDER must hold images that can be read, got none: {first_few(unread)}")
+    if unread:
+        warn(f"{counted(unread, 'image')} cannot be read: left out")
+    write_atomic(out, table(predictor, predictions))
+    n = len(predictions.sample_id)
+    print(f"{n} image(s) in {timer.seconds:.1f} s, {n / timer.seconds:.0f} images/s: {out}")
+
+
+def main(argv=None):
+    """Run the command; returns the exit status."""
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    try:
+        predict(make_parser().parse_args(argv))
+        return DONE
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except (RunError, OSError) as error:
+        print(f"predicting failed: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

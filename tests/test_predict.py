@@ -1,0 +1,135 @@
+"""New images by a finished run whose folder was copied to a place without the contest: csv, --fast, ONNX, plain timm."""
+import csv
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import Config
+from data_loader import decode_image, letterbox
+from grandmaster_train import main as train
+from modeling.predictor import load_predictor
+from predict import main as predict
+from tests.conftest import CLASSES, make_contest, small_argv
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def contest(tmp_path_factory):
+    folder = make_contest(tmp_path_factory.mktemp("contest") / "shapes")
+    (folder / "test" / "t003.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def copied(contest, tmp_path_factory):
+    """A run of two backbones, two folds and a refit, copied away; the original is gone."""
+    results, elsewhere = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("elsewhere") / "shapes"
+    more = ("model.backbones=mobilenetv3_small_050,efficientvit_b0", "data.n_folds=2", "ensemble.refit=on", "optim.epochs=1",
+            "ensemble.method=mean")
+    assert train(small_argv(contest, results, *more, mode="full_training")) == 0
+    shutil.move(results / "run", elsewhere)
+    return elsewhere
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def probs_of(row):
+    return [float(row[f"prob_{k}"]) for k in range(3)]
+
+
+def test_the_runs_own_test_folder_gives_the_runs_own_test_probabilities(contest, copied, tmp_path, capsys):
+    out = tmp_path / "p.csv"
+    assert predict([str(copied), str(contest / "test"), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "1 image ('t003.png (not an image)') cannot be read: left out" in said.err
+    assert re.search(r"10 image\(s\), 6 fit\(s\), 12 prediction\(s\).*\n9 image\(s\) in [0-9.]+ s, \d+ images/s", said.out)
+    rows = rows_of(out)
+    with np.load(next(copied.glob("ensemble-*/test.npz"))) as stored:
+        expected = dict(zip(stored["sample_id"].tolist(), stored["probs"], strict=True))
+    assert set(expected) == {row["id"] for row in rows} and len(rows) == 9
+    for row in rows:
+        np.testing.assert_allclose(probs_of(row), expected[row["id"]], atol=1e-5)
+        k = int(np.argmax(probs_of(row)))
+        assert (row["label"], row["class_name"], row["confidence"]) == (str(k), CLASSES[k], row[f"prob_{k}"])
+
+
+def test_fast_is_one_fit_in_one_view(contest, copied, tmp_path, capsys):
+    assert predict([str(copied), str(contest / "test" / "t001.png"), "--fast", "--out", str(tmp_path / "p.csv")]) == 0
+    assert "1 image(s), 1 fit(s), 1 prediction(s)" in capsys.readouterr().out
+    assert rows_of(tmp_path / "p.csv")[0]["id"] == str(contest / "test" / "t001.png")
+
+
+def test_labels_follow_the_cuts_of_a_scale(contest, copied, tmp_path):
+    graded = tmp_path / "graded"
+    shutil.copytree(copied, graded)
+    model = json.loads((graded / "model.json").read_text())
+    model["metric"], model["blend"]["cuts"] = "quadratic_kappa", [-1.0, -0.5]
+    (graded / "model.json").write_text(json.dumps(model))
+    assert predict([str(graded), str(contest / "test"), "--out", str(tmp_path / "p.csv")]) == 0
+    assert {row["label"] for row in rows_of(tmp_path / "p.csv")} == {"2"}
+
+
+@pytest.mark.parametrize(("damage", "images", "message"), [
+    (lambda run: (run / "model.json").unlink(), ["test"], "RUN_FOLDER must be the folder of a finished run"),
+    (lambda run: (run / "model.json").write_text("{}"), ["test"], "must be as its run wrote it"),
+    (lambda run: shutil.rmtree(run / "fold_0"), ["test"], "2 are missing"),
+    (lambda run: None, ["test/t003.png", "test/none.png"], "images that can be read, got none: "),
+    (lambda run: None, ["empty"], "there are none in"),
+    (lambda run: None, [], "at least one image or folder"),
+])
+def test_a_users_mistake_is_one_sentence_and_status_2(contest, copied, tmp_path, capsys, damage, images, message):
+    (tmp_path / "empty").mkdir()
+    run = tmp_path / "run"
+    shutil.copytree(copied, run)
+    damage(run)
+    paths = [str(tmp_path / i if i == "empty" else contest / i) for i in images]
+    assert predict([str(run), *paths, "--out", str(tmp_path / "p.csv")]) == 2
+    assert predict([str(run), "--no_such_flag"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.slow
+def test_the_onnx_model_gives_what_fast_gives(contest, copied, tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    out = tmp_path / "p.csv"
+    assert predict([str(copied), str(contest / "test"), "--export", "onnx", "--fast", "--out", str(out)]) == 0
+    assert "probabilities as torch's to" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "shapes.json").read_text())
+    stored = {p.key: p.value for p in onnx.load(tmp_path / "shapes.onnx").metadata_props}
+    assert json.loads(stored["classes"]) == facts["classes"] == ["0", "1", "2"] and stored["resize"] == "letterbox"
+    session = runtime.InferenceSession(tmp_path / "shapes.onnx")
+    assert [session.get_inputs()[0].name, *session.get_inputs()[0].shape[1:]] == ["images", 3, 32, 32]
+    images = np.stack([letterbox(decode_image(contest / "test" / row["id"]), 32) for row in rows_of(out)])
+    got, = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
+    np.testing.assert_allclose(got, [probs_of(row) for row in rows_of(out)], atol=2e-2)    # the cache shrinks once more
+
+
+def test_a_missing_onnx_is_named(copied, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert predict([str(copied), "--export", "onnx", "--out", str(tmp_path / "p.csv")]) == 2
+    assert "--export onnx needs the optional package onnx, which is not installed" in capsys.readouterr().err
+
+
+def test_the_readmes_lines_load_the_weights_in_plain_timm(copied, monkeypatch):
+    section = (ROOT / "README.md").read_text().split("## Predict new images")[1].split("\n## ")[0]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    names = {}
+    exec(code.replace("training_results/NAME", str(copied)), names)
+    network = names["network"]
+    ours = load_predictor(copied, Config()).fast()
+    ours = ours.network(ours.best)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.eval()((images - ours.mean) / ours.std), ours(images))

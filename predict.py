@@ -81,7 +81,7 @@ def predict(args):
         raise UserError("IMAGES_OR_FOLDER must name at least one image or folder; see --help")
     catalog, refused = find_images(args.images, predictor.classes)
     if refused:
-        warn(f"{counted(refused, 'path')} lead out of their folder or are no files: left out")
+        warn(f"left out, as they lead out of their folder or are no files: {counted(refused, 'path')}")
     predictor = predictor.fast() if args.fast else predictor
     print(f"{len(catalog)} image(s), {predictor.describe()}", flush=True)
     with Timer() as timer:
@@ -90,7 +90,7 @@ def predict(args):
     if predictions is None:
         raise UserError(f"IMAGES_OR_FOLDER must hold images that can be read, got none: {first_few(unread)}")
     if unread:
-        warn(f"{counted(unread, 'image')} cannot be read: left out")
+        warn(f"left out: {counted(unread, 'image')}")
     write_atomic(out, table(predictor, predictions))
     n = len(predictions.sample_id)
     print(f"{n} image(s) in {timer.seconds:.1f} s, {n / timer.seconds:.0f} images/s: {out}")

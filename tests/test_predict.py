@@ -51,7 +51,7 @@ def test_the_runs_own_test_folder_gives_the_runs_own_test_probabilities(contest,
     out = tmp_path / "p.csv"
     assert predict([str(copied), str(contest / "test"), "--out", str(out)]) == 0
     said = capsys.readouterr()
-    assert "1 image ('t003.png (not an image)') cannot be read: left out" in said.err
+    assert "warning: left out: 1 image ('t003.png (not an image)')" in said.err
     assert re.search(r"10 image\(s\), 6 fit\(s\), 12 prediction\(s\).*\n9 image\(s\) in [0-9.]+ s, \d+ images/s", said.out)
     rows = rows_of(out)
     with np.load(next(copied.glob("ensemble-*/test.npz"))) as stored:

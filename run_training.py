@@ -26,7 +26,7 @@ TEXTS = {
         "full_training": "seven backbones, five folds, blended",
         "competition_ready": "the same, and a second round taught by the first",
         "debug": "check this machine and the data in a minute; trains nothing",
-        "last": "last here: {fits} fit(s) in {time} ({name})",
+        "units": (), "last": "last here: {fits} fit(s) in {time} ({name})",
         "d": "what a mode would cost on your data: its plan, nothing trained",
         "r": "recent experiments: go on with one, or see its page",
         "p": "predict new images with a run that ended",
@@ -45,7 +45,7 @@ TEXTS = {
         "full_training": "백본 7개, 폴드 5개, 블렌딩",
         "competition_ready": "위와 같고, 1라운드 모델이 가르치는 2라운드를 더함",
         "debug": "이 컴퓨터와 데이터를 1분 안에 점검, 학습하지 않음",
-        "last": "최근 실행: 학습 {fits}개에 {time} ({name})",
+        "units": ((" h ", "시간 "), (" min", "분"), (" s", "초")), "last": "최근 실행: 학습 {fits}개에 {time} ({name})",
         "d": "내 데이터에서 걸릴 시간: 계획만 보고 학습하지 않음",
         "r": "최근 실험: 이어서 실행하거나 결과 페이지 보기",
         "p": "끝난 실험으로 새 이미지 예측",
@@ -195,10 +195,18 @@ def show_menu(recent, say):
         print(f"  {number}  {mode:<18} {say[mode]}")
         last = next((e for e in recent if e.final and e.final["mode"] == mode), None)
         if last:
-            cost = say["last"].format(fits=last.final["n_fits"], time=duration(cost_seconds(last)), name=last.folder.name)
+            cost = say["last"].format(fits=last.final["n_fits"], time=time_words(cost_seconds(last), say),
+                                      name=last.folder.name)
             print(f"{'':<24}{cost}")
     for letter in letters():
         print(f"  {letter}  {say[letter]}")
+
+
+def time_words(seconds, say):
+    text = duration(seconds)
+    for unit, word in say["units"]:
+        text = text.replace(unit, word)
+    return text
 
 
 def cost_seconds(experiment):

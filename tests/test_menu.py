@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import run_training
-from run_training import TEXTS, experiments, language, menu
+from run_training import TEXTS, experiments, language, menu, time_words
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -103,3 +103,4 @@ def test_both_languages_say_the_same_things(monkeypatch):
     for locale, expected in (("ko_KR.UTF-8", "ko"), ("en_US.UTF-8", "en"), ("", "en")):
         monkeypatch.setenv("LANG", locale)
         assert language() == expected
+    assert [time_words(s, TEXTS["ko"]) for s in (45, 754, 11100)] == ["45초", "13분", "3시간 05분"]

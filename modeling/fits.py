@@ -223,7 +223,7 @@ def training(this, spec, pixels, targets, n_epochs):
     sampler = EpochSampler(len(dataset), config.optim.batch_size, names)
     seed_everything(*names, "init")
     network = new_network(this, spec)
-    counts = np.bincount(this.audit.train.label[fit_rows(this, spec)], minlength=len(this.contest.train.classes))
+    counts = (targets.probs * targets.weight[:, None]).sum(0)      # of what is learnt from, pseudo-labels too
     objective = Supervised(config.optim, class_weights(counts, config.optim.class_weight_power))
     mix, clean_from = BatchMix(config.augment), n_epochs - config.augment.clean_epochs
     return (network, objective, make_loader(dataset, sampler, this.workers), sampler,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import predict
 from grandmaster_train import config_of, make_parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,15 +29,16 @@ def layout(name):
 
 
 def test_both_languages_have_the_same_commands_and_figures():
-    english, korean = (blocks(name, "bash") for name in FILES)
-    assert english == korean and len(english) >= 6
+    for language in ("bash", "python"):
+        english, korean = (blocks(name, language) for name in FILES)
+        assert english == korean and english
     numbers = [sorted(re.findall(r"\b0\.\d{3}\b", (ROOT / name).read_text(encoding="utf-8"))) for name in FILES]
     assert numbers[0] == numbers[1]
     text = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     assert all(number in text for number in numbers[0])
 
 
-@pytest.mark.parametrize("line", [line for block in blocks(FILES[0], "bash") for line in block.splitlines()])
+@pytest.mark.parametrize("line", [line for block in blocks(FILES[0], "bash") for line in block.splitlines() if line])
 def test_every_command_is_one_that_the_parsers_take(line):
     for part in line.split("&&"):
         words = shlex.split(part)
@@ -44,7 +46,9 @@ def test_every_command_is_one_that_the_parsers_take(line):
             assert all((ROOT / w).exists() for w in words if w.endswith(".txt"))
         elif words[1] == "grandmaster_train.py":
             config_of(make_parser().parse_args(words[2:]))
-        else:
+        elif words[1] == "predict.py":
+            predict.make_parser().parse_args(words[2:])
+        elif words[0] not in ("tensorboard", "mlflow"):      # optional packages
             assert words[1] in ("run_training.py", "-m") and (words[1] == "-m" or (ROOT / words[1]).exists())
 
 

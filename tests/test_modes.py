@@ -57,6 +57,7 @@ def test_quick_test(results, capsys):
     assert "got on the test set" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_full_training_trains_all_35_fits(results):
     check_complete(run_demo(results, "full_training", "augment.policy=standard"), 5, 35, 7)
 

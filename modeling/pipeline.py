@@ -424,10 +424,13 @@ class Planner:
 
 
 def weakest_first(this, fitted, metric):
-    """Backbones by their test-like score in fold 0 of round 0, where that is known."""
+    """Backbones, the weakest first, as far as that is known: those of random weights beside pretrained ones, unless they have
+    been scored; then the scored ones by their test-like score in fold 0 of round 0."""
     score = {spec.backbone: (scores := fold_scores(this, done, metric)).get("valid_testlike", scores["valid"])
              for spec, done in fitted.items() if (spec.round, spec.fold) == (0, 0)}
-    return sorted(score, key=lambda backbone: metric.sign * score[backbone])
+    random = [name for name, source in this.weights.items() if not source.is_pretrained and name not in score]
+    behind = reversed(random) if len(random) < len(this.weights) else ()
+    return [*behind, *sorted(score, key=lambda backbone: metric.sign * score[backbone])]
 
 
 # ---------------------------------------------------------------- ensemble and result

@@ -24,6 +24,8 @@ from utils import parallel_map
 
 ORIENTATIONS = ("identity", *SYMMETRIES)
 MIN_GAIN = 8.0     # log likelihood above chance
+SURELY_SHOWN = 0.01     # the low end of a symmetry's share, below which none may be there at all
+UPRIGHT = {"identity": {"share": 1.0, "ci90": [1.0, 1.0]}}
 
 
 def layout(image):
@@ -99,12 +101,13 @@ def count_orientations(ours, theirs, y, source, seed):
     upright = [ours[resampled(source, y == 0, len(theirs), rng)] for _ in range(10)]
     chance = max(likeliest(r, shares, penalty)[1] for r in upright)
     if likeliest(theirs, shares, penalty)[1] < chance + MIN_GAIN:
-        return {"identity": {"share": 1.0, "ci90": [1.0, 1.0]}}
+        return UPRIGHT
     share = expected_shares(theirs, shares, penalty)
     draws = [expected_shares(theirs[rng.integers(len(theirs), size=len(theirs))], shares, penalty) for _ in range(50)]
     spread = np.quantile(draws, (0.05, 0.95), axis=0)
-    return {g: {"share": float(share[k]), "ci90": spread[:, k].tolist()}
-            for k, g in enumerate(ORIENTATIONS) if share[k] >= 0.03}
+    shown = {g: {"share": float(share[k]), "ci90": spread[:, k].tolist()}
+             for k, g in enumerate(ORIENTATIONS) if share[k] >= 0.03 and spread[0, k] >= SURELY_SHOWN}
+    return shown if shown.keys() - {"identity"} else UPRIGHT
 
 
 def orientations_differ(theirs, part):

@@ -3,6 +3,7 @@
     fitted = run_fit(run, FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5", ...)
     fitted.predictions("valid").align(ids)
 """
+import functools
 import math
 import os
 import platform
@@ -48,6 +49,7 @@ class Run:
     folds: Folds = None
     keys: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)      # of fits, see `fold_scores`
     command: str = ""                    # that a person types to repeat it
     deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
 
@@ -55,6 +57,11 @@ class Run:
     def workers(self):
         workers = self.config.runtime.workers
         return max(1, min(8, (os.cpu_count() or 1) // 2)) if workers < 0 else workers
+
+    @functools.cached_property
+    def label_of(self):
+        """{sample id: label} of the training images."""
+        return dict(zip(self.audit.train.sample_id.tolist(), self.audit.train.label.tolist(), strict=True))
 
     @property
     def native_scale(self):
@@ -183,13 +190,12 @@ def fit_rows(this, spec):
 
 def taught_targets(this, spec, fitted):
     """Targets of test images by the teachers of a fit, among the `fitted` of the rounds before; None in a round without."""
-    round_, train = this.config.rounds[spec.round], this.audit.train
+    round_ = this.config.rounds[spec.round]
     teachers = [fitted[t] for t in teachers_of(this, spec, fitted)]
     others = [[fitted[t] for t in fold] for fold in calibrators_of(this, spec, fitted)]
     if not teachers or not round_.unlabelled:
         return None
-    label_of = dict(zip(train.sample_id.tolist(), train.label.tolist(), strict=True))
-    temperature = teachers_temperature([[t.predictions(t.testlike) for t in fold] for fold in others], label_of)
+    temperature = teachers_temperature([[t.predictions(t.testlike) for t in fold] for fold in others], this.label_of)
     taught = pseudo_targets([t.predictions("test") for t in teachers], round_, spec.fold, temperature)
     this.events.say(f"{spec.name} fold {spec.fold}: {len(taught)} of {len(this.audit.test)} test images as pseudo-labels, "
                     f"teachers at temperature {temperature:.2f}")
@@ -317,14 +323,13 @@ def new_network_with(this, spec, weights_folder):
 
 
 def fold_scores(this, fitted, metric):
-    """{split: score} of one fit on its own valid images."""
-    scores = {}
-    for split in ("valid", "valid_testlike"):
-        if fitted.has(split):
-            p = fitted.predictions(split)
-            label = dict(zip(this.audit.train.sample_id.tolist(), this.audit.train.label.tolist(), strict=True))
-            scores[split] = metric(np.array([label[i] for i in p.sample_id.tolist()]), p.probs)
-    return scores
+    """{split: score} of one fit on its own valid images; computed once."""
+    key = fitted.predict_stage.key
+    if key not in this.scores:
+        each = {split: fitted.predictions(split) for split in ("valid", "valid_testlike") if fitted.has(split)}
+        this.scores[key] = {split: metric(np.array([this.label_of[i] for i in p.sample_id.tolist()]), p.probs)
+                            for split, p in each.items()}
+    return this.scores[key]
 
 
 # ---------------------------------------------------------------- what a fit costs

@@ -140,22 +140,22 @@ def fit_cuts(labels, probs, candidates=64, sweeps=3):
 
 def bootstrap_ci90(metric, labels, probs, *, draws, seed):
     """5th and 95th percentile of the metric over resamples of the rows (Efron's percentile interval)."""
+    return percentile_ci90(lambda rows: metric(labels[rows], probs[rows]), len(labels), draws, seed)
+
+
+def percentile_ci90(score, n, draws, seed):
+    """[5th, 95th percentile] of score(rows) over resamples of n rows."""
     rng = np.random.default_rng(seed)
-    n = len(labels)
-    scores = [metric(labels[rows], probs[rows]) for rows in (rng.integers(0, n, n) for _ in range(draws))]
-    return [float(v) for v in np.percentile(scores, [5, 95])]
+    return [float(v) for v in np.percentile([score(rng.integers(0, n, n)) for _ in range(draws)], [5, 95])]
 
 
 def paired_change(metric, labels, before, after, *, draws, seed):
     """(change, [low, high]): how much better `after` (n, C) scores than `before`, larger is better whatever the metric, and its
     90 % interval over resamples of the same rows for both."""
-    rng, n = np.random.default_rng(seed), len(labels)
-
     def change(rows):
         return metric.sign * (metric(labels[rows], after[rows]) - metric(labels[rows], before[rows]))
 
-    drawn = [change(rng.integers(0, n, n)) for _ in range(draws)]
-    return change(np.arange(n)), [float(v) for v in np.percentile(drawn, [5, 95])]
+    return change(np.arange(len(labels))), percentile_ci90(change, len(labels), draws, seed)
 
 
 def confident_scores(metric, labels, probs, others, *, seed, draws=200):

@@ -47,7 +47,7 @@ class Page:
     """The page of one run, and when it was last written."""
 
     def __init__(self, this, metric):
-        self.this, self.metric, self.pause_until, self.scores = this, metric, 0.0, {}
+        self.this, self.metric, self.pause_until = this, metric, 0.0
 
     def show(self, fitted, specs, final=None, results=None):
         """Write the page of {FitSpec: Fitted} out of all specs; at most every now and then until there is a `final`."""
@@ -63,9 +63,7 @@ class Page:
 
     def content(self, fitted, specs, final, results):
         this = self.this
-        for spec in fitted:
-            if spec not in self.scores:
-                self.scores[spec] = fold_scores(this, fitted[spec], self.metric)
+        scores = {spec: fold_scores(this, done, self.metric) for spec, done in fitted.items()}
         oof = stored_oof(results["folder"]) if results else oof_so_far(fitted)
         return {
             "name": this.folder.name, "mode": this.config.mode, "metric": self.metric.name, "final": final,
@@ -73,7 +71,7 @@ class Page:
             "trained": duration(sum(done.result.seconds for done in fitted.values())),
             "warnings": this.warnings, "weights": weight_rows(this.weights.values()),
             "score_rows": score_rows(final["score"], self.metric) if final else [], "panels": curve_panels(fitted),
-            "fits": fit_rows(specs, fitted, self.scores), "sources": source_rows(specs, self.scores, results, self.metric),
+            "fits": fit_rows(specs, fitted, scores), "sources": source_rows(specs, scores, results, self.metric),
             "blend": results["blend"] if results else None, **oof_content(this.audit, oof, self.metric),
             **duplicates(this.audit), **shift_content(this.audit, this.shift.to_json()),
             "command": this.command, "config": json.dumps(plain(this.config), indent=1),

@@ -7,15 +7,14 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 SURE = 0.8          # probability of another class from which on a label is suspect
 
 
 def confusion(labels, probs):
     """(C, C) counts: row the label, column the likeliest class."""
-    matrix = np.zeros((probs.shape[1],) * 2, dtype=np.int64)
-    np.add.at(matrix, (labels, probs.argmax(1)), 1)
-    return matrix
+    return confusion_matrix(labels, probs.argmax(1), labels=np.arange(probs.shape[1]))
 
 
 def most_mistaken(matrices, most):

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from config import Config, FitSpec, key_settings
 from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, make_loader
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
 from modeling.losses import Supervised, class_weights
-from modeling.network import WeightsSource, build_network
+from modeling.network import WeightsSource, adapted_to, build_network, norm_statistics
 from modeling.plan import Cost, Work, measured_cost
 from modeling.shift import ShiftReport
 from modeling.targets import pseudo_targets, save_pseudo_labels, teachers_temperature
@@ -31,6 +31,8 @@ from utils import EventLog, Stage, Timer, read_json, run_stage, write_json
 
 PREDICT_BATCH_SIZE = 32
 PSEUDO_LABELS = "pseudo_labels.csv"      # in the folder of a fit
+ADAPTED = "adapted.safetensors"          # in that of its predictions: statistics of the test images
+ADAPTED_IMAGES, ADAPTED_BATCH_SIZE = 512, 64
 
 
 @dataclass
@@ -155,7 +157,7 @@ def fit_stages(this, spec, available=None, known=None):
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available)))])
-    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=2, inputs=[training.key],
+    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=3, inputs=[training.key],
                                      settings=key_settings(config, "predict"))
     return known[spec]
 
@@ -286,16 +288,33 @@ def predict_fit(this, spec, weights_folder, folder, title):
     """valid.npz, valid_testlike.npz and test.npz of a finished fit, each with its views and their mean."""
     network, splits = new_network_with(this, spec, weights_folder), predicted_splits(this, spec)
     with Timer() as timer:
+        adapted = adapted_to_test(this, network)
+        if adapted:
+            save_file(norm_statistics(adapted), folder / ADAPTED)
+        views = views_of(this, adapted is not None)
         for split, (catalog, pixels, transform) in splits.items():
-            views = predict_images(this, spec, network, catalog, pixels, transform, split, views_of(this))
-            save_views(views, folder / f"{split}.npz")
-    n, n_views = sum(len(c) for c, _, _ in splits.values()), len(views_of(this))
+            save_views(predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted),
+                       folder / f"{split}.npz")
+    n, n_views = sum(len(c) for c, _, _ in splits.values()), len(views)
     this.events.say(f"{title} {spec.name} fold {spec.fold}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
                     event="predicted", fit=spec.name, fold=spec.fold, images=n, seconds=timer.seconds)
 
 
-def views_of(this):
-    return views_for(this.shift.symmetries, this.config.predict.tta_views, turned=this.shift.policy.get("rotate") is not None)
+def views_of(this, with_adapted=False):
+    """The views of a network alone, or of one with its adapted one."""
+    return views_for(this.shift.symmetries, this.config.predict.tta_views, turned=this.shift.policy.get("rotate") is not None,
+                     with_adapted=with_adapted)
+
+
+def adapted_to_test(this, network):
+    """`adapted_to` some test images where they were found to differ from the training images, else None."""
+    if this.shift.is_empty:
+        return None
+    rows = np.random.default_rng(0).permutation(len(this.audit.test))[:ADAPTED_IMAGES]
+    square = plain_view(**square_of(this.config))
+    n_batches = max(1, len(rows) // ADAPTED_BATCH_SIZE)      # none much smaller than the others: each counts alike
+    return adapted_to(network, (torch.from_numpy(np.stack([square(this.audit.test_pixels[row]) for row in batch]))
+                                .permute(0, 3, 1, 2).to(this.device) for batch in np.array_split(rows, n_batches)))
 
 
 def predict_batch_size(config):
@@ -303,13 +322,13 @@ def predict_batch_size(config):
     return max(PREDICT_BATCH_SIZE, config.optim.micro_batch_size)
 
 
-def predict_images(this, spec, network, catalog, pixels, transform, split, views):
+def predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted=None):
     """{view name: Predictions} of a catalog's images in these views."""
     config = this.config
     dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
     loader = make_loader(dataset, InOrderSampler(len(dataset), predict_batch_size(config)), this.workers)
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
-                   views=views, device=this.device,
+                   views=views, device=this.device, adapted=adapted,
                    autocast=make_autocast(pick_precision(config.runtime.precision, this.device), this.device))
 
 

@@ -102,16 +102,20 @@ SYMMETRIES = {
 
 @dataclass(frozen=True)
 class View:
-    """One test-time transform: a symmetry of the square, then a zoom and a turn about the centre."""
+    """One test-time transform: a symmetry of the square, then a zoom and a turn about the centre.
+
+    adapted: seen by the network whose batch norms hold the statistics of the test images (`network.adapted_to`).
+    """
 
     symmetry: str = "identity"
     scale: float = 1.0
     angle_degrees: float = 0.0
+    adapted: bool = False
 
     @property
     def name(self):
         return (self.symmetry + (f" x{self.scale:g}" if self.scale != 1.0 else "")
-                + (f" {self.angle_degrees:+g} degrees" if self.angle_degrees else ""))
+                + (f" {self.angle_degrees:+g} degrees" if self.angle_degrees else "") + (" adapted" if self.adapted else ""))
 
     def __call__(self, images):
         images = SYMMETRIES[self.symmetry](images)
@@ -127,28 +131,35 @@ def warp(images, scale, angle_degrees):
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def views_for(symmetries, n_views, turned=False):
-    """`n_views` views over the given symmetries, plain first; zooms and, where test images are `turned`, turns fill up."""
+def views_for(symmetries, n_views, turned=False, with_adapted=False):
+    """`n_views` views over the given symmetries, plain first; zooms and, where test images are `turned`, turns fill up.
+
+    with_adapted: every second one is adapted; two networks that err differently are worth more than twice the views of one.
+    """
     names = ["identity", *(s for s in symmetries if s != "identity")]
     extra = [(1.1, 0.0), (1.0, 8.0), (1.0, -8.0), (0.93, 0.0)] if turned else [(1.1, 0.0), (0.93, 0.0)]
     views = [View(name, scale, angle) for scale, angle in [(1.0, 0.0), *extra] for name in names]
+    if with_adapted:
+        views = [replace(view, adapted=i % 2 == 1) for i, view in enumerate(views)]
+        views += [replace(view, adapted=not view.adapted) for view in views]
     return tuple(views[:n_views])
 
 
 # ---------------------------------------------------------------- the inference loop
 
 @torch.inference_mode()
-def predict(network, loader, sample_id, classes, *, split, source, views, device, autocast):
+def predict(network, loader, sample_id, classes, *, split, source, views, device, autocast, adapted=None):
     """{view name: Predictions of len(loader.dataset) rows}: softmax of each image of `loader` in each of `views`.
 
-    `loader` yields Batch whose `index` points into `sample_id`; the views of one image share its decoding.
+    `loader` yields Batch whose `index` points into `sample_id`; the views of one image share its decoding. adapted: the
+    network of the adapted views.
     """
     network.eval()
     probs = np.zeros((len(views), len(sample_id), len(classes)), dtype=np.float32)
     for batch in progress(loader, desc=f"predict {split}"):
         images = batch.images.to(device, non_blocking=True)
         with autocast():
-            each = torch.stack([network(view(images)).float().softmax(1) for view in views])
+            each = torch.stack([(adapted if view.adapted else network)(view(images)).float().softmax(1) for view in views])
         probs[:, batch.index.numpy()] = each.cpu().numpy()
     return {view.name: Predictions(np.asarray(sample_id), p, tuple(classes), split, (source,))
             for view, p in zip(views, probs, strict=True)}

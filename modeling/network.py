@@ -6,6 +6,7 @@
 
 The network holds its backbone's own mean and standard deviation, so everything before it stays uint8.
 """
+import copy
 import math
 import os
 import socket
@@ -21,6 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm.models import is_model_in_modules, load_state_dict
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils import UserError, digest_file, nearest
 
@@ -265,6 +267,36 @@ def build_network(model_name, *, n_classes, image_size_px, weights, model):
     cfg = backbone.pretrained_cfg
     network = Network(backbone, head, cfg["mean"], cfg["std"], size_px)
     return network.to(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------- statistics of other images
+
+@torch.no_grad()
+def adapted_to(network, batches):
+    """The network with the statistics of these images, (B, 3, H, W) each, in its batch norms in place of those of the
+    training images (AdaBN, arXiv 1603.04779); it shares the parameters. None for a network without batch norm."""
+    adapted = copy.deepcopy(network, {id(p): p for p in network.parameters()}).eval()
+    norms = [m for m in adapted.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None      # the plain mean over batches
+        norm.train()
+    if norms:
+        for images in batches:
+            adapted.features(images)
+    return adapted.eval() if norms else None
+
+
+def norm_statistics(network):
+    """{name: running mean or variance} of all batch norms."""
+    return {name: value for name, value in network.named_buffers() if name.endswith(("running_mean", "running_var"))}
+
+
+def with_statistics(network, statistics):
+    """The network with these `norm_statistics`; it shares the parameters."""
+    other = copy.deepcopy(network, {id(p): p for p in network.parameters()})
+    other.load_state_dict(statistics, strict=False)
+    return other.eval()
 
 
 # ---------------------------------------------------------------- padding

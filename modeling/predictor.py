@@ -14,15 +14,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from safetensors.torch import load_file
 
 from audit import PixelStore, look_at_all
 from config import FitSpec, ModelConfig, with_values
 from modeling.augment import plain_view
 from modeling.ensemble import Blend
-from modeling.fits import Run, new_network_with, predict_images, square_of, views_of
+from modeling.fits import ADAPTED, Run, new_network_with, predict_images, square_of, views_of
 from modeling.inference import Predictions, View, joined
 from modeling.metrics import METRICS, Metric
-from modeling.network import WeightsSource, input_size_px, timm_arguments
+from modeling.network import WeightsSource, input_size_px, timm_arguments, with_statistics
 from modeling.train import pick_device
 from utils import EventLog, UserError, progress, read_json, write_json
 
@@ -42,23 +43,29 @@ def write_predictor(this, fits, blend, metric):
     write_json(this.folder / NAME, {
         "experiment_name": this.folder.name, "metric": metric.name, "classes": this.contest.train.classes,
         "class_names": this.contest.class_names, "settings": {key: setting_of(this.config, key) for key in SETTINGS},
-        "long_side_px": this.audit.summary["long_side_px"], "views": views_of(this), "blend": blend,
+        "long_side_px": this.audit.summary["long_side_px"], "blend": blend,
+        "views": [*views_of(this), *(view for view in views_of(this, with_adapted=True) if view not in views_of(this))],
         "fits": [fit_facts(this, spec, fitted) for spec, fitted in fits.items()]})
 
 
 def fit_facts(this, spec, fitted):
-    """Where the weights of a fit lie in the run's folder, and what takes them; `timm` as timm.create_model wants it."""
+    """Where the weights of a fit lie in the run's folder, and the statistics of its adapted views ('': it has none), and what
+    takes them; `timm` as timm.create_model wants it."""
+    weights, adapted = fitted.result.folder / "weights.safetensors", fitted.predict_stage.folder / ADAPTED
     side_px = input_size_px(spec.backbone, this.config.data.image_size_px)
     return {"backbone": spec.backbone, "timm": timm_arguments(spec.backbone, side_px, this.weights[spec.backbone].pad_type),
-            "weights": (fitted.result.folder / "weights.safetensors").relative_to(this.folder).as_posix(), "spec": spec}
+            "weights": weights.relative_to(this.folder).as_posix(),
+            "adapted": adapted.relative_to(this.folder).as_posix() if adapted.exists() else "", "spec": spec}
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """weights: {FitSpec: file}, the best single fit first; views: all of the run's; long_side_px: of the images' cache."""
+    """weights: {FitSpec: file}, the best single fit first; adapted: {FitSpec: file} of those with adapted views; views: all of
+    the run's; long_side_px: of the images' cache."""
 
     this: Run
     weights: dict[FitSpec, Path]
+    adapted: dict[FitSpec, Path]
     views: tuple[View, ...]
     blend: Blend
     metric: Metric
@@ -111,8 +118,10 @@ class Predictor:
         view_of, by_source = {view.name: view for view in self.views}, {}
         for spec in progress(self.weights, desc="fits"):
             views = [view_of[name] for name in self.blend.views[spec.name]]
+            network = self.network(spec)
+            adapted = with_statistics(network, load_file(self.adapted[spec])) if spec in self.adapted else None
             by_source.setdefault(spec.name, []).append(predict_images(
-                self.this, spec, self.network(spec), catalog, pixels, plain_view(**square_of(self.this.config)), "new", views))
+                self.this, spec, network, catalog, pixels, plain_view(**square_of(self.this.config)), "new", views, adapted))
         return self.blend.apply({name: joined(each, Predictions.mean) for name, each in by_source.items()})
 
 
@@ -123,6 +132,7 @@ def load_predictor(folder, config):
         stored = read_json(folder / NAME)
         config = with_values(config, stored["settings"])
         weights = {FitSpec(**fit["spec"]): folder / fit["weights"] for fit in stored["fits"]}
+        adapted = {FitSpec(**fit["spec"]): folder / fit["adapted"] for fit in stored["fits"] if fit["adapted"]}
         sources = {fit["backbone"]: WeightsSource(fit["backbone"], "random",
                                                           pad_type=fit["timm"].get("pad_type", "")) for fit in stored["fits"]}
         views, blend = tuple(View(**view) for view in stored["views"]), Blend(**stored["blend"])
@@ -134,9 +144,9 @@ def load_predictor(folder, config):
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / NAME} must be as its run wrote it, but cannot be read ({error!r}): run its training "
                         "command again") from None
-    if missing := [str(path) for path in weights.values() if not path.is_file()]:
+    if missing := [str(path) for path in (*weights.values(), *adapted.values()) if not path.is_file()]:
         raise UserError(f"RUN_FOLDER must hold the weights of {len(weights)} fit(s), but {len(missing)} are missing, first "
                         f"{missing[0]!r}: copy the whole run folder")
     contest = SimpleNamespace(train=SimpleNamespace(classes=classes))
     this = Run(config, contest, folder, EventLog(os.devnull, echo=False), pick_device(config.runtime.device), sources, {})
-    return Predictor(this, weights, views, blend, metric, long_side_px, class_names)
+    return Predictor(this, weights, adapted, views, blend, metric, long_side_px, class_names)

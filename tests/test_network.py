@@ -7,7 +7,15 @@ from safetensors.torch import save_file
 
 import modeling.network as network_module
 from config import BACKBONES, FAMILIES, ModelConfig
-from modeling.network import WeightsSource, build_network, find_weights, with_padding
+from modeling.network import (
+    WeightsSource,
+    adapted_to,
+    build_network,
+    find_weights,
+    norm_statistics,
+    with_padding,
+    with_statistics,
+)
 from utils import UserError
 
 NAME = "mobilenetv3_small_050"
@@ -108,3 +116,27 @@ def test_the_padding_that_weights_were_trained_with_is_found_from_their_batch_no
     found = with_padding(find_weights(NAME, tmp_path, "auto"), images, 64, ModelConfig())
     assert found.pad_type == trained_with
     assert with_padding(WeightsSource(NAME, "random"), images, 64, ModelConfig()).pad_type == ""
+
+
+def test_batch_norms_take_the_statistics_of_other_images_and_share_the_parameters():
+    network = build().eval()
+    images = torch.randint(0, 80, (64, 3, 64, 64), dtype=torch.uint8)
+    before = {name: value.clone() for name, value in norm_statistics(network).items()}
+    adapted = adapted_to(network, images.split(32))
+    seen = []
+    first = next(m for m in adapted.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        adapted(images)
+    torch.testing.assert_close(first.running_mean, seen[0].mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(first.running_var, seen[0].var((0, 2, 3)), atol=1e-3, rtol=1e-2)
+    assert not adapted.training and next(adapted.parameters()) is next(network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in norm_statistics(network).items())
+    again = with_statistics(network, norm_statistics(adapted))
+    with torch.inference_mode():
+        torch.testing.assert_close(again(images), adapted(images))
+        assert not torch.allclose(network(images), adapted(images))
+
+
+def test_a_network_without_batch_norm_has_no_adapted_one():
+    assert adapted_to(build("vit_tiny_patch16_224").eval(), [torch.zeros(2, 3, 64, 64)]) is None

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,20 @@ def test_the_runs_own_test_folder_gives_the_runs_own_test_probabilities(contest,
         np.testing.assert_allclose(probs_of(row), expected[row["id"]], atol=1e-5)
         k = int(np.argmax(probs_of(row)))
         assert (row["label"], row["class_name"], row["confidence"]) == (str(k), CLASSES[k], row[f"prob_{k}"])
+
+
+def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path):
+    contest = make_contest(tmp_path / "shapes", n_test=40)
+    for path in (contest / "test").iterdir():
+        cv2.imwrite(str(path), cv2.rotate(cv2.imread(str(path)), cv2.ROTATE_180) // 3)
+    assert train(small_argv(contest, tmp_path, "augment.policy=matched", "optim.epochs=1")) == 0
+    model = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert any(view["adapted"] for view in model["views"]) and model["fits"][0]["adapted"]
+    assert predict([str(tmp_path / "run"), str(contest / "test"), "--out", str(tmp_path / "p.csv")]) == 0
+    with np.load(next((tmp_path / "run").glob("ensemble-*/test.npz"))) as stored:
+        expected = dict(zip(stored["sample_id"].tolist(), stored["probs"], strict=True))
+    for row in rows_of(tmp_path / "p.csv"):
+        np.testing.assert_allclose(probs_of(row), expected[row["id"]], atol=1e-5)
 
 
 def test_fast_is_one_fit_in_one_view(contest, copied, tmp_path, capsys):

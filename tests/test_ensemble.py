@@ -115,5 +115,5 @@ def test_a_round_that_does_not_help_is_not_used_and_one_that_does_is():
     better = worse | {"r1": member(3.0, 2)}
     blend, nested, (first, second) = fit_rounds(better, rounds, LABELS, PARTS, METRIC, draws=50)
     low, high = second.change_ci90
-    assert second.used and low < second.change < high and second.score == pytest.approx(first.score + second.change)
+    assert second.used and 0 < low < second.change < high and second.score == pytest.approx(first.score + second.change)
     assert METRIC(LABELS, nested) == second.score and blend.weights["r1"] > 0

@@ -34,7 +34,7 @@ def noise_contest(folder, seed):
 def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_train_and_test(tmp_path, seed):
     label_of = noise_contest(tmp_path / "noise", seed)
     config = build_config("full_training", [
-        "model.backbones=resnet10t,mobilenetv3_small_050", "model.pretrained=off", "data.n_folds=2", "data.image_size_px=32",
+        "model.backbones=resnet10t,test_resnet", "model.pretrained=off", "data.n_folds=2", "data.image_size_px=32",
         "optim.epochs=15", "optim.batch_size=16", "optim.label_smoothing=0", "augment.mix_share=0", "augment.policy=none",
         "predict.tta_views=1", "ensemble.bootstrap_draws=10", "runtime.workers=0", "runtime.measure=off", "metric=accuracy",
         f"seed={seed}"])

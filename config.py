@@ -101,8 +101,8 @@ class OptimConfig:
                                low=0.0, high=1.0)
     focal_gamma: float = setting(0.0, "focusing exponent of the focal loss; 0: cross-entropy", low=0.0, high=10.0)
     label_smoothing: float = setting(0.1, "share of each target spread over all classes", low=0.0, high=0.9)
-    class_weight_power: float = setting(0.5, "class weights are (mean count / count) to this power; 0: none",
-                                        low=0.0, high=2.0)
+    class_weight_power: float = setting(0.5, "class weights are (mean count / count) to this power, 0: none; a "
+                                        "class's pseudo-labels share its weight", low=0.0, high=2.0)
     nonfinite_limit: int = setting(5, "consecutive non-finite steps that end the fit; each is skipped", low=1)
 
 

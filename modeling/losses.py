@@ -1,7 +1,7 @@
 """What a network is asked to do. One contract: objective(network, batch) -> LossParts; the loop never asks which.
 
-All losses take soft targets (B, C) and return one value per sample (B,), so that weights apply in one place. A soft target
-stays what its sample's loss is smallest at: weights, by class too, multiply the sample as a whole.
+All losses take soft targets (B, C) and return one value per sample (B,), so that weights apply in one place: they multiply
+a sample as a whole, those by class too, and so leave what its soft target asks for as it is.
 """
 from typing import NamedTuple
 
@@ -63,25 +63,27 @@ class Supervised(nn.Module):
         self.gamma, self.label_smoothing, self.with_margin = optim.focal_gamma, optim.label_smoothing, with_margin
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32))
 
+    def weighted(self, per_sample, batch):
+        """The loss () of a batch of losses per sample (B,)."""
+        return (per_sample * batch.weight * (batch.targets @ self.class_weights)).sum() / len(per_sample)
+
     def forward(self, network, batch):
         logits = network(batch.images)
         asked, targets = self.with_margin(logits, batch.targets), smooth(batch.targets, self.label_smoothing)
-        per_sample = focal_loss(asked, targets, self.gamma)
-        weight = batch.weight * (batch.targets @ self.class_weights)
-        loss = (per_sample * weight).sum() / len(per_sample)
+        loss = self.weighted(focal_loss(asked, targets, self.gamma), batch)
         return LossParts(loss, logits, {"supervised": loss.detach()})
 
 
 class Distilled(nn.Module):
-    """An objective and, for the share alpha of the loss, what frozen teachers say of the same augmented images.
+    """A Supervised and, for the share alpha of the loss, what frozen teachers say of the same augmented images.
 
     A margin is no part of what is compared with teachers: they predict without one.
     """
 
-    def __init__(self, objective, teachers, alpha, temperature):
+    def __init__(self, supervised, teachers, alpha, temperature):
         """`teachers`: networks, equally weighted; see `distillation_loss` for the `temperature`."""
         super().__init__()
-        self.objective, self.alpha, self.temperature = objective, alpha, temperature
+        self.supervised, self.alpha, self.temperature = supervised, alpha, temperature
         self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -90,8 +92,8 @@ class Distilled(nn.Module):
         return torch.stack([(teacher(images).float() / self.temperature).softmax(dim=1) for teacher in self.teachers]).mean(0)
 
     def forward(self, network, batch):
-        own = self.objective(network, batch)
+        own = self.supervised(network, batch)
         per_sample = distillation_loss(own.logits, self.teacher_probs(batch.images), self.temperature)
-        distilled = (per_sample * batch.weight).sum() / len(per_sample)
+        distilled = self.supervised.weighted(per_sample, batch)
         loss = (1 - self.alpha) * own.loss + self.alpha * distilled
         return LossParts(loss, own.logits, own.parts | {"distilled": distilled.detach()})

@@ -201,7 +201,7 @@ class RoundResult(NamedTuple):
 def fit_rounds(sources, round_of, labels, parts, metric, method="auto", draws=1000, seed=0):
     """(Blend, its nested probs (n, C), [RoundResult]): round by round, a later one's sources join only where the nested score
     clearly rises by that: where the whole interval of the change is above 0. round_of: {source: round}; else as `fit_blend`.
-    Sources of a round that does not help have weight 0.
+    Sources of rounds that are not used have weight 0.
 
     Why not wherever it rises: rows are few, and the score of what is chosen on them is reported. Of rounds that change nothing
     every other one rises by chance, and taking those adds 0.40 standard errors to the reported score, on average; taking those
@@ -223,8 +223,8 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", draws=10
 
 
 def with_unused(blend, sources):
-    """The Blend over all sources: those of rounds that did not help with weight 0."""
-    out = {name: "its round does not help" for name in sources if name not in blend.weights}
+    """The Blend over all sources: those of rounds that are not used with weight 0."""
+    out = {name: "its round does not clearly help" for name in sources if name not in blend.weights}
     return replace(blend, views=blend.views | {name: tuple(sources[name]) for name in out},
                    temperature=blend.temperature | dict.fromkeys(out, 1.0), weights=blend.weights | dict.fromkeys(out, 0.0),
                    left_out=blend.left_out | out)

@@ -61,6 +61,8 @@ class DataConfig:
 class ModelConfig:
     backbones: tuple[str, ...] = setting(FAMILIES[:1], "family names (a member is chosen by scale) or timm model names")
     head: str = setting("linear", "classifier on the pooled features", choices=("linear", "arcface"))
+    arcface_centers: int = setting(1, "centres per class of the arcface head, of which the nearest counts; 1: plain ArcFace",
+                                   low=1, high=16)
     pretrained: str = setting("auto", "weights: the best found (auto), stop when none (require), random (off)",
                               choices=("auto", "require", "off"))
     drop_rate: float = setting(0.1, "dropout before the classifier, share", low=0.0, high=0.9)
@@ -99,8 +101,8 @@ class OptimConfig:
                                low=0.0, high=1.0)
     focal_gamma: float = setting(0.0, "focusing exponent of the focal loss; 0: cross-entropy", low=0.0, high=10.0)
     label_smoothing: float = setting(0.1, "share of each target spread over all classes", low=0.0, high=0.9)
-    class_weight_power: float = setting(0.5, "class weights are (mean count / count) to this power; 0: none",
-                                        low=0.0, high=2.0)
+    class_weight_power: float = setting(0.5, "class weights are (mean count / count) to this power, 0: none; a "
+                                        "class's pseudo-labels share its weight", low=0.0, high=2.0)
     nonfinite_limit: int = setting(5, "consecutive non-finite steps that end the fit; each is skipped", low=1)
 
 
@@ -119,17 +121,22 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class Round:
-    """One pass over all backbones and folds. The first has labels only; later ones are taught by the round before."""
+    """One pass over all backbones and folds. The first has labels only; later ones are taught by the round before, by its
+    models of the same fold: with test images as pseudo-labels, by distillation on every image, or both."""
 
-    teacher: bool = setting(False, "targets come from the previous round's models of the same fold")
-    unlabelled: bool = setting(False, "test images are added with the teacher's targets")
-    alpha: float = setting(0.0, "share of the teacher's probabilities in the targets of labelled images", low=0.0, high=1.0)
-    temperature: float = setting(1.0, "temperature of the teacher's probabilities", low=0.1, high=20.0)
+    unlabelled: bool = setting(False, "test images are added with the teachers' targets")
+    alpha: float = setting(0.0, "share of distillation in the loss: what the other backbones' models (its own where it is the "
+                           "only one) say of the same augmented image; 0: none", low=0.0, high=1.0)
+    temperature: float = setting(2.0, "softens teachers and student in distillation", low=0.1, high=20.0)
     min_confidence: float = setting(0.95, "an unlabelled image is used from this calibrated probability on", low=0.0, high=1.0)
     min_agreement: float = setting(1.0, "and when this share of the teachers agrees on its class", low=0.0, high=1.0)
-    class_quota: float = setting(2.0, "a class gives at most this many times the share of its unlabelled images that the "
+    class_quota: float = setting(1.0, "a class gives at most this many times the share of its unlabelled images that the "
                                  "median class gives, the surest first; 0: no limit", low=0.0, high=1000.0)
     epochs: int = setting(0, "epochs of this round's fits; 0: optim.epochs", low=0)
+
+    @property
+    def is_taught(self):
+        return self.unlabelled or self.alpha > 0
 
 
 @dataclass(frozen=True)
@@ -194,11 +201,13 @@ def pair_problems(config):
                f"got {optim.batch_size}")
     if not config.model.backbones or len(set(config.model.backbones)) < len(config.model.backbones):
         yield f"model.backbones must be different names, at least one, got {','.join(config.model.backbones)!r}"
-    if any(r.alpha for r in config.rounds):
-        yield "rounds[].alpha must be 0: distillation on labelled images is not built yet"
     yield from group_problems(config.augment.groups)
-    if not config.rounds or config.rounds[0].teacher or config.rounds[0].unlabelled:
-        yield "rounds must begin with a round that has neither teacher nor unlabelled images"
+    if not config.rounds or config.rounds[0].is_taught:
+        yield "rounds must begin with a round of labels only: unlabelled off and alpha 0"
+    for i, r in enumerate(config.rounds[1:], 1):
+        if not r.is_taught:
+            yield (f"rounds[{i}] must be taught something by the round before, got unlabelled off and alpha 0: set "
+                   "rounds.unlabelled=on, or rounds.alpha above 0")
 
 
 def groups_by_hand(text):
@@ -265,19 +274,19 @@ class FitSpec:
 
 
 BASE = Config()
-PSEUDO_ROUND = Round(teacher=True, unlabelled=True)
+PSEUDO_ROUND = Round(unlabelled=True)
 PRESETS = {
     # one backbone, one fold: an honest number and a submission soon
     "quick_test": replace(BASE, mode="quick_test", data=replace(BASE.data, run_folds=1),
                           predict=replace(BASE.predict, tta_views=4)),
     # seven backbones, five folds, blended
     "full_training": replace(BASE, mode="full_training", model=replace(BASE.model, backbones=FAMILIES)),
-    # the same, and a second round taught by the first
+    # the same with a margin and focal loss beside label smoothing, and a second round taught by the first in both ways
     "competition_ready": replace(
         BASE, mode="competition_ready",
         model=replace(BASE.model, backbones=FAMILIES, head="arcface"),
         optim=replace(BASE.optim, focal_gamma=1.0),
-        rounds=(Round(), PSEUDO_ROUND)),
+        rounds=(Round(), replace(PSEUDO_ROUND, alpha=0.5))),
     # checks only: one step of a small member of every family
     "debug": replace(BASE, mode="debug", scale="tiny", data=replace(BASE.data, run_folds=1),
                      model=replace(BASE.model, backbones=FAMILIES), optim=replace(BASE.optim, epochs=1)),
@@ -287,8 +296,8 @@ PRESETS = {
 # ---------------------------------------------------------------- --set KEY=VALUE
 
 def known_keys(config=BASE):
-    """Every key that --set takes, with its type."""
-    keys = {"rounds": int}
+    """Every key that --set takes, with its type. `rounds.NAME` is that setting of all rounds but the first."""
+    keys = {"rounds": int, **{f"rounds.{name}": kind for name, kind in typing.get_type_hints(Round).items()}}
     for prefix, section in sections(config):
         if prefix.startswith("rounds"):
             continue
@@ -330,14 +339,11 @@ def apply_overrides(config, overrides):
 
 
 def with_values(config, changes):
-    """A new Config with {dotted key: value}; `rounds` is a number of rounds."""
+    """A new Config with {dotted key: value}; `rounds` is a number of rounds, `rounds.NAME` a setting of the later ones."""
     changes = dict(changes)
-    if "rounds" in changes:
-        count = changes.pop("rounds")
-        if count < 1:
-            raise UserError(f"rounds must be at least 1, got {count}")
-        later = config.rounds[1] if len(config.rounds) > 1 else PSEUDO_ROUND
-        config = replace(config, rounds=(config.rounds[0],) + (later,) * (count - 1))
+    of_rounds = {key: changes.pop(key) for key in list(changes) if key.partition(".")[0] == "rounds"}
+    if of_rounds:
+        config = replace(config, rounds=changed_rounds(config.rounds, of_rounds))
     top = {key: value for key, value in changes.items() if "." not in key}
     for key, value in changes.items():
         if "." in key:
@@ -346,6 +352,19 @@ def with_values(config, changes):
     parts = {name: replace(getattr(config, name), **value) if isinstance(value, dict) else value
              for name, value in top.items()}
     return replace(config, **parts)
+
+
+def changed_rounds(rounds, changes):
+    """The rounds, as many as `rounds` says, the later ones with the `rounds.NAME` settings."""
+    changes = dict(changes)
+    count = changes.pop("rounds", len(rounds))
+    if count < 1:
+        raise UserError(f"rounds must be at least 1, got {count}")
+    if changes and count == 1:
+        raise UserError(f"{next(iter(changes))} is of the rounds after the first and there is none: add rounds=2")
+    later = (*rounds[1:], *[rounds[-1] if len(rounds) > 1 else PSEUDO_ROUND] * count)[:count - 1]
+    values = {key.removeprefix("rounds."): value for key, value in changes.items()}
+    return (rounds[0], *(replace(r, **values) for r in later))
 
 
 def build_config(mode, overrides=(), values=None):

@@ -92,7 +92,7 @@ def main():
         mine = [Work(FitSpec(name, config.seed, 0, fold), n_steps, config.optim.epochs, n_images) for fold in range(n_folds)]
         works += mine
         print(f"{name:<32} {n / 1e6:>8.0f} M  {flops / 1e9:>11.0f}  {kept / 2**30:>12.1f} GiB  {memory / 2**30:>4.1f} GiB  "
-              f"{duration(mine[0].seconds(costs[name], config.optim.epochs)):>8}", flush=True)
+              f"{duration(mine[0].seconds(costs, config.optim.epochs)):>8}", flush=True)
         if torch.cuda.is_available():
             train, predict, peak = measured(name, size_px, micro, torch.device("cuda"))
             print(f"{'':<32} measured on {torch.cuda.get_device_name()}: {3 * flops * micro / train / 1e12:.0f} TFLOP/s in "

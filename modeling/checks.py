@@ -124,7 +124,8 @@ def one_step(config, model_name, device):
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     optimizer = make_optimizer(network, config.optim, pretrained=False)
     set_lr(optimizer, peak_lr(network, config.optim, pretrained=False))
-    loss, _ = train_step(network, Supervised(config.optim, torch.ones(4)).to(device), optimizer, scaler,
+    objective = Supervised(config.optim, torch.ones(4), network.head.with_margin).to(device)
+    loss, _ = train_step(network, objective, optimizer, scaler,
                          [Batch(*(field.to(device) for field in batch))],
                          autocast=make_autocast(precision, device), clip_norm=config.optim.clip_norm)
     return float(loss)

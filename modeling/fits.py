@@ -21,11 +21,11 @@ from config import Config, FitSpec, key_settings
 from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, make_loader
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
-from modeling.losses import Supervised, class_weights
+from modeling.losses import Distilled, Supervised, class_weights
 from modeling.network import WeightsSource, adapted_to, build_network, norm_statistics
 from modeling.plan import Cost, Work, measured_cost
 from modeling.shift import ShiftReport
-from modeling.targets import pseudo_targets, save_pseudo_labels, teachers_temperature
+from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
 from modeling.train import fit, load_result, make_autocast, pick_precision, seed_everything
 from utils import EventLog, Stage, Timer, read_json, run_stage, write_json
 
@@ -103,14 +103,17 @@ class Fitted:
         return (self.predict_stage.folder / f"{split}.npz").exists()
 
 
-def usable_rounds(this):
-    """Round numbers; later rounds that teach on test images are switched off where the contest forbids it."""
-    rounds = this.config.rounds
-    if len(rounds) > 1 and (this.config.data.test_usage != "train" or not len(this.audit.test)):
-        this.warn(f"the {len(rounds) - 1} later round(s) were switched off: they train on test images, and "
-                  + (f"data.test_usage={this.config.data.test_usage}" if len(this.audit.test) else "there are none"))
-        return range(1)
-    return range(len(rounds))
+def allowed_rounds(this):
+    """The rounds without test images to learn from where the contest forbids it or has none: what is left of a round is its
+    distillation, or nothing."""
+    rounds, usage = this.config.rounds, this.config.data.test_usage
+    if (usage == "train" and len(this.audit.test)) or not any(r.unlabelled for r in rounds):
+        return rounds
+    kept = tuple(replace(r, unlabelled=False) for r in rounds if r.alpha or not r.unlabelled)
+    this.warn(f"no pseudo-labels are learnt from, and {len(rounds) - len(kept)} of {len(rounds) - 1} later round(s) that teach "
+              "nothing else were switched off: " + (f"data.test_usage={usage}" if len(this.audit.test) else
+                                                    "there are no test images"))
+    return kept
 
 
 def round_specs(config, round_number):
@@ -124,16 +127,17 @@ def round_epochs(config, round_number):
 
 
 def teachers_of(this, spec, available=None):
-    """The fits whose predictions the targets of `spec` come from: the round before, the same fold, every backbone that is
-    `available` (FitSpecs; None: all)."""
-    if not this.config.rounds[spec.round].teacher:
+    """The fits that teach `spec`: the round before, the same fold, every backbone that is `available` (FitSpecs; None: all)."""
+    if not this.config.rounds[spec.round].is_taught:
         return []
     teachers = [replace(spec, backbone=b, round=spec.round - 1) for b in this.config.model.backbones]
     return [t for t in teachers if available is None or t in available]
 
 
 def calibrators_of(this, spec, available=None):
-    """The teachers of each other fold, whose valid images tell how sure a mean of teachers may be: [[FitSpec]]."""
+    """[[FitSpec]]: the teachers of each other fold, whose valid images tell how sure of a pseudo-label teachers may be."""
+    if not this.config.rounds[spec.round].unlabelled:
+        return []
     folds = [teachers_of(this, replace(spec, fold=fold), available)
              for fold in range(this.config.data.run_folds) if fold != spec.fold]
     return [teachers for teachers in folds if teachers]
@@ -197,11 +201,23 @@ def taught_targets(this, spec, fitted):
     others = [[fitted[t] for t in fold] for fold in calibrators_of(this, spec, fitted)]
     if not teachers or not round_.unlabelled:
         return None
+    if not others:
+        this.warn("how sure the teachers of pseudo-labels may be is not calibrated: that takes a second fold")
     temperature = teachers_temperature([[t.predictions(t.testlike) for t in fold] for fold in others], this.label_of)
     taught = pseudo_targets([t.predictions("test") for t in teachers], round_, spec.fold, temperature)
     this.events.say(f"{spec.name} fold {spec.fold}: {len(taught)} of {len(this.audit.test)} test images as pseudo-labels, "
                     f"teachers at temperature {temperature:.2f}")
     return taught.for_fold(spec.fold)
+
+
+def distilled_from(this, spec, fitted):
+    """The networks that a fit is distilled from, of the `fitted` of the rounds before; [] in a round without distillation."""
+    if not this.config.rounds[spec.round].alpha:
+        return []
+    teachers = distillers(spec, teachers_of(this, spec, fitted))
+    if not teachers:
+        this.warn(f"{spec.name} fold {spec.fold} learns without distillation: no fit of the round before was made in its fold")
+    return [new_network_with(this, teacher, fitted[teacher].result.folder) for teacher in teachers]
 
 
 def fit_targets(this, spec, taught=None):
@@ -221,8 +237,9 @@ def new_network(this, spec):
                          model=this.config.model)
 
 
-def training(this, spec, pixels, targets, n_epochs):
-    """What `fit` needs of this spec, from values: (network, objective, loader, sampler, mix)."""
+def training(this, spec, pixels, targets, n_epochs, teachers=()):
+    """What `fit` needs of this spec, from values: (network, objective, loader, sampler, mix). teachers: networks that it is
+    distilled from."""
     config, names = this.config, (this.config.seed, spec.name, spec.fold)
     augments = by_class(this.shift.groups, this.audit.train.classes, lambda group: train_augment(
         config.augment, group, native_scale=this.native_scale, **square_of(config)))
@@ -231,8 +248,11 @@ def training(this, spec, pixels, targets, n_epochs):
     sampler = EpochSampler(len(dataset), config.optim.batch_size, names)
     seed_everything(*names, "init")
     network = new_network(this, spec)
-    counts = (targets.probs * targets.weight[:, None]).sum(0)      # of what is learnt from, pseudo-labels too
-    objective = Supervised(config.optim, class_weights(counts, config.optim.class_weight_power))
+    labelled = np.bincount(this.audit.train.label[fit_rows(this, spec)], minlength=targets.probs.shape[1])
+    weights = class_weights(labelled, config.optim.class_weight_power, (targets.probs * targets.weight[:, None]).sum(0))
+    objective, round_ = Supervised(config.optim, weights, network.head.with_margin), config.rounds[spec.round]
+    if teachers:
+        objective = Distilled(objective, teachers, round_.alpha, round_.temperature)
     mix, clean_from = BatchMix(config.augment), n_epochs - config.augment.clean_epochs
     return (network, objective, make_loader(dataset, sampler, this.workers), sampler,
             lambda batch, generator, epoch: mix(batch, generator) if epoch < clean_from else batch)
@@ -244,7 +264,8 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
     if taught is not None:
         save_pseudo_labels(taught, this.audit.train.classes, folder / PSEUDO_LABELS)
     pixels, targets = fit_targets(this, spec, taught)
-    network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs)
+    teachers = distilled_from(this, spec, fitted)
+    network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs, teachers)
     result = fit(spec, network, objective, loader, sampler, mix=mix, config=this.config, n_epochs=n_epochs,
                  pretrained=this.weights[spec.backbone].is_pretrained, device=this.device, folder=folder, events=this.events,
                  description=f"{title} {spec.name} fold {spec.fold}", shorten=partial(in_time, train_until),
@@ -359,16 +380,19 @@ MEASURED_BATCHES = (1, 4)      # of predicted images
 
 def work_of(this, spec):
     """The Work of a fit, before it is known how many test images its teachers are sure of."""
-    n = len(fit_rows(this, spec)) + (len(this.audit.test) if this.config.rounds[spec.round].unlabelled else 0)
+    round_ = this.config.rounds[spec.round]
+    n = len(fit_rows(this, spec)) + (len(this.audit.test) if round_.unlabelled else 0)
+    teachers = distillers(spec, teachers_of(this, spec)) if round_.alpha else []
     return Work(spec, math.ceil(n / this.config.optim.batch_size), round_epochs(this.config, spec.round),
-                sum(len(catalog) for catalog, _, _ in predicted_splits(this, spec).values()))
+                sum(len(catalog) for catalog, _, _ in predicted_splits(this, spec).values()),
+                tuple(t.backbone for t in teachers))
 
 
 def cost_stage(this, backbone):
     config = this.config
     machine = {"device": str(this.device), "cores": os.cpu_count(), "workers": this.workers, "node": platform.node(),
                "gpu": torch.cuda.get_device_name(this.device) if this.device.type == "cuda" else ""}
-    return Stage.of(this.folder / "costs", backbone, version=1, inputs=[this.keys["shift"], this.keys["folds"]], settings={
+    return Stage.of(this.folder / "costs", backbone, version=2, inputs=[this.keys["shift"], this.keys["folds"]], settings={
         **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
         "image_size_px": config.data.image_size_px, "precision": config.runtime.precision, "machine": machine})
 
@@ -388,9 +412,9 @@ def find_costs(this, backbones, goes_on=lambda costs: True):
 
 def measure_cost(this, backbone):
     """The Cost of a backbone: the real training and prediction of a few batches, of which nothing stays."""
-    config, spec = this.config, FitSpec(backbone, this.config.seed, 0, 0)
+    config, optim, spec = this.config, this.config.optim, FitSpec(backbone, this.config.seed, 0, 0)
     pixels, targets = fit_targets(this, spec)
-    rows = np.arange(MEASURED_STEPS * config.optim.batch_size) % len(targets)
+    rows = np.arange(MEASURED_STEPS * optim.batch_size) % len(targets)
     pixels, targets = pixels.take(rows), targets.take(rows)
     splits = predicted_splits(this, spec)
     catalog, images, transform = splits.get("test", splits["valid"])
@@ -406,5 +430,12 @@ def measure_cost(this, backbone):
         predict_images(this, spec, network, catalog.take(np.arange(n)), images.take(np.arange(n)), transform, "measuring",
                        views_of(this))
 
+    def teach():
+        distilled, side_px, micro = Distilled(objective, [network], 1.0, 1.0), config.data.image_size_px, optim.micro_batch_size
+        images = torch.zeros(micro, 3, side_px, side_px, dtype=torch.uint8, device=this.device)
+        with make_autocast(pick_precision(config.runtime.precision, this.device), this.device)():
+            return sum(distilled.teacher_probs(images).sum().item() for _ in range(optim.batch_size // micro))
+
     n_images = [min(k * predict_batch_size(config), len(catalog) - 1 + (k > 1)) for k in MEASURED_BATCHES]
-    return measured_cost(train, predict_some, MEASURED_STEPS, n_images)
+    weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+    return replace(measured_cost(train, predict_some, teach, MEASURED_STEPS, n_images), weight_bytes=weight_bytes)

@@ -1,6 +1,7 @@
 """What a network is asked to do. One contract: objective(network, batch) -> LossParts; the loop never asks which.
 
-All losses take soft targets (B, C) and return one value per sample (B,), so that weights apply in one place.
+All losses take soft targets (B, C) and return one value per sample (B,), so that weights apply in one place: they multiply
+a sample as a whole, those by class too, and so leave what its soft target asks for as it is.
 """
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 
 class LossParts(NamedTuple):
-    """loss (): what to minimise; logits (B, C); parts: named scalars for the log."""
+    """loss (): what to minimise; logits (B, C) without a margin; parts: named scalars for the log."""
 
     loss: torch.Tensor
     logits: torch.Tensor
@@ -32,25 +33,67 @@ def focal_loss(logits, targets, gamma):
     return -(targets * modulation * log_probs).sum(dim=1)
 
 
-def class_weights(counts, power):
-    """(mean count / count) ** power per class, mean 1 over the samples; an empty class counts as one. (C,) -> (C,)"""
+def distillation_loss(logits, teacher_probs, temperature):
+    """T^2 KL(teachers || student at T) (arXiv 1503.02531). teacher_probs: of the teachers, at T too. (B, C)x2 -> (B,)
+
+    T^2 keeps its gradients as large as those of cross-entropy, whatever T is.
+    """
+    log_probs = F.log_softmax(logits.float() / temperature, dim=1)
+    return temperature ** 2 * F.kl_div(log_probs, teacher_probs, reduction="none").sum(dim=1)
+
+
+def class_weights(counts, power, learnt=None):
+    """(mean count / count) ** power per class, mean 1 over the samples; an empty class counts as one. (C,) -> (C,)
+
+    counts: labelled samples; learnt: the samples that are learnt from, where pseudo-labels come on top. The weights then share
+    a class's part in the loss between both and leave that part as it was: what is easy to pseudo-label becomes no likelier.
+    """
     counts = torch.as_tensor(counts, dtype=torch.float32).clamp(min=1)
-    weights = (counts.mean() / counts) ** power
-    return weights * counts.sum() / (weights * counts).sum()
+    learnt = counts if learnt is None else torch.as_tensor(learnt, dtype=torch.float32).clamp(min=1)
+    weights = (counts.mean() / counts) ** power * counts / learnt
+    return weights * learnt.sum() / (weights * learnt).sum()
 
 
 class Supervised(nn.Module):
     """Focal loss with label smoothing on a batch's targets, weighted by sample and by class."""
 
-    def __init__(self, optim, weights):
-        """`optim`: an OptimConfig; `weights` (C,): class weights."""
+    def __init__(self, optim, weights, with_margin=lambda logits, targets: logits):
+        """`optim`: an OptimConfig; `weights` (C,): class weights; `with_margin`: of the network's head."""
         super().__init__()
-        self.gamma, self.label_smoothing = optim.focal_gamma, optim.label_smoothing
+        self.gamma, self.label_smoothing, self.with_margin = optim.focal_gamma, optim.label_smoothing, with_margin
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32))
 
+    def weighted(self, per_sample, batch):
+        """The loss () of a batch of losses per sample (B,)."""
+        return (per_sample * batch.weight * (batch.targets @ self.class_weights)).sum() / len(per_sample)
+
     def forward(self, network, batch):
-        logits = network(batch.images, batch.targets)
-        per_sample = focal_loss(logits, smooth(batch.targets, self.label_smoothing), self.gamma)
-        weight = batch.weight * (batch.targets @ self.class_weights)
-        loss = (per_sample * weight).sum() / len(per_sample)
+        logits = network(batch.images)
+        asked, targets = self.with_margin(logits, batch.targets), smooth(batch.targets, self.label_smoothing)
+        loss = self.weighted(focal_loss(asked, targets, self.gamma), batch)
         return LossParts(loss, logits, {"supervised": loss.detach()})
+
+
+class Distilled(nn.Module):
+    """A Supervised and, for the share alpha of the loss, what frozen teachers say of the same augmented images.
+
+    A margin is no part of what is compared with teachers: they predict without one.
+    """
+
+    def __init__(self, supervised, teachers, alpha, temperature):
+        """`teachers`: networks, equally weighted; see `distillation_loss` for the `temperature`."""
+        super().__init__()
+        self.supervised, self.alpha, self.temperature = supervised, alpha, temperature
+        self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def teacher_probs(self, images):
+        """Mean of the teachers' probabilities at the temperature, (B, C)."""
+        return torch.stack([(teacher(images).float() / self.temperature).softmax(dim=1) for teacher in self.teachers]).mean(0)
+
+    def forward(self, network, batch):
+        own = self.supervised(network, batch)
+        per_sample = distillation_loss(own.logits, self.teacher_probs(batch.images), self.temperature)
+        distilled = self.supervised.weighted(per_sample, batch)
+        loss = (1 - self.alpha) * own.loss + self.alpha * distilled
+        return LossParts(loss, own.logits, own.parts | {"distilled": distilled.detach()})

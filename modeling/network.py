@@ -155,38 +155,46 @@ class LinearHead(nn.Module):
         nn.init.trunc_normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, features, targets=None):
+    def forward(self, features):
         return self.linear(self.drop(features))
+
+    def with_margin(self, logits, targets):
+        """A linear head asks for no margin."""
+        return logits
 
 
 class ArcFaceHead(nn.Module):
-    """Additive angular margin (ArcFace, arXiv 1801.07698): s cos(theta + m) for the true class in training.
+    """s cos(theta), theta the angle to the nearest of a class's centres: (B, D) -> (B, C). One centre is ArcFace (arXiv
+    1801.07698), more are its sub-centre form (Deng et al., ECCV 2020): images unlike the rest of their class, mislabelled
+    ones too, gather around a centre of their own."""
 
-    With soft targets t (B, C) the margin applies in proportion: (1 - t) cos(theta) + t cos(theta + m). Without
-    targets the logits are s cos(theta). `easy margin` beyond pi - m keeps the function monotone, as in the paper's code.
-    """
-
-    def __init__(self, n_features, n_classes, drop_rate, scale=16.0, margin=0.2):
+    def __init__(self, n_features, n_classes, drop_rate, n_centers=1, scale=16.0, margin=0.2):
         super().__init__()
-        self.scale, self.margin = scale, margin
+        self.n_centers, self.scale, self.margin = n_centers, scale, margin
         self.drop = nn.Dropout(drop_rate)
-        self.weight = nn.Parameter(torch.empty(n_classes, n_features))
+        self.weight = nn.Parameter(torch.empty(n_classes * n_centers, n_features))      # the centres of a class side by side
         nn.init.xavier_uniform_(self.weight)
 
-    def forward(self, features, targets=None):
+    def forward(self, features):
         cosine = F.linear(F.normalize(self.drop(features).float()), F.normalize(self.weight.float()))
-        if targets is not None:
-            cosine = (1 - targets) * cosine + targets * self.with_margin(cosine)
-        return self.scale * cosine
+        return self.scale * cosine.unflatten(1, (-1, self.n_centers)).amax(2)
 
-    def with_margin(self, cosine):
+    def with_margin(self, logits, targets):
+        """s cos(theta + m) for the true class, which the loss is taken of; for soft targets t (B, C) in proportion:
+        s ((1 - t) cos(theta) + t cos(theta + m)). Beyond pi - m it goes on falling, as in the paper's code."""
+        cosine = logits.float() / self.scale
         sine = (1 - cosine.square()).clamp(min=1e-7).sqrt()
         shifted = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
         beyond = cosine <= math.cos(math.pi - self.margin)
-        return torch.where(beyond, cosine - self.margin * math.sin(self.margin), shifted)
+        shifted = torch.where(beyond, cosine - self.margin * math.sin(self.margin), shifted)
+        return self.scale * ((1 - targets) * cosine + targets * shifted)
 
 
-HEADS = {"linear": LinearHead, "arcface": ArcFaceHead}
+def build_head(model, n_features, n_classes):
+    """The head of a ModelConfig."""
+    if model.head == "linear":
+        return LinearHead(n_features, n_classes, model.drop_rate)
+    return ArcFaceHead(n_features, n_classes, model.drop_rate, model.arcface_centers)
 
 
 class Network(nn.Module):
@@ -204,8 +212,8 @@ class Network(nn.Module):
             images = F.interpolate(images, size=self.input_size_px, mode="bilinear", antialias=True)
         return self.backbone(images.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, images, targets=None):
-        return self.head(self.features(images), targets)
+    def forward(self, images):
+        return self.head(self.features(images))
 
 
 def input_size_px(model_name, image_size_px):
@@ -263,9 +271,8 @@ def build_network(model_name, *, n_classes, image_size_px, weights, model):
     size_px = input_size_px(model_name, image_size_px)
     backbone = build_backbone(model_name, size_px, weights, model.drop_path_rate)
     n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
-    head = HEADS[model.head](n_features, n_classes, model.drop_rate)
     cfg = backbone.pretrained_cfg
-    network = Network(backbone, head, cfg["mean"], cfg["std"], size_px)
+    network = Network(backbone, build_head(model, n_features, n_classes), cfg["mean"], cfg["std"], size_px)
     return network.to(memory_format=torch.channels_last)
 
 

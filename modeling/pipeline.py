@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,12 +28,12 @@ from modeling.executor import make_executor
 from modeling.fits import (
     PSEUDO_LABELS,
     Run,
+    allowed_rounds,
     find_costs,
     fit_state,
     fold_scores,
     round_specs,
     run_fit,
-    usable_rounds,
     work_of,
 )
 from modeling.groups import make_groups, named_classes
@@ -101,6 +102,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             run_weights(this)
             run_shift(this)
             run_folds(this)
+            this.config = replace(this.config, rounds=allowed_rounds(this))
             page = Page(this, metric)
             fits, planned = run_rounds(this, metric, page)
             results = run_ensemble(this, fits, metric)
@@ -179,6 +181,7 @@ def print_plan(this, metric):
         rehearse(this)
         this.events.say("the images were not read yet: steps are timed on noise images, and reading them and measuring the "
                         "shift come on top")
+    this.config = replace(this.config, rounds=allowed_rounds(this))
     for line in Planner(this, planned_specs(this), metric).describe():
         this.events.say(line)
 
@@ -339,7 +342,7 @@ def run_rounds(this, metric, page):
 
 def planned_specs(this):
     """The FitSpecs of all rounds, in the order in which they are trained."""
-    return [spec for r in usable_rounds(this) for spec in round_specs(this.config, r)]
+    return [spec for r in range(len(this.config.rounds)) for spec in round_specs(this.config, r)]
 
 
 class Planner:
@@ -349,7 +352,8 @@ class Planner:
         self.this, self.metric = this, metric
         self.state = {spec: fit_state(this, spec) for spec in specs}
         self.works = {spec: work_of(this, spec) for spec in specs}
-        open_ = dict.fromkeys(s.backbone for s in specs if self.state[s] != "done")
+        to_do = [s for s in specs if self.state[s] != "done"]
+        open_ = dict.fromkeys([*(s.backbone for s in to_do), *(t for s in to_do for t in self.works[s].teachers)])
         measured = this.config.runtime.measure or this.deadline < math.inf
         self.costs = find_costs(this, open_, self.has_time_for) if measured else dict.fromkeys(open_, UNKNOWN)
         self.is_known, self.pace = measured, {}       # seconds over planned seconds, by backbone
@@ -360,7 +364,7 @@ class Planner:
         """Whether more than one shortest fit of each of these backbones can still be done: else measuring further ones, which
         would be dropped first, is time lost."""
         first = {work.spec.backbone: work for work in reversed(self.works.values())}
-        return sum(first[b].seconds(cost, first[b].floor_epochs) for b, cost in costs.items()) < self.this.seconds_left
+        return sum(first[b].seconds(costs, first[b].floor_epochs) for b in costs) < self.this.seconds_left
 
     def plan(self, specs, fitted):
         """The Plan of those of the specs that are still to be done, of backbones whose costs are known."""
@@ -386,18 +390,18 @@ class Planner:
                 overall.plan(sum(self.load(s, n) for s, n in plan.epochs.items()))
                 if overall.is_hidden and self.is_known and fitted:
                     self.this.events.say(f"{len(plan.epochs)} fit(s) to do in about {duration(plan.seconds)}")
-                until = self.this.deadline - self.works[spec].seconds(self.costs[spec.backbone], 0)
+                until = self.this.deadline - self.works[spec].seconds(self.costs, 0)
             start, title = time.perf_counter(), f"fit {i + 1}/{len(specs)}"
             yield spec, partial(run_fit, self.this, spec, dict(fitted), n_epochs, until, title,
                                 lambda share, load=load: overall.advance(load * share))
             if self.state[spec] == "to do" and self.is_known:
-                planned = self.works[spec].seconds(self.costs[spec.backbone], len(fitted[spec].result.epochs))
+                planned = self.works[spec].seconds(self.costs, len(fitted[spec].result.epochs))
                 self.pace[spec.backbone] = (time.perf_counter() - start) / planned
 
     def load(self, spec, n_epochs):
         """How much of the overall bar a fit is: its planned seconds, or its steps where they are not known."""
         work = self.works[spec]
-        return work.seconds(self.costs[spec.backbone], n_epochs) if self.is_known else n_epochs * work.n_steps
+        return work.seconds(self.costs, n_epochs) if self.is_known else n_epochs * work.n_steps
 
     def describe(self):
         """The plan as a table."""
@@ -405,11 +409,12 @@ class Planner:
         width = max(map(len, names.values()))
         yield f"{'plan':<{width}}  state  epochs  seconds  peak memory"
         for spec, work in self.works.items():
-            n_epochs, cost = self.first.epochs.get(spec), self.costs.get(spec.backbone)
+            n_epochs = self.first.epochs.get(spec)
             if n_epochs is None:
                 yield f"{names[spec]:<{width}}  {'done' if self.state[spec] == 'done' else 'left out'}"
                 continue
-            known = f"{work.seconds(cost, n_epochs):>7.0f}  {cost.peak_memory_bytes / 2**30:>7.1f} GiB" if self.is_known else ""
+            known = (f"{work.seconds(self.costs, n_epochs):>7.0f}  {work.peak_memory_bytes(self.costs) / 2**30:>7.1f} GiB"
+                     if self.is_known else "")
             yield f"{names[spec]:<{width}}  {self.state[spec]:<5}  {n_epochs:>6}  {known}".rstrip()
         if self.is_known and self.first.epochs:
             yield f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}"
@@ -473,7 +478,8 @@ def run_ensemble(this, fits, metric):
     for r in rounds:
         if not r.used:
             this.warn(f"round {r.round} is not used for the submission: with it the blend's {metric.name} out of fold changes "
-                      f"by {r.change:+.4f} ({r.change_ci90[0]:+.4f} to {r.change_ci90[1]:+.4f}, larger is better)")
+                      f"by {r.change:+.4f} ({r.change_ci90[0]:+.4f} to {r.change_ci90[1]:+.4f}, larger is better), and a round "
+                      "is used where that whole interval is above 0")
     clean = blend.apply(oof["valid"]).align(ids)
     score = {}
     for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
@@ -501,7 +507,8 @@ def run_ensemble(this, fits, metric):
     run_stage(stage, build)
     table = [source_row(name, members, blend, stacked[name], labels, folds, metric) for name, members in groups.items()]
     return {"score": score, "blend": blend, "table": table, "test": test, "folder": stage.folder, "rounds": [
-        r._asdict() | pseudo_labels(fits, r.round, audit.train.classes) for r in rounds]}
+        r._asdict() | {"distillation": config.rounds[r.round].alpha} | pseudo_labels(fits, r.round, audit.train.classes)
+        for r in rounds]}
 
 
 def pseudo_labels(fits, round_number, classes):

@@ -1,13 +1,13 @@
 """How long a run takes, by what a few measured steps cost; and what to leave out so that it ends inside a time budget.
 
-    cost = measured_cost(train, predict, n_steps=4, n_images=(64, 192))
+    cost = measured_cost(train, predict, teach, n_steps=4, n_images=(64, 192))
     plan = make_plan(works, {"convnext_atto": cost}, seconds_left=3600, weakest=["vit_tiny_patch16_224"])
     plan.epochs[spec], plan.seconds, plan.dropped
 
 All durations are wall-clock seconds on this machine.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from config import FitSpec
 from utils import Timer
@@ -17,33 +17,46 @@ FLOOR_SHARE = 0.4       # of the asked epochs: fits are dropped before they beco
 
 @dataclass(frozen=True)
 class Cost:
-    """What a backbone costs here: one optimiser step, one image in all views, everything that comes once a fit."""
+    """What a backbone costs here: one optimiser step, one image in all views, everything that comes once a fit; as a teacher
+    one batch, and the memory of its weights."""
 
     step_seconds: float
     image_seconds: float
     start_seconds: float
     peak_memory_bytes: int
+    teach_seconds: float = 0.0
+    weight_bytes: int = 0
 
     def scaled(self, factor):
-        return Cost(factor * self.step_seconds, factor * self.image_seconds, factor * self.start_seconds,
-                    self.peak_memory_bytes)
+        return replace(self, **{name: factor * value for name, value in vars(self).items() if name.endswith("_seconds")})
 
 
 @dataclass(frozen=True)
 class Work:
-    """One fit to be done: optimiser steps per epoch, epochs asked for, images predicted after it."""
+    """One fit to be done: optimiser steps per epoch, epochs asked for, images predicted after it, backbones it is distilled
+    from."""
 
     spec: FitSpec
     n_steps: int
     n_epochs: int
     n_images: int
+    teachers: tuple[str, ...] = ()
 
     @property
     def floor_epochs(self):
         return math.ceil(FLOOR_SHARE * self.n_epochs)
 
-    def seconds(self, cost, n_epochs):
-        return cost.start_seconds + n_epochs * self.n_steps * cost.step_seconds + self.n_images * cost.image_seconds
+    def epoch_seconds(self, costs):
+        """costs: {backbone: Cost}; a teacher without one is not trained, so that it does not teach."""
+        taught = sum(costs[t].teach_seconds for t in self.teachers if t in costs)
+        return self.n_steps * (costs[self.spec.backbone].step_seconds + taught)
+
+    def peak_memory_bytes(self, costs):
+        return costs[self.spec.backbone].peak_memory_bytes + sum(costs[t].weight_bytes for t in self.teachers if t in costs)
+
+    def seconds(self, costs, n_epochs):
+        cost = costs[self.spec.backbone]
+        return cost.start_seconds + n_epochs * self.epoch_seconds(costs) + self.n_images * cost.image_seconds
 
 
 @dataclass(frozen=True)
@@ -55,9 +68,9 @@ class Plan:
     dropped: tuple[str, ...] = ()
 
 
-def measured_cost(train, predict, n_steps, n_images):
+def measured_cost(train, predict, teach, n_steps, n_images):
     """The Cost of a backbone. train() -> FitResult of two epochs of `n_steps`; predict(n) predicts n images; n_images: two
-    different numbers of them."""
+    different numbers of them; teach() sees one batch as a teacher does."""
     few, many = n_images
     with Timer() as training:
         result = train()
@@ -70,7 +83,10 @@ def measured_cost(train, predict, n_steps, n_images):
         timers.append(timer.seconds)
     image = max(0.0, timers[1] - timers[0]) / (many - few)
     start = max(0.0, training.seconds - 2 * seconds[1]) + max(0.0, timers[0] - few * image)
-    return Cost(seconds[1] / n_steps, image, start, result.peak_memory_bytes)
+    teach()
+    with Timer() as teaching:
+        teach()
+    return Cost(seconds[1] / n_steps, image, start, result.peak_memory_bytes, teaching.seconds)
 
 
 def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True):
@@ -96,7 +112,7 @@ def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True
 
 
 def total(works, costs, epochs):
-    return sum(w.seconds(costs[w.spec.backbone], epochs[w.spec]) for w in works)
+    return sum(w.seconds(costs, epochs[w.spec]) for w in works)
 
 
 def in_order_of_dropping(works, weakest, at_least_one):
@@ -118,7 +134,7 @@ def lengthened(works, costs, epochs, seconds_left):
     while open_:
         spec = min(open_, key=lambda s: epochs[s] / open_[s].n_epochs)
         work = open_[spec]
-        more = work.n_steps * costs[spec.backbone].step_seconds
+        more = work.epoch_seconds(costs)
         if epochs[spec] >= work.n_epochs or more > left:
             del open_[spec]
         else:

@@ -46,7 +46,9 @@ def closing_lines(final, table, folder):
         each = ", ".join(f"{m} {v:.4f}" for m, v in blend.nested_by_method.items())
         yield f"{'blend by ' + blend.method + ', nested':<36} {blend.score_nested:.4f}  (of {each})"
     for r in final["rounds"][1:]:
-        yield (f"round {r['round']}: {sum(r['pseudo_labels'].values()):.0f} test images as pseudo-labels; with it the blend "
+        taught = [f"{sum(r['pseudo_labels'].values()):.0f} test images as pseudo-labels"] if r["pseudo_labels"] else []
+        taught += [f"distillation for {r['distillation']:.0%} of the loss"] if r["distillation"] else []
+        yield (f"round {r['round']}: {', '.join(taught) or 'nothing to teach'}; with it the blend "
                f"{r['change']:+.4f} ({r['change_ci90'][0]:+.4f} to {r['change_ci90'][1]:+.4f}), "
                + ("used" if r["used"] else "not used"))
     score = final["score"]

@@ -1,7 +1,14 @@
-"""What the fits of a round learn: the labels, and in later rounds the test images as the round before sees them.
+"""What the fits of a round learn: the labels, and in later rounds what the round before sees in test images and in its own.
 
-Blind by construction: the targets for fold k are made by fold k's models alone, which never saw fold k's valid images,
-and carry `blind_fold=k`; a fit of another fold refuses them. Their one temperature comes from the other folds' valid images.
+Blind by construction: a fit of fold k is taught by fold k's models alone, which never saw fold k's valid images. Pseudo-labels
+carry `blind_fold=k`, and a fit of another fold refuses them; distillation refuses teachers of another fold. The one temperature
+of pseudo-labels comes from the other folds' valid images.
+
+Pseudo-labels do not shift the class shares. Easy classes have far more sure images than hard ones (docmix: 92 of the largest
+class, 3 of the smallest, where labelled images are 6 to 1). So a class may give no larger a share of its unlabelled images than
+the median class gives (`within_quota`), and what is left of the difference is taken up by the class weights, which leave each
+class the part in the loss that its labelled images alone would have (`losses.class_weights`). Lower thresholds for hard classes
+(FlexMatch, arXiv 2110.08263) would fill them up with wrong ones.
 """
 import csv
 import io
@@ -11,7 +18,7 @@ import numpy as np
 from data_loader import Targets
 from modeling.inference import Predictions
 from modeling.metrics import fit_temperature, with_temperature
-from utils import write_atomic
+from utils import RunError, write_atomic
 
 
 def teachers_temperature(folds, label_of):
@@ -23,6 +30,16 @@ def teachers_temperature(folds, label_of):
         return 1.0
     rows = Predictions.concat([Predictions.mean(teachers) for teachers in folds])
     return fit_temperature(np.array([label_of[i] for i in rows.sample_id.tolist()]), rows.probs)
+
+
+def distillers(spec, teachers):
+    """Whom the fit `spec` is distilled from, among the FitSpecs of its teachers: the other backbones, itself where there is no
+    other. RunError where one has seen labels that `spec` is validated on."""
+    seen = [f"{t.name} of fold {t.fold}" for t in teachers if spec.fold is not None and t.fold != spec.fold]
+    if seen:
+        raise RunError(f"the teachers of {spec.name} fold {spec.fold} must be fits of fold {spec.fold}, which are blind to it, "
+                       f"got {', '.join(seen)}: this would leak validation labels")
+    return [t for t in teachers if t.backbone != spec.backbone] or list(teachers)
 
 
 def pseudo_targets(teachers, round_, fold, temperature=1.0):
@@ -44,7 +61,7 @@ def pseudo_targets(teachers, round_, fold, temperature=1.0):
 
 def within_quota(probs, keep, quota):
     """(n,) bool: the surest of the kept rows of each class, at most `quota` times the median class's share of the images
-    expected in it. Easy classes would otherwise swamp the others. probs (n, C), keep (n,) bool."""
+    expected in it, so that easy classes do not swamp the others. probs (n, C), keep (n,) bool."""
     winner, expected = probs.argmax(1), probs.sum(0)
     counts = np.bincount(winner[keep], minlength=probs.shape[1])
     found = counts > 0

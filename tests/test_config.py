@@ -12,6 +12,8 @@ def test_every_mode_is_a_value_and_resolves():
         assert config.optim.batch_size % config.optim.micro_batch_size == 0
     assert build_config("full_training").model.backbones == FAMILIES
     assert len(build_config("competition_ready").rounds) == 2
+    with pytest.raises(UserError, match=r"rounds\[1\] must be taught something"):
+        build_config("full_training", ["rounds=2", "rounds.unlabelled=off"])
 
 
 def test_the_target_machine_gets_384_px_and_batch_64_as_8_micro_batches():
@@ -33,7 +35,9 @@ def test_overrides_are_parsed_with_the_fields_type():
                                          "rounds=3", "seed=7", "optim.lr=1e-3"])
     assert config.optim.epochs == 8 and config.seed == 7 and config.ensemble.refit is True
     assert config.model.backbones == ("mobilenetv2_100", "vit") and config.optim.lr == 1e-3
-    assert [r.teacher for r in config.rounds] == [False, True, True]
+    assert [r.is_taught for r in config.rounds] == [False, True, True]
+    config = build_config("quick_test", ["rounds.alpha=0.7", "rounds=2", "rounds.unlabelled=off"])
+    assert [(r.alpha, r.unlabelled) for r in config.rounds] == [(0.0, False), (0.7, False)]
 
 
 @pytest.mark.parametrize(("override", "message"), [
@@ -44,6 +48,8 @@ def test_overrides_are_parsed_with_the_fields_type():
     ("data.run_folds=9", "data.run_folds must be at most data.n_folds = 5, got 9"),
     ("optim.lr", "--set takes KEY=VALUE, got 'optim.lr'"),
     ("rounds=0", "rounds must be at least 1, got 0"),
+    ("rounds.alpha=0.5", "rounds.alpha is of the rounds after the first and there is none: add rounds=2"),
+    ("rounds.alfa=0.5", "did you mean 'rounds.alpha'"),
     ("model.backbones=vit,vit", "model.backbones must be different names"),
 ])
 def test_a_bad_override_is_named(override, message):

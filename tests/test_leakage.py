@@ -31,19 +31,19 @@ def noise_contest(folder, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_a_taught_round_stays_at_chance_on_noise_with_near_duplicates_between_train_and_test(tmp_path, seed):
+def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_train_and_test(tmp_path, seed):
     label_of = noise_contest(tmp_path / "noise", seed)
     config = build_config("full_training", [
-        "model.backbones=resnet10t", "model.pretrained=off", "data.n_folds=2", "data.image_size_px=32",
+        "model.backbones=resnet10t,test_resnet", "model.pretrained=off", "data.n_folds=2", "data.image_size_px=32",
         "optim.epochs=15", "optim.batch_size=16", "optim.label_smoothing=0", "augment.mix_share=0", "augment.policy=none",
         "predict.tta_views=1", "ensemble.bootstrap_draws=10", "runtime.workers=0", "runtime.measure=off", "metric=accuracy",
         f"seed={seed}"])
-    # every test image teaches, however unsure its teachers are
-    config = replace(config, rounds=(Round(), Round(teacher=True, unlabelled=True, min_confidence=0.0, min_agreement=0.0,
-                                                    class_quota=0.0)))
+    # pseudo-labels, distillation, both, each taught by the round before; every test image teaches, however unsure its teachers
+    pseudo = Round(unlabelled=True, min_confidence=0.0, min_agreement=0.0, class_quota=0.0)
+    config = replace(config, rounds=(Round(), pseudo, Round(alpha=0.9), replace(pseudo, alpha=0.9)))
     final = run(config, tmp_path / "noise", tmp_path / "run")
     spread = 3 * (0.25 * 0.75 / N) ** 0.5
-    assert {s["name"][:2] for s in final["sources"]} == {"r0", "r1"}
+    assert {s["name"][:2] for s in final["sources"]} == {"r0", "r1", "r2", "r3"}
     for source in final["sources"]:
         assert abs(source["score"] - 1 / CLASSES) < spread, source["name"]
     assert known_share(tmp_path / "run", label_of) > 0.6

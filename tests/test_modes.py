@@ -68,7 +68,21 @@ def test_competition_ready_trains_its_second_round(results):
     check_complete(folder, 2, 12, 3)
     rounds = json.loads((folder / "final_results.json").read_text())["rounds"]
     assert [r["round"] for r in rounds] == [0, 1] and rounds[0]["used"] and rounds[0]["pseudo_labels"] == {}
+    assert [r["distillation"] for r in rounds] == [0.0, 0.5] and rounds[1]["used"] == (rounds[1]["change_ci90"][0] > 0)
     assert "<h3>Rounds</h3>" in (folder / "report.html").read_text()
+
+
+def test_without_leave_to_learn_from_test_images_only_distillation_is_left_of_a_later_round(contest, tmp_path, capsys):
+    argv = [*small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1"), "data.test_usage=statistics"]
+    assert main([*argv, "--dry_run"]) == 0
+    said = "1 of 1 later round(s) that teach nothing else were switched off: data.test_usage=statistics"
+    assert said in capsys.readouterr().out
+    assert main([*argv, "rounds.alpha=0.5"]) == 0
+    final = json.loads((tmp_path / "run/final_results.json").read_text())
+    assert [s["name"][:2] for s in final["sources"]] == ["r0", "r1"] and final["rounds"][1]["pseudo_labels"] == {}
+    assert not list((tmp_path / "run").rglob("pseudo_labels.csv"))
+    assert any(w.startswith("no pseudo-labels are learnt from, and 0 of 1 later round(s)") for w in final["warnings"])
+    assert "distillation for 50% of the loss; with it the blend" in capsys.readouterr().out
 
 
 def test_debug_checks_every_family_and_trains_nothing(results, capsys):

@@ -42,6 +42,16 @@ def test_then_backbones_and_last_of_all_epochs_below_the_floor():
     assert left(make_plan(works(), COSTS, seconds_left=15, at_least_one=False)) == []
 
 
+def test_teachers_cost_their_forward_passes_and_the_memory_of_their_weights():
+    costs = {"a": Cost(1.0, 0.0, 5.0, 100), "b": Cost(2.0, 0.0, 0.0, 50, teach_seconds=0.5, weight_bytes=7)}
+    work = Work(FitSpec("a", 42, 1, 0), 10, 4, 0, teachers=("b", "left out"))
+    assert work.seconds(costs, 4) == 5 + 4 * 10 * (1.0 + 0.5)
+    assert work.peak_memory_bytes(costs) == 107
+    assert costs["b"].scaled(2.0) == Cost(4.0, 0.0, 0.0, 50, teach_seconds=1.0, weight_bytes=7)
+    plan = make_plan([work], costs, seconds_left=50)
+    assert left(plan) == [("a", 0, 3)] and plan.seconds == 50
+
+
 def test_a_fold_goes_in_all_rounds():
     both = works() + [Work(FitSpec(b, 42, 1, k), 10, 10, 0) for k in (0, 1, 2) for b in ("a", "b")]
     plan = make_plan(both, COSTS, seconds_left=10 * 4 * 11)

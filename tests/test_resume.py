@@ -111,6 +111,40 @@ def test_ten_random_kills_of_a_run_on_the_embedded_contest(tmp_path):
     assert all(outcome(folder) == outcome(tmp_path / "whole") for folder in done)
 
 
+TAUGHT = ["model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.n_folds=2", "data.run_folds=2", "optim.epochs=6",
+          "rounds=2", "rounds.alpha=0.5", "rounds.min_confidence=0", "rounds.min_agreement=0"]
+
+
+@pytest.mark.slow
+def test_a_kill_inside_a_taught_round_is_recovered_with_the_same_bytes(contest, tmp_path):
+    """Each fit of round 1 is killed once, after it has saved an epoch: with teachers loaded and pseudo-labels chosen."""
+    def argv(name):
+        return small_argv(contest, tmp_path, *TAUGHT, mode="full_training", name=name)
+
+    command, killed = [sys.executable, "grandmaster_train.py", *argv("killed")], set()
+    while True:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while process.poll() is None:
+            begun = {p.parent.name for p in tmp_path.glob("killed/fold_*/r1-*.partial/checkpoint.pt")}
+            if begun - killed:
+                process.send_signal(signal.SIGKILL)
+                killed |= begun
+                break
+            time.sleep(0.01)
+        status = process.wait()
+        assert status in (0, -signal.SIGKILL), process.stderr.read()
+        process.stderr.close()
+        if status == 0:
+            break
+    assert len(killed) == 4
+    assert main(argv("whole")) == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    weights = [{p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).glob("fold_*/r*/weights.safetensors")}
+               for name in ("killed", "whole")]
+    assert len(weights[0]) == 8 and weights[0] == weights[1]
+    assert len(list(tmp_path.glob("whole/fold_*/r1-*/pseudo_labels.csv"))) == 4
+
+
 def test_another_metric_redoes_the_blend_alone(contest, tmp_path):
     assert main(small_argv(contest, tmp_path)) == 0
     before = {p.name for p in (tmp_path / "run").glob("**/*-*/") if not p.name.startswith("ensemble")}

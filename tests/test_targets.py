@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
 
-from config import Round
+from config import FitSpec, Round
 from data_loader import Targets
 from modeling.inference import Predictions
-from modeling.targets import load_pseudo_labels, pseudo_targets, save_pseudo_labels, teachers_temperature, within_quota
+from modeling.targets import (
+    distillers,
+    load_pseudo_labels,
+    pseudo_targets,
+    save_pseudo_labels,
+    teachers_temperature,
+    within_quota,
+)
 from utils import RunError
 
 IDS = np.array(["t0", "t1", "t2", "t3"])
@@ -19,19 +26,29 @@ TEACHERS = [teacher([0.99, 0.9, 0.02, 0.6]), teacher([0.97, 1.0, 0.04, 0.4])]
 
 
 def test_sure_and_agreed_rows_are_kept_with_their_confidence():
-    targets = pseudo_targets(TEACHERS, Round(teacher=True, unlabelled=True, min_confidence=0.95), fold=2)
+    targets = pseudo_targets(TEACHERS, Round(unlabelled=True, min_confidence=0.95), fold=2)
     assert targets.sample_id.tolist() == ["t0", "t1", "t2"]
     np.testing.assert_allclose(targets.weight, [0.98, 0.95, 0.97], atol=1e-6)
-    disagreed = pseudo_targets(TEACHERS, Round(teacher=True, unlabelled=True, min_confidence=0.0), fold=2)
+    disagreed = pseudo_targets(TEACHERS, Round(unlabelled=True, min_confidence=0.0), fold=2)
     assert disagreed.sample_id.tolist() == ["t0", "t1", "t2"]
 
 
 def test_targets_of_one_fold_are_refused_by_another():
-    targets = pseudo_targets(TEACHERS, Round(teacher=True, unlabelled=True), fold=2)
+    targets = pseudo_targets(TEACHERS, Round(unlabelled=True), fold=2)
     assert targets.for_fold(2) is targets
     with pytest.raises(RunError, match=r"fold 1 .*blind to fold 2"):
         targets.for_fold(1)
     assert Targets(IDS[:1], np.array([[1.0, 0.0]]), np.ones(1)).for_fold(1)
+
+
+def test_a_fit_is_distilled_from_the_other_backbones_of_its_own_fold():
+    student, (a, b, c) = FitSpec("a", 42, 1, 2), (FitSpec(name, 42, 0, 2) for name in "abc")
+    assert distillers(student, [a, b, c]) == [b, c]
+    assert distillers(student, [a]) == [a] and distillers(student, []) == []
+    with pytest.raises(RunError, match=r"r1-a-s42 fold 2 must be fits of fold 2, .*got r0-b-s42 of fold 1"):
+        distillers(student, [FitSpec("b", 42, 0, 1), c])
+    everything = FitSpec("a", 42, 1, None)
+    assert distillers(everything, [FitSpec("b", 42, 0, None)]) == [FitSpec("b", 42, 0, None)]
 
 
 def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teach():
@@ -44,7 +61,7 @@ def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teac
     valid = Predictions(ids, np.stack([sure, 1 - sure], 1), ("a", "b"), "valid", ("m",))
     assert teachers_temperature([[valid, valid]], label_of) == pytest.approx(3, abs=0.6)
     assert teachers_temperature([], label_of) == 1.0
-    round_ = Round(teacher=True, unlabelled=True, min_confidence=0.95, class_quota=0.0)
+    round_ = Round(unlabelled=True, min_confidence=0.95, class_quota=0.0)
     assert pseudo_targets(TEACHERS, round_, 2, temperature=3.0).sample_id.tolist() == []
 
 
@@ -60,7 +77,7 @@ def test_an_easy_class_does_not_swamp_the_others():
 
 
 def test_pseudo_labels_are_found_again_by_id(tmp_path):
-    targets = pseudo_targets(TEACHERS, Round(teacher=True, unlabelled=True), fold=2)
+    targets = pseudo_targets(TEACHERS, Round(unlabelled=True), fold=2)
     save_pseudo_labels(targets, ("a", "b, c"), tmp_path / "p.csv")
     assert load_pseudo_labels(tmp_path / "p.csv") == {"t0": "a", "t1": "a", "t2": "b, c"}
     assert load_pseudo_labels(tmp_path / "none.csv") == {}

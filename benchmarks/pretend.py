@@ -1,0 +1,79 @@
+"""A contest whose test answers may be looked at while working: half of another one's labelled training images, distorted.
+
+    python -m benchmarks.pretend ../shared/data/docmix /tmp/doc --damage paper
+    python -m benchmarks.seeds /tmp/doc/contest /tmp/doc/answers.csv --seeds 0 1 -- --weights_dir W
+
+DATA_DIR: train.csv with columns ID and target, and the images in train/. The distortions are none of the product's own: `paper`
+is the embedded contest's test set, `phone` is by Pillow, `none` changes nothing.
+"""
+import argparse
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from benchmarks.shift_recovery import halves
+from data_loader import decode_image
+from demo_contest.distort import apply, draw_distortion, needs_other
+
+
+def paper(image, rng, others):
+    distortion = draw_distortion(random.Random(int(rng.integers(2**31))))
+    return apply(distortion, image, others[rng.integers(len(others))] if needs_other(distortion) else None)
+
+
+def phone(image, rng, others):
+    """Turned on black, out of focus, dark, flat, with dead pixels, and saved small."""
+    picture = Image.fromarray(image)
+    if rng.random() < 0.6:
+        picture = picture.rotate(rng.uniform(-30, 30), resample=Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 2.5)))
+    picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.4, 0.9))
+    image = np.array(ImageEnhance.Contrast(picture).enhance(rng.uniform(0.6, 1.1)))
+    if rng.random() < 0.4:
+        where, share = rng.random(image.shape[:2]), rng.uniform(0.01, 0.06)
+        image[where < share / 2], image[where > 1 - share / 2] = 0, 255
+    coded = io.BytesIO()
+    Image.fromarray(image).save(coded, "JPEG", quality=int(rng.uniform(25, 60)))
+    return np.array(Image.open(coded))
+
+
+DAMAGES = {"paper": paper, "phone": phone, "none": None}
+
+
+def write_pretended(data_dir, folder, damage, seed):
+    """folder/contest as a contest of one half, folder/answers.csv of the other."""
+    (train, labels), (held, answers) = halves(data_dir, seed)
+    contest = folder / "contest"
+    for split in ("train", "test"):
+        (contest / split).mkdir(parents=True)
+    for path in train:
+        (contest / "train" / path.name).write_bytes(path.read_bytes())
+    images = [decode_image(path) for path in held] if damage else []
+    for i, path in enumerate(held):
+        target = contest / "test" / path.name
+        if damage:
+            Image.fromarray(damage(images[i], np.random.default_rng([seed, i]), images)).save(target, quality=90)
+        else:
+            target.write_bytes(path.read_bytes())
+    for name, paths, column in (("contest/train.csv", train, labels), ("answers.csv", held, answers),
+                                ("contest/sample_submission.csv", held, [labels[0]] * len(held))):
+        rows = [f"{path.name},{label}" for path, label in zip(paths, column, strict=True)]
+        (folder / name).write_text("\n".join(["ID,target", *rows, ""]), encoding="utf-8")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("folder", type=Path, help="is made, with contest/ and answers.csv in it")
+    parser.add_argument("--damage", choices=list(DAMAGES), default="paper")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    write_pretended(args.data_dir, args.folder, DAMAGES[args.damage], args.seed)
+
+
+if __name__ == "__main__":
+    main()

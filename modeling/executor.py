@@ -274,8 +274,9 @@ class RayExecutor:
         address = os.environ.get("RAY_ADDRESS")
         path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
         try:
-            self.ray.init(log_to_driver=False, logging_level="error", runtime_env={"env_vars": {"PYTHONPATH": path}},
-                          **({} if address else {"include_dashboard": False}))
+            # without an address Ray would join any cluster that it finds on this machine
+            self.ray.init(address or "local", log_to_driver=False, logging_level="error", runtime_env={
+                "env_vars": {"PYTHONPATH": path}}, **({} if address else {"include_dashboard": False}))
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             raise UserError("RAY_ADDRESS must be the address of a running Ray cluster, or not be set for a Ray on this machine,"
                             f" got {address!r} ({str(error).splitlines()[0]}): start one by `ray start --head`") from None

@@ -193,7 +193,7 @@ class RemoteSite:
         if self.sees_home:
             os.chdir(directory)
         self.folder = folder if self.sees_home else (
-            Path(tempfile.gettempdir()) / f"grandmaster-{digest_json([owner, directory, folder])}")
+            Path(tempfile.gettempdir()) / f"grandmaster-{digest_json([(owner or {}).get('host'), directory, folder])}")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def tell(self, method, *args, **values):
@@ -202,12 +202,12 @@ class RemoteSite:
     def advance(self, share):
         self.done += share
         if time.monotonic() - self.told_at > TOLD_SECONDS:
-            self.flush()
+            self.tell("advance", self.done)
+            self.done, self.told_at = 0.0, time.monotonic()
 
     def flush(self):
-        """Tell how much was done; returns when all that was told has arrived."""
+        """Returns when all that was told has arrived."""
         self.ray.get(self.home.tell.remote(self.name, "advance", (self.done,), {}))
-        self.done, self.told_at = 0.0, time.monotonic()
 
     def fetch(self, path):
         path = Path(path)
@@ -236,8 +236,10 @@ class RemoteSite:
 def work(function, home, name, *where):
     """What a Ray task does; returns its seconds. The lock keeps out a worker whose node was given up too early."""
     site = RemoteSite(home, name, *where)
-    with FileLock(site.folder / f".{digest_json(str(name))}.lock"), Timer() as timer:
+    lock = site.folder / f".{digest_json(str(name))}.lock"
+    with FileLock(lock), Timer() as timer:
         function(site)
+    lock.unlink(missing_ok=True)
     site.flush()
     return timer.seconds
 
@@ -318,24 +320,24 @@ class RayExecutor:
     def submit(self, job):
         share = self.share(job.memory_bytes)
         cores = math.floor(100 * share * self.cores_each) / 100
-        needs = {"num_gpus": share, "num_cpus": cores} if self.kind == "GPU" else {
+        needs = {"num_gpus": share, "num_cpus": cores, "max_calls": 1} if self.kind == "GPU" else {
             "num_cpus": 1, "memory": min(job.memory_bytes, self.largest_memory // 2)}      # one that asks for more never starts
-        return self.ray.remote(work).options(**needs, max_retries=RETRIES, name=job.title or str(job.name)).remote(
+        return self.ray.remote(**needs, max_retries=RETRIES)(work).options(name=job.title or str(job.name)).remote(
             job.function, self.home, job.name, self.folder, Path.cwd(), owner_of(self.folder), max(1, int(cores)))
 
     def run(self, jobs, events):
         """As LocalExecutor's, several at a time. A job is asked for while a device has room, so that at most one waits."""
-        jobs, running, bars = iter(jobs), {}, {}
+        jobs, running, bars, advanced = iter(jobs), {}, {}, Counter()
         while True:
             while sum(self.share(j.memory_bytes) for j in running.values()) < self.n_devices and (job := next(jobs, None)):
                 running[self.submit(job)] = job
-                bars[job.name] = progress(total=1.0, desc=job.title, position=2 + len(bars), bar_format=(
+                bars[job.name] = progress(total=1.0, desc=job.title, bar_format=(
                     "{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left"))
             if not running:
                 return
             try:
                 done, _ = self.ray.wait(list(running), timeout=TOLD_SECONDS)
-                self.relay({job.name: job for job in running.values()}, bars, events)
+                self.relay({job.name: job for job in running.values()}, bars, advanced, events)
                 ended = [(reference, self.result(reference, running[reference])) for reference in done]
             except self.ray.exceptions.RayError as error:
                 self.restart(error, events)
@@ -352,13 +354,14 @@ class RayExecutor:
                 self.lost.clear()
                 yield job.name, seconds
 
-    def relay(self, jobs, bars, events):
+    def relay(self, jobs, bars, advanced, events):
         """Do what the workers told: log, advance. A job that was begun again advances to its end only once."""
         for name, method, args, values in self.ray.get(self.home.told.remote()):
             if method != "advance":
                 getattr(events, method)(*args, **values)
-            elif name in bars:
-                share = min(args[0], 1.0 - bars[name].n)
+            elif name in jobs:
+                share = min(args[0], 1.0 - advanced[name])
+                advanced[name] += share
                 bars[name].update(share)
                 jobs[name].advance(share)
 

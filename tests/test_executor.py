@@ -1,4 +1,5 @@
 """One contract for both engines: the same files whoever runs the jobs, whatever dies. The slow tests start a real Ray."""
+import functools
 import itertools
 import json
 import os
@@ -104,6 +105,39 @@ def test_jobs_on_workers_that_do_not_see_the_folder(tmp_path):
     assert (made / "copy.txt").read_text() == "of the home machine" and not damaged_files(made) and sum(done) == 1.0
     assert events.warnings[0] == "job a ran out of memory and is tried again with twice as much"
     assert events.warnings[1].startswith("made by ") and events.warnings[1] != f"made by {os.getpid()}"
+
+
+def look_at_card():
+    return {"gpu_memory_bytes": 16 * GIB}
+
+
+def note_time(site, folder, share):
+    """Stands for a fit on a GPU."""
+    begin = time.time()
+    time.sleep(2)
+    (folder / f"{os.getpid()}.json").write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], begin, time.time(), share]))
+
+
+@pytest.mark.slow
+def test_jobs_share_gpus_as_far_as_their_memory_allows(tmp_path, monkeypatch):
+    """Two GPUs that are there for Ray's books only."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        with make_executor("ray", tmp_path / "run") as ray_executor:
+            assert ray_executor.survey(look_at_card) == [look_at_card()] and ray_executor.n_devices == 2
+            peaks = [5 * GIB, 5 * GIB, 9 * GIB, 5 * GIB, 9 * GIB]
+            jobs = [Job(i, functools.partial(note_time, folder=tmp_path, share=ray_executor.share(peak)), memory_bytes=peak)
+                    for i, peak in enumerate(peaks)]
+            assert {name for name, _ in ray_executor.run(jobs, EventLog(tmp_path / "events.jsonl"))} == set(range(5))
+    finally:
+        cluster.shutdown()
+    rows = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    at_once = [sum(share for other, begin, end, share in rows if other == gpu and begin <= start < end)
+               for gpu, start, _, _ in rows]
+    assert len(rows) == 5 and max(at_once) <= 1.0 and 0.8 in at_once      # two of 0.4 did run side by side
 
 
 # ---------------------------------------------------------------- runs on Ray

@@ -149,7 +149,8 @@ class RuntimeConfig:
     compile: str = setting("auto", "torch.compile of the training step; auto is off today", choices=("auto", "on", "off"))
     weights_dir: str = setting("", "folder with <timm model name>*.safetensors or .pth")
     results_dir: str = setting("training_results", "folder of all experiments")
-    engine: str = setting("local", "where fits run", choices=("local",))
+    engine: str = setting("local", "where fits run: one after the other here, or side by side as Ray tasks",
+                          choices=("local", "ray"))
     time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
     quiet: bool = setting(False, "print warnings and the closing table only")
     tracker: str = setting("none", "also log to TensorBoard or MLflow, in the run's folder; their packages are optional",

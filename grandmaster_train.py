@@ -43,7 +43,7 @@ def make_parser():
                         "submission with one column per class)")
     parser.add_argument("--group_column", help="column whose equal values must stay in one fold")
     parser.add_argument("--time_budget", type=float, metavar="HOURS", help="hours that the run may take")
-    parser.add_argument("--engine", help="where fits run: local")
+    parser.add_argument("--engine", help="where fits run: local, or side by side on every GPU or core: ray")
     parser.add_argument("--demo_size", type=float, default=demo_contest.DEFAULT_SIZE, metavar="SHARE",
                         help=f"size of the embedded contest, 1 is 1,570 + 3,140 images (default {demo_contest.DEFAULT_SIZE})")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any other setting")

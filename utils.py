@@ -219,6 +219,7 @@ class EventLog:
 
     def __init__(self, path, echo=True, events=None, also=lambda event, values: None):
         self.path, self.echo, self.events, self.also = Path(path), echo, events, also
+        self.warnings = []
 
     def record(self, event, **values):
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **plain(values)}
@@ -231,6 +232,12 @@ class EventLog:
         if self.echo and (self.events is None or event in self.events):
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+
+    def warn(self, text):
+        """Say a warning and keep it, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.say(f"warning: {text}", event="warning")
 
 
 class Timer:

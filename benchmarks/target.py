@@ -6,6 +6,7 @@ Every backbone is traced on fake tensors (nothing is computed): floating-point o
 one micro-batch keeps for its backward pass in bf16, bytes of weights, gradients, AdamW's two moments and the EMA.
 A training step is taken as three forwards. --tflops: operations per second that the card is believed to reach, 30e12 for
 an RTX 4090 Laptop (its tensor cores do 66e12 in bf16 with fp32 sums). With a GPU the same steps are also measured.
+Last, when 1, 8, 35 and 100 such GPUs would be done, one fit a GPU, for the folds in order and for the longest fits first.
 """
 import argparse
 import time
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from config import BACKBONES, IMAGE_SIZE_PX, MICRO_BATCH_SIZE, SCALES, FitSpec, build_config
 from modeling.network import WeightsSource, build_network
-from modeling.plan import Cost, Work, make_plan
+from modeling.plan import Cost, Devices, Work, make_plan
 from modeling.train import peak_memory_bytes, reset_peak_memory
 from utils import duration
 
@@ -26,9 +27,11 @@ CLASSES = 17
 
 def traced(name, size_px, micro):
     """(operations of one image forward, bytes kept for a micro-batch's backward, parameters)."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.device("meta"):      # not fake: timm reads drop path rates from a tensor as it builds
         network = build_network(name, n_classes=CLASSES, image_size_px=size_px, weights=WeightsSource(name, "random"),
                                 model=build_config("full_training").model).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network.to_empty(device="cpu")
         kept, n = {}, sum(p.numel() for p in network.parameters())
         own = {id(p.untyped_storage()) for p in network.parameters()}
 
@@ -98,6 +101,11 @@ def main():
             print(f"{'':<32} measured on {torch.cuda.get_device_name()}: {3 * flops * micro / train / 1e12:.0f} TFLOP/s in "
                   f"training, {flops * micro / predict / 1e12:.0f} predicting, peak {peak / 2**30:.1f} GiB", flush=True)
     print(f"{len(works)} fits: about {duration(make_plan(works, costs).seconds)}")
+    works.sort(key=lambda work: work.spec.fold)      # the order of a run
+    longest_first = sorted(works, key=lambda work: -work.seconds(costs[work.spec.backbone], work.n_epochs))
+    for n in (1, 8, 35, 100):
+        ends = [make_plan(order, costs, devices=Devices(n)).seconds for order in (works, longest_first)]
+        print(f"{n:>4} GPUs: {duration(ends[0])}, the longest first {duration(ends[1])}")
 
 
 if __name__ == "__main__":

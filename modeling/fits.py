@@ -1,7 +1,7 @@
 """One fit: what it learns from, how it is trained, what it predicts, what it costs. The stages around it are in pipeline.py.
 
-    fitted = run_fit(run, FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5", ...)
-    fitted.predictions("valid").align(ids)
+    run_fit(site, run, spec := FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5", ...)
+    finished_fit(run, spec, before).predictions("valid").align(ids)
 """
 import functools
 import math
@@ -18,16 +18,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from config import Config, FitSpec, key_settings
-from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, make_loader
+from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, load_audit, make_loader
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
+from modeling.executor import Job
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
 from modeling.losses import Distilled, Supervised, class_weights
 from modeling.network import WeightsSource, adapted_to, build_network, norm_statistics
 from modeling.plan import Cost, Work, measured_cost
 from modeling.shift import ShiftReport
 from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
-from modeling.train import fit, load_result, make_autocast, pick_precision, seed_everything
-from utils import EventLog, Stage, Timer, read_json, run_stage, write_json
+from modeling.train import fit, load_result, make_autocast, pick_device, pick_precision, seed_everything
+from utils import EventLog, Stage, Timer, keep_freed_memory, read_json, run_stage, write_json
 
 PREDICT_BATCH_SIZE = 32
 PSEUDO_LABELS = "pseudo_labels.csv"      # in the folder of a fit
@@ -50,15 +51,16 @@ class Run:
     shift: ShiftReport = None
     folds: Folds = None
     keys: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)      # of fits, see `fold_scores`
     command: str = ""                    # that a person types to repeat it
-    deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
+    deadline: float = math.inf           # by time.time(), which machines share, for the last fit; --time_budget sets it
+    cores: int = os.cpu_count() or 1     # that a fit may use
+    machine: dict = field(default_factory=dict)      # where fits run: what costs depend on
 
     @property
     def workers(self):
         workers = self.config.runtime.workers
-        return max(1, min(8, (os.cpu_count() or 1) // 2)) if workers < 0 else workers
+        return min(8, self.cores // 2) if workers < 0 else workers
 
     @functools.cached_property
     def label_of(self):
@@ -73,12 +75,19 @@ class Run:
 
     @property
     def seconds_left(self):
-        return self.deadline - time.perf_counter()
+        return self.deadline - time.time()
+
+    @property
+    def warnings(self):
+        return self.events.warnings
 
     def warn(self, text):
-        if text not in self.warnings:
-            self.warnings.append(text)
-            self.events.say(f"warning: {text}", event="warning")
+        self.events.warn(text)
+
+    def __getstate__(self):
+        """What goes to another process: neither the log nor what is read from files there, see `at_site`."""
+        left_out = {"events": None, **({"audit": None} if self.keys.get("audit") else {})}
+        return {k: v for k, v in self.__dict__.items() if k != "label_of"} | left_out
 
 
 @dataclass(frozen=True)
@@ -172,21 +181,55 @@ def fit_state(this, spec):
     return "done" if prediction.is_done else "begun" if training.is_done or training.partial.exists() else "to do"
 
 
-def run_fit(this, spec, fitted, n_epochs, train_until, title, advance):
+def at_site(site, this, spec, fitted=None):
+    """(Run, fitted) as a job at `site` has them: its log and device, and the files that the fit of `spec` reads where they can
+    be read there."""
+    fitted = fitted or {}
+    if site.is_home:
+        return this, fitted
+    keep_freed_memory()
+    torch.set_num_threads(site.cores)
+    source = this.weights[spec.backbone]
+    here = replace(
+        this, folder=site.folder, events=site.events, device=pick_device(this.config.runtime.device), cores=site.cores,
+        audit=this.audit or load_audit(site.fetch(this.folder / f"audit-{this.keys['audit']}"), this.contest.folder),
+        weights={**this.weights, spec.backbone: replace(source, path=str(site.fetch(source.path)) if source.path else "")})
+
+    def fetched(other, before):
+        if other.round != spec.round - 1:
+            return before
+        stage, result = before.predict_stage, before.result
+        if other.fold == spec.fold and this.config.rounds[spec.round].alpha:      # a network to be distilled from
+            result = replace(result, folder=site.fetch(result.folder))
+        return Fitted(result, replace(stage, folder=site.fetch(stage.folder)))
+
+    return here, {other: fetched(other, before) for other, before in fitted.items()}
+
+
+def run_fit(site, this, spec, fitted, n_epochs, train_until, title):
     """Fit, then predict: two stages. A finished one is read, not run.
 
-    fitted: {FitSpec: Fitted} of the rounds before; train_until: by time.perf_counter(), the fit is shortened to it;
-    advance(share): called with the share of the training that was done since the last call.
+    site: where it runs; fitted: {FitSpec: Fitted} of the rounds before; train_until: by time.time(), the fit is shortened
+    to it.
     """
+    this, fitted = at_site(site, this, spec, fitted)
     training, prediction = fit_stages(this, spec, fitted)
-    if training.is_done:
-        this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused", stage=training.folder.name)
-    run_stage(training, lambda folder: train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance))
-    result = load_result(spec, training.folder)
-    if result.skipped_steps:
-        this.warn(f"{spec.name} fold {spec.fold}: {result.skipped_steps} non-finite step(s) were skipped")
+    site.recall(training.folder)
+    run_stage(training, lambda folder: train_fit(this, spec, fitted, folder, n_epochs, train_until, title, site.advance))
+    site.deliver(training.folder)
+    skipped = load_result(spec, training.folder).skipped_steps
+    if skipped:
+        this.warn(f"{spec.name} fold {spec.fold}: {skipped} non-finite step(s) were skipped")
     run_stage(prediction, lambda folder: predict_fit(this, spec, training.folder, folder, title))
-    return Fitted(result, prediction)
+    site.deliver(prediction.folder)
+
+
+def finished_fit(this, spec, fitted):
+    """The Fitted of a fit whose two stages are complete, or None."""
+    training, prediction = fit_stages(this, spec, fitted)
+    if training.is_done and prediction.is_done:
+        return Fitted(load_result(spec, training.folder), prediction)
+    return None
 
 
 def fit_rows(this, spec):
@@ -278,10 +321,10 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
 
 
 def in_time(train_until, history, n_epochs):
-    """`n_epochs`, or as many as end before `train_until` at the last epoch's pace."""
+    """`n_epochs`, or as many as end before `train_until`, by time.time(), at the last epoch's pace."""
     if train_until == math.inf:
         return n_epochs
-    return min(n_epochs, len(history) + max(0, int((train_until - time.perf_counter()) / history[-1]["seconds"])))
+    return min(n_epochs, len(history) + max(0, int((train_until - time.time()) / history[-1]["seconds"])))
 
 
 def square_of(config):
@@ -388,26 +431,49 @@ def work_of(this, spec):
                 tuple(t.backbone for t in teachers))
 
 
+def look(device_name):
+    """What a machine has that decides what a fit costs there."""
+    device = pick_device(device_name)
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return {"device": str(device), "node": platform.node(), "gpu": gpu.name if gpu else "",
+            "gpu_memory_bytes": gpu.total_memory if gpu else 0}
+
+
 def cost_stage(this, backbone):
     config = this.config
-    machine = {"device": str(this.device), "cores": os.cpu_count(), "workers": this.workers, "node": platform.node(),
-               "gpu": torch.cuda.get_device_name(this.device) if this.device.type == "cuda" else ""}
     return Stage.of(this.folder / "costs", backbone, version=2, inputs=[this.keys["shift"], this.keys["folds"]], settings={
         **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
-        "image_size_px": config.data.image_size_px, "precision": config.runtime.precision, "machine": machine})
+        "image_size_px": config.data.image_size_px, "precision": config.runtime.precision, "machine": this.machine})
 
 
-def find_costs(this, backbones, goes_on=lambda costs: True):
-    """{backbone: Cost}, measured where this machine has not done so before. goes_on(costs so far): asked before each but
-    the first; the backbones after a no are left out."""
+def find_costs(this, backbones, executor, goes_on=lambda costs: True):
+    """{backbone: Cost}, measured where fits run unless that was done before. goes_on(costs so far): asked before each but the
+    first; the backbones after a no are left out."""
     costs = {}
-    for backbone in backbones:
-        if costs and not goes_on(costs):
-            break
-        stage = cost_stage(this, backbone)
-        run_stage(stage, lambda folder, backbone=backbone: write_json(folder / "cost.json", measure_cost(this, backbone)))
-        costs[backbone] = Cost(**read_json(stage.folder / "cost.json"))
+
+    def read(backbone):
+        costs[backbone] = Cost(**read_json(cost_stage(this, backbone).folder / "cost.json"))
+
+    def jobs():
+        for backbone in backbones:
+            if costs and not goes_on(costs):
+                return
+            if cost_stage(this, backbone).is_done:
+                read(backbone)
+            else:
+                yield Job(backbone, partial(run_measuring, this=this, backbone=backbone), f"measuring {backbone}")
+
+    for backbone, _ in executor.run(jobs(), this.events):
+        read(backbone)
     return costs
+
+
+def run_measuring(site, this, backbone):
+    """The stage of a backbone's cost."""
+    this, _ = at_site(site, this, FitSpec(backbone, this.config.seed, 0, 0))
+    stage = run_stage(cost_stage(this, backbone), lambda folder: write_json(
+        folder / "cost.json", measure_cost(this, backbone)))
+    site.deliver(stage.folder)
 
 
 def measure_cost(this, backbone):

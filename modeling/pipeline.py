@@ -24,14 +24,16 @@ from data_loader import audit_contest, contest_digests, load_audit, load_folds, 
 from modeling import report
 from modeling.augment import plain_view
 from modeling.ensemble import fit_rounds, mean_of, nested_cut
-from modeling.executor import make_executor
+from modeling.executor import Job, make_executor
 from modeling.fits import (
     PSEUDO_LABELS,
     Run,
     allowed_rounds,
     find_costs,
+    finished_fit,
     fit_state,
     fold_scores,
+    look,
     round_specs,
     run_fit,
     work_of,
@@ -41,7 +43,7 @@ from modeling.inference import Predictions, joined
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.page import Page, is_non_commercial
-from modeling.plan import Cost, differences, make_plan
+from modeling.plan import UNKNOWN, Devices, differences, make_plan
 from modeling.predictor import write_predictor
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.targets import load_pseudo_labels
@@ -68,7 +70,6 @@ PROBE_SIZE_PX = 128      # input where pretrained features are used as they are:
 PROBE_IMAGES = 192
 RESERVE_SECONDS, RESERVE_SHARE = 12, 0.03      # of a time budget: for starting, blending and the report
 QUIET_EVENTS = ("warning", "result")      # whose sentences --quiet leaves
-UNKNOWN = Cost(0.0, 0.0, 0.0, 0)
 BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
 
@@ -79,10 +80,12 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
     command: what was typed, word by word, for the record.
     """
     keep_freed_memory()
-    with Timer() as timer, no_bars(config.runtime.quiet):
+    with (Timer() as timer, no_bars(config.runtime.quiet),
+          make_executor(config.runtime.engine, folder, config.runtime.device) as executor):
         contest = read_contest(data_path, config.data)
         device = pick_device(config.runtime.device)
-        config = resolve(config, gpu_memory_bytes=gpu_memory_bytes(device), n_train=len(contest.train))
+        machine = min(executor.survey(partial(look, config.runtime.device)), key=lambda m: m["gpu_memory_bytes"])
+        config = resolve(config, gpu_memory_bytes=machine["gpu_memory_bytes"], n_train=len(contest.train))
         metric = find_metric(config.metric, contest.form.has_class_columns)
         contest = contest.for_metric(metric)
         named_classes(config.augment.groups, contest.train.classes)
@@ -91,29 +94,26 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
         folder = Path(folder)
         with exclusive(folder), tracker("none" if dry_run else config.runtime.tracker, folder) as track:
             events = EventLog(folder / "events.jsonl", events=QUIET_EVENTS if config.runtime.quiet else None, also=track)
-            this = Run(config, contest, folder, events, device, weights, {}, command=shlex.join(command))
+            this = Run(config, contest, folder, events, device, weights, {}, command=shlex.join(command), machine={
+                **machine, "cores": executor.cores, "workers": config.runtime.workers})
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
-                this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
+                this.deadline = time.time() - timer.seconds + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
             begin(this, data_path, metric)
             if dry_run:
-                return print_plan(this, metric)
+                return print_plan(this, metric, executor)
             run_audit(this)
             run_weights(this)
             run_shift(this)
             run_folds(this)
             this.config = replace(this.config, rounds=allowed_rounds(this))
             page = Page(this, metric)
-            fits, planned = run_rounds(this, metric, page)
+            fits, planned = run_rounds(this, metric, page, executor)
             results = run_ensemble(this, fits, metric)
             return conclude(this, fits, planned, results, metric, answers, timer, page)
 
 
 # ---------------------------------------------------------------- before the first stage
-
-def gpu_memory_bytes(device):
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-
 
 def environment():
     """Versions and hardware, for environment.json."""
@@ -135,7 +135,7 @@ def begin(this, data_path, metric):
     n_fits = len(config.rounds) * len(config.model.backbones) * config.data.run_folds
     this.events.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} fold(s) x "
                     f"{len(config.rounds)} round(s) = {n_fits} fits of {config.optim.epochs} epochs at "
-                    f"{config.data.image_size_px} px, batch {config.optim.batch_size}, on {this.device}")
+                    f"{config.data.image_size_px} px, batch {config.optim.batch_size}, on {this.machine['device']}")
     for source in this.weights.values():
         this.events.say(f"weights: {source.describe()}")
     random = [s.model_name for s in this.weights.values() if not s.is_pretrained]
@@ -167,7 +167,7 @@ class NoiseImages:
         return NoiseImages(len(rows), self.image.shape[1])
 
 
-def print_plan(this, metric):
+def print_plan(this, metric, executor):
     """--dry_run: every fit with its state, epochs, seconds and memory. What is not done yet is timed on noise images."""
     ready = audit_stage(this).is_done
     if ready:
@@ -182,7 +182,7 @@ def print_plan(this, metric):
         this.events.say("the images were not read yet: steps are timed on noise images, and reading them and measuring the "
                         "shift come on top")
     this.config = replace(this.config, rounds=allowed_rounds(this))
-    for line in Planner(this, planned_specs(this), metric).describe():
+    for line in Planner(this, planned_specs(this), metric, executor).describe():
         this.events.say(line)
 
 
@@ -311,7 +311,7 @@ def run_weights(this):
 
 # ---------------------------------------------------------------- fits
 
-def run_rounds(this, metric, page):
+def run_rounds(this, metric, page, executor):
     """({FitSpec: Fitted} of all rounds, what was planned); each round reads only the rounds before it."""
     specs = planned_specs(this)
     stage = Stage.of(this.folder, "plan", version=1, inputs=[this.keys["folds"], this.keys["shift"]], settings=[
@@ -319,17 +319,19 @@ def run_rounds(this, metric, page):
     if stage.is_done:
         chosen = read_json(stage.folder / "plan.json")["fits"]
         specs = [s for s in specs if [s.name, s.fold] in chosen]
-    planner = Planner(this, specs, metric)
+    planner = Planner(this, specs, metric, executor)
     for line in planner.describe():
         this.events.say(line)
     page.show({}, specs)
-    fitted, executor = {}, make_executor(this.config.runtime.engine)
+    fitted = {}
     width = max(len(f"fit {len(specs)}/{len(specs)} {spec.name} fold {spec.fold}") for spec in specs)
     with contextlib.closing(Overall(f"{'all fits':<{width}}")) as overall:
         for round_number in sorted({spec.round for spec in specs}):
-            for spec, done in executor.run(planner.jobs(round_number, fitted, overall)):
-                fitted[spec] = done
+            for spec, seconds in executor.run(planner.jobs(round_number, fitted, overall), this.events):
+                fitted[spec] = finished_fit(this, spec, fitted)
+                planner.learn(spec, fitted[spec], seconds)
                 page.show(fitted, specs)
+    fitted = {spec: fitted[spec] for spec in specs if spec in fitted}      # not in the order in which they ended
     planned = planner.outcome(fitted)
     if this.config.runtime.time_budget_hours:      # what was left out stays so when the run is started again
         run_stage(stage, lambda folder: write_json(folder / "plan.json", planned | {
@@ -348,15 +350,16 @@ def planned_specs(this):
 class Planner:
     """The fits of a run in order, planned anew before each one: only then is it known how long those before took."""
 
-    def __init__(self, this, specs, metric):
-        self.this, self.metric = this, metric
+    def __init__(self, this, specs, metric, executor):
+        self.this, self.metric, self.executor = this, metric, executor
         self.state = {spec: fit_state(this, spec) for spec in specs}
         self.works = {spec: work_of(this, spec) for spec in specs}
         to_do = [s for s in specs if self.state[s] != "done"]
         open_ = dict.fromkeys([*(s.backbone for s in to_do), *(t for s in to_do for t in self.works[s].teachers)])
         measured = this.config.runtime.measure or this.deadline < math.inf
-        self.costs = find_costs(this, open_, self.has_time_for) if measured else dict.fromkeys(open_, UNKNOWN)
+        self.costs = find_costs(this, open_, executor, self.has_time_for) if measured else dict.fromkeys(open_, UNKNOWN)
         self.is_known, self.pace = measured, {}       # seconds over planned seconds, by backbone
+        self.running = {}                             # {FitSpec: [planned seconds or steps, those done]}
         self.first = self.plan(specs, {})
         self.start = time.perf_counter()
 
@@ -371,32 +374,51 @@ class Planner:
         typical = float(np.mean(list(self.pace.values()))) if self.pace else 1.0
         costs = {b: cost.scaled(self.pace.get(b, typical)) for b, cost in self.costs.items()}
         works = [self.works[s] for s in specs if s.backbone in costs and self.state[s] != "done" and s not in fitted]
-        return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric),
-                         at_least_one=not fitted and "done" not in self.state.values())
+        return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric), devices=Devices(
+            self.executor.n_devices, {b: self.executor.share(cost.peak_memory_bytes) for b, cost in costs.items()},
+            tuple((load - done, self.executor.share(self.works[s].peak_memory_bytes(self.costs)))
+                  for s, (load, done) in self.running.items()) if self.is_known else ()),
+            at_least_one=not fitted and not self.running and "done" not in self.state.values())
 
     def jobs(self, round_number, fitted, overall):
-        """(FitSpec, job) one by one, as an executor asks for them; what they do goes to the `overall` bar."""
+        """Jobs one by one, as an executor asks for them; what they do goes to the `overall` bar. A fit that was finished before
+        is read at once."""
         specs, gone = list(self.works), set()
         for i, spec in enumerate(specs):
             if spec.round != round_number or spec.backbone in gone:
                 continue
-            n_epochs, until, load = self.works[spec].n_epochs, math.inf, 0.0
-            if self.state[spec] != "done":
-                plan = self.plan(specs[i:], fitted)
-                if spec not in plan.epochs:
-                    gone.add(spec.backbone)      # with its later folds: a source lacks the last folds, never one between
-                    continue
-                n_epochs, load = plan.epochs[spec], self.load(spec, plan.epochs[spec])
-                overall.plan(sum(self.load(s, n) for s, n in plan.epochs.items()))
-                if overall.is_hidden and self.is_known and fitted:
-                    self.this.events.say(f"{len(plan.epochs)} fit(s) to do in about {duration(plan.seconds)}")
-                until = self.this.deadline - self.works[spec].seconds(self.costs, 0)
-            start, title = time.perf_counter(), f"fit {i + 1}/{len(specs)}"
-            yield spec, partial(run_fit, self.this, spec, dict(fitted), n_epochs, until, title,
-                                lambda share, load=load: overall.advance(load * share))
-            if self.state[spec] == "to do" and self.is_known:
-                planned = self.works[spec].seconds(self.costs, len(fitted[spec].result.epochs))
-                self.pace[spec.backbone] = (time.perf_counter() - start) / planned
+            title = f"fit {i + 1}/{len(specs)}"
+            if before := finished_fit(self.this, spec, fitted):
+                fitted[spec] = before
+                self.this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused",
+                                     stage=before.result.folder.name)
+                continue
+            plan = self.plan(specs[i:], fitted)
+            if spec not in plan.epochs and self.state[spec] != "done":
+                gone.add(spec.backbone)      # with its later folds: a source lacks the last folds, never one between
+                continue
+            n_epochs = plan.epochs.get(spec, self.works[spec].n_epochs)
+            if overall.is_hidden and self.is_known and fitted:
+                self.this.events.say(f"{len(plan.epochs)} fit(s) to do in about {duration(plan.seconds)}")
+            self.running[spec] = [self.load(spec, n_epochs), 0.0]
+            overall.plan(sum(self.load(s, n) for s, n in plan.epochs.items() if s != spec) + sum(
+                load - done for load, done in self.running.values()))
+            until = self.this.deadline - self.works[spec].seconds(self.costs, 0)
+            yield Job(spec, partial(run_fit, this=self.this, spec=spec, fitted=dict(fitted), n_epochs=n_epochs,
+                                    train_until=until, title=title), f"{title} {spec.name} fold {spec.fold}",
+                      self.works[spec].peak_memory_bytes(self.costs), partial(self.advance, spec, overall))
+
+    def advance(self, spec, overall, share):
+        load = self.running[spec]
+        load[1] += share * load[0]
+        overall.advance(share * load[0])
+
+    def learn(self, spec, fitted, seconds):
+        """A fit ended and took this long."""
+        del self.running[spec]
+        if self.state[spec] == "to do" and self.is_known:
+            planned = self.works[spec].seconds(self.costs, len(fitted.result.epochs))
+            self.pace[spec.backbone] = seconds / planned
 
     def load(self, spec, n_epochs):
         """How much of the overall bar a fit is: its planned seconds, or its steps where they are not known."""
@@ -417,7 +439,10 @@ class Planner:
                      if self.is_known else "")
             yield f"{names[spec]:<{width}}  {self.state[spec]:<5}  {n_epochs:>6}  {known}".rstrip()
         if self.is_known and self.first.epochs:
-            yield f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}"
+            alone = sum(self.load(s, n) for s, n in self.first.epochs.items())
+            n = self.executor.n_devices
+            side = f" with {n} {self.executor.kind}s, {duration(alone)} one after the other" if n > 1 else ""
+            yield f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}{side}"
 
     def outcome(self, fitted):
         """What was planned and what became of it."""

@@ -4,10 +4,10 @@
     plan = make_plan(works, {"convnext_atto": cost}, seconds_left=3600, weakest=["vit_tiny_patch16_224"])
     plan.epochs[spec], plan.seconds, plan.dropped
 
-All durations are wall-clock seconds on this machine.
+All durations are wall-clock seconds on this machine; fits that share a GPU are taken to be as fast as alone.
 """
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from config import FitSpec
 from utils import Timer
@@ -31,6 +31,9 @@ class Cost:
         return replace(self, **{name: factor * value for name, value in vars(self).items() if name.endswith("_seconds")})
 
 
+UNKNOWN = Cost(0.0, 0.0, 0.0, 0)
+
+
 @dataclass(frozen=True)
 class Work:
     """One fit to be done: optimiser steps per epoch, epochs asked for, images predicted after it, backbones it is distilled
@@ -48,20 +51,51 @@ class Work:
 
     def epoch_seconds(self, costs):
         """costs: {backbone: Cost}; a teacher without one is not trained, so that it does not teach."""
-        taught = sum(costs[t].teach_seconds for t in self.teachers if t in costs)
-        return self.n_steps * (costs[self.spec.backbone].step_seconds + taught)
+        taught = sum(costs.get(t, UNKNOWN).teach_seconds for t in self.teachers)
+        return self.n_steps * (costs.get(self.spec.backbone, UNKNOWN).step_seconds + taught)
 
     def peak_memory_bytes(self, costs):
-        return costs[self.spec.backbone].peak_memory_bytes + sum(costs[t].weight_bytes for t in self.teachers if t in costs)
+        return costs.get(self.spec.backbone, UNKNOWN).peak_memory_bytes + sum(
+            costs.get(t, UNKNOWN).weight_bytes for t in self.teachers)
 
     def seconds(self, costs, n_epochs):
-        cost = costs[self.spec.backbone]
+        cost = costs.get(self.spec.backbone, UNKNOWN)
         return cost.start_seconds + n_epochs * self.epoch_seconds(costs) + self.n_images * cost.image_seconds
 
 
 @dataclass(frozen=True)
+class Devices:
+    """n GPUs or CPU cores, of which a fit of a backbone takes its share (one that is not listed: a whole one).
+
+    busy: (seconds still to go, share) of the fits that run now.
+    """
+
+    n: int = 1
+    shares: dict[str, float] = field(default_factory=dict)
+    busy: tuple[tuple[float, float], ...] = ()
+
+    def seconds(self, fits):
+        """When the last of [(backbone, seconds)] ends: each, in order, goes where it can begin first."""
+        devices, last = [[] for _ in range(self.n)], 0.0
+        for seconds, share in [*self.busy, *((seconds, self.shares.get(backbone, 1.0)) for backbone, seconds in fits)]:
+            begin, device = min(((earliest(placed, share), placed) for placed in devices), key=lambda pair: pair[0])
+            device.append((begin + seconds, share))
+            last = max(last, begin + seconds)
+        return last
+
+
+ALONE = Devices()      # one fit after the other
+
+
+def earliest(placed, share):
+    """When `share` of a device is free first. placed: (end, share) of what runs there."""
+    ends = sorted({0.0, *(end for end, _ in placed)})
+    return next(t for t in ends if sum(s for end, s in placed if end > t) + share <= 1 + 1e-9)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """{FitSpec: epochs} of the fits to be done in order, their seconds together, and a sentence per thing left out."""
+    """{FitSpec: epochs} of the fits to be done in order, when the last of them ends, and a sentence per thing left out."""
 
     epochs: dict[FitSpec, int]
     seconds: float
@@ -89,30 +123,31 @@ def measured_cost(train, predict, teach, n_steps, n_images):
     return Cost(seconds[1] / n_steps, image, start, result.peak_memory_bytes, teaching.seconds)
 
 
-def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True):
-    """The Plan of [Work] that ends within `seconds_left`. costs: {backbone: Cost}; weakest: backbones, the weakest first.
+def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True, devices=ALONE):
+    """The Plan of [Work] that ends within `seconds_left`. costs: {backbone: Cost}; weakest: backbones, the weakest first;
+    devices: where they run.
 
     Left out are, in this order: epochs, down to FLOOR_SHARE of them; folds, the last ones of the weakest backbones first,
     to one each; backbones. `at_least_one`: one fit stays whatever it takes, with fewer epochs if it must be, down to one.
     What then is left over goes to epochs.
     """
     kept, asked = list(works), {w.spec: w.n_epochs for w in works}
-    if total(kept, costs, asked) <= seconds_left:
-        return Plan(asked, total(kept, costs, asked))
+    if total(kept, costs, asked, devices) <= seconds_left:
+        return Plan(asked, total(kept, costs, asked, devices))
     shortest = {w.spec: w.floor_epochs for w in works}
     for gone in in_order_of_dropping(works, weakest, at_least_one):
-        if total(kept, costs, shortest) <= seconds_left:
+        if total(kept, costs, shortest, devices) <= seconds_left:
             break
         kept = [w for w in kept if w.spec not in gone]
     epochs = {w.spec: w.floor_epochs for w in kept}
-    while total(kept, costs, epochs) > seconds_left and max(epochs.values(), default=1) > 1:
+    while total(kept, costs, epochs, devices) > seconds_left and max(epochs.values(), default=1) > 1:
         epochs = {spec: max(1, n - 1) for spec, n in epochs.items()}
-    epochs = lengthened(kept, costs, epochs, seconds_left)
-    return Plan(epochs, total(kept, costs, epochs), tuple(differences(works, epochs)))
+    epochs = lengthened(kept, costs, epochs, seconds_left, devices)
+    return Plan(epochs, total(kept, costs, epochs, devices), tuple(differences(works, epochs)))
 
 
-def total(works, costs, epochs):
-    return sum(w.seconds(costs, epochs[w.spec]) for w in works)
+def total(works, costs, epochs, devices):
+    return devices.seconds([(w.spec.backbone, w.seconds(costs, epochs[w.spec])) for w in works])
 
 
 def in_order_of_dropping(works, weakest, at_least_one):
@@ -127,18 +162,16 @@ def in_order_of_dropping(works, weakest, at_least_one):
         yield {w.spec for w in works if w.spec.backbone == backbone}
 
 
-def lengthened(works, costs, epochs, seconds_left):
+def lengthened(works, costs, epochs, seconds_left, devices):
     """The epochs with what is left over: one more for the fit that has the smallest share of what it was asked for."""
-    epochs, left = dict(epochs), seconds_left - total(works, costs, epochs)
-    open_ = {w.spec: w for w in works}
+    epochs, open_ = dict(epochs), {w.spec: w for w in works}
     while open_:
         spec = min(open_, key=lambda s: epochs[s] / open_[s].n_epochs)
-        work = open_[spec]
-        more = work.epoch_seconds(costs)
-        if epochs[spec] >= work.n_epochs or more > left:
+        more = {**epochs, spec: epochs[spec] + 1}
+        if more[spec] > open_[spec].n_epochs or total(works, costs, more, devices) > seconds_left:
             del open_[spec]
         else:
-            epochs[spec], left = epochs[spec] + 1, left - more
+            epochs = more
     return epochs
 
 

@@ -1,7 +1,7 @@
 import math
 
 from config import FitSpec
-from modeling.plan import Cost, Work, make_plan
+from modeling.plan import Cost, Devices, Work, make_plan
 
 COSTS = {"a": Cost(1.0, 0.0, 0.0, 0), "b": Cost(1.0, 0.0, 0.0, 0), "c": Cost(2.0, 0.1, 10.0, 0)}
 
@@ -57,3 +57,14 @@ def test_a_fold_goes_in_all_rounds():
     plan = make_plan(both, COSTS, seconds_left=10 * 4 * 11)
     assert {(s.backbone, s.fold) for s in plan.epochs if s.round == 0} == {(s.backbone, s.fold) for s in plan.epochs if s.round}
     assert len(plan.epochs) == 10
+
+
+def test_fits_side_by_side_end_with_the_last_of_the_busiest_device():
+    assert Devices(2).seconds([("a", 3.0), ("a", 1.0), ("a", 1.0), ("a", 4.0)]) == 6.0
+    assert Devices(2, busy=((5.0, 1.0),)).seconds([("a", 3.0), ("a", 1.0)]) == 5.0
+    shared = Devices(1, {"small": 0.4, "large": 0.7})
+    assert shared.seconds([("small", 2.0), ("small", 3.0), ("small", 4.0)]) == 6.0      # the third begins as the first ends
+    assert shared.seconds([("small", 2.0), ("large", 3.0)]) == 5.0
+    plan = make_plan(works(), COSTS, devices=Devices(3))
+    assert plan.seconds == 200 and make_plan(works(), COSTS, seconds_left=200, devices=Devices(3)).dropped == ()
+    assert Devices(100).seconds([("a", float(n)) for n in range(35)]) == 34.0

@@ -1,0 +1,221 @@
+"""One contract for both engines: the same files whoever runs the jobs, whatever dies. The slow tests start a real Ray."""
+import functools
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from grandmaster_train import main
+from modeling import executor
+from modeling.executor import CONTEXT_BYTES, Job, gpu_share, make_executor, packed, unpack
+from tests.conftest import small_argv
+from tests.test_resume import outcome
+from utils import EventLog, RunError, Stage, UserError, damaged_files, digest_bytes, run_stage
+
+GIB = 2**30
+TWO_BACKBONES = ("model.backbones=mobilenetv3_small_050,mobilenetv2_035", "data.run_folds=3")
+
+
+def argv_of(contest, results, *more, name, engine="ray", mode="quick_test"):
+    return [*small_argv(contest, results, *more, name=name, mode=mode), "--engine", engine]
+
+
+# ---------------------------------------------------------------- without Ray
+
+def test_fits_that_share_a_gpu_never_exceed_it_by_the_plan():
+    for card, peaks in itertools.product((8 * GIB, 15.7 * GIB, 80 * GIB), itertools.product(
+            (1, GIB // 3, GIB, 3.3 * GIB, 6.5 * GIB, 14 * GIB, 39 * GIB), repeat=2)):
+        if sum(gpu_share(p, card) for p in peaks) <= 1:
+            assert sum(peaks) + 2 * CONTEXT_BYTES <= card
+    shares = [gpu_share(2**n, 80 * GIB) for n in range(20, 40)]
+    assert shares == sorted(shares) and shares[0] == 0.01 and shares[-1] == 1.0
+    assert gpu_share(0, 80 * GIB) == 1.0 and gpu_share(90 * GIB, 80 * GIB) == 1.0
+
+
+def test_without_ray_one_sentence_says_what_to_install(contest, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(argv_of(contest, tmp_path, name="run")) == 2
+    assert capsys.readouterr().err == ("error: --engine ray needs the optional package ray, which is not installed: "
+                                       "pip install -r requirements-extras.txt\n")
+    assert not (tmp_path / "run").exists()
+
+
+def finished_stage(folder):
+    return run_stage(Stage.of(folder, "made", version=1, settings={}, inputs=[]),
+                     lambda partial: (partial / "numbers.txt").write_text("1 2 3")).folder
+
+
+def test_a_stage_arrives_whole_or_not_at_all(tmp_path):
+    made, place = finished_stage(tmp_path / "there"), tmp_path / "here" / "made-1"
+    data = packed(made)
+    with pytest.raises(RunError, match="must arrive with sha256"):
+        unpack(data[:-600], digest_bytes(data), place)
+    (made / "numbers.txt").write_text("1 2 4")
+    with pytest.raises(RunError, match=r"as its manifest says, but numbers\.txt differ"):
+        unpack(packed(made), digest_bytes(packed(made)), place)
+    assert not list(place.parent.iterdir())
+    unpack(data, digest_bytes(data), place)
+    assert (place / "numbers.txt").read_text() == "1 2 3" and not damaged_files(place)
+    assert [p.name for p in place.parent.iterdir()] == ["made-1"]
+
+
+# ---------------------------------------------------------------- plain jobs on Ray
+
+def make_stage(site, source, fails_once):
+    """Stands for a fit: reads a file of the home machine, advances, warns, and runs out of memory the first time."""
+    if not fails_once.exists():
+        fails_once.touch()
+        raise MemoryError
+    stage = Stage.of(site.folder, "made", version=1, settings={}, inputs=[])
+    run_stage(stage, lambda folder: (folder / "copy.txt").write_bytes(site.fetch(source).read_bytes()))
+    site.advance(0.5)
+    site.events.warn(f"made by {os.getpid()}")
+    site.advance(0.5)
+    site.deliver(stage.folder)
+
+
+def fail(site):
+    raise UserError("a value must be another: change it")
+
+
+@pytest.mark.slow
+def test_jobs_on_workers_that_do_not_see_the_folder(tmp_path):
+    pytest.importorskip("ray")
+    (tmp_path / "run").mkdir()
+    source, done = tmp_path / "source.txt", []
+    source.write_text("of the home machine")
+    events = EventLog(tmp_path / "events.jsonl", echo=False)
+
+    def job(site):
+        make_stage(site, source, tmp_path / "failed")
+
+    with make_executor("ray", tmp_path / "run") as ray_executor:
+        jobs = [Job("a", job, "job a", memory_bytes=2**20, advance=done.append)]
+        assert [name for name, _ in ray_executor.run(jobs, events)] == ["a"]
+        with pytest.raises(UserError, match=r"^a value must be another: change it$"):
+            list(ray_executor.run([Job("b", fail)], events))
+    made = next((tmp_path / "run").glob("made-*"))
+    assert (made / "copy.txt").read_text() == "of the home machine" and not damaged_files(made) and sum(done) == 1.0
+    assert events.warnings[0] == "job a ran out of memory and is tried again with twice as much"
+    assert events.warnings[1].startswith("made by ") and events.warnings[1] != f"made by {os.getpid()}"
+
+
+def look_at_card():
+    return {"gpu_memory_bytes": 16 * GIB}
+
+
+def note_time(site, folder, share):
+    """Stands for a fit on a GPU."""
+    begin = time.time()
+    time.sleep(2)
+    (folder / f"{os.getpid()}.json").write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], begin, time.time(), share]))
+
+
+@pytest.mark.slow
+def test_jobs_share_gpus_as_far_as_their_memory_allows(tmp_path, monkeypatch):
+    """Two GPUs that are there for Ray's books only."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        with make_executor("ray", tmp_path / "run") as ray_executor:
+            assert ray_executor.survey(look_at_card) == [look_at_card()] and ray_executor.n_devices == 2
+            peaks = [5 * GIB, 5 * GIB, 9 * GIB, 5 * GIB, 9 * GIB]
+            jobs = [Job(i, functools.partial(note_time, folder=tmp_path, share=ray_executor.share(peak)), memory_bytes=peak)
+                    for i, peak in enumerate(peaks)]
+            assert {name for name, _ in ray_executor.run(jobs, EventLog(tmp_path / "events.jsonl"))} == set(range(5))
+    finally:
+        cluster.shutdown()
+    rows = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    at_once = [sum(share for other, begin, end, share in rows if other == gpu and begin <= start < end)
+               for gpu, start, _, _ in rows]
+    assert len(rows) == 5 and max(at_once) <= 1.0 and 0.8 in at_once      # two of 0.4 did run side by side
+
+
+# ---------------------------------------------------------------- runs on Ray
+
+def events_of(folder):
+    path = folder / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.slow
+def test_a_run_on_two_workers_has_the_bytes_of_one_process(contest, tmp_path, monkeypatch):
+    """A round of pseudo-labels, with and without a shared file system."""
+    pytest.importorskip("ray")
+    more = (*TWO_BACKBONES, "rounds=2")
+    assert main(argv_of(contest, tmp_path, *more, name="alone", engine="local", mode="competition_ready")) == 0
+    assert main(argv_of(contest, tmp_path, *more, name="shared", mode="competition_ready")) == 0
+    monkeypatch.setattr(executor, "owner_of", lambda folder: {"pid": 0, "host": "elsewhere"})      # no worker finds this one
+    assert main(argv_of(contest, tmp_path, *more, name="carried", mode="competition_ready")) == 0
+    for name in ("shared", "carried"):
+        assert outcome(tmp_path / name) == outcome(tmp_path / "alone")
+        assert not list((tmp_path / name).rglob("*.partial"))
+        fits = Counter(e["fit"] for e in events_of(tmp_path / name) if e["event"] == "epoch")
+        assert fits == Counter(e["fit"] for e in events_of(tmp_path / "alone") if e["event"] == "epoch")
+
+
+def process(mark, ancestor):
+    """The id of a process whose command line holds `mark`, somewhere below `ancestor`; None where there is none."""
+    def parent(pid):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            pid = above = int(path.parent.name)
+            if mark in path.read_bytes():
+                while above > 1:
+                    above = parent(above)
+                    if above == ancestor:
+                        return pid
+        except OSError:
+            continue
+    return None
+
+
+def kill_at_epoch(folder, fit, epoch, mark, killed):
+    """Wait for this epoch of a fit, then kill a process that Ray started for this one."""
+    while not any(e["event"] == "epoch" and (e["fit"], e["fold"]) == fit and e["epoch"] >= epoch for e in events_of(folder)):
+        time.sleep(0.1)
+    pid = process(mark, os.getpid())
+    os.kill(pid, signal.SIGKILL)
+    killed.append(pid)
+
+
+MANY_EPOCHS = (*TWO_BACKBONES, "optim.epochs=20")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(contest, tmp_path_factory):
+    """The outcome of a run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert main(argv_of(contest, folder, *MANY_EPOCHS, name="alone", engine="local")) == 0
+    return outcome(folder / "alone")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+@pytest.mark.parametrize(("name", "mark"), [("worker", b"ray::fit 1/6"), ("raylet", b"raylet/raylet")])
+def test_a_killed_worker_and_a_killed_raylet_change_no_byte(contest, tmp_path, undisturbed, name, mark):
+    pytest.importorskip("ray")
+    fit, killed = ("r0-mobilenetv3_small_050-s42", 0), []
+    killer = threading.Thread(target=kill_at_epoch, args=(tmp_path / name, fit, 5, mark, killed), daemon=True)
+    killer.start()
+    assert main(argv_of(contest, tmp_path, *MANY_EPOCHS, name=name)) == 0
+    killer.join()
+    assert killed
+    epochs = [e["epoch"] for e in events_of(tmp_path / name) if e["event"] == "epoch" and (e["fit"], e["fold"]) == fit]
+    assert epochs.count(1) == 1 and epochs[-1] == 20      # it went on from its last checkpoint
+    lost = name == "raylet"      # which is said; a lost worker is Ray's to replace
+    submission, final = outcome(tmp_path / name)
+    assert any("Ray was lost and is started again" in w for w in final["warnings"]) == lost
+    final["warnings"] = [w for w in final["warnings"] if "Ray was lost" not in w]
+    assert (submission, final) == undisturbed

@@ -156,8 +156,8 @@ def read_contest(folder, data):
     tables = read_tables(files, data, findings)
     if files.refused:
         findings.warn("refused_path",
-                      f"the folder holds {counted(files.refused, 'link or special file')} that lead out of it or "
-                      "are no regular files: they are not opened", files.refused)
+                      f"the folder holds {counted(files.refused, 'link or special file')} that lead out of it, are no regular "
+                      "files or may not be read: they are not opened", files.refused)
     sample = find_sample(tables, data.sample_submission, findings)
     folders = rows_of_folders(files)
     n_in_folders = len(folders.paths) if folders and len(set(folders.labels)) > 1 else 0

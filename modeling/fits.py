@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import platform
+import re
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from config import Config, FitSpec, key_settings
 from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, make_loader
+from files import first_few
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
 from modeling.losses import Supervised, class_weights
@@ -26,8 +28,8 @@ from modeling.network import WeightsSource, build_network
 from modeling.plan import Cost, Work, measured_cost
 from modeling.shift import ShiftReport
 from modeling.targets import pseudo_targets, save_pseudo_labels, teachers_temperature
-from modeling.train import fit, load_result, make_autocast, pick_precision, seed_everything
-from utils import EventLog, Stage, Timer, read_json, run_stage, write_json
+from modeling.train import drop_damaged_checkpoints, fit, load_result, make_autocast, pick_precision, seed_everything
+from utils import EventLog, Stage, Timer, discard, read_json, run_stage, write_json
 
 PREDICT_BATCH_SIZE = 32
 PSEUDO_LABELS = "pseudo_labels.csv"      # in the folder of a fit
@@ -77,6 +79,27 @@ class Run:
         if text not in self.warnings:
             self.warnings.append(text)
             self.events.say(f"warning: {text}", event="warning")
+
+    def run_stage(self, stage, build, *readers):
+        """utils.run_stage; a complete stage that has changed on the disk is named and made again, its `readers` too."""
+        def changed(names):
+            self.warn(f"{stage.folder.name} is made again: {first_few(names)} changed on the disk after it was complete")
+            for reader in readers:
+                discard(reader)
+
+        return run_stage(stage, build, changed)
+
+    def with_workers(self, work):
+        """work(), once more without loading processes where one was killed or had no shared memory; results are the same."""
+        try:
+            return work()
+        except RuntimeError as error:
+            if not self.workers or not re.search(r"DataLoader worker|shared memory|shm", str(error)):
+                raise
+            self.warn("loading processes were ended by the system (killed, or /dev/shm too small) and are done without, which "
+                      f"is slower and gives the same results ({str(error).splitlines()[0]})")
+            self.config = replace(self.config, runtime=replace(self.config.runtime, workers=0))
+            return work()
 
 
 @dataclass(frozen=True)
@@ -175,11 +198,13 @@ def run_fit(this, spec, fitted, n_epochs, train_until, title, advance):
     training, prediction = fit_stages(this, spec, fitted)
     if training.is_done:
         this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused", stage=training.folder.name)
-    run_stage(training, lambda folder: train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance))
+    this.with_workers(lambda: this.run_stage(training, lambda folder: train_fit(
+        this, spec, fitted, folder, n_epochs, train_until, title, advance), prediction))
     result = load_result(spec, training.folder)
     if result.skipped_steps:
         this.warn(f"{spec.name} fold {spec.fold}: {result.skipped_steps} non-finite step(s) were skipped")
-    run_stage(prediction, lambda folder: predict_fit(this, spec, training.folder, folder, title))
+    this.with_workers(lambda: this.run_stage(prediction, lambda folder: predict_fit(
+        this, spec, training.folder, folder, title)))
     return Fitted(result, prediction)
 
 
@@ -238,6 +263,8 @@ def training(this, spec, pixels, targets, n_epochs):
 
 def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance):
     """Build everything a fit needs and train it in `folder`."""
+    if damaged := drop_damaged_checkpoints(folder):
+        this.warn(f"{spec.name} fold {spec.fold} is trained from an earlier state: {first_few(damaged)} changed on the disk")
     taught = taught_targets(this, spec, fitted)
     if taught is not None:
         save_pseudo_labels(taught, this.audit.train.classes, folder / PSEUDO_LABELS)
@@ -336,6 +363,7 @@ def fold_scores(this, fitted, metric):
 
 MEASURED_STEPS = 4
 MEASURED_BATCHES = (1, 4)      # of predicted images
+CHECKPOINT_WEIGHTS = 8         # network, EMA and AdamW's two moments, in the last checkpoint and in the one that replaces it
 
 
 def work_of(this, spec):
@@ -343,6 +371,23 @@ def work_of(this, spec):
     n = len(fit_rows(this, spec)) + (len(this.audit.test) if this.config.rounds[spec.round].unlabelled else 0)
     return Work(spec, math.ceil(n / this.config.optim.batch_size), round_epochs(this.config, spec.round),
                 sum(len(catalog) for catalog, _, _ in predicted_splits(this, spec).values()))
+
+
+def needed_bytes(this, specs):
+    """Disk space that those of the fits that are not done will take: weights, predictions, and once the largest checkpoints."""
+    specs = [spec for spec in specs if fit_state(this, spec) != "done"]
+    weights = {backbone: weights_bytes(this, backbone) for backbone in {spec.backbone for spec in specs}}
+    row_bytes = 4 * len(this.contest.train.classes) * (1 + len(views_of(this)))
+    return (sum(weights[spec.backbone] + row_bytes * work_of(this, spec).n_images for spec in specs)
+            + CHECKPOINT_WEIGHTS * max(weights.values(), default=0))
+
+
+def weights_bytes(this, backbone):
+    """Size of a fit's weights, from a network without any."""
+    with torch.device("meta"):
+        network = build_network(backbone, n_classes=len(this.contest.train.classes), model=this.config.model,
+                                image_size_px=this.config.data.image_size_px, weights=WeightsSource(backbone, "random"))
+    return sum(value.nbytes for value in network.state_dict().values())
 
 
 def cost_stage(this, backbone):
@@ -362,7 +407,8 @@ def find_costs(this, backbones, goes_on=lambda costs: True):
         if costs and not goes_on(costs):
             break
         stage = cost_stage(this, backbone)
-        run_stage(stage, lambda folder, backbone=backbone: write_json(folder / "cost.json", measure_cost(this, backbone)))
+        this.with_workers(lambda stage=stage, backbone=backbone: this.run_stage(stage, lambda folder: write_json(
+            folder / "cost.json", measure_cost(this, backbone))))
         costs[backbone] = Cost(**read_json(stage.folder / "cost.json"))
     return costs
 

@@ -9,6 +9,7 @@ import io
 import numpy as np
 
 from data_loader import Targets
+from files import quoted_cell, unquoted_cell
 from modeling.inference import Predictions
 from modeling.metrics import fit_temperature, with_temperature
 from utils import write_atomic
@@ -63,7 +64,7 @@ def save_pseudo_labels(targets, classes, path):
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("sample_id", "class", "confidence"))
     for sample, row in zip(targets.sample_id.tolist(), targets.probs, strict=True):
-        writer.writerow((sample, classes[int(row.argmax())], f"{row.max():.6f}"))
+        writer.writerow((quoted_cell(sample), quoted_cell(classes[int(row.argmax())]), f"{row.max():.6f}"))
     write_atomic(path, out.getvalue())
 
 
@@ -72,4 +73,4 @@ def load_pseudo_labels(path):
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf-8") as f:
-        return {row["sample_id"]: row["class"] for row in csv.DictReader(f)}
+        return {unquoted_cell(row["sample_id"]): unquoted_cell(row["class"]) for row in csv.DictReader(f)}

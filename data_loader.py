@@ -10,7 +10,6 @@ The way from a folder to an audited contest is files.py, tables.py, intake.py, a
 Letters: n samples, C classes, B batch, H x W pixels, S side of the square.
 """
 import csv
-import io
 import math
 import os
 import signal
@@ -27,7 +26,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch.utils.data import DataLoader, Dataset
 
 from audit import Audit, PixelStore, audit_contest, load_audit
-from files import Problem, decode_bytes, decode_image, first_few, quoted_cell, unquoted_cell
+from files import Problem, csv_text, decode_bytes, decode_image, first_few, quoted_cell, unquoted_cell
 from intake import Catalog, Contest, as_strings, contest_digests, read_contest
 from utils import (
     RunError,
@@ -127,11 +126,8 @@ def check_groups(catalog, folds):
 
 def save_folds(folds, path):
     """csv: sample_id, fold."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("sample_id", "fold"))
-    writer.writerows(zip(map(quoted_cell, folds.sample_id.tolist()), folds.fold.tolist(), strict=True))
-    write_atomic(path, out.getvalue())
+    rows = zip(map(quoted_cell, folds.sample_id.tolist()), folds.fold.tolist(), strict=True)
+    write_atomic(path, csv_text([("sample_id", "fold"), *rows]))
 
 
 def load_folds(path):

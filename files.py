@@ -6,6 +6,7 @@
 
 Nothing outside the contest folder is opened. Letters: H x W pixels.
 """
+import csv
 import functools
 import io
 import os
@@ -180,6 +181,15 @@ def quoted_cell(text):
 def unquoted_cell(text):
     """The text that `quoted_cell` made a cell of."""
     return text[1:] if text.startswith("'") and RUNS_IN_A_SPREADSHEET.match(text) else text
+
+
+def csv_text(rows):
+    """Rows as csv whose cells are read back as they are: of themselves, writers leave a carriage return without quotes."""
+    out = io.StringIO(newline="")
+    plain, quoted = (csv.writer(out, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in rows:
+        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
+    return out.getvalue()
 
 
 def first_few(names, limit=3):

@@ -24,6 +24,7 @@ from files import (
     counted,
     first_few,
     locate,
+    quoted_cell,
     report_unlocated,
     scan_folder,
     split_of,
@@ -177,6 +178,7 @@ def read_contest(folder, data):
     report_extra_files(files, labelled_images, test, findings)
     class_names = tuple(names.get(c, c) for c in train.classes)
     form = make_form(sample, labelled, ids, train.classes, class_names, findings)
+    report_formulas(form, train.classes, findings)
     findings.stop_if_fatal()
     return Contest(files.root, train, test, class_names, form, tuple(findings.problems),
                    understood_lines(labelled, train, class_names, names_path, data))
@@ -400,6 +402,14 @@ def test_catalog(files, test_list, labelled, classes, findings):
     path_of = dict(zip(ids, located.paths, strict=True))
     rows = [{"sample_id": i, "path": str(files.root / p) if p else ""} for i, p in path_of.items()]
     return Catalog.of(rows, classes), tuple(ids)
+
+
+def report_formulas(form, classes, findings):
+    """A warning for cells that the contest wants in the submission and that a spreadsheet would run."""
+    risky = [text for text in dict.fromkeys([*form.ids, *classes]) if quoted_cell(text) != text]
+    if risky:
+        findings.warn("formula_cell", f"the submission needs {counted(risky, 'cell')} that a spreadsheet would run as a "
+                      "formula: do not open it in one", risky)
 
 
 def report_extra_files(files, labelled_images, test, findings):

@@ -7,14 +7,12 @@
 Exit status: 0 done (images that cannot be read are named and left out), 1 it failed, 2 bad arguments or no readable image,
 130 interrupted.
 """
-import csv
-import io
 import sys
 from pathlib import Path
 
 import grandmaster_train
 from config import Config, with_values
-from files import IMAGE_SUFFIXES, ascii_safe, counted, first_few, quoted_cell, walk
+from files import IMAGE_SUFFIXES, ascii_safe, counted, csv_text, first_few, quoted_cell, walk
 from grandmaster_train import DONE, Parser
 from intake import Catalog
 from modeling.export import export_onnx
@@ -52,14 +50,13 @@ def find_images(paths, classes):
 def table(predictor, predictions):
     """The csv's text: id, prob_<class> each, label, its name where the classes have names, confidence."""
     classes, names = predictor.classes, predictor.class_names
-    named, out = names != classes, io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["id", *(f"prob_{c}" for c in classes), "label", *(["class_name"] if named else []), "confidence"])
+    named = names != classes
+    rows = [["id", *(f"prob_{c}" for c in classes), "label", *(["class_name"] if named else []), "confidence"]]
     for sample, row, label in zip(predictions.sample_id.tolist(), predictions.probs, predictor.labels(predictions.probs),
                                   strict=True):
         said = [classes[label], *([names[label]] if named else [])]
-        writer.writerow([quoted_cell(sample), *(f"{p:.9g}" for p in row), *map(quoted_cell, said), f"{row[label]:.9g}"])
-    return out.getvalue()
+        rows.append([quoted_cell(sample), *(f"{p:.9g}" for p in row), *map(quoted_cell, said), f"{row[label]:.9g}"])
+    return csv_text(rows)
 
 
 def warn(text):

@@ -302,17 +302,25 @@ GO_ON = "then run the same command again to continue"
 
 def fault_of(error):
     """A sentence for an exception that the machine is to blame for (disk, memory, GPU), '' for any other."""
-    text, kind, code = str(error), type(error).__name__, getattr(error, "errno", None)
-    file = f" of {error.filename}" if getattr(error, "filename", None) else ""
-    if code in FULL or re.search(r"No space left|quota exceeded|requested and \d+ written|StreamWriter failed", text):
-        return f"the disk{file} is full ({text.splitlines()[0]}): free some space, {GO_ON}"
-    if isinstance(error, OSError) and code in OF_THE_SYSTEM:
+    while error:
+        if sentence := fault_sentence(error):
+            return sentence
+        error = error.__cause__ or error.__context__      # torch.save hides a full disk behind an error of its own
+    return ""
+
+
+def fault_sentence(error):
+    kind, code = type(error).__name__, getattr(error, "errno", None)
+    text = (str(error).splitlines() or [kind])[0]
+    if code in FULL or re.search(r"No space left|quota exceeded|requested and \d+ written", text):
+        return f"the disk is full ({text}): free some space, {GO_ON}"
+    if code in OF_THE_SYSTEM:
         return f"a file could not be used ({text}): mend that, {GO_ON}"
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or re.search(r"can't allocate|ALLOC_FAILED", text):
-        return (f"there was not enough memory ({text.splitlines()[0] if text else kind}): use --set optim.micro_batch_size=... "
-                "with half of what config.json says, or a smaller --scale, or end other programs")
+        return (f"there was not enough memory ({text}): --set optim.micro_batch_size=N takes less, with N half of what "
+                "config.json says, as do a smaller --scale and fewer other programs")
     if kind == "AcceleratorError" or re.search(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS", text):
-        return f"the GPU failed ({text.splitlines()[0]}): restart the machine if it stays away, {GO_ON} from the last epoch"
+        return f"the GPU failed ({text}): restart the machine if it stays away, {GO_ON} from the last epoch"
     return ""
 
 

@@ -3,6 +3,7 @@
     fitted = run_fit(run, FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5", ...)
     fitted.predictions("valid").align(ids)
 """
+import errno
 import functools
 import math
 import os
@@ -29,7 +30,7 @@ from modeling.plan import Cost, Work, measured_cost
 from modeling.shift import ShiftReport
 from modeling.targets import pseudo_targets, save_pseudo_labels, teachers_temperature
 from modeling.train import drop_damaged_checkpoints, fit, load_result, make_autocast, pick_precision, seed_everything
-from utils import EventLog, Stage, Timer, discard, read_json, run_stage, write_json
+from utils import EventLog, Stage, Timer, discard, free_bytes, read_json, run_stage, write_json
 
 PREDICT_BATCH_SIZE = 32
 PSEUDO_LABELS = "pseudo_labels.csv"      # in the folder of a fit
@@ -93,8 +94,9 @@ class Run:
         """work(), once more without loading processes where one was killed or had no shared memory; results are the same."""
         try:
             return work()
-        except RuntimeError as error:
-            if not self.workers or not re.search(r"DataLoader worker|shared memory|shm", str(error)):
+        except (RuntimeError, OSError) as error:
+            is_elsewhere = getattr(error, "errno", None) == errno.ENOSPC and free_bytes(self.folder) > 2**20      # in /dev/shm
+            if not self.workers or not (is_elsewhere or re.search(r"DataLoader worker|shared memory|shm", str(error))):
                 raise
             self.warn("loading processes were ended by the system (killed, or /dev/shm too small) and are done without, which "
                       f"is slower and gives the same results ({str(error).splitlines()[0]})")

@@ -4,12 +4,11 @@ Blind by construction: the targets for fold k are made by fold k's models alone,
 and carry `blind_fold=k`; a fit of another fold refuses them. Their one temperature comes from the other folds' valid images.
 """
 import csv
-import io
 
 import numpy as np
 
 from data_loader import Targets
-from files import quoted_cell, unquoted_cell
+from files import csv_text, quoted_cell, unquoted_cell
 from modeling.inference import Predictions
 from modeling.metrics import fit_temperature, with_temperature
 from utils import write_atomic
@@ -60,12 +59,9 @@ def within_quota(probs, keep, quota):
 
 def save_pseudo_labels(targets, classes, path):
     """csv: sample_id, class, confidence of each."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("sample_id", "class", "confidence"))
-    for sample, row in zip(targets.sample_id.tolist(), targets.probs, strict=True):
-        writer.writerow((quoted_cell(sample), quoted_cell(classes[int(row.argmax())]), f"{row.max():.6f}"))
-    write_atomic(path, out.getvalue())
+    rows = [(quoted_cell(sample), quoted_cell(classes[int(row.argmax())]), f"{row.max():.6f}")
+            for sample, row in zip(targets.sample_id.tolist(), targets.probs, strict=True)]
+    write_atomic(path, csv_text([("sample_id", "class", "confidence"), *rows]))
 
 
 def load_pseudo_labels(path):

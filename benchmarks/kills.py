@@ -2,16 +2,17 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.kills --kills 100
 
-Each start is killed: every other one before a random write (a file opened for writing, renamed or removed, a folder made), the
-others after a random time. A run that ends before its kill is compared with an undisturbed one, file by file, and the next run
-begins, until there were so many kills. Starts are forked from one process, so that imports are paid once (no Windows). Prints
-what each kill hit; exit status 1 if any bytes differ or a start fails.
+Each start of a run is killed: once in each of its stages, and of its result files, before a random write (a file opened for
+writing, renamed or removed, a folder made), and between those once after a random time. Then it is left to end and compared with
+an undisturbed one, file by file, and the next run begins, until there were so many kills. Starts are forked from one process, so
+that imports are paid once (no Windows). Prints what each kill hit; exit status 1 if any bytes differ or a start fails.
 """
 import argparse
 import contextlib
 import io
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -23,29 +24,30 @@ from demo_contest import draw_contest
 from grandmaster_train import main as train
 from utils import MANIFEST, Timer, read_json
 
-SETTINGS = ("model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.image_size_px=32", "data.n_folds=2", "optim.epochs=2",
-            "optim.batch_size=16", "predict.tta_views=2", "ensemble.bootstrap_draws=20", "model.pretrained=off",
-            "augment.policy=standard", "runtime.workers=0", "rounds=2")
+SETTINGS = ("model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.image_size_px=32", "data.n_folds=2",
+            "optim.epochs=2", "optim.batch_size=16", "predict.tta_views=2", "ensemble.bootstrap_draws=20",
+            "model.pretrained=off", "augment.policy=standard", "runtime.workers=0", "rounds=2")
 TIMED = ("history.csv", "cost.json", "shift.json")  # hold seconds
 UNORDERED = ("pixels_train", "pixels_test")         # written by threads in any order; their images are in the weights
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+ANY_TIME = ("config.json", "environment.json", "events.jsonl", "report.html", ".lock", ".owner.json")      # belong to no stage
 
 
 def argv_of(contest, results, name):
-    return ["--mode", "competition_ready", "--data_path", str(contest), "--results_dir", str(results), "--experiment_name", name,
-            "--set", *SETTINGS]
+    return ["--mode", "competition_ready", "--data_path", str(contest), "--results_dir", str(results),
+            "--experiment_name", name, "--set", *SETTINGS]
 
 
 def start(argv, folder, writes=None):
-    """The pid of a fork that runs the command. writes(): called in it before each write below `folder`."""
+    """The pid of a fork that runs the command. writes(part): called in it before each write of a part of the run."""
     pid = os.fork()
     if pid:
         return pid
 
     def hook(event, args):
         is_write = event in WRITES or (event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR))
-        if is_write and str(args[0]).startswith(str(folder)):
-            writes()
+        if is_write and str(args[0]).startswith(f"{folder}/") and (part := part_of(Path(args[0]).relative_to(folder))):
+            writes(part)
 
     if writes:
         sys.addaudithook(hook)
@@ -57,12 +59,21 @@ def start(argv, folder, writes=None):
     os._exit(status)
 
 
-def killed_at(number):
-    """A function that kills its process when it is called for the n-th time."""
+def part_of(path):
+    """The stage that a path in a run's folder belongs to, without its key; 'results', or '' for what is written at any time."""
+    found = re.search(r"([^/]+)-[0-9a-f]{12}\.partial", path.as_posix())
+    if found:
+        return (f"{path.parts[0]}/" if path.parts[0].startswith(("fold_", "costs")) else "") + found[1]
+    is_result = len(path.parts) == 1 and path.suffix and path.name.removesuffix(".partial") not in ANY_TIME
+    return "results" if is_result else ""
+
+
+def killed_at(number, part):
+    """A function that kills its process when it is called for the n-th time with this part."""
     left = [number]
 
-    def count():
-        left[0] -= 1
+    def count(its_part):
+        left[0] -= its_part == part
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -86,13 +97,6 @@ def killed_after(pid, seconds):
     return ended(pid)
 
 
-def stage_in_work(folder):
-    """What a killed run had begun: the name of its latest partial stage without key, or 'between stages'."""
-    partial = sorted(folder.rglob("*.partial"), key=lambda p: p.stat().st_mtime)
-    stages = [p for p in partial if p.is_dir()]
-    return stages[-1].name.rsplit("-", 1)[0].split("-s42")[0] if stages else "between stages"
-
-
 def outcome(folder):
     """Everything that must not depend on interruptions: {file: its bytes or digest}, the summary without times."""
     final = read_json(folder / "final_results.json")
@@ -109,45 +113,51 @@ def outcome(folder):
 
 
 def count_writes(argv, folder):
-    """(exit status, number of writes, seconds) of an undisturbed run."""
+    """({part: how many writes it takes}, seconds) of an undisturbed run."""
     read_end, write_end = os.pipe()
     with Timer() as timer:
-        pid = start(argv, folder, lambda: os.write(write_end, b"."))
+        pid = start(argv, folder, lambda part: os.write(write_end, f"{part}\n".encode()))
         os.close(write_end)
-        n_writes = 0
-        while chunk := os.read(read_end, 65536):
-            n_writes += len(chunk)
-        status = ended(pid)
-    os.close(read_end)
-    return status, n_writes, timer.seconds
+        with open(read_end) as f:
+            n_writes = Counter(f.read().splitlines())
+        if status := ended(pid):
+            sys.exit(f"the undisturbed run failed with status {status}")
+    return n_writes, timer.seconds
+
+
+def kill_run(argv, folder, n_writes, seconds, most, rng):
+    """Kill a run in each of its parts, and between, at most so often; then let it end. Yields what each kill was placed by."""
+    n_kills = 0
+    for part in n_writes:
+        for placed_by in (part, "time"):
+            if n_kills == most:
+                break
+            if placed_by == "time":
+                status = killed_after(start(argv, folder), rng.uniform(0, seconds / 4))
+            else:
+                status = ended(start(argv, folder, killed_at(rng.randint(1, n_writes[part]), part)))
+            if status == -signal.SIGKILL:
+                n_kills += 1
+                yield placed_by
+            elif status:
+                sys.exit(f"{folder.name} failed with status {status} after {n_kills} kills")
+    if status := ended(start(argv, folder)):
+        sys.exit(f"{folder.name} failed with status {status} after {n_kills} kills")
 
 
 def kill_runs(scratch, kills, seed):
-    """(Counter of what the kills hit, number of runs ended, number of files compared in each, those that differ)."""
+    """(Counter of what the kills were placed by, number of runs, number of files compared in each, those that differ)."""
     contest, rng = draw_contest(scratch / "contest", 0.01), random.Random(seed)
-    status, n_writes, seconds = count_writes(argv_of(contest, scratch, "whole"), scratch / "whole")
-    if status:
-        sys.exit(f"the undisturbed run failed with status {status}")
-    print(f"undisturbed: {n_writes} writes, {seconds:.1f} s", flush=True)
-    whole, hit, n_runs, differ, n_kills = outcome(scratch / "whole"), Counter(), 0, [], 0
-    while n_kills < kills or (scratch / f"killed{n_runs}").exists():
+    n_writes, seconds = count_writes(argv_of(contest, scratch, "whole"), scratch / "whole")
+    print(f"undisturbed: {sum(n_writes.values())} writes in {len(n_writes)} parts, {seconds:.1f} s", flush=True)
+    whole, hit, n_runs, differ = outcome(scratch / "whole"), Counter(dict.fromkeys(n_writes, 0)), 0, []
+    while (left := kills - sum(hit.values())) > 0:
         folder = scratch / f"killed{n_runs}"
-        argv = argv_of(contest, scratch, folder.name)
-        if n_kills == kills:                        # the last run is left to end
-            status = ended(start(argv, folder))
-        elif n_kills % 2:
-            status = ended(start(argv, folder, killed_at(rng.randint(1, n_writes // 4))))
-        else:
-            status = killed_after(start(argv, folder), rng.uniform(0, seconds / 2))
-        if status == -signal.SIGKILL:
-            n_kills += 1
-            hit[stage_in_work(folder)] += 1
-        elif status:
-            sys.exit(f"run {n_runs} failed with status {status} after {n_kills} kills")
-        else:
-            found = outcome(folder)
-            differ += [f"{folder.name}: {name}" for name in whole.keys() | found.keys() if whole.get(name) != found.get(name)]
-            n_runs += 1
+        hit.update(kill_run(argv_of(contest, scratch, folder.name), folder, n_writes, seconds, left, rng))
+        found = outcome(folder)
+        differ += [f"{folder.name}: {name}" for name in whole.keys() | found.keys() if whole.get(name) != found.get(name)]
+        n_runs += 1
+        print(f"{folder.name} ended after {sum(hit.values())} kills so far, {len(differ)} differences", flush=True)
     return hit, n_runs, len(whole), differ
 
 
@@ -159,7 +169,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as scratch, Timer() as timer:
         hit, n_runs, n_files, differ = kill_runs(Path(scratch), args.kills, args.seed)
     for name, count in hit.most_common():
-        print(f"{count:>4}  {name}")
+        print(f"{count:>4}  by {name}" if name == "time" else f"{count:>4}  in {name}")
     for name in differ:
         print(f"differs: {name}")
     print(f"{sum(hit.values())} kills over {n_runs} runs in {timer.seconds:.0f} s: {n_files} files and values of each run "

@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.kills --kills 100
 
-Each start of a run is killed: once in each of its stages, and of its result files, before a random write (a file opened for
-writing, renamed or removed, a folder made), and between those once after a random time. Then it is left to end and compared with
-an undisturbed one, file by file, and the next run begins, until there were so many kills. Starts are forked from one process, so
-that imports are paid once (no Windows). Prints what each kill hit; exit status 1 if any bytes differ or a start fails.
+Each start of a run is killed: once in each of its stages, and in its result files, before a random write (a file opened for
+writing, renamed or removed, a folder made), and between those once after a random time. Then it is left to end and compared
+with an undisturbed one, file by file, and the next run begins, until there were so many kills. Starts are forked from one
+process, so that imports are paid once (no Windows). Prints what each kill hit; exit status 1 if any bytes differ or a start
+fails.
 """
 import argparse
 import contextlib

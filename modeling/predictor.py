@@ -134,6 +134,9 @@ def load_predictor(folder, config):
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / NAME} must be as its run wrote it, but cannot be read ({error!r}): run its training "
                         "command again") from None
+    if outside := [str(path) for path in weights.values() if not path.resolve().is_relative_to(folder.resolve())]:
+        raise UserError(f"{folder / NAME} must name weights in its own folder, got {outside[0]!r}: run its training "
+                        "command again")
     if missing := [str(path) for path in weights.values() if not path.is_file()]:
         raise UserError(f"RUN_FOLDER must hold the weights of {len(weights)} fit(s), but {len(missing)} are missing, first "
                         f"{missing[0]!r}: copy the whole run folder")

@@ -82,7 +82,7 @@ def fail(error):
 
 # ---------------------------------------------------------------- disk
 
-@pytest.mark.parametrize("size_kib", [100, 300, 1500, 5000, 9000])
+@pytest.mark.parametrize("size_kib", [300, 5000, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 1500, 9000))])
 def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goes_on(
         contest, undisturbed, tmp_path, monkeypatch, capsys, size_kib):
     with mounted(tmp_path / "disk", "-o", f"size={size_kib}k") as disk:
@@ -244,10 +244,12 @@ def test_a_killed_loading_process_is_done_without(contest, undisturbed, tmp_path
     assert ended(tmp_path / "run", undisturbed, "loading processes were ended by the system")
 
 
-def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path):
+@pytest.mark.parametrize("size_kib", [4, 64])      # not a semaphore, not a batch
+@pytest.mark.slow
+def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path, size_kib):
     argv = small_argv(contest, tmp_path, "runtime.workers=1")
     code = "import sys; from grandmaster_train import main; sys.exit(main(sys.argv[1:]))"
-    script = 'mount -t tmpfs -o size=4k none /dev/shm && exec "$@"'
+    script = f'mount -t tmpfs -o size={size_kib}k none /dev/shm && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code, *argv]
     if sys.platform != "linux" or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("a /dev/shm of one's own is not allowed here")
@@ -259,10 +261,7 @@ def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path
 
 @pytest.mark.parametrize(("error", "message"), [
     (lambda: torch.empty(1 << 60), "there was not enough memory"),
-    (lambda: fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")), "--set optim.micro_batch_size=N"),
-    (lambda: fail(MemoryError()), "there was not enough memory (MemoryError)"),
     (lambda: fail(RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be")), "the GPU failed (CUDA"),
-    (lambda: fail(OSError(errno.EIO, "Input/output error")), "a file could not be used"),
 ])
 def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch_is_kept(
         contest, undisturbed, tmp_path, monkeypatch, capsys, error, message):
@@ -274,6 +273,17 @@ def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch
     monkeypatch.undo()
     assert main(small_argv(contest, tmp_path)) == 0
     assert ended(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize(("error", "sentence"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), "--set optim.micro_batch_size=N takes less"),
+    (MemoryError(), "there was not enough memory (MemoryError)"), (OSError(errno.EIO, "Input/output error"), "a file could not be"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"), (OSError("8 requested and 2 written"), "the disk is full"),
+    (KeyError("a"), ""), (ValueError("an error of ours"), ""), (FileNotFoundError(errno.ENOENT, "No such file"), ""),
+])
+def test_the_machine_is_blamed_for_its_own_faults_alone(error, sentence):
+    assert utils.fault_of(error).startswith(sentence) or sentence in utils.fault_of(error)
+    assert bool(utils.fault_of(error)) == bool(sentence)
 
 
 def test_non_finite_losses_end_the_run_in_one_sentence(contest, tmp_path, monkeypatch, capsys):
@@ -294,7 +304,7 @@ def test_a_clock_that_jumps_changes_nothing(contest, undisturbed, tmp_path, monk
         assert "time.time()" not in path.read_text(), "durations and deadlines are of time.perf_counter(), which never jumps"
 
 
-@pytest.mark.parametrize(("n_failures", "status"), [(2, 0), (99, 1)])
+@pytest.mark.parametrize(("n_failures", "status"), [pytest.param(2, 0, marks=pytest.mark.slow), (99, 1)])
 def test_a_stale_handle_is_tried_again_then_named(contest, undisturbed, tmp_path, monkeypatch, capsys, n_failures, status):
     real, left = os.open, [n_failures]
 

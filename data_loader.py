@@ -17,6 +17,7 @@ import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
+from multiprocessing.queues import Queue
 from typing import NamedTuple
 
 import cv2
@@ -333,7 +334,11 @@ def make_loader(dataset, sampler, workers):
 
 
 def start_worker(_):
-    """One thread per loading process, which leaves Ctrl-C to the process that it works for."""
+    """One thread per loading process, which leaves Ctrl-C to the process that it works for.
+
+    It ends where it cannot send a batch (/dev/shm is full): of itself it drops the batch, which is then waited for forever.
+    """
+    Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)

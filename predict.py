@@ -97,7 +97,7 @@ def predict(argv):
 
 def main(argv=None):
     """Run the command; returns the exit status."""
-    return grandmaster_train.main(argv, command=predict, goes_on="nothing was written")
+    return grandmaster_train.main(argv, command=predict, goes_on="run the same command again")
 
 
 if __name__ == "__main__":

@@ -198,6 +198,7 @@ def run_stage(stage, build, changed=lambda names: None):
 def discard(stage):
     """Remove a complete stage; killed on the way, what is left is no complete stage."""
     if stage.is_done:
+        (stage.folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(stage.partial, ignore_errors=True)
         os.replace(stage.folder, stage.partial)
         shutil.rmtree(stage.partial)
@@ -296,7 +297,8 @@ def need_space(folder, n_bytes, what):
 # ---------------------------------------------------------------- what a machine does to a run
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-OF_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, *NETWORK_ERRORS)
+OF_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EISDIR, errno.ENOTDIR,
+                 errno.ENAMETOOLONG, *NETWORK_ERRORS)
 GO_ON = "then run the same command again to continue"
 
 

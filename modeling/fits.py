@@ -96,7 +96,7 @@ class Run:
             return work()
         except (RuntimeError, OSError) as error:
             is_elsewhere = getattr(error, "errno", None) == errno.ENOSPC and free_bytes(self.folder) > 2**20      # in /dev/shm
-            if not self.workers or not (is_elsewhere or re.search(r"DataLoader worker|shared memory|shm", str(error))):
+            if not self.workers or not (is_elsewhere or re.search(r"DataLoader worker \(pid|shared memory", str(error))):
                 raise
             self.warn("loading processes were ended by the system (killed, or /dev/shm too small) and are done without, which "
                       f"is slower and gives the same results ({str(error).splitlines()[0]})")
@@ -376,8 +376,7 @@ def work_of(this, spec):
 
 
 def needed_bytes(this, specs):
-    """Disk space that those of the fits that are not done will take: weights, predictions, and once the largest checkpoints."""
-    specs = [spec for spec in specs if fit_state(this, spec) != "done"]
+    """Disk space that these fits will take: weights, predictions, and once the largest checkpoints."""
     weights = {backbone: weights_bytes(this, backbone) for backbone in {spec.backbone for spec in specs}}
     row_bytes = 4 * len(this.contest.train.classes) * (1 + len(views_of(this)))
     return (sum(weights[spec.backbone] + row_bytes * work_of(this, spec).n_images for spec in specs)

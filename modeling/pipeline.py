@@ -327,7 +327,7 @@ def run_rounds(this, metric, page):
     planner = Planner(this, specs, metric)
     for line in planner.describe():
         this.events.say(line)
-    need_space(this.folder, needed_bytes(this, specs), f"{len(specs)} fit(s)")
+    need_space(this.folder, needed_bytes(this, planner.first.epochs), f"{len(planner.first.epochs)} fit(s)")
     page.show({}, specs)
     fitted, executor = {}, make_executor(this.config.runtime.engine)
     width = max(len(f"fit {len(specs)}/{len(specs)} {spec.name} fold {spec.fold}") for spec in specs)

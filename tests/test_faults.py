@@ -277,12 +277,14 @@ def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch
 
 @pytest.mark.parametrize(("error", "sentence"), [
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), "--set optim.micro_batch_size=N takes less"),
-    (MemoryError(), "there was not enough memory (MemoryError)"), (OSError(errno.EIO, "Input/output error"), "a file could not be"),
-    (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"), (OSError("8 requested and 2 written"), "the disk is full"),
+    (MemoryError(), "there was not enough memory (MemoryError)"),
+    (OSError(errno.EIO, "Input/output error"), "a file could not be used"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
+    (OSError("8 requested and 2 written"), "the disk is full"),
     (KeyError("a"), ""), (ValueError("an error of ours"), ""), (FileNotFoundError(errno.ENOENT, "No such file"), ""),
 ])
 def test_the_machine_is_blamed_for_its_own_faults_alone(error, sentence):
-    assert utils.fault_of(error).startswith(sentence) or sentence in utils.fault_of(error)
+    assert sentence in utils.fault_of(error)
     assert bool(utils.fault_of(error)) == bool(sentence)
 
 

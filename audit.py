@@ -7,7 +7,6 @@
 Letters: n samples, H x W pixels.
 """
 import csv
-import io
 import os
 import threading
 from collections import Counter, defaultdict
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from files import Findings, Problem, counted, decode_bytes, read_bytes
+from files import Findings, Problem, counted, csv_text, decode_bytes, quoted_cell, read_bytes, unquoted_cell
 from intake import Catalog, as_strings
 from utils import (
     RunError,
@@ -413,22 +412,20 @@ CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
 
 def write_catalog(path, catalog, left_out, contest_folder):
     """csv of all samples, paths relative to the contest folder; left_out says why one is not used ('' = used)."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CATALOG_COLUMNS)
+    rows = [CATALOG_COLUMNS]
     for row in range(len(catalog)):
         full = str(catalog.path[row])
         relative = os.path.relpath(full, contest_folder).replace(os.sep, "/") if full else ""
-        writer.writerow([catalog.sample_id[row], relative, catalog.sha256[row], catalog.label[row], catalog.group[row],
-                         left_out[row]])
-    write_atomic(path, out.getvalue())
+        rows.append([quoted_cell(cell) for cell in (catalog.sample_id[row], relative, catalog.sha256[row], catalog.label[row],
+                                                    catalog.group[row], left_out[row])])
+    write_atomic(path, csv_text(rows))
 
 
 def read_catalog(path, classes, contest_folder):
     """(Catalog, left_out (n,) str) that write_catalog wrote."""
     with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
-    columns = {name: [row[name] for row in rows] for name in CATALOG_COLUMNS}
+    columns = {name: [unquoted_cell(row[name]) for row in rows] for name in CATALOG_COLUMNS}
     paths = [str(Path(contest_folder) / p) if p else "" for p in columns["path"]]
     catalog = Catalog(columns["sample_id"], paths, columns["sha256"], [int(v) for v in columns["label"]],
                       columns["group"], classes)

@@ -10,13 +10,14 @@ The way from a folder to an audited contest is files.py, tables.py, intake.py, a
 Letters: n samples, C classes, B batch, H x W pixels, S side of the square.
 """
 import csv
-import io
 import math
 import os
+import signal
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
+from multiprocessing.queues import Queue
 from typing import NamedTuple
 
 import cv2
@@ -26,7 +27,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch.utils.data import DataLoader, Dataset
 
 from audit import Audit, PixelStore, audit_contest, load_audit
-from files import Problem, decode_bytes, decode_image, first_few
+from files import Problem, csv_text, decode_bytes, decode_image, first_few, quoted_cell, unquoted_cell
 from intake import Catalog, Contest, as_strings, contest_digests, read_contest
 from utils import (
     RunError,
@@ -126,11 +127,8 @@ def check_groups(catalog, folds):
 
 def save_folds(folds, path):
     """csv: sample_id, fold."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("sample_id", "fold"))
-    writer.writerows(zip(folds.sample_id.tolist(), folds.fold.tolist(), strict=True))
-    write_atomic(path, out.getvalue())
+    rows = zip(map(quoted_cell, folds.sample_id.tolist()), folds.fold.tolist(), strict=True)
+    write_atomic(path, csv_text([("sample_id", "fold"), *rows]))
 
 
 def load_folds(path):
@@ -138,7 +136,7 @@ def load_folds(path):
     with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f))
     fold = [int(row["fold"]) for row in rows]
-    return Folds([row["sample_id"] for row in rows], fold, max(fold, default=-1) + 1)
+    return Folds([unquoted_cell(row["sample_id"]) for row in rows], fold, max(fold, default=-1) + 1)
 
 
 # ---------------------------------------------------------------- targets
@@ -291,10 +289,11 @@ class EpochSampler:
 
     def __init__(self, n, batch_size, seed_names, full_batches=True):
         self.n, self.batch_size, self.seed_names, self.full_batches = n, batch_size, tuple(seed_names), full_batches
-        self.epoch = 0
+        self.epoch = self.first = 0
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def set_epoch(self, epoch, first=0):
+        """first: the batch to begin with, where the ones before were trained on already."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self):
         return math.ceil(self.n / self.batch_size)
@@ -303,7 +302,7 @@ class EpochSampler:
         order = np.random.default_rng(seed_of(*self.seed_names, "order", self.epoch)).permutation(self.n)
         if self.full_batches:
             order = np.resize(order, len(self) * self.batch_size)
-        for start in range(0, len(order), self.batch_size):
+        for start in range(self.first * self.batch_size, len(order), self.batch_size):
             yield [(self.epoch, int(i)) for i in order[start:start + self.batch_size]]
 
 
@@ -335,7 +334,13 @@ def make_loader(dataset, sampler, workers):
 
 
 def start_worker(_):
-    """One thread per loading process."""
+    """One thread per loading process, which leaves Ctrl-C to the process that it works for.
+
+    It ends where it cannot send a batch (/dev/shm is full): of itself it drops the batch, which is then waited for forever.
+    """
+    Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

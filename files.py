@@ -6,6 +6,7 @@
 
 Nothing outside the contest folder is opened. Letters: H x W pixels.
 """
+import csv
 import functools
 import io
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils import UserError
+from utils import UserError, patiently
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
@@ -50,7 +51,8 @@ def decode_image(path):
 def read_bytes(path):
     """All bytes of a regular file; ValueError with a short reason. FIFOs and devices are never waited for."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
+
+    def read():
         with open(os.open(path, flags), "rb") as f:
             status = os.fstat(f.fileno())
             if not stat.S_ISREG(status.st_mode):
@@ -60,6 +62,9 @@ def read_bytes(path):
             if status.st_size > LARGEST_FILE_BYTES:
                 raise ValueError("larger than 1 GiB")
             return f.read()
+
+    try:
+        return patiently(path, read)
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
 
@@ -163,6 +168,30 @@ class Findings:
             raise UserError("\n".join(errors))
 
 
+RUNS_IN_A_SPREADSHEET = re.compile(r"'*[=+\-@\t\r]")
+IS_NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?")
+
+
+def quoted_cell(text):
+    """A cell of our csv files for people: begun by ' where a spreadsheet would run it as a formula."""
+    text = str(text)
+    return "'" + text if RUNS_IN_A_SPREADSHEET.match(text) and not IS_NUMBER.fullmatch(text) else text
+
+
+def unquoted_cell(text):
+    """The text that `quoted_cell` made a cell of."""
+    return text[1:] if text.startswith("'") and RUNS_IN_A_SPREADSHEET.match(text) else text
+
+
+def csv_text(rows):
+    """Rows as csv whose cells are read back as they are: of themselves, writers leave a carriage return without quotes."""
+    out = io.StringIO(newline="")
+    plain, quoted = (csv.writer(out, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in rows:
+        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
+    return out.getvalue()
+
+
 def first_few(names, limit=3):
     """'a', 'b', 'c' and 5 more."""
     names = [str(n) for n in names]
@@ -184,7 +213,7 @@ class Files:
     images: tuple[str, ...]
     tables: tuple[str, ...]
     maps: tuple[str, ...]       # small json files
-    refused: tuple[str, ...]    # links that lead outside, FIFOs, devices, names that are no text
+    refused: tuple[str, ...]    # links that lead outside, FIFOs, devices, names that are no text, folders without access
     foreign: tuple[str, ...]    # formats that must be converted first
     by_name: dict
     by_stem: dict
@@ -216,7 +245,10 @@ def scan_folder(folder):
 
 def walk(root, refused):
     """Relative paths of all regular files under root; what must not be opened is appended to `refused`."""
-    for folder, subfolders, names in os.walk(root):
+    def unlisted(error):
+        refused.append(ascii_safe(os.path.relpath(error.filename, root).replace(os.sep, "/")))
+
+    for folder, subfolders, names in os.walk(root, onerror=unlisted):
         subfolders[:] = sorted(s for s in subfolders if not s.startswith((".", "__MACOSX")))
         links = [s for s in subfolders if os.path.islink(os.path.join(folder, s))]
         for name in sorted(names) + links:

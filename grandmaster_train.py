@@ -3,6 +3,7 @@
     python grandmaster_train.py                                         # draws the embedded contest and trains on it
     python grandmaster_train.py --mode quick_test --data_path DIR       # your contest
     python grandmaster_train.py --mode full_training --data_path DIR --set optim.epochs=20 data.image_size_px=224
+    python grandmaster_train.py --verify EXPERIMENT                     # are its files as they were written?
 
 Run the same command again to continue a run that was interrupted. Exit status: 0 done, 1 the run failed, 2 bad arguments
 or data, 130 interrupted.
@@ -18,8 +19,8 @@ import demo_contest
 from config import PRESETS, SCALES, Config, build_config
 from modeling.checks import run_checks
 from modeling.metrics import METRICS
-from modeling.pipeline import run
-from utils import RunError, UserError
+from modeling.pipeline import RESULTS_MANIFEST, run
+from utils import RunError, UserError, changed_files, fault_of, printable, signals_interrupt
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -49,6 +50,7 @@ def make_parser():
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="any other setting")
     parser.add_argument("--quiet", action="store_const", const=True, help="print warnings and the closing table only")
     parser.add_argument("--dry_run", action="store_true", help="print the plan with each stage's state and stop")
+    parser.add_argument("--verify", metavar="EXPERIMENT", help="compare a run's files with what was written, and stop")
     return parser
 
 
@@ -83,30 +85,60 @@ def contest_folder(args, config):
         return folder, {row["ID"]: row["target"] for row in csv.DictReader(f)}
 
 
-def main(argv=None):
+def verify(folder):
+    """Print which files of a run changed after they were written; returns the exit status."""
+    n_files, changed = changed_files(folder, RESULTS_MANIFEST)
+    if not n_files:
+        raise UserError(f"--verify must name an experiment that has completed a stage, and there is none in {str(folder)!r}: "
+                        "check the name and --results_dir")
+    for name in changed:
+        print(f"changed: {printable(name)}")
+    print(f"{n_files - len(changed)} of {n_files} files of {folder} are as they were written"
+          + ("; the command that made the run makes the others again" if changed else ""))
+    return FAILED if changed else DONE
+
+
+def command(argv):
+    """What the arguments ask for; returns the exit status."""
+    args = make_parser().parse_args(argv)
+    config = config_of(args)
+    if args.verify:
+        return verify(Path(config.runtime.results_dir) / args.verify)
+    data_path, answers = contest_folder(args, config)
+    folder = experiment_folder(args, config, data_path)
+    if config.mode == "debug":
+        return run_checks(config, data_path, folder)
+    run(config, data_path, folder, answers=answers, dry_run=args.dry_run, command=["python", "grandmaster_train.py", *argv])
+    return DONE
+
+
+def say_any_text():
+    """Let names that the terminal's encoding lacks be printed escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def main(argv=None, command=command, goes_on="run the same command again to continue"):
     """Run the command; returns the exit status and never raises for a user's mistake."""
     logging.getLogger("timm").setLevel(logging.ERROR)
-    argv = sys.argv[1:] if argv is None else argv
+    say_any_text()
     try:
-        args = make_parser().parse_args(argv)
-        config = config_of(args)
-        data_path, answers = contest_folder(args, config)
-        folder = experiment_folder(args, config, data_path)
-        if config.mode == "debug":
-            return run_checks(config, data_path, folder)
-        run(config, data_path, folder, answers=answers, dry_run=args.dry_run,
-            command=["python", "grandmaster_train.py", *argv])
-        return DONE
+        with signals_interrupt():
+            return command(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return BAD_INPUT
     except RunError as error:
-        print(f"the run failed: {error}", file=sys.stderr)
+        print(f"the run failed: {printable(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again to continue", file=sys.stderr)
+        print(f"\ninterrupted: {goes_on}", file=sys.stderr)
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if fault := fault_of(error):
+            print(f"the run failed: {printable(fault)}", file=sys.stderr)
+            return FAILED
         traceback.print_exc()
         print("the run failed by a mistake of ours: please report the lines above; the same command continues the run",
               file=sys.stderr)

@@ -24,6 +24,7 @@ from files import (
     counted,
     first_few,
     locate,
+    quoted_cell,
     report_unlocated,
     scan_folder,
     split_of,
@@ -156,8 +157,8 @@ def read_contest(folder, data):
     tables = read_tables(files, data, findings)
     if files.refused:
         findings.warn("refused_path",
-                      f"the folder holds {counted(files.refused, 'link or special file')} that lead out of it or "
-                      "are no regular files: they are not opened", files.refused)
+                      f"the folder holds {counted(files.refused, 'link or special file')} that lead out of it, are no regular "
+                      "files or may not be read: they are not opened", files.refused)
     sample = find_sample(tables, data.sample_submission, findings)
     folders = rows_of_folders(files)
     n_in_folders = len(folders.paths) if folders and len(set(folders.labels)) > 1 else 0
@@ -177,6 +178,7 @@ def read_contest(folder, data):
     report_extra_files(files, labelled_images, test, findings)
     class_names = tuple(names.get(c, c) for c in train.classes)
     form = make_form(sample, labelled, ids, train.classes, class_names, findings)
+    report_formulas(form, train.classes, findings)
     findings.stop_if_fatal()
     return Contest(files.root, train, test, class_names, form, tuple(findings.problems),
                    understood_lines(labelled, train, class_names, names_path, data))
@@ -400,6 +402,14 @@ def test_catalog(files, test_list, labelled, classes, findings):
     path_of = dict(zip(ids, located.paths, strict=True))
     rows = [{"sample_id": i, "path": str(files.root / p) if p else ""} for i, p in path_of.items()]
     return Catalog.of(rows, classes), tuple(ids)
+
+
+def report_formulas(form, classes, findings):
+    """A warning for cells that the contest wants in the submission and that a spreadsheet would run."""
+    risky = [text for text in dict.fromkeys([*form.ids, *classes]) if quoted_cell(text) != text]
+    if risky:
+        findings.warn("formula_cell", f"the submission needs {counted(risky, 'cell')} that a spreadsheet would run as a "
+                      "formula: do not open it in one", risky)
 
 
 def report_extra_files(files, labelled_images, test, findings):

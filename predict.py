@@ -7,19 +7,17 @@
 Exit status: 0 done (images that cannot be read are named and left out), 1 it failed, 2 bad arguments or no readable image,
 130 interrupted.
 """
-import csv
-import io
-import logging
 import sys
 from pathlib import Path
 
+import grandmaster_train
 from config import Config, with_values
-from files import IMAGE_SUFFIXES, ascii_safe, counted, first_few, walk
-from grandmaster_train import BAD_INPUT, DONE, FAILED, INTERRUPTED, Parser
+from files import IMAGE_SUFFIXES, ascii_safe, counted, csv_text, first_few, quoted_cell, walk
+from grandmaster_train import DONE, Parser
 from intake import Catalog
 from modeling.export import export_onnx
 from modeling.predictor import load_predictor
-from utils import RunError, Timer, UserError, write_atomic
+from utils import Timer, UserError, printable, write_atomic
 
 
 def make_parser():
@@ -52,22 +50,22 @@ def find_images(paths, classes):
 def table(predictor, predictions):
     """The csv's text: id, prob_<class> each, label, its name where the classes have names, confidence."""
     classes, names = predictor.classes, predictor.class_names
-    named, out = names != classes, io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["id", *(f"prob_{c}" for c in classes), "label", *(["class_name"] if named else []), "confidence"])
+    named = names != classes
+    rows = [["id", *(f"prob_{c}" for c in classes), "label", *(["class_name"] if named else []), "confidence"]]
     for sample, row, label in zip(predictions.sample_id.tolist(), predictions.probs, predictor.labels(predictions.probs),
                                   strict=True):
-        writer.writerow([sample, *(f"{p:.9g}" for p in row), classes[label], *([names[label]] if named else []),
-                         f"{row[label]:.9g}"])
-    return out.getvalue()
+        said = [classes[label], *([names[label]] if named else [])]
+        rows.append([quoted_cell(sample), *(f"{p:.9g}" for p in row), *map(quoted_cell, said), f"{row[label]:.9g}"])
+    return csv_text(rows)
 
 
 def warn(text):
-    print(f"warning: {text}", file=sys.stderr)
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
-def predict(args):
+def predict(argv):
     """What the arguments ask for."""
+    args = make_parser().parse_args(argv)
     predictor = load_predictor(args.run_folder, with_values(Config(), {"runtime.device": args.device, "runtime.workers": 0}))
     name = Path(args.run_folder).resolve().name
     out = Path(args.out or f"predictions_{name}.csv")
@@ -77,7 +75,7 @@ def predict(args):
         print(export_onnx(predictor.fast(), out.with_name(f"{name}.onnx")))
     if not args.images:
         if args.export:
-            return
+            return DONE
         raise UserError("IMAGES_OR_FOLDER must name at least one image or folder; see --help")
     catalog, refused = find_images(args.images, predictor.classes)
     if refused:
@@ -94,23 +92,12 @@ def predict(args):
     write_atomic(out, table(predictor, predictions))
     n = len(predictions.sample_id)
     print(f"{n} image(s) in {timer.seconds:.1f} s, {n / timer.seconds:.0f} images/s: {out}")
+    return DONE
 
 
 def main(argv=None):
     """Run the command; returns the exit status."""
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    try:
-        predict(make_parser().parse_args(argv))
-        return DONE
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except (RunError, OSError) as error:
-        print(f"predicting failed: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
+    return grandmaster_train.main(argv, command=predict, goes_on="run the same command again")
 
 
 if __name__ == "__main__":

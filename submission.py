@@ -7,7 +7,6 @@
 Letters: n rows, C classes.
 """
 import csv
-import io
 import math
 import os
 import re
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files import first_few
+from files import csv_text, first_few
 from utils import RunError, UserError, write_atomic
 
 RANKED = 5      # classes in a cell that holds a ranking
@@ -184,9 +183,7 @@ class Form:
     def write(self, rows, path):
         """The checked rows as csv, under the final name in one move."""
         self.check(rows)
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.header, *rows])
-        write_atomic(path, text.getvalue())
+        write_atomic(path, csv_text([self.header, *rows]))
         with open(path, newline="", encoding="utf-8") as f:
             written = [tuple(row) for row in csv.reader(f)]
         if written != [self.header, *rows]:

@@ -1,4 +1,4 @@
-"""What every part needs and no part owns: digests, named seeds, atomic stages, a lock, an event log, a timer.
+"""What every part needs and no part owns: digests, named seeds, atomic stages, a lock, signals, an event log, a timer.
 
 Nothing here knows about images, classes or fits. A stage turns values into files under one key:
 
@@ -8,13 +8,17 @@ Nothing here knows about images, classes or fits. A stage turns values into file
 import contextlib
 import ctypes
 import difflib
+import errno
 import hashlib
 import importlib
 import json
 import os
 import platform
+import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
@@ -83,8 +87,11 @@ def digest_bytes(data):
 
 
 def digest_file(path):
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    def digest():
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+
+    return patiently(path, digest)
 
 
 def seed_of(*names):
@@ -93,6 +100,30 @@ def seed_of(*names):
 
 
 # ---------------------------------------------------------------- files
+
+NETWORK_ERRORS = (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH)
+NETWORK_PAUSES_SECONDS = (0.1, 1.0, 5.0)
+
+
+def patiently(path, read):
+    """read(), tried again after a pause where a network file system has lost its handle; RunError where it stays lost."""
+    for pause_seconds in (*NETWORK_PAUSES_SECONDS, None):
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in NETWORK_ERRORS:
+                raise
+            if pause_seconds is None:
+                raise RunError(f"{path} could not be read ({error.strerror}), and not after {sum(NETWORK_PAUSES_SECONDS):.0f} "
+                               "seconds either: check the network drive, then run the same command again to continue") from None
+            time.sleep(pause_seconds)
+
+
+def sync(path):
+    """Return when a file's content is on the disk and would survive a power cut."""
+    with open(path, "rb+") as f:
+        os.fsync(f.fileno())
+
 
 def write_atomic(path, data):
     """Write text or bytes so that `path` holds either the old content or the new, never a part."""
@@ -136,28 +167,80 @@ class Stage:
         return self.folder.is_dir()
 
 
-def run_stage(stage, build):
+MANIFEST = "manifest.json"
+SCRATCH = ".scratch"      # how files end that a stage needs only until it is complete
+
+
+def run_stage(stage, build, changed=lambda names: None):
     """Call `build(partial folder)`, seal it with a manifest of sha256s, rename it. Complete stages return at once.
 
-    A killed build is called again in the same partial folder and may go on from what it finds there.
+    A killed build is called again in the same partial folder and may go on from what it finds there. A complete stage whose
+    files are not those of its manifest is made again, after changed(their names).
     """
+    drop_if_changed(stage, changed)
     if stage.is_done:
         return stage
     stage.partial.mkdir(parents=True, exist_ok=True)
-    build(stage.partial)
-    files = sorted(p for p in stage.partial.rglob("*") if p.is_file() and p.name != "manifest.json")
-    write_json(stage.partial / "manifest.json", {
-        "stage": stage.name, "key": stage.key,
-        "sha256": {p.relative_to(stage.partial).as_posix(): digest_file(p) for p in files}})
+    manifest = stage.partial / MANIFEST
+    if not manifest.exists() or damaged_files(stage.partial):
+        manifest.unlink(missing_ok=True)
+        build(stage.partial)
+        write_manifest(manifest, [p for p in stage.partial.rglob("*") if p.is_file() and p.suffix != SCRATCH],
+                       stage=stage.name, key=stage.key)
+    for path in stage.partial.glob("*" + SCRATCH):
+        path.unlink()
     os.replace(stage.partial, stage.folder)
     return stage
 
 
-def damaged_files(folder):
-    """Names of a complete stage's files whose content is not what its manifest says."""
-    digests = read_json(Path(folder) / "manifest.json")["sha256"]
-    return [name for name, digest in digests.items()
-            if not (Path(folder) / name).is_file() or digest_file(Path(folder) / name) != digest]
+def drop_if_changed(stage, changed):
+    """Discard a complete stage whose files are not those of its manifest, after changed(their names)."""
+    if stage.is_done and (names := damaged_files(stage.folder)):
+        changed(names)
+        discard(stage)
+
+
+def discard(stage):
+    """Remove a complete stage; killed on the way, what is left is no complete stage."""
+    if stage.is_done:
+        (stage.folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(stage.partial, ignore_errors=True)
+        os.replace(stage.folder, stage.partial)
+        shutil.rmtree(stage.partial)
+
+
+def write_manifest(path, files, **about):
+    """The sha256 of each of the files, all of which are on the disk by then."""
+    for file in files:
+        sync(file)
+    write_json(path, {**about, "sha256": {p.relative_to(path.parent).as_posix(): digest_file(p) for p in sorted(files)}})
+
+
+def digests_in(manifest):
+    """{name: sha256} of a manifest; None where it is missing or damaged."""
+    try:
+        return dict(read_json(manifest)["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def damaged_files(folder, manifest=MANIFEST):
+    """Names of files under `folder` whose content is not what the manifest says; the manifest's own where it is damaged."""
+    folder = Path(folder)
+    digests = digests_in(folder / manifest)
+    if digests is None:
+        return [manifest]
+    return [name for name, digest in digests.items() if not (folder / name).is_file() or digest_file(folder / name) != digest]
+
+
+def changed_files(folder, top):
+    """(how many files the manifests under `folder` name, the names of those that changed); top: the folder's own manifest."""
+    folder = Path(folder)
+    manifests = [folder / top] * (folder / top).is_file() + sorted(folder.rglob(MANIFEST))
+    manifests = [path for path in manifests if not any(part.endswith(".partial") for part in path.parts)]
+    named = {path.parent / name for path in manifests for name in digests_in(path) or [path.name]}
+    changed = {path.parent / name for path in manifests for name in damaged_files(path.parent, path.name)}
+    return len(named), sorted(path.relative_to(folder).as_posix() for path in changed)
 
 
 ORPHAN_SECONDS = 20
@@ -209,7 +292,105 @@ def free_bytes(folder):
     return shutil.disk_usage(folder).free
 
 
+def need_space(folder, n_bytes, what):
+    """RunError unless so much disk space is free, before something is written that would not fit."""
+    if (free := free_bytes(folder)) < n_bytes:
+        raise RunError(f"the disk of {folder} must have {n_bytes / 2**30:.2f} GiB free for {what}, and {free / 2**30:.2f} GiB "
+                       "are: free some, or choose another --results_dir, then run the same command again")
+
+
+# ---------------------------------------------------------------- what a machine does to a run
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OF_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EISDIR, errno.ENOTDIR,
+                 errno.ENAMETOOLONG, *NETWORK_ERRORS)
+GO_ON = "then run the same command again to continue"
+
+
+def fault_of(error):
+    """A sentence for an exception that the machine is to blame for (disk, memory, GPU), '' for any other."""
+    while error:
+        if sentence := fault_sentence(error):
+            return sentence
+        error = error.__cause__ or error.__context__      # torch.save hides a full disk behind an error of its own
+    return ""
+
+
+def fault_sentence(error):
+    kind, code = type(error).__name__, getattr(error, "errno", None)
+    text = (str(error).splitlines() or [kind])[0]
+    if code in FULL or re.search(r"No space left|quota exceeded|requested and \d+ written", text):
+        return f"the disk is full ({text}): free some space, {GO_ON}"
+    if code in OF_THE_SYSTEM:
+        return f"a file could not be used ({text}): mend that, {GO_ON}"
+    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or re.search(r"can't allocate|ALLOC_FAILED", text):
+        return (f"there was not enough memory ({text}): --set optim.micro_batch_size=N takes less, with N half of what "
+                "config.json says, as do a smaller --scale and fewer other programs")
+    if kind == "AcceleratorError" or re.search(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS", text):
+        return f"the GPU failed ({text}): restart the machine if it stays away, {GO_ON} from the last epoch"
+    return ""
+
+
+class Stopping:
+    """Whether a signal may wait for the end of a step, and whether one does."""
+
+    may_wait = is_asked = False
+
+
+def on_signal(number, frame):
+    """The first SIGINT or SIGTERM within `stops_after_a_step` waits; any other one interrupts at once."""
+    if not Stopping.may_wait or Stopping.is_asked:
+        raise KeyboardInterrupt
+    Stopping.is_asked = True
+    os.write(2, b"\nstopping after this step; once more stops at once\n")      # print is not for signal handlers
+
+
+@contextlib.contextmanager
+def signals_interrupt():
+    """SIGINT and SIGTERM as `on_signal` wants them, inside the block, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stops_after_a_step():
+    """Around, or as the decorator of, a loop that asks `stop_is_asked()` after each step, saves, and raises KeyboardInterrupt.
+
+    An exception after such a signal is an interruption too: loading processes may have got the same signal.
+    """
+    Stopping.may_wait, Stopping.is_asked = True, False
+    try:
+        yield
+    except Exception as error:
+        if Stopping.is_asked:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        Stopping.may_wait = False
+    if Stopping.is_asked:
+        raise KeyboardInterrupt
+
+
+def stop_is_asked():
+    return Stopping.is_asked
+
+
 # ---------------------------------------------------------------- log, clock, work in parallel
+
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text):
+    """The text with escapes in place of control characters, which names in a data set may hold to rule a terminal."""
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
 
 class EventLog:
     """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person who waits.
@@ -220,6 +401,15 @@ class EventLog:
     def __init__(self, path, echo=True, events=None, also=lambda event, values: None):
         self.path, self.echo, self.events, self.also = Path(path), echo, events, also
         self.warnings = []
+        self.end_torn_line()
+
+    def end_torn_line(self):
+        """Begin a new line where a killed process has left half of one."""
+        if self.path.is_file() and self.path.stat().st_size:
+            with open(self.path, "rb+") as f:
+                f.seek(-1, os.SEEK_END)
+                if f.read() != b"\n":
+                    f.write(b"\n")
 
     def record(self, event, **values):
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **plain(values)}
@@ -230,7 +420,7 @@ class EventLog:
     def say(self, text, event="note", **values):
         self.record(event, text=text, **values)
         if self.echo and (self.events is None or event in self.events):
-            tqdm.write(text, file=sys.stdout)
+            tqdm.write(printable(text), file=sys.stdout)
             sys.stdout.flush()
 
     def warn(self, text):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+from filelock import FileLock
 
 from utils import RunError, UserError, canonical_json, read_json, seed_of, write_atomic, write_json
 
@@ -52,15 +53,16 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
     """
     folder, made_of = Path(folder), {"version": VERSION, "size": _checked_size(size), "seed": seed}
     samples = plan(size, seed)
-    if not _is_drawn(folder, made_of):
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        _draw_images(partial, made_of["size"], seed, workers or os.cpu_count() or 1)
-        _write_tables(partial, samples)
-        write_json(partial / MARK, made_of)
-        os.replace(partial, folder)
-    if not answers_path(folder).is_file():
-        write_atomic(answers_path(folder), _csv("ID,target", [(s.name, s.shown) for s in samples if s.split == "test"]))
+    with FileLock(folder.with_name(f".{folder.name}.lock")):       # a second start at the same time waits for the first
+        if not _is_drawn(folder, made_of):
+            partial = folder.with_name(folder.name + ".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            _draw_images(partial, made_of["size"], seed, workers or os.cpu_count() or 1)
+            _write_tables(partial, samples)
+            write_json(partial / MARK, made_of)
+            os.replace(partial, folder)
+        if not answers_path(folder).is_file():
+            write_atomic(answers_path(folder), _csv("ID,target", [(s.name, s.shown) for s in samples if s.split == "test"]))
     return folder
 
 

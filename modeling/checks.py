@@ -19,7 +19,7 @@ from modeling.metrics import find_metric
 from modeling.network import WeightsSource, build_network, find_weights
 from modeling.optim import make_optimizer, peak_lr, set_lr
 from modeling.train import make_autocast, pick_device, pick_precision, seed_everything, train_step
-from utils import Timer, UserError, free_bytes
+from utils import RunError, Timer, UserError, fault_of, free_bytes, printable
 
 PASSED, WARNING, FAILED = "passed", "warning", "FAILED"
 STEP_SIZE_PX, STEP_IMAGES = 64, 4
@@ -36,7 +36,7 @@ def run_checks(config, data_path, folder):
     for name, check in checks:
         state, found, advice = attempt(check)
         states.append(state)
-        print(f"{name:<17} {state:<8} {found}" + (f"\n{'':<26} -> {advice}" if advice else ""), flush=True)
+        print(printable(f"{name:<17} {state:<8} {found}" + (f"\n{'':<26} -> {advice}" if advice else "")), flush=True)
     print(f"{states.count(PASSED)} passed, {states.count(FAILED)} failed, {states.count(WARNING)} warnings")
     return 1 if FAILED in states else 0
 
@@ -45,9 +45,11 @@ def attempt(check):
     """A check's answer; an error becomes a failed check, so that the table is always complete."""
     try:
         return check()
-    except UserError as error:
+    except (UserError, RunError) as error:
         return FAILED, str(error).replace("\n", "; "), "mend this, then run the debug mode again"
     except Exception as error:   # a check exists to find what is broken, whatever it raises
+        if fault := fault_of(error):
+            return FAILED, fault, ""
         return FAILED, f"{type(error).__name__}: {error}", "a package may be missing or broken: install as README.md says"
 
 
@@ -104,7 +106,7 @@ def check_backbone(config, backbone):
     name = member(backbone, "tiny")
     source = find_weights(name, config.runtime.weights_dir, config.model.pretrained)
     with Timer() as timer:
-        loss = one_step(scaled, name, pick_device(config.runtime.device))
+        loss = one_step(scaled, source if source.path else WeightsSource(name, "random"), pick_device(config.runtime.device))
     found = f"{source.describe()}; one step in {timer.seconds:.1f} s, loss {loss:.2f}"
     if not np.isfinite(loss):
         return FAILED, found, "the loss is not finite: use --set runtime.precision=fp32"
@@ -113,11 +115,11 @@ def check_backbone(config, backbone):
     return PASSED, found, ""
 
 
-def one_step(config, model_name, device):
-    """The loss of one forward, backward and update on noise images, from random weights."""
-    seed_everything("debug", model_name)
-    network = build_network(model_name, n_classes=4, image_size_px=STEP_SIZE_PX, model=config.model,
-                            weights=WeightsSource(model_name, "random")).to(device).train()
+def one_step(config, source, device):
+    """The loss of one forward, backward and update on noise images; UserError where the weights are not the model's."""
+    seed_everything("debug", source.model_name)
+    network = build_network(source.model_name, n_classes=4, image_size_px=STEP_SIZE_PX, model=config.model,
+                            weights=source).to(device).train()
     images = torch.randint(0, 256, (STEP_IMAGES, 3, STEP_SIZE_PX, STEP_SIZE_PX), dtype=torch.uint8)
     batch = Batch(images, torch.eye(4)[:STEP_IMAGES], torch.ones(STEP_IMAGES), torch.arange(STEP_IMAGES))
     precision = pick_precision(config.runtime.precision, device)

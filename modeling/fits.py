@@ -3,10 +3,12 @@
     run_fit(site, run, spec := FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5", ...)
     finished_fit(run, spec, before).predictions("valid").align(ids)
 """
+import errno
 import functools
 import math
 import os
 import platform
+import re
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from config import Config, FitSpec, key_settings
 from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, load_audit, make_loader
+from files import first_few
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
 from modeling.executor import Job
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
@@ -27,8 +30,27 @@ from modeling.network import WeightsSource, adapted_to, build_network, norm_stat
 from modeling.plan import Cost, Work, measured_cost
 from modeling.shift import ShiftReport
 from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
-from modeling.train import fit, load_result, make_autocast, pick_device, pick_precision, seed_everything
-from utils import EventLog, Stage, Timer, keep_freed_memory, read_json, run_stage, write_json
+from modeling.train import (
+    drop_damaged_checkpoints,
+    fit,
+    load_result,
+    make_autocast,
+    pick_device,
+    pick_precision,
+    seed_everything,
+)
+from utils import (
+    EventLog,
+    Stage,
+    Timer,
+    discard,
+    drop_if_changed,
+    free_bytes,
+    keep_freed_memory,
+    read_json,
+    run_stage,
+    write_json,
+)
 
 PREDICT_BATCH_SIZE = 32
 PSEUDO_LABELS = "pseudo_labels.csv"      # in the folder of a fit
@@ -88,6 +110,32 @@ class Run:
         """What goes to another process: neither the log nor what is read from files there, see `at_site`."""
         left_out = {"events": None, **({"audit": None} if self.keys.get("audit") else {})}
         return {k: v for k, v in self.__dict__.items() if k != "label_of"} | left_out
+
+    def run_stage(self, stage, build, *readers):
+        """utils.run_stage; a complete stage that has changed on the disk is named and made again, its `readers` too."""
+        return run_stage(stage, build, self.on_change(stage, *readers))
+
+    def on_change(self, stage, *readers):
+        """What to do when a stage has changed on the disk, by the names of its changed files."""
+        def changed(names):
+            self.warn(f"{stage.folder.name} is made again: {first_few(names)} changed on the disk after it was complete")
+            for reader in readers:
+                discard(reader)
+
+        return changed
+
+    def with_workers(self, work):
+        """work(), once more without loading processes where one was killed or had no shared memory; results are the same."""
+        try:
+            return work()
+        except (RuntimeError, OSError) as error:
+            is_elsewhere = getattr(error, "errno", None) == errno.ENOSPC and free_bytes(self.folder) > 2**20      # in /dev/shm
+            if not self.workers or not (is_elsewhere or re.search(r"DataLoader worker \(pid|shared memory", str(error))):
+                raise
+            self.warn("loading processes were ended by the system (killed, or /dev/shm too small) and are done without, which "
+                      f"is slower and gives the same results ({str(error).splitlines()[0]})")
+            self.config = replace(self.config, runtime=replace(self.config.runtime, workers=0))
+            return work()
 
 
 @dataclass(frozen=True)
@@ -215,18 +263,22 @@ def run_fit(site, this, spec, fitted, n_epochs, train_until, title):
     this, fitted = at_site(site, this, spec, fitted)
     training, prediction = fit_stages(this, spec, fitted)
     site.recall(training.folder)
-    run_stage(training, lambda folder: train_fit(this, spec, fitted, folder, n_epochs, train_until, title, site.advance))
+    this.with_workers(lambda: this.run_stage(training, lambda folder: train_fit(
+        this, spec, fitted, folder, n_epochs, train_until, title, site.advance), prediction))
     site.deliver(training.folder)
     skipped = load_result(spec, training.folder).skipped_steps
     if skipped:
         this.warn(f"{spec.name} fold {spec.fold}: {skipped} non-finite step(s) were skipped")
-    run_stage(prediction, lambda folder: predict_fit(this, spec, training.folder, folder, title))
+    this.with_workers(lambda: this.run_stage(prediction, lambda folder: predict_fit(
+        this, spec, training.folder, folder, title)))
     site.deliver(prediction.folder)
 
 
 def finished_fit(this, spec, fitted):
-    """The Fitted of a fit whose two stages are complete, or None."""
+    """The Fitted of a fit whose two stages are complete and as they were made, or None."""
     training, prediction = fit_stages(this, spec, fitted)
+    drop_if_changed(training, this.on_change(training, prediction))
+    drop_if_changed(prediction, this.on_change(prediction))
     if training.is_done and prediction.is_done:
         return Fitted(load_result(spec, training.folder), prediction)
     return None
@@ -303,6 +355,8 @@ def training(this, spec, pixels, targets, n_epochs, teachers=()):
 
 def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance):
     """Build everything a fit needs and train it in `folder`."""
+    if damaged := drop_damaged_checkpoints(folder):
+        this.warn(f"{spec.name} fold {spec.fold} is trained from an earlier state: {first_few(damaged)} changed on the disk")
     taught = taught_targets(this, spec, fitted)
     if taught is not None:
         save_pseudo_labels(taught, this.audit.train.classes, folder / PSEUDO_LABELS)
@@ -419,6 +473,7 @@ def fold_scores(this, fitted, metric):
 
 MEASURED_STEPS = 4
 MEASURED_BATCHES = (1, 4)      # of predicted images
+CHECKPOINT_WEIGHTS = 8         # network, EMA and AdamW's two moments, in the last checkpoint and in the one that replaces it
 
 
 def work_of(this, spec):
@@ -437,6 +492,22 @@ def look(device_name):
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {"device": str(device), "node": platform.node(), "gpu": gpu.name if gpu else "",
             "gpu_memory_bytes": gpu.total_memory if gpu else 0}
+
+
+def needed_bytes(this, specs):
+    """Disk space that these fits will take: weights, predictions, and once the largest checkpoints."""
+    weights = {backbone: weights_bytes(this, backbone) for backbone in {spec.backbone for spec in specs}}
+    row_bytes = 4 * len(this.contest.train.classes) * (1 + len(views_of(this)))
+    return (sum(weights[spec.backbone] + row_bytes * work_of(this, spec).n_images for spec in specs)
+            + CHECKPOINT_WEIGHTS * max(weights.values(), default=0))
+
+
+def weights_bytes(this, backbone):
+    """Size of a fit's weights, from a network without any."""
+    with torch.device("meta"):
+        network = build_network(backbone, n_classes=len(this.contest.train.classes), model=this.config.model,
+                                image_size_px=this.config.data.image_size_px, weights=WeightsSource(backbone, "random"))
+    return sum(value.nbytes for value in network.state_dict().values())
 
 
 def cost_stage(this, backbone):
@@ -471,8 +542,8 @@ def find_costs(this, backbones, executor, goes_on=lambda costs: True):
 def run_measuring(site, this, backbone):
     """The stage of a backbone's cost."""
     this, _ = at_site(site, this, FitSpec(backbone, this.config.seed, 0, 0))
-    stage = run_stage(cost_stage(this, backbone), lambda folder: write_json(
-        folder / "cost.json", measure_cost(this, backbone)))
+    stage = this.with_workers(lambda: this.run_stage(cost_stage(this, backbone), lambda folder: write_json(
+        folder / "cost.json", measure_cost(this, backbone))))
     site.deliver(stage.folder)
 
 

@@ -34,6 +34,7 @@ from modeling.fits import (
     fit_state,
     fold_scores,
     look,
+    needed_bytes,
     round_specs,
     run_fit,
     work_of,
@@ -44,6 +45,7 @@ from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, norm
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.page import Page, is_non_commercial
 from modeling.plan import UNKNOWN, Devices, differences, make_plan
+from modeling.predictor import NAME as PREDICTOR
 from modeling.predictor import write_predictor
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.targets import load_pseudo_labels
@@ -51,6 +53,7 @@ from modeling.trackers import tracker
 from modeling.train import pick_device, seed_everything
 from submission import probs_of_ids
 from utils import (
+    MANIFEST,
     EventLog,
     Overall,
     Stage,
@@ -58,17 +61,19 @@ from utils import (
     duration,
     exclusive,
     keep_freed_memory,
+    need_space,
     no_bars,
     read_json,
-    run_stage,
     seed_of,
     write_json,
+    write_manifest,
 )
 
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features are used as they are: to measure the shift and the padding
 PROBE_IMAGES = 192
 RESERVE_SECONDS, RESERVE_SHARE = 12, 0.03      # of a time budget: for starting, blending and the report
+RESULTS_MANIFEST = "results_manifest.json"     # of the result files and of all stages' manifests, for --verify
 QUIET_EVENTS = ("warning", "result")      # whose sentences --quiet leaves
 BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
@@ -214,8 +219,11 @@ def cache_side_px(config):
 
 
 def run_audit(this):
-    stage = audit_stage(this)
-    run_stage(stage, lambda folder: audit_contest(
+    stage, contest = audit_stage(this), this.contest
+    if not stage.is_done:
+        n_images = len(contest.train) + len(contest.test)
+        need_space(this.folder, 3 * cache_side_px(this.config)**2 * n_images, f"{n_images} reduced images")
+    this.run_stage(stage, lambda folder: audit_contest(
         this.contest, this.config.data, cache_side_px(this.config), folder, os.cpu_count() or 1))
     this.audit = load_audit(stage.folder, this.contest.folder)
     this.keys["audit"] = stage.key
@@ -243,7 +251,7 @@ def shift_stage(this):
 def run_shift(this):
     """Measure how test images differ and match it; with `data.test_usage=none` training images are measured alone."""
     config, audit, stage = this.config, this.audit, shift_stage(this)
-    run_stage(stage, lambda folder: write_json(
+    this.run_stage(stage, lambda folder: write_json(
         folder / "shift.json", measure_shift(this, config.augment.policy != "none").to_json()))
     this.shift = ShiftReport.from_json(read_json(stage.folder / "shift.json"))
     this.keys["shift"] = stage.key
@@ -290,7 +298,7 @@ def run_folds(this):
     config = this.config
     stage = Stage.of(this.folder, "folds", version=1, settings={"n_folds": config.data.n_folds, "seed": config.seed},
                      inputs=[this.keys["audit"]])
-    run_stage(stage, lambda folder: save_folds(
+    this.run_stage(stage, lambda folder: save_folds(
         make_folds(this.audit.train, config.data.n_folds, config.seed), folder / "folds.csv"))
     this.folds = load_folds(stage.folder / "folds.csv")
     this.keys["folds"] = stage.key
@@ -322,6 +330,7 @@ def run_rounds(this, metric, page, executor):
     planner = Planner(this, specs, metric, executor)
     for line in planner.describe():
         this.events.say(line)
+    need_space(this.folder, needed_bytes(this, planner.first.epochs), f"{len(planner.first.epochs)} fit(s)")
     page.show({}, specs)
     fitted = {}
     width = max(len(f"fit {len(specs)}/{len(specs)} {spec.name} fold {spec.fold}") for spec in specs)
@@ -334,7 +343,7 @@ def run_rounds(this, metric, page, executor):
     fitted = {spec: fitted[spec] for spec in specs if spec in fitted}      # not in the order in which they ended
     planned = planner.outcome(fitted)
     if this.config.runtime.time_budget_hours:      # what was left out stays so when the run is started again
-        run_stage(stage, lambda folder: write_json(folder / "plan.json", planned | {
+        this.run_stage(stage, lambda folder: write_json(folder / "plan.json", planned | {
             "fits": [[s.name, s.fold] for s in fitted]}))
         planned = read_json(stage.folder / "plan.json")
     for text in planned["dropped"]:
@@ -529,7 +538,7 @@ def run_ensemble(this, fits, metric):
         if test:
             test.save(folder / "test.npz")
 
-    run_stage(stage, build)
+    this.run_stage(stage, build)
     table = [source_row(name, members, blend, stacked[name], labels, folds, metric) for name, members in groups.items()]
     return {"score": score, "blend": blend, "table": table, "test": test, "folder": stage.folder, "rounds": [
         r._asdict() | {"distillation": config.rounds[r.round].alpha} | pseudo_labels(fits, r.round, audit.train.classes)
@@ -597,6 +606,7 @@ def conclude(this, fits, planned, results, metric, answers, timer, page):
     """Write the submission, the result files and the page; returns final_results.json's content."""
     config, folder, audit, score, shift = this.config, this.folder, this.audit, results["score"], this.shift.to_json()
     submission, form = "", this.contest.form
+    (folder / RESULTS_MANIFEST).unlink(missing_ok=True)
     if form.ids:
         prior = np.bincount(audit.train.label, minlength=len(audit.train.classes)) / len(audit.train)
         probs = probs_of_ids(form.ids, results["test"], prior)
@@ -618,6 +628,8 @@ def conclude(this, fits, planned, results, metric, answers, timer, page):
     write_json(folder / "final_results.json", final)
     write_predictor(this, best_first(this, fits, results, metric), results["blend"], metric)
     page.show(fits, list(fits), final, results)
+    names = [*([submission] if submission else []), "final_results.json", "training_results.json", PREDICTOR]
+    write_manifest(folder / RESULTS_MANIFEST, [*(folder / name for name in names), *folder.rglob(MANIFEST)])
     this.events.record("scores", **score)
     for line in report.closing_lines(final, results["table"], folder):
         this.events.say(line, event="result")

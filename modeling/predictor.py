@@ -144,7 +144,11 @@ def load_predictor(folder, config):
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / NAME} must be as its run wrote it, but cannot be read ({error!r}): run its training "
                         "command again") from None
-    if missing := [str(path) for path in (*weights.values(), *adapted.values()) if not path.is_file()]:
+    files = (*weights.values(), *adapted.values())
+    if outside := [str(path) for path in files if not path.resolve().is_relative_to(folder.resolve())]:
+        raise UserError(f"{folder / NAME} must name weights in its own folder, got {outside[0]!r}: run its training "
+                        "command again")
+    if missing := [str(path) for path in files if not path.is_file()]:
         raise UserError(f"RUN_FOLDER must hold the weights of {len(weights)} fit(s), but {len(missing)} are missing, first "
                         f"{missing[0]!r}: copy the whole run folder")
     contest = SimpleNamespace(train=SimpleNamespace(classes=classes))

@@ -11,11 +11,11 @@ class the part in the loss that its labelled images alone would have (`losses.cl
 (FlexMatch, arXiv 2110.08263) would fill them up with wrong ones.
 """
 import csv
-import io
 
 import numpy as np
 
 from data_loader import Targets
+from files import csv_text, quoted_cell, unquoted_cell
 from modeling.inference import Predictions
 from modeling.metrics import fit_temperature, with_temperature
 from utils import RunError, write_atomic
@@ -76,12 +76,9 @@ def within_quota(probs, keep, quota):
 
 def save_pseudo_labels(targets, classes, path):
     """csv: sample_id, class, confidence of each."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("sample_id", "class", "confidence"))
-    for sample, row in zip(targets.sample_id.tolist(), targets.probs, strict=True):
-        writer.writerow((sample, classes[int(row.argmax())], f"{row.max():.6f}"))
-    write_atomic(path, out.getvalue())
+    rows = [(quoted_cell(sample), quoted_cell(classes[int(row.argmax())]), f"{row.max():.6f}")
+            for sample, row in zip(targets.sample_id.tolist(), targets.probs, strict=True)]
+    write_atomic(path, csv_text([("sample_id", "class", "confidence"), *rows]))
 
 
 def load_pseudo_labels(path):
@@ -89,4 +86,4 @@ def load_pseudo_labels(path):
     if not path.exists():
         return {}
     with open(path, newline="", encoding="utf-8") as f:
-        return {row["sample_id"]: row["class"] for row in csv.DictReader(f)}
+        return {unquoted_cell(row["sample_id"]): unquoted_cell(row["class"]) for row in csv.DictReader(f)}

@@ -1,7 +1,8 @@
 """The training loop. One function, `fit`, trains one network; what differs between modes, rounds and folds is its values.
 
-Measured: see benchmarks/RESULTS.md. A fit is resumed at its last epoch from the checkpoint in its folder and then ends
-with the same bytes as an undisturbed one on a CPU: all randomness of an epoch is a function of the fit's name and the epoch.
+Measured: see benchmarks/RESULTS.md. A fit is resumed from the checkpoint in its folder, of its last epoch or of the step after
+which a signal stopped it, and then ends with the same bytes as an undisturbed one on a CPU: all randomness of an epoch is a
+function of the fit's name and the epoch.
 """
 import contextlib
 import csv
@@ -25,7 +26,7 @@ except ImportError:      # Windows
 
 from config import FitSpec
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
-from utils import RunError, UserError, progress, seed_of
+from utils import SCRATCH, RunError, UserError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,54 @@ def split_batch(batch, micro_batch_size, device):
 
 # ---------------------------------------------------------------- the loop
 
+class Tally:
+    """The steps of one epoch so far: their losses, how many were skipped, of those how many in a row, the seconds."""
+
+    def __init__(self, losses=(), n_skipped=0, in_a_row=0, seconds=0.0):
+        self.losses, self.n_skipped, self.in_a_row = list(losses), n_skipped, in_a_row
+        self.start = time.perf_counter() - seconds
+
+    @property
+    def n_steps(self):
+        return len(self.losses) + self.n_skipped
+
+    @property
+    def seconds(self):
+        return time.perf_counter() - self.start
+
+    def add(self, loss, taken):
+        if taken:
+            self.losses.append(loss)
+        self.n_skipped, self.in_a_row = self.n_skipped + (not taken), 0 if taken else self.in_a_row + 1
+
+    def row(self, lr, batch_size):
+        """What the history keeps of a whole epoch."""
+        seconds = self.seconds
+        return {"loss": float(torch.stack(self.losses).mean()), "lr": lr, "skipped_steps": self.n_skipped, "seconds": seconds,
+                "images_per_second": self.n_steps * batch_size / seconds}
+
+    def state(self, generator):
+        """Plain values and tensors from which the epoch goes on: the tally, and the random states that a step reads."""
+        return {"losses": [float(loss) for loss in self.losses], "n_skipped": self.n_skipped, "in_a_row": self.in_a_row,
+                "seconds": self.seconds, "n_steps": self.n_steps, "mix": generator.get_state(), "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all()}
+
+    @classmethod
+    def of(cls, state, generator, device):
+        """The Tally that `state` was made of; sets the random states too."""
+        generator.set_state(state["mix"])
+        torch.set_rng_state(state["torch"])
+        torch.cuda.set_rng_state_all(state["cuda"])
+        losses = torch.tensor(state["losses"], device=device)
+        return cls(losses, state["n_skipped"], state["in_a_row"], state["seconds"])
+
+
+@stops_after_a_step()
 def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pretrained, device, folder, events,
         description="", shorten=None, advance=lambda: None):
-    """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable by epoch in `folder`.
+    """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable in `folder`.
 
-    mix(batch, generator, epoch) -> Batch: mixup and cutmix; sampler.set_epoch(epoch) gives the epoch's order.
+    mix(batch, generator, epoch) -> Batch: mixup and cutmix; sampler.set_epoch(epoch, step) gives the epoch's order from a step.
     shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time; the learning rate
     then goes on from where its schedule over the fewer steps would be. advance(): called after each step.
     """
@@ -133,11 +177,10 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
     optimizer = make_optimizer(network, optim, pretrained)
     peak, ema = peak_lr(network, optim, pretrained), make_ema(network, optim, n_steps)
     state = TrainState(network, ema, optimizer, scaler)
-    history = state.load(folder)
+    (history, begun), tally = state.load(folder), Tally()
     if config.runtime.compile == "on":
         network.compile()
     reset_peak_memory(device)
-    in_a_row = 0
 
     bar = progress(total=n_steps, initial=len(history) * len(sampler), desc=description,
                    bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}")
@@ -145,11 +188,11 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
         bar.total = n_steps = n_epochs * len(sampler)
         seed_everything(config.seed, spec.name, spec.fold, epoch)
         generator = torch.Generator().manual_seed(seed_of(config.seed, spec.name, spec.fold, epoch, "mix"))
-        sampler.set_epoch(epoch)
+        tally, begun = Tally.of(begun, generator, device) if begun else Tally(in_a_row=tally.in_a_row), None
+        sampler.set_epoch(epoch, tally.n_steps)
         network.train()
-        start, losses, skipped = time.perf_counter(), [], 0
-        for i, batch in enumerate(loader):
-            step = epoch * len(sampler) + i
+        for batch in loader:
+            step = epoch * len(sampler) + tally.n_steps
             lr = lr_at(step, n_steps, optim, peak)
             set_lr(optimizer, lr)
             micro_batches = split_batch(mix(batch, generator, epoch), optim.micro_batch_size, device)
@@ -157,22 +200,23 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
                                      autocast=autocast, clip_norm=optim.clip_norm)
             if taken:
                 ema.update(network, step=step + 1)
-                losses.append(loss)
-            skipped, in_a_row = skipped + (not taken), 0 if taken else in_a_row + 1
-            if in_a_row >= optim.nonfinite_limit:
-                raise diverged(spec, in_a_row, lr)
-            if not bar.disable and i % 10 == 0:
+            tally.add(loss, taken)
+            if tally.in_a_row >= optim.nonfinite_limit:
+                raise diverged(spec, tally.in_a_row, lr)
+            if not bar.disable and tally.n_steps % 10 == 1:
                 bar.set_postfix_str(f"epoch {epoch + 1}/{n_epochs} loss {float(loss):.3f}", refresh=False)
             bar.update()
             advance()
-        if not losses:
-            raise diverged(spec, skipped, lr)
-        seconds = time.perf_counter() - start
-        history.append({"epoch": epoch + 1, "loss": float(torch.stack(losses).mean()), "lr": lr, "skipped_steps": skipped,
-                        "seconds": seconds, "images_per_second": len(sampler) * optim.batch_size / seconds,
-                        "peak_memory_bytes": peak_memory_bytes(device)})
+            if stop_is_asked() and tally.n_steps < len(sampler):
+                state.save(folder, history, tally.state(generator))
+                raise KeyboardInterrupt
+        if not tally.losses:
+            raise diverged(spec, tally.n_skipped, lr)
+        history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size), "peak_memory_bytes": peak_memory_bytes(device)})
         state.save(folder, history)
         events.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
+        if stop_is_asked():
+            raise KeyboardInterrupt
         n_epochs = shorten(history, n_epochs) if shorten else n_epochs
     bar.close()
     return finish(spec, ema.module, history, folder)
@@ -184,14 +228,13 @@ def diverged(spec, in_a_row, lr):
 
 
 def finish(spec, network, history, folder):
-    """Write the averaged weights and the history; drop the checkpoint."""
+    """Write the averaged weights and the history."""
     weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     save_file(weights, Path(folder) / "weights.safetensors")
     with open(Path(folder) / "history.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(history[0]))
         writer.writeheader()
         writer.writerows(history)
-    (Path(folder) / TrainState.NAME).unlink(missing_ok=True)
     return result_of(spec, folder, history)
 
 
@@ -211,28 +254,49 @@ def load_result(spec, folder):
 # ---------------------------------------------------------------- checkpoint
 
 class TrainState:
-    """Everything that the next epoch depends on, in one file that is replaced as a whole after each epoch."""
+    """Everything that the rest of a fit depends on, in one file that is replaced as a whole after each epoch.
 
-    NAME = "checkpoint.pt"
+    It is named by the epochs and steps done and by its content's digest, so that a damaged one is found.
+    """
 
     def __init__(self, network, ema, optimizer, scaler):
         self.parts = {"network": network, "ema": ema.module, "optimizer": optimizer, "scaler": scaler}
 
-    def save(self, folder, history):
-        path = Path(folder) / self.NAME
-        partial_path = path.with_suffix(".partial")
-        torch.save({"history": history, **{k: v.state_dict() for k, v in self.parts.items()}}, partial_path)
-        os.replace(partial_path, path)
+    def save(self, folder, history, begun=None):
+        """begun: the state of the Tally of an epoch that was stopped, None after a whole one."""
+        partial, before = Path(folder) / f"checkpoint{SCRATCH}", checkpoints(folder)
+        with open(partial, "wb") as f:
+            torch.save({"history": history, "begun": begun, **{k: v.state_dict() for k, v in self.parts.items()}}, f)
+        sync(partial)
+        n_steps = begun["n_steps"] if begun else 0
+        path = partial.with_name(f"checkpoint-{len(history):05}-{n_steps:06}-{digest_file(partial)[:12]}{SCRATCH}")
+        os.replace(partial, path)
+        for old in before:
+            if old != path:
+                old.unlink()
 
     def load(self, folder):
-        """Restore the last epoch's state; returns its history, [] when there is none."""
-        path = Path(folder) / self.NAME
-        if not path.exists():
-            return []
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        """Restore the last saved state; returns its (history, begun), ([], None) when there is none."""
+        found = checkpoints(folder)
+        if not found:
+            return [], None
+        saved = torch.load(found[-1], map_location="cpu", weights_only=True)
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
-        return saved["history"]
+        return saved["history"], saved["begun"]
+
+
+def checkpoints(folder):
+    """The checkpoints of a fit, the last one last; a kill between writing one and removing the one before leaves both."""
+    return sorted(Path(folder).glob(f"checkpoint-*{SCRATCH}"))
+
+
+def drop_damaged_checkpoints(folder):
+    """Remove the checkpoints whose content is not what their names say; returns their names."""
+    damaged = [path for path in checkpoints(folder) if digest_file(path)[:12] != path.stem.rpartition("-")[2]]
+    for path in damaged:
+        path.unlink()
+    return [path.name for path in damaged]
 
 
 # ---------------------------------------------------------------- memory

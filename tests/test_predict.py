@@ -98,6 +98,8 @@ def test_labels_follow_the_cuts_of_a_scale(contest, copied, tmp_path):
     (lambda run: (run / "model.json").unlink(), ["test"], "RUN_FOLDER must be the folder of a finished run"),
     (lambda run: (run / "model.json").write_text("{}"), ["test"], "must be as its run wrote it"),
     (lambda run: shutil.rmtree(run / "fold_0"), ["test"], "2 are missing"),
+    (lambda run: (run / "model.json").write_text((run / "model.json").read_text().replace('"fold_0/', '"../x/fold_0/')),
+     ["test"], "must name weights in its own folder"),
     (lambda run: None, ["test/t003.png", "test/none.png"], "images that can be read, got none: "),
     (lambda run: None, ["empty"], "there are none in"),
     (lambda run: None, [], "at least one image or folder"),

@@ -1,3 +1,6 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,8 @@ from config import FitSpec, build_config, resolve, with_values
 from data_loader import Batch, EpochSampler, ImageDataset, make_loader
 from modeling.losses import Supervised
 from modeling.network import WeightsSource, build_network
-from modeling.train import fit, make_autocast, seed_everything, train_step
-from utils import EventLog, RunError
+from modeling.train import checkpoints, drop_damaged_checkpoints, fit, make_autocast, seed_everything, train_step
+from utils import EventLog, RunError, signals_interrupt
 
 CPU, NAME = torch.device("cpu"), "mobilenetv3_small_050"
 
@@ -51,7 +54,8 @@ def test_a_fit_learns_and_leaves_its_weights(tmp_path):
     result = run(tmp_path / "a", n_epochs=12)
     losses = [e["loss"] for e in result.epochs]
     assert len(losses) == 12 and losses[-1] < 0.8 * losses[0]
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["events.jsonl", "history.csv", "weights.safetensors"]
+    assert [p.name for p in sorted((tmp_path / "a").iterdir())] == [
+        checkpoints(tmp_path / "a")[0].name, "events.jsonl", "history.csv", "weights.safetensors"]
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
@@ -62,6 +66,58 @@ def test_a_fit_cut_off_in_any_epoch_ends_with_the_same_bytes(tmp_path, stop_afte
     run(tmp_path / "cut", workers=2)
     whole, cut = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
     assert whole == cut
+
+
+def stop_after(n_steps, monkeypatch):
+    """Sends this process a real SIGTERM in the n-th step."""
+    left = [n_steps]
+
+    def signalled(*args, **kwargs):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(*args, **kwargs)
+
+    monkeypatch.setattr("modeling.train.train_step", signalled)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 9])
+def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, n_steps):
+    """An epoch has 3 steps: the first steps, the middle ones and the last of an epoch, and the last of all."""
+    run(tmp_path / "whole")
+    stop_after(n_steps, monkeypatch)
+    with signals_interrupt(), pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    [name] = [p.name for p in checkpoints(tmp_path / "cut")]
+    assert name.startswith(f"checkpoint-{n_steps // 3:05}-{n_steps % 3:06}-")
+    monkeypatch.setattr("modeling.train.train_step", train_step)
+    again = run(tmp_path / "cut", workers=2)
+    assert [e["loss"] for e in again.epochs] == [e["loss"] for e in run(tmp_path / "whole").epochs]
+    assert (tmp_path / "cut/weights.safetensors").read_bytes() == (tmp_path / "whole/weights.safetensors").read_bytes()
+
+
+def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
+    def twice(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not reached")
+
+    monkeypatch.setattr("modeling.train.train_step", twice)
+    with signals_interrupt(), pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a")
+    assert checkpoints(tmp_path / "a") == []
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: data[:-9] + b"x" + data[-8:]])
+def test_a_damaged_checkpoint_is_known_by_its_name(tmp_path, damage):
+    run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_after=2)
+    [path] = checkpoints(tmp_path / "cut")
+    path.write_bytes(damage(path.read_bytes()))
+    assert drop_damaged_checkpoints(tmp_path / "cut") == [path.name] and not path.exists()
+    run(tmp_path / "cut")
+    assert (tmp_path / "cut/weights.safetensors").read_bytes() == (tmp_path / "whole/weights.safetensors").read_bytes()
 
 
 def step(network, batches, clip_norm=0.0, scaler=None, precision="fp32", lr=0.1):

@@ -169,6 +169,7 @@ class Stage:
 
 MANIFEST = "manifest.json"
 SCRATCH = ".scratch"      # how files end that a stage needs only until it is complete
+BEGUN = ".partial"        # and those that `write_atomic` was killed in
 
 
 def run_stage(stage, build, changed=lambda names: None):
@@ -185,9 +186,9 @@ def run_stage(stage, build, changed=lambda names: None):
     if not manifest.exists() or damaged_files(stage.partial):
         manifest.unlink(missing_ok=True)
         build(stage.partial)
-        write_manifest(manifest, [p for p in stage.partial.rglob("*") if p.is_file() and p.suffix != SCRATCH],
+        write_manifest(manifest, [p for p in stage.partial.rglob("*") if p.is_file() and p.suffix not in (SCRATCH, BEGUN)],
                        stage=stage.name, key=stage.key)
-    for path in stage.partial.glob("*" + SCRATCH):
+    for path in [*stage.partial.rglob("*" + SCRATCH), *stage.partial.rglob("*" + BEGUN)]:
         path.unlink()
     os.replace(stage.partial, stage.folder)
     return stage

@@ -75,7 +75,7 @@ class Run:
     keys: dict[str, str] = field(default_factory=dict)
     scores: dict[str, dict[str, float]] = field(default_factory=dict)      # of fits, see `fold_scores`
     command: str = ""                    # that a person types to repeat it
-    deadline: float = math.inf           # by time.time(), which machines share, for the last fit; --time_budget sets it
+    deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
     cores: int = os.cpu_count() or 1     # that a fit may use
     machine: dict = field(default_factory=dict)      # where fits run: what costs depend on
 
@@ -97,7 +97,7 @@ class Run:
 
     @property
     def seconds_left(self):
-        return self.deadline - time.time()
+        return self.deadline - time.perf_counter()
 
     @property
     def warnings(self):
@@ -254,12 +254,13 @@ def at_site(site, this, spec, fitted=None):
     return here, {other: fetched(other, before) for other, before in fitted.items()}
 
 
-def run_fit(site, this, spec, fitted, n_epochs, train_until, title):
+def run_fit(site, this, spec, fitted, n_epochs, seconds, title):
     """Fit, then predict: two stages. A finished one is read, not run.
 
-    site: where it runs; fitted: {FitSpec: Fitted} of the rounds before; train_until: by time.time(), the fit is shortened
-    to it.
+    site: where it runs; fitted: {FitSpec: Fitted} of the rounds before; seconds: the fit is shortened to end within
+    them, math.inf: it is not.
     """
+    train_until = time.perf_counter() + seconds
     this, fitted = at_site(site, this, spec, fitted)
     training, prediction = fit_stages(this, spec, fitted)
     site.recall(training.folder)
@@ -375,10 +376,10 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
 
 
 def in_time(train_until, history, n_epochs):
-    """`n_epochs`, or as many as end before `train_until`, by time.time(), at the last epoch's pace."""
+    """`n_epochs`, or as many as end before `train_until`, by time.perf_counter(), at the last epoch's pace."""
     if train_until == math.inf:
         return n_epochs
-    return min(n_epochs, len(history) + max(0, int((train_until - time.time()) / history[-1]["seconds"])))
+    return min(n_epochs, len(history) + max(0, int((train_until - time.perf_counter()) / history[-1]["seconds"])))
 
 
 def square_of(config):

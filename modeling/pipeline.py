@@ -103,7 +103,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
                 **machine, "cores": executor.cores, "workers": config.runtime.workers})
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
-                this.deadline = time.time() - timer.seconds + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
+                this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
             begin(this, data_path, metric)
             if dry_run:
                 return print_plan(this, metric, executor)
@@ -412,9 +412,9 @@ class Planner:
             self.running[spec] = [self.load(spec, n_epochs), 0.0]
             overall.plan(sum(self.load(s, n) for s, n in plan.epochs.items() if s != spec) + sum(
                 load - done for load, done in self.running.values()))
-            until = self.this.deadline - self.works[spec].seconds(self.costs, 0)
+            seconds = self.this.seconds_left - self.works[spec].seconds(self.costs, 0)
             yield Job(spec, partial(run_fit, this=self.this, spec=spec, fitted=dict(fitted), n_epochs=n_epochs,
-                                    train_until=until, title=title), f"{title} {spec.name} fold {spec.fold}",
+                                    seconds=seconds, title=title), f"{title} {spec.name} fold {spec.fold}",
                       self.works[spec].peak_memory_bytes(self.costs), partial(self.advance, spec, overall))
 
     def advance(self, spec, overall, share):

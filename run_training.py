@@ -94,10 +94,18 @@ def read_final(folder):
         return None
 
 
+def event_of(line):
+    """The event of a line of the log; None where a killed process left half of it."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 def started_by(folder):
     """The arguments that a run was last started with, by its log; [] where they are not known."""
     with open(folder / "events.jsonl", encoding="utf-8") as f:
-        starts = [json.loads(line) for line in f if '"event": "start"' in line]
+        starts = [event for line in f if '"event": "start"' in line and (event := event_of(line))]
     return shlex.split(starts[-1].get("command", ""))[2:] if starts else []
 
 

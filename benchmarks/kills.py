@@ -23,6 +23,7 @@ from pathlib import Path
 
 from demo_contest import draw_contest
 from grandmaster_train import main as train
+from modeling.pipeline import RESULTS_MANIFEST
 from utils import MANIFEST, Timer, read_json
 
 SETTINGS = ("model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.image_size_px=32", "data.n_folds=2",
@@ -67,6 +68,12 @@ def part_of(path):
         return (f"{path.parts[0]}/" if path.parts[0].startswith(("fold_", "costs")) else "") + found[1]
     is_result = len(path.parts) == 1 and path.suffix and path.name.removesuffix(".partial") not in ANY_TIME
     return "results" if is_result else ""
+
+
+def is_complete(folder, part):
+    if part == "results":
+        return (folder / RESULTS_MANIFEST).exists()
+    return any((folder / part).parent.glob(f"{Path(part).name}-{'[0-9a-f]' * 12}"))
 
 
 def killed_at(number, part):
@@ -127,14 +134,17 @@ def count_writes(argv, folder):
 
 
 def kill_run(argv, folder, n_writes, seconds, most, rng):
-    """Kill a run in each of its parts, and between, at most so often; then let it end. Yields what each kill was placed by."""
+    """Kill a run in each of its parts, and between, at most so often; then let it end. Yields what each kill was placed by.
+
+    A part that was completed between two kills is skipped: its kill would let the run end.
+    """
     n_kills = 0
     for part in n_writes:
         for placed_by in (part, "time"):
-            if n_kills == most:
+            if n_kills == most or is_complete(folder, part):
                 break
             if placed_by == "time":
-                status = killed_after(start(argv, folder), rng.uniform(0, seconds / 4))
+                status = killed_after(start(argv, folder), rng.uniform(0, seconds / 8))
             else:
                 status = ended(start(argv, folder, killed_at(rng.randint(1, n_writes[part]), part)))
             if status == -signal.SIGKILL:

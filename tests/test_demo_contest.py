@@ -194,3 +194,10 @@ def test_sizes_out_of_range_are_refused(tmp_path, size):
 def test_drawing_is_quick(drawn):
     """30 seconds on two cores; the bound allows for the busiest machine."""
     assert drawn[1] < 60
+
+
+@pytest.mark.slow
+def test_two_starts_at_once_draw_one_contest(tmp_path):
+    folders = parallel_map(lambda _: draw_contest(tmp_path / "demo", 0.01, workers=1), range(2), workers=2)
+    assert folders == [tmp_path / "demo"] * 2 and not (tmp_path / "demo.partial").exists()
+    assert len(list((tmp_path / "demo" / "train").iterdir())) == len(pd.read_csv(tmp_path / "demo" / "train.csv"))

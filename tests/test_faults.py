@@ -82,7 +82,7 @@ def fail(error):
 
 # ---------------------------------------------------------------- disk
 
-@pytest.mark.parametrize("size_kib", [300, 5000, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 1500, 9000))])
+@pytest.mark.parametrize("size_kib", [5000, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 300, 1500, 9000))])
 def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goes_on(
         contest, undisturbed, tmp_path, monkeypatch, capsys, size_kib):
     with mounted(tmp_path / "disk", "-o", f"size={size_kib}k") as disk:
@@ -167,6 +167,7 @@ def test_verify_names_every_change_and_a_run_that_is_none(contest, tmp_path, cap
     assert "--verify must name an experiment that has completed a stage" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_fit_begins_again(contest, undisturbed, tmp_path, monkeypatch):
     in_step(5, monkeypatch, lambda: fail(KeyboardInterrupt))      # in the second epoch of 3 steps
     assert main(small_argv(contest, tmp_path)) == 130
@@ -204,7 +205,8 @@ def test_a_log_whose_last_line_was_cut_off_goes_on_with_a_new_line(tmp_path):
 
 # ---------------------------------------------------------------- signals
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_on(contest, undisturbed, tmp_path, number):
     """As a terminal or a scheduler sends it: to all processes, in the midst of an epoch with a loading process."""
     argv = small_argv(contest, tmp_path, "runtime.workers=1")
@@ -223,6 +225,18 @@ def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_o
     assert ended(tmp_path / "run", undisturbed)
 
 
+def test_ctrl_c_in_a_fit_is_status_130_with_a_checkpoint_and_the_same_command_goes_on(
+        contest, undisturbed, tmp_path, monkeypatch, capsys):
+    in_step(5, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))      # the second step of the second epoch
+    assert main(small_argv(contest, tmp_path)) == 130
+    assert f"interrupted: {AGAIN}" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("run/fold_0/*.partial/checkpoint-00001-000002-*"))) == 1
+    monkeypatch.undo()
+    assert main(small_argv(contest, tmp_path)) == 0
+    assert ended(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.slow
 def test_a_signal_outside_of_a_fit_stops_at_once(contest, undisturbed, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr("modeling.fits.save_views", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or fail(AssertionError))
@@ -260,7 +274,7 @@ def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path
 
 
 @pytest.mark.parametrize(("error", "message"), [
-    (lambda: torch.empty(1 << 60), "there was not enough memory"),
+    pytest.param(lambda: torch.empty(1 << 60), "there was not enough memory", marks=pytest.mark.slow),
     (lambda: fail(RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be")), "the GPU failed (CUDA"),
 ])
 def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch_is_kept(
@@ -296,6 +310,7 @@ def test_non_finite_losses_end_the_run_in_one_sentence(contest, tmp_path, monkey
 
 # ---------------------------------------------------------------- clock, network, two at once
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(contest, undisturbed, tmp_path, monkeypatch):
     rng, real = np.random.default_rng(0), time.time
     monkeypatch.setattr(time, "time", lambda: real() + float(rng.uniform(-1e7, 1e7)))

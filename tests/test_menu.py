@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import run_training
-from run_training import TEXTS, experiments, language, menu, time_words
+from run_training import TEXTS, experiments, language, menu, started_by, time_words
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -104,3 +104,9 @@ def test_both_languages_say_the_same_things(monkeypatch):
         monkeypatch.setenv("LANG", locale)
         assert language() == expected
     assert [time_words(s, TEXTS["ko"]) for s in (45, 754, 11100)] == ["45초", "13분", "3시간 05분"]
+
+
+def test_the_command_of_a_run_is_read_from_a_log_with_a_torn_line(tmp_path):
+    whole = '{"event": "start", "command": "python grandmaster_train.py --mode debug"}\n'
+    (tmp_path / "events.jsonl").write_text(whole + '{"event": "start", "comm\n')
+    assert started_by(tmp_path) == ["--mode", "debug"]

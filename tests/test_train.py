@@ -81,7 +81,7 @@ def stop_after(n_steps, monkeypatch):
     monkeypatch.setattr("modeling.train.train_step", signalled)
 
 
-@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("n_steps", [1, 3, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 9))])
 def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, n_steps):
     """An epoch has 3 steps: the first steps, the middle ones and the last of an epoch, and the last of all."""
     run(tmp_path / "whole")

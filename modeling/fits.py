@@ -308,9 +308,10 @@ def taught_targets(this, spec, fitted):
 
 def distilled_from(this, spec, fitted):
     """The networks that a fit is distilled from, of the `fitted` of the rounds before; [] in a round without distillation."""
-    if not this.config.rounds[spec.round].alpha:
+    round_ = this.config.rounds[spec.round]
+    if not round_.alpha:
         return []
-    teachers = distillers(spec, teachers_of(this, spec, fitted))
+    teachers = distillers(spec, teachers_of(this, spec, fitted), round_.max_teachers)
     if not teachers:
         this.warn(f"{spec.name} fold {spec.fold} learns without distillation: no fit of the round before was made in its fold")
     return [new_network_with(this, teacher, fitted[teacher].result.folder) for teacher in teachers]
@@ -481,7 +482,7 @@ def work_of(this, spec):
     """The Work of a fit, before it is known how many test images its teachers are sure of."""
     round_ = this.config.rounds[spec.round]
     n = len(fit_rows(this, spec)) + (len(this.audit.test) if round_.unlabelled else 0)
-    teachers = distillers(spec, teachers_of(this, spec)) if round_.alpha else []
+    teachers = distillers(spec, teachers_of(this, spec), round_.max_teachers) if round_.alpha else []
     return Work(spec, math.ceil(n / this.config.optim.batch_size), round_epochs(this.config, spec.round),
                 sum(len(catalog) for catalog, _, _ in predicted_splits(this, spec).values()),
                 tuple(t.backbone for t in teachers))

@@ -32,14 +32,18 @@ def teachers_temperature(folds, label_of):
     return fit_temperature(np.array([label_of[i] for i in rows.sample_id.tolist()]), rows.probs)
 
 
-def distillers(spec, teachers):
-    """Whom the fit `spec` is distilled from, among the FitSpecs of its teachers: the other backbones, itself where there is no
-    other. RunError where one has seen labels that `spec` is validated on."""
+def distillers(spec, teachers, max_teachers=0):
+    """Whom the fit `spec` is distilled from, among the FitSpecs of its teachers: the other backbones, at most `max_teachers`
+    where that is not 0, itself where there is no other. RunError where one has seen labels that `spec` is validated on.
+
+    The first ones, not the best ones: what is best in a fold is known from labels that the student must not be chosen by.
+    """
     seen = [f"{t.name} of fold {t.fold}" for t in teachers if spec.fold is not None and t.fold != spec.fold]
     if seen:
         raise RunError(f"the teachers of {spec.name} fold {spec.fold} must be fits of fold {spec.fold}, which are blind to it, "
                        f"got {', '.join(seen)}: this would leak validation labels")
-    return [t for t in teachers if t.backbone != spec.backbone] or list(teachers)
+    others = [t for t in teachers if t.backbone != spec.backbone] or list(teachers)
+    return others[:max_teachers or None]
 
 
 def pseudo_targets(teachers, round_, fold, temperature=1.0):

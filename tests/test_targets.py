@@ -43,7 +43,8 @@ def test_targets_of_one_fold_are_refused_by_another():
 
 def test_a_fit_is_distilled_from_the_other_backbones_of_its_own_fold():
     student, (a, b, c) = FitSpec("a", 42, 1, 2), (FitSpec(name, 42, 0, 2) for name in "abc")
-    assert distillers(student, [a, b, c]) == [b, c]
+    assert distillers(student, [a, b, c]) == distillers(student, [a, b, c], 2) == [b, c]
+    assert distillers(student, [a, b, c], 1) == [b]
     assert distillers(student, [a]) == [a] and distillers(student, []) == []
     with pytest.raises(RunError, match=r"r1-a-s42 fold 2 must be fits of fold 2, .*got r0-b-s42 of fold 1"):
         distillers(student, [FitSpec("b", 42, 0, 1), c])

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from grandmaster_train import main
 from modeling import executor
@@ -142,13 +143,22 @@ def test_jobs_share_gpus_as_far_as_their_memory_allows(tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- runs on Ray
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """As each fit has on Ray without GPUs: sums over more threads have other last digits."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 def events_of(folder):
     path = folder / "events.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @pytest.mark.slow
-def test_a_run_on_two_workers_has_the_bytes_of_one_process(contest, tmp_path, monkeypatch):
+def test_a_run_on_two_workers_has_the_bytes_of_one_process(contest, tmp_path, one_thread, monkeypatch):
     """A round of pseudo-labels, with and without a shared file system."""
     pytest.importorskip("ray")
     more = (*TWO_BACKBONES, "rounds=2")
@@ -194,7 +204,7 @@ MANY_EPOCHS = (*TWO_BACKBONES, "optim.epochs=20")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(contest, tmp_path_factory):
+def undisturbed(contest, one_thread, tmp_path_factory):
     """The outcome of a run that nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert main(argv_of(contest, folder, *MANY_EPOCHS, name="alone", engine="local")) == 0

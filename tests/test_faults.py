@@ -214,9 +214,8 @@ def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_o
             "def slow(*a, **k):\n"
             f"    n[0] += 1; n[0] == 5 and os.killpg(0, {int(number)}); return step(*a, **k)\n"
             "t.train_step = slow; sys.exit(main(sys.argv[1:]))")
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, env=env, start_new_session=True, capture_output=True,
-                          text=True, timeout=100, check=False)
+    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, start_new_session=True, capture_output=True, text=True,
+                          timeout=100, check=False)
     assert done.returncode == 130, done.stderr
     assert f"interrupted: {AGAIN}" in done.stderr and "Traceback" not in done.stderr
     [checkpoint] = tmp_path.glob("run/fold_0/*.partial/checkpoint-*")
@@ -267,8 +266,7 @@ def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code, *argv]
     if sys.platform != "linux" or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("a /dev/shm of one's own is not allowed here")
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-                          timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert ended(tmp_path / "run", undisturbed, "loading processes were ended by the system")
 

@@ -119,7 +119,7 @@ def note_time(site, folder, share):
     (folder / f"{os.getpid()}.json").write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], begin, time.time(), share]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_jobs_share_gpus_as_far_as_their_memory_allows(tmp_path, monkeypatch):
     """Two GPUs that are there for Ray's books only."""
     pytest.importorskip("ray")

@@ -80,7 +80,7 @@ def test_an_interruption_at_any_write_is_recovered(contest, tmp_path, monkeypatc
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_random_kills_of_a_run_on_the_embedded_contest(tmp_path):
     command = [sys.executable, "grandmaster_train.py", "--demo_size", "0.03", "--results_dir", str(tmp_path), "--set",
                "model.backbones=mobilenetv3_small_050", "data.image_size_px=64", "optim.epochs=6", "predict.tta_views=2",
@@ -125,7 +125,7 @@ def test_a_kill_inside_a_taught_round_is_recovered_with_the_same_bytes(contest, 
     while True:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while process.poll() is None:
-            begun = {p.parent.name for p in tmp_path.glob("killed/fold_*/r1-*.partial/checkpoint.pt")}
+            begun = {p.parent.name for p in tmp_path.glob("killed/fold_*/r1-*.partial/checkpoint-*")}
             if begun - killed:
                 process.send_signal(signal.SIGKILL)
                 killed |= begun

@@ -244,7 +244,7 @@ def changed_files(folder, top):
     return len(named), sorted(path.relative_to(folder).as_posix() for path in changed)
 
 
-ORPHAN_SECONDS = 20
+OWNER, ORPHAN_SECONDS = ".owner.json", 20
 
 
 def is_alive(owner):
@@ -266,7 +266,7 @@ def exclusive(folder):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(folder / ".lock"), folder / ".owner.json"
+    lock, owner = FileLock(folder / ".lock"), folder / OWNER
     try:
         # loading processes of a killed run hold its lock for the seconds in which they notice that it is gone
         lock.acquire(timeout=0 if is_alive(owner) else ORPHAN_SECONDS)

@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.seeds import member_score, read_pairs
+from benchmarks.seeds import member_score, read_pairs, split_argv
 from grandmaster_train import main as train
 from utils import read_json, write_json
 
@@ -65,8 +65,7 @@ def table(names, seeds, results):
 
 
 def main():
-    argv = sys.argv[1:]
-    own, passed = (argv[:argv.index("--")], argv[argv.index("--") + 1:]) if "--" in argv else (argv, [])
+    own, passed = split_argv()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_path")
     parser.add_argument("answers", type=Path)

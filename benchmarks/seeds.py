@@ -51,9 +51,14 @@ def member_score(folder, source, final, answers):
     return f1_score([answers[i] for i in ids], [final["classes"][k] for k in mean.probs.argmax(1)], average="macro")
 
 
-def main():
+def split_argv():
+    """(a benchmark's own arguments, those after `--`, which it passes on)."""
     argv = sys.argv[1:]
-    own, passed = (argv[:argv.index("--")], argv[argv.index("--") + 1:]) if "--" in argv else (argv, [])
+    return (argv[:argv.index("--")], argv[argv.index("--") + 1:]) if "--" in argv else (argv, [])
+
+
+def main():
+    own, passed = split_argv()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_path", type=Path)
     parser.add_argument("answers", type=Path)

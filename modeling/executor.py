@@ -21,7 +21,19 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from utils import RunError, Timer, UserError, damaged_files, digest_bytes, digest_json, import_extra, progress, read_json
+from utils import (
+    MANIFEST,
+    OWNER,
+    RunError,
+    Timer,
+    UserError,
+    damaged_files,
+    digest_bytes,
+    digest_json,
+    import_extra,
+    progress,
+    read_json,
+)
 
 CODE = Path(__file__).resolve().parent.parent
 CONTEXT_BYTES, ALLOCATED_SHARE = 2**29, 0.85      # of a GPU's memory: CUDA's own; what tensors fill of what torch reserves
@@ -114,7 +126,7 @@ def unpack(data, digest, path):
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             tar.extractall(work, filter="data")
         arrived = next(Path(work).iterdir())
-        damaged = damaged_files(arrived) if (arrived / "manifest.json").exists() else []
+        damaged = damaged_files(arrived) if (arrived / MANIFEST).exists() else []
         if damaged:
             raise RunError(f"{path.name} must arrive as its manifest says, but {', '.join(damaged)} differ(s): run the same "
                            "command again")
@@ -125,7 +137,7 @@ def unpack(data, digest, path):
 def owner_of(folder):
     """What the lock of an experiment folder says of its holder; None where the folder is not seen."""
     try:
-        return read_json(Path(folder) / ".owner.json")
+        return read_json(Path(folder) / OWNER)
     except (OSError, ValueError):
         return None
 

@@ -115,6 +115,11 @@ class Run:
         """utils.run_stage; a complete stage that has changed on the disk is named and made again, its `readers` too."""
         return run_stage(stage, build, self.on_change(stage, *readers))
 
+    def is_intact(self, stage, *readers):
+        """Whether a stage is complete and as it was made; a changed one is named and discarded, its `readers` too."""
+        drop_if_changed(stage, self.on_change(stage, *readers))
+        return stage.is_done
+
     def on_change(self, stage, *readers):
         """What to do when a stage has changed on the disk, by the names of its changed files."""
         def changed(names):
@@ -278,9 +283,7 @@ def run_fit(site, this, spec, fitted, n_epochs, seconds, title):
 def finished_fit(this, spec, fitted):
     """The Fitted of a fit whose two stages are complete and as they were made, or None."""
     training, prediction = fit_stages(this, spec, fitted)
-    drop_if_changed(training, this.on_change(training, prediction))
-    drop_if_changed(prediction, this.on_change(prediction))
-    if training.is_done and prediction.is_done:
+    if this.is_intact(training, prediction) and this.is_intact(prediction):
         return Fitted(load_result(spec, training.folder), prediction)
     return None
 
@@ -496,11 +499,11 @@ def look(device_name):
             "gpu_memory_bytes": gpu.total_memory if gpu else 0}
 
 
-def needed_bytes(this, specs):
+def needed_bytes(this, works):
     """Disk space that these fits will take: weights, predictions, and once the largest checkpoints."""
-    weights = {backbone: weights_bytes(this, backbone) for backbone in {spec.backbone for spec in specs}}
+    weights = {backbone: weights_bytes(this, backbone) for backbone in {work.spec.backbone for work in works}}
     row_bytes = 4 * len(this.contest.train.classes) * (1 + len(views_of(this)))
-    return (sum(weights[spec.backbone] + row_bytes * work_of(this, spec).n_images for spec in specs)
+    return (sum(weights[work.spec.backbone] + row_bytes * work.n_images for work in works)
             + CHECKPOINT_WEIGHTS * max(weights.values(), default=0))
 
 
@@ -531,7 +534,7 @@ def find_costs(this, backbones, executor, goes_on=lambda costs: True):
         for backbone in backbones:
             if costs and not goes_on(costs):
                 return
-            if cost_stage(this, backbone).is_done:
+            if this.is_intact(cost_stage(this, backbone)):
                 read(backbone)
             else:
                 yield Job(backbone, partial(run_measuring, this=this, backbone=backbone), f"measuring {backbone}")

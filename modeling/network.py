@@ -278,11 +278,16 @@ def build_network(model_name, *, n_classes, image_size_px, weights, model):
 
 # ---------------------------------------------------------------- statistics of other images
 
+def twin(network):
+    """A copy with buffers of its own and the same parameters."""
+    return copy.deepcopy(network, {id(p): p for p in network.parameters()}).eval()
+
+
 @torch.no_grad()
 def adapted_to(network, batches):
     """The network with the statistics of these images, (B, 3, H, W) each, in its batch norms in place of those of the
     training images (AdaBN, arXiv 1603.04779); it shares the parameters. None for a network without batch norm."""
-    adapted = copy.deepcopy(network, {id(p): p for p in network.parameters()}).eval()
+    adapted = twin(network)
     norms = [m for m in adapted.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.reset_running_stats()
@@ -301,9 +306,9 @@ def norm_statistics(network):
 
 def with_statistics(network, statistics):
     """The network with these `norm_statistics`; it shares the parameters."""
-    other = copy.deepcopy(network, {id(p): p for p in network.parameters()})
+    other = twin(network)
     other.load_state_dict(statistics, strict=False)
-    return other.eval()
+    return other
 
 
 # ---------------------------------------------------------------- padding

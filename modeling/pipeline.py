@@ -330,7 +330,8 @@ def run_rounds(this, metric, page, executor):
     planner = Planner(this, specs, metric, executor)
     for line in planner.describe():
         this.events.say(line)
-    need_space(this.folder, needed_bytes(this, planner.first.epochs), f"{len(planner.first.epochs)} fit(s)")
+    to_do = [planner.works[spec] for spec in planner.first.epochs]
+    need_space(this.folder, needed_bytes(this, to_do), f"{len(to_do)} fit(s)")
     page.show({}, specs)
     fitted = {}
     width = max(len(f"fit {len(specs)}/{len(specs)} {spec.name} fold {spec.fold}") for spec in specs)

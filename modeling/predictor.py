@@ -44,7 +44,7 @@ def write_predictor(this, fits, blend, metric):
         "experiment_name": this.folder.name, "metric": metric.name, "classes": this.contest.train.classes,
         "class_names": this.contest.class_names, "settings": {key: setting_of(this.config, key) for key in SETTINGS},
         "long_side_px": this.audit.summary["long_side_px"], "blend": blend,
-        "views": [*views_of(this), *(view for view in views_of(this, with_adapted=True) if view not in views_of(this))],
+        "views": list(dict.fromkeys([*views_of(this), *views_of(this, with_adapted=True)])),
         "fits": [fit_facts(this, spec, fitted) for spec, fitted in fits.items()]})
 
 

@@ -143,12 +143,14 @@ class Round:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Where and how fast, never what: no part of any key."""
+    """Where and how fast, never what: no part of any key. What precision and compile become, a Compute, is."""
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     workers: int = setting(-1, "processes that load images; -1: by the number of cores", low=-1, high=256)
-    precision: str = setting("auto", "arithmetic of the forward pass", choices=("auto", "fp32", "bf16", "fp16"))
-    compile: str = setting("auto", "torch.compile of the training step; auto is off today", choices=("auto", "on", "off"))
+    precision: str = setting("auto", "arithmetic of the forward pass; auto: the fastest by a few steps",
+                             choices=("auto", "fp32", "bf16", "fp16"))
+    compile: str = setting("auto", "torch.compile of the training step; auto: where a few steps say that it pays",
+                           choices=("auto", "on", "off"))
     weights_dir: str = setting("", "folder with <timm model name>*.safetensors or .pth")
     results_dir: str = setting("training_results", "folder of all experiments")
     engine: str = setting("local", "where fits run: one after the other here, or side by side as Ray tasks",
@@ -157,7 +159,8 @@ class RuntimeConfig:
     quiet: bool = setting(False, "print warnings and the closing table only")
     tracker: str = setting("none", "also log to TensorBoard or MLflow, in the run's folder; their packages are optional",
                            choices=("none", "tensorboard", "mlflow"))
-    measure: bool = setting(True, "time a few steps of each backbone first, for the plan")
+    measure: bool = setting(True, "time a few steps of each backbone first, for the plan and to choose how they are "
+                            "computed; off: fp32 on a CPU, half precision on a GPU")
 
 
 # ---------------------------------------------------------------- checks

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from packaging.version import Version
 
 from config import member, resolve
 from data_loader import Batch, audit_contest, load_audit, read_contest
+from modeling.compute import pick_device, precisions, untimed
 from modeling.losses import Supervised
 from modeling.metrics import find_metric
 from modeling.network import WeightsSource, build_network, find_weights
 from modeling.optim import make_optimizer, peak_lr, set_lr
-from modeling.train import make_autocast, pick_device, pick_precision, seed_everything, train_step
+from modeling.train import seed_everything, train_step
 from utils import RunError, Timer, UserError, fault_of, free_bytes, printable
 
 PASSED, WARNING, FAILED = "passed", "warning", "FAILED"
@@ -73,7 +75,7 @@ def check_gpu(config):
         return WARNING, f"no CUDA GPU, computing on {device}", "the tiny scale is made for this; expect lower scores"
     free, total = torch.cuda.mem_get_info(device)
     found = f"{torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    found += f", {pick_precision('auto', device)}"
+    found += f", {precisions(device)[0]}"
     return (PASSED, found, "") if free > 0.5 * total else (WARNING, found, "another process holds much of the GPU's memory")
 
 
@@ -122,12 +124,11 @@ def one_step(config, source, device):
                             weights=source).to(device).train()
     images = torch.randint(0, 256, (STEP_IMAGES, 3, STEP_SIZE_PX, STEP_SIZE_PX), dtype=torch.uint8)
     batch = Batch(images, torch.eye(4)[:STEP_IMAGES], torch.ones(STEP_IMAGES), torch.arange(STEP_IMAGES))
-    precision = pick_precision(config.runtime.precision, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    compute = untimed(config.runtime, device)
     optimizer = make_optimizer(network, config.optim, pretrained=False)
     set_lr(optimizer, peak_lr(network, config.optim, pretrained=False))
     objective = Supervised(config.optim, torch.ones(4), network.head.with_margin).to(device)
-    loss, _ = train_step(network, objective, optimizer, scaler,
+    loss, _ = train_step(network, objective, optimizer, compute.scaler(device),
                          [Batch(*(field.to(device) for field in batch))],
-                         autocast=make_autocast(precision, device), clip_norm=config.optim.clip_norm)
+                         autocast=partial(compute.autocast, device), clip_norm=config.optim.clip_norm)
     return float(loss)

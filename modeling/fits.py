@@ -7,9 +7,7 @@ import errno
 import functools
 import math
 import os
-import platform
 import re
-import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,20 +21,16 @@ from config import Config, FitSpec, key_settings
 from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, load_audit, make_loader
 from files import first_few
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
-from modeling.executor import Job
+from modeling.compute import Compute, pick_device, untimed
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
 from modeling.losses import Distilled, Supervised, class_weights
 from modeling.network import WeightsSource, adapted_to, build_network, norm_statistics
-from modeling.plan import Cost, Work, measured_cost
 from modeling.shift import ShiftReport
 from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
 from modeling.train import (
     drop_damaged_checkpoints,
     fit,
     load_result,
-    make_autocast,
-    pick_device,
-    pick_precision,
     seed_everything,
 )
 from utils import (
@@ -47,9 +41,7 @@ from utils import (
     drop_if_changed,
     free_bytes,
     keep_freed_memory,
-    read_json,
     run_stage,
-    write_json,
 )
 
 PREDICT_BATCH_SIZE = 32
@@ -73,11 +65,16 @@ class Run:
     shift: ShiftReport = None
     folds: Folds = None
     keys: dict[str, str] = field(default_factory=dict)
+    computes: dict[str, Compute] = field(default_factory=dict)      # of the backbones whose steps were timed
     scores: dict[str, dict[str, float]] = field(default_factory=dict)      # of fits, see `fold_scores`
     command: str = ""                    # that a person types to repeat it
     deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
     cores: int = os.cpu_count() or 1     # that a fit may use
     machine: dict = field(default_factory=dict)      # where fits run: what costs depend on
+
+    def compute_of(self, backbone):
+        """The Compute of a backbone's steps."""
+        return self.computes.get(backbone) or untimed(self.config.runtime, self.device)
 
     @property
     def workers(self):
@@ -217,7 +214,8 @@ def fit_stages(this, spec, available=None, known=None):
     config, weights, hours = this.config, this.weights[spec.backbone], this.config.runtime.time_budget_hours
     settings = {"spec": spec, "model": replace(config.model, backbones=(), pretrained=""), "augment": config.augment,
                 "optim": config.optim, "round": config.rounds[spec.round], "image_size_px": config.data.image_size_px,
-                "resize": config.data.resize, "pad_type": weights.pad_type, **({"time_budget_hours": hours} if hours else {})}
+                "resize": config.data.resize, "pad_type": weights.pad_type,
+                "compute": this.compute_of(spec.backbone), **({"time_budget_hours": hours} if hours else {})}
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
     training = Stage.of(parent, spec.name, version=1, settings=settings, inputs=[
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
@@ -369,7 +367,8 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
     teachers = distilled_from(this, spec, fitted)
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs, teachers)
     result = fit(spec, network, objective, loader, sampler, mix=mix, config=this.config, n_epochs=n_epochs,
-                 pretrained=this.weights[spec.backbone].is_pretrained, device=this.device, folder=folder, events=this.events,
+                 compute=this.compute_of(spec.backbone), pretrained=this.weights[spec.backbone].is_pretrained,
+                 device=this.device, folder=folder, events=this.events,
                  description=f"{title} {spec.name} fold {spec.fold}", shorten=partial(in_time, train_until),
                  advance=partial(advance, 1 / (n_epochs * len(sampler))))
     n_done = len(result.epochs)
@@ -452,7 +451,7 @@ def predict_images(this, spec, network, catalog, pixels, transform, split, views
     loader = make_loader(dataset, InOrderSampler(len(dataset), predict_batch_size(config)), this.workers)
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
                    views=views, device=this.device, adapted=adapted,
-                   autocast=make_autocast(pick_precision(config.runtime.precision, this.device), this.device))
+                   autocast=partial(this.compute_of(spec.backbone).autocast, this.device))
 
 
 def new_network_with(this, spec, weights_folder):
@@ -461,7 +460,7 @@ def new_network_with(this, spec, weights_folder):
                             image_size_px=this.config.data.image_size_px, model=this.config.model,
                             weights=replace(this.weights[spec.backbone], path=""))
     network.load_state_dict(load_file(weights_folder / "weights.safetensors"))
-    return network.to(this.device)
+    return replace(this.compute_of(spec.backbone), compiled=False).prepare(network.to(this.device))
 
 
 def fold_scores(this, fitted, metric):
@@ -472,112 +471,3 @@ def fold_scores(this, fitted, metric):
         this.scores[key] = {split: metric(np.array([this.label_of[i] for i in p.sample_id.tolist()]), p.probs)
                             for split, p in each.items()}
     return this.scores[key]
-
-
-# ---------------------------------------------------------------- what a fit costs
-
-MEASURED_STEPS = 4
-MEASURED_BATCHES = (1, 4)      # of predicted images
-CHECKPOINT_WEIGHTS = 8         # network, EMA and AdamW's two moments, in the last checkpoint and in the one that replaces it
-
-
-def work_of(this, spec):
-    """The Work of a fit, before it is known how many test images its teachers are sure of."""
-    round_ = this.config.rounds[spec.round]
-    n = len(fit_rows(this, spec)) + (len(this.audit.test) if round_.unlabelled else 0)
-    teachers = distillers(spec, teachers_of(this, spec), round_.max_teachers) if round_.alpha else []
-    return Work(spec, math.ceil(n / this.config.optim.batch_size), round_epochs(this.config, spec.round),
-                sum(len(catalog) for catalog, _, _ in predicted_splits(this, spec).values()),
-                tuple(t.backbone for t in teachers))
-
-
-def look(device_name):
-    """What a machine has that decides what a fit costs there."""
-    device = pick_device(device_name)
-    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    return {"device": str(device), "node": platform.node(), "gpu": gpu.name if gpu else "",
-            "gpu_memory_bytes": gpu.total_memory if gpu else 0}
-
-
-def needed_bytes(this, works):
-    """Disk space that these fits will take: weights, predictions, and once the largest checkpoints."""
-    weights = {backbone: weights_bytes(this, backbone) for backbone in {work.spec.backbone for work in works}}
-    row_bytes = 4 * len(this.contest.train.classes) * (1 + len(views_of(this)))
-    return (sum(weights[work.spec.backbone] + row_bytes * work.n_images for work in works)
-            + CHECKPOINT_WEIGHTS * max(weights.values(), default=0))
-
-
-def weights_bytes(this, backbone):
-    """Size of a fit's weights, from a network without any."""
-    with torch.device("meta"):
-        network = build_network(backbone, n_classes=len(this.contest.train.classes), model=this.config.model,
-                                image_size_px=this.config.data.image_size_px, weights=WeightsSource(backbone, "random"))
-    return sum(value.nbytes for value in network.state_dict().values())
-
-
-def cost_stage(this, backbone):
-    config = this.config
-    return Stage.of(this.folder / "costs", backbone, version=2, inputs=[this.keys["shift"], this.keys["folds"]], settings={
-        **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
-        "image_size_px": config.data.image_size_px, "precision": config.runtime.precision, "machine": this.machine})
-
-
-def find_costs(this, backbones, executor, goes_on=lambda costs: True):
-    """{backbone: Cost}, measured where fits run unless that was done before. goes_on(costs so far): asked before each but the
-    first; the backbones after a no are left out."""
-    costs = {}
-
-    def read(backbone):
-        costs[backbone] = Cost(**read_json(cost_stage(this, backbone).folder / "cost.json"))
-
-    def jobs():
-        for backbone in backbones:
-            if costs and not goes_on(costs):
-                return
-            if this.is_intact(cost_stage(this, backbone)):
-                read(backbone)
-            else:
-                yield Job(backbone, partial(run_measuring, this=this, backbone=backbone), f"measuring {backbone}")
-
-    for backbone, _ in executor.run(jobs(), this.events):
-        read(backbone)
-    return costs
-
-
-def run_measuring(site, this, backbone):
-    """The stage of a backbone's cost."""
-    this, _ = at_site(site, this, FitSpec(backbone, this.config.seed, 0, 0))
-    stage = this.with_workers(lambda: this.run_stage(cost_stage(this, backbone), lambda folder: write_json(
-        folder / "cost.json", measure_cost(this, backbone))))
-    site.deliver(stage.folder)
-
-
-def measure_cost(this, backbone):
-    """The Cost of a backbone: the real training and prediction of a few batches, of which nothing stays."""
-    config, optim, spec = this.config, this.config.optim, FitSpec(backbone, this.config.seed, 0, 0)
-    pixels, targets = fit_targets(this, spec)
-    rows = np.arange(MEASURED_STEPS * optim.batch_size) % len(targets)
-    pixels, targets = pixels.take(rows), targets.take(rows)
-    splits = predicted_splits(this, spec)
-    catalog, images, transform = splits.get("test", splits["valid"])
-    network, objective, loader, sampler, mix = training(this, spec, pixels, targets, 2)
-
-    def train():
-        with tempfile.TemporaryDirectory() as folder:
-            return fit(spec, network, objective, loader, sampler, mix=mix, config=config, n_epochs=2, device=this.device,
-                       pretrained=this.weights[backbone].is_pretrained, folder=folder, description="measuring",
-                       events=EventLog(os.devnull, echo=False))
-
-    def predict_some(n):
-        predict_images(this, spec, network, catalog.take(np.arange(n)), images.take(np.arange(n)), transform, "measuring",
-                       views_of(this))
-
-    def teach():
-        distilled, side_px, micro = Distilled(objective, [network], 1.0, 1.0), config.data.image_size_px, optim.micro_batch_size
-        images = torch.zeros(micro, 3, side_px, side_px, dtype=torch.uint8, device=this.device)
-        with make_autocast(pick_precision(config.runtime.precision, this.device), this.device)():
-            return sum(distilled.teacher_probs(images).sum().item() for _ in range(optim.batch_size // micro))
-
-    n_images = [min(k * predict_batch_size(config), len(catalog) - 1 + (k > 1)) for k in MEASURED_BATCHES]
-    weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
-    return replace(measured_cost(train, predict_some, teach, MEASURED_STEPS, n_images), weight_bytes=weight_bytes)

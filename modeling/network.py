@@ -203,14 +203,20 @@ class Network(nn.Module):
     def __init__(self, backbone, head, mean, std, input_size_px):
         super().__init__()
         self.backbone, self.head, self.input_size_px = backbone, head, input_size_px
+        self.set_memory_format(torch.channels_last)
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).mul(255).view(1, 3, 1, 1), persistent=False)
+
+    def set_memory_format(self, memory_format):
+        """torch.channels_last or torch.contiguous_format, of weights and images."""
+        self.memory_format = memory_format
+        self.to(memory_format=memory_format)
 
     def features(self, images):
         images = (images.float() - self.mean) / self.std
         if images.shape[-1] != self.input_size_px:
             images = F.interpolate(images, size=self.input_size_px, mode="bilinear", antialias=True)
-        return self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return self.backbone(images.contiguous(memory_format=self.memory_format))
 
     def forward(self, images):
         return self.head(self.features(images))
@@ -272,8 +278,7 @@ def build_network(model_name, *, n_classes, image_size_px, weights, model):
     backbone = build_backbone(model_name, size_px, weights, model.drop_path_rate)
     n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     cfg = backbone.pretrained_cfg
-    network = Network(backbone, build_head(model, n_features, n_classes), cfg["mean"], cfg["std"], size_px)
-    return network.to(memory_format=torch.channels_last)
+    return Network(backbone, build_head(model, n_features, n_classes), cfg["mean"], cfg["std"], size_px)
 
 
 # ---------------------------------------------------------------- statistics of other images

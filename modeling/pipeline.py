@@ -23,22 +23,11 @@ from config import key_settings, resolve
 from data_loader import audit_contest, contest_digests, load_audit, load_folds, make_folds, read_contest, save_folds
 from modeling import report
 from modeling.augment import plain_view
+from modeling.compute import pick_device
+from modeling.costs import find_costs, has_compute, look, needed_bytes, work_of
 from modeling.ensemble import fit_rounds, mean_of, nested_cut
 from modeling.executor import Job, make_executor
-from modeling.fits import (
-    PSEUDO_LABELS,
-    Run,
-    allowed_rounds,
-    find_costs,
-    finished_fit,
-    fit_state,
-    fold_scores,
-    look,
-    needed_bytes,
-    round_specs,
-    run_fit,
-    work_of,
-)
+from modeling.fits import PSEUDO_LABELS, Run, allowed_rounds, finished_fit, fit_state, fold_scores, round_specs, run_fit
 from modeling.groups import make_groups, named_classes
 from modeling.inference import Predictions, joined
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
@@ -50,7 +39,7 @@ from modeling.predictor import write_predictor
 from modeling.shift import FEWEST, ShiftReport, match_shift
 from modeling.targets import load_pseudo_labels
 from modeling.trackers import tracker
-from modeling.train import pick_device, seed_everything
+from modeling.train import seed_everything
 from submission import probs_of_ids
 from utils import (
     MANIFEST,
@@ -362,7 +351,7 @@ class Planner:
 
     def __init__(self, this, specs, metric, executor):
         self.this, self.metric, self.executor = this, metric, executor
-        self.state = {spec: fit_state(this, spec) for spec in specs}
+        self.state = {spec: fit_state(this, spec) if has_compute(this, spec.backbone) else "to do" for spec in specs}
         self.works = {spec: work_of(this, spec) for spec in specs}
         to_do = [s for s in specs if self.state[s] != "done"]
         open_ = dict.fromkeys([*(s.backbone for s in to_do), *(t for s in to_do for t in self.works[s].teachers)])

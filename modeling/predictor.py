@@ -19,17 +19,17 @@ from safetensors.torch import load_file
 from audit import PixelStore, look_at_all
 from config import FitSpec, ModelConfig, with_values
 from modeling.augment import plain_view
+from modeling.compute import Compute, pick_device
 from modeling.ensemble import Blend
 from modeling.fits import ADAPTED, Run, new_network_with, predict_images, square_of, views_of
 from modeling.inference import Predictions, View, joined
 from modeling.metrics import METRICS, Metric
 from modeling.network import WeightsSource, input_size_px, timm_arguments, with_statistics
-from modeling.train import pick_device
 from utils import EventLog, UserError, progress, read_json, write_json
 
 NAME = "model.json"
 CHUNK_IMAGES = 4096      # read and predicted at a time, so that their cached pixels stay within a few GB of disk
-SETTINGS = ("data.image_size_px", "data.resize", "optim.micro_batch_size", "runtime.precision",
+SETTINGS = ("data.image_size_px", "data.resize", "optim.micro_batch_size",
             *(f"model.{f.name}" for f in fields(ModelConfig) if f.name not in ("backbones", "pretrained")))
 
 
@@ -53,7 +53,8 @@ def fit_facts(this, spec, fitted):
     takes them; `timm` as timm.create_model wants it."""
     weights, adapted = fitted.result.folder / "weights.safetensors", fitted.predict_stage.folder / ADAPTED
     side_px = input_size_px(spec.backbone, this.config.data.image_size_px)
-    return {"backbone": spec.backbone, "timm": timm_arguments(spec.backbone, side_px, this.weights[spec.backbone].pad_type),
+    return {"backbone": spec.backbone, "compute": this.compute_of(spec.backbone),
+            "timm": timm_arguments(spec.backbone, side_px, this.weights[spec.backbone].pad_type),
             "weights": weights.relative_to(this.folder).as_posix(),
             "adapted": adapted.relative_to(this.folder).as_posix() if adapted.exists() else "", "spec": spec}
 
@@ -152,5 +153,6 @@ def load_predictor(folder, config):
         raise UserError(f"RUN_FOLDER must hold the weights of {len(weights)} fit(s), but {len(missing)} are missing, first "
                         f"{missing[0]!r}: copy the whole run folder")
     contest = SimpleNamespace(train=SimpleNamespace(classes=classes))
-    this = Run(config, contest, folder, EventLog(os.devnull, echo=False), pick_device(config.runtime.device), sources, {})
+    this = Run(config, contest, folder, EventLog(os.devnull, echo=False), pick_device(config.runtime.device), sources, {},
+               computes={fit["backbone"]: Compute(**fit["compute"]) for fit in stored["fits"]})
     return Predictor(this, weights, adapted, views, blend, metric, long_side_px, class_names)

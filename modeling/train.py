@@ -4,7 +4,6 @@ Measured: see benchmarks/RESULTS.md. A fit is resumed from the checkpoint in its
 which a signal stopped it, and then ends with the same bytes as an undisturbed one on a CPU: all randomness of an epoch is a
 function of the fit's name and the epoch.
 """
-import contextlib
 import csv
 import math
 import os
@@ -26,7 +25,7 @@ except ImportError:      # Windows
 
 from config import FitSpec
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
-from utils import SCRATCH, RunError, UserError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
+from utils import SCRATCH, RunError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
 
 
 @dataclass(frozen=True)
@@ -51,38 +50,6 @@ def seed_everything(*names):
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-# ---------------------------------------------------------------- device and precision
-
-def pick_device(name):
-    """torch.device of runtime.device; auto: cuda, else mps, else cpu."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device must be auto or a device of this machine (cpu, cuda, cuda:1, mps), got {name!r} "
-                        f"({reason})") from None
-    return device
-
-
-def pick_precision(precision, device):
-    """fp32 on a CPU; on a GPU bf16 where it has it, fp16 otherwise; what was asked for where it was."""
-    if precision != "auto":
-        return precision
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"     # a T4 emulates it, slowly
-
-
-def make_autocast(precision, device):
-    """A function that makes the context of each forward pass; a no-op for fp32."""
-    if precision == "fp32":
-        return contextlib.nullcontext
-    return partial(torch.autocast, device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
 # ---------------------------------------------------------------- one step
@@ -161,25 +128,23 @@ class Tally:
 
 
 @stops_after_a_step()
-def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pretrained, device, folder, events,
+def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_epochs, pretrained, device, folder, events,
         description="", shorten=None, advance=lambda: None):
     """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable in `folder`.
 
-    mix(batch, generator, epoch) -> Batch: mixup and cutmix; sampler.set_epoch(epoch, step) gives the epoch's order from a step.
+    compute: the Compute of its steps. mix(batch, generator, epoch) -> Batch: mixup and cutmix; sampler.set_epoch(epoch, step)
+    gives the epoch's order from a step.
     shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time; the learning rate
     then goes on from where its schedule over the fewer steps would be. advance(): called after each step.
     """
-    optim, n_steps = config.optim, n_epochs * len(sampler)
-    autocast = make_autocast(pick_precision(config.runtime.precision, device), device)
-    scaler = torch.amp.GradScaler(device.type, enabled=pick_precision(config.runtime.precision, device) == "fp16")
+    optim, n_steps, scaler = config.optim, n_epochs * len(sampler), compute.scaler(device)
     network.to(device)
     objective.to(device)
     optimizer = make_optimizer(network, optim, pretrained)
     peak, ema = peak_lr(network, optim, pretrained), make_ema(network, optim, n_steps)
     state = TrainState(network, ema, optimizer, scaler)
     (history, begun), tally = state.load(folder), Tally()
-    if config.runtime.compile == "on":
-        network.compile()
+    compute.prepare(network)
     reset_peak_memory(device)
 
     bar = progress(total=n_steps, initial=len(history) * len(sampler), desc=description,
@@ -197,7 +162,7 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, n_epochs, pre
             set_lr(optimizer, lr)
             micro_batches = split_batch(mix(batch, generator, epoch), optim.micro_batch_size, device)
             loss, taken = train_step(network, objective, optimizer, scaler, micro_batches,
-                                     autocast=autocast, clip_norm=optim.clip_norm)
+                                     autocast=partial(compute.autocast, device), clip_norm=optim.clip_norm)
             if taken:
                 ema.update(network, step=step + 1)
             tally.add(loss, taken)

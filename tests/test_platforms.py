@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grandmaster_train import main
-from modeling.train import pick_precision
+from modeling.compute import precisions
 from tests.conftest import SMALL, small_argv
 from tests.test_resume import outcome, stages
 
@@ -37,7 +37,7 @@ def test_kaggles_cell_goes_on_from_an_earlier_versions_output(contest, tmp_path,
 
 def test_a_gpu_that_emulates_bf16_computes_in_fp16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert pick_precision("auto", torch.device("cuda")) == "fp16"
+    assert precisions(torch.device("cuda")) == ("fp16",)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from torch import nn
 
 from config import FitSpec, build_config, resolve, with_values
 from data_loader import Batch, EpochSampler, ImageDataset, make_loader
+from modeling.compute import Compute
 from modeling.losses import Supervised
 from modeling.network import WeightsSource, build_network
-from modeling.train import checkpoints, drop_damaged_checkpoints, fit, make_autocast, seed_everything, train_step
+from modeling.train import checkpoints, drop_damaged_checkpoints, fit, seed_everything, train_step
 from utils import EventLog, RunError, signals_interrupt
 
 CPU, NAME = torch.device("cpu"), "mobilenetv3_small_050"
@@ -46,7 +48,7 @@ def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3):
         return batch._replace(weight=batch.weight * torch.rand((), generator=generator))
 
     return fit(SPEC, network, Supervised(config.optim, torch.ones(2)), make_loader(dataset, sampler, workers), sampler, mix=mix,
-               config=config, n_epochs=n_epochs, pretrained=False, device=CPU, folder=folder,
+               config=config, compute=Compute(), n_epochs=n_epochs, pretrained=False, device=CPU, folder=folder,
                events=EventLog(folder / "events.jsonl", echo=False))
 
 
@@ -124,7 +126,7 @@ def step(network, batches, clip_norm=0.0, scaler=None, precision="fp32", lr=0.1)
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     objective = Supervised(CONFIG.optim, torch.ones(2))
     return train_step(network, objective, optimizer, scaler or torch.amp.GradScaler("cpu", enabled=False), batches,
-                      autocast=make_autocast(precision, CPU), clip_norm=clip_norm)
+                      autocast=partial(Compute(precision).autocast, CPU), clip_norm=clip_norm)
 
 
 class Toy(nn.Module):

@@ -1,0 +1,126 @@
+"""How a network's steps are computed on this machine: arithmetic, memory format, torch.compile; found by timing a few.
+
+    chosen, timed = fastest(config.runtime, device, step_of, n_steps_ahead=2000)
+
+No rule fits all: on one CPU bf16 is 1.3 times as fast as fp32 for one backbone and half as fast for another.
+"""
+import contextlib
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from utils import Timer, UserError
+
+ROUNDS = 3               # each way is timed so many times, by turns; the first also pays for memory and compiling
+WORTH = 1.1              # a way is left for one that is this much faster: less may be noise, and other numbers for nothing
+HOPELESS = 3             # a way this much slower than the best is not timed again
+COMPILE_SECONDS = 1200   # of training, from which compiling is tried: it takes a minute, a part of that again in each fit
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Part of a fit's key: other roundings are other numbers."""
+
+    precision: str = "fp32"
+    channels_last: bool = True
+    compiled: bool = False
+
+    def autocast(self, device):
+        """The context of a forward pass."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+
+    def scaler(self, device):
+        """Scales the loss where the range of fp16 asks for it."""
+        return torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def prepare(self, network):
+        """The network in this memory format; compiled at its next call or not."""
+        network.set_memory_format(torch.channels_last if self.channels_last else torch.contiguous_format)
+        if self.precision == "bf16" and next(network.parameters()).device.type == "cpu":
+            strided_in_fp32(network)
+        if self.compiled:
+            network.compile()
+        return network
+
+    def describe(self):
+        return f"{self.precision}{', channels last' * self.channels_last}{', compiled' * self.compiled}"
+
+
+def strided_in_fp32(network):
+    """Depthwise convolutions with a stride stay in fp32: in bf16 a CPU takes 13 times as long for the gradient of their input,
+    and a whole step of mobilenetv2_100 1.5 times as long (benchmarks/RESULTS.md)."""
+
+    def in_fp32(forward, images):
+        with torch.autocast("cpu", enabled=False):
+            return forward(images.float()).to(images.dtype)
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 and max(module.stride) > 1:
+            module.forward = partial(in_fp32, type(module).forward.__get__(module))
+
+
+def pick_device(name):
+    """torch.device of runtime.device; auto: cuda, else mps, else cpu."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device must be auto or a device of this machine (cpu, cuda, cuda:1, mps), got {name!r} "
+                        f"({reason})") from None
+    return device
+
+
+def precisions(device):
+    """What `runtime.precision=auto` chooses from, the one that is taken without timing first."""
+    if device.type == "cuda":      # a T4 emulates bf16, slowly
+        return ("bf16",) if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp16",)
+    return ("fp32", "bf16") if device.type == "cpu" else ("fp32",)
+
+
+def untimed(runtime, device):
+    """The Compute of a RuntimeConfig where nothing is timed."""
+    precision = precisions(device)[0] if runtime.precision == "auto" else runtime.precision
+    return Compute(precision, compiled=runtime.compile == "on")
+
+
+def fastest(runtime, device, step_of, n_steps_ahead):
+    """(the Compute to train with, {Compute: seconds of a step, math.inf where it cannot be done}).
+
+    step_of(Compute) -> a function that does a step; n_steps_ahead: steps still to be done, over all fits.
+    """
+    first, timed = untimed(runtime, device), {}
+    best = faster_of(first, [replace(first, precision=p) for p in precisions(device)] if runtime.precision == "auto" else [],
+                     step_of, timed)
+    best = faster_of(best, [replace(best, channels_last=False)], step_of, timed)
+    if runtime.compile == "auto" and timed[best] * n_steps_ahead > COMPILE_SECONDS:
+        best = faster_of(best, [replace(best, compiled=True)], step_of, timed)
+    return best, timed
+
+
+def faster_of(best, others, step_of, timed):
+    """`best`, or the one of the others that is faster by WORTH; all are timed by turns, into `timed`."""
+    steps = {way: step_of(way) for way in dict.fromkeys([best, *others])}
+    for _ in range(ROUNDS):
+        for way in [way for way in steps if timed.get(way, 0.0) <= HOPELESS * timed.get(best, math.inf)]:
+            timed[way] = min(timed.get(way, math.inf), seconds_of(steps[way]))
+    for way in others:
+        best = way if timed[way] * WORTH < timed[best] else best
+    return best
+
+
+def seconds_of(step):
+    """How long a step takes, math.inf where this machine cannot do it."""
+    try:
+        with Timer() as timer:
+            step()
+        return timer.seconds
+    except RuntimeError:      # of torch: no compiler, an operation that is not there in this precision
+        return math.inf

@@ -1,0 +1,204 @@
+"""How the fits of a run are computed and what they cost, by a few steps of each backbone on the machine where they run.
+
+    costs = find_costs(run, ["convnext_atto"], executor)      # {backbone: Cost}; fills run.computes
+"""
+import copy
+import math
+import os
+import platform
+import tempfile
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from config import FitSpec, key_settings
+from data_loader import Batch
+from modeling.compute import Compute, fastest, pick_device
+from modeling.executor import Job
+from modeling.fits import (
+    at_site,
+    fit_rows,
+    fit_targets,
+    new_network,
+    predict_batch_size,
+    predict_images,
+    predicted_splits,
+    round_epochs,
+    round_specs,
+    teachers_of,
+    training,
+    views_of,
+)
+from modeling.losses import Distilled, Supervised
+from modeling.network import WeightsSource, build_network
+from modeling.plan import Cost, Work, measured_cost
+from modeling.targets import distillers
+from modeling.train import fit, seed_everything, train_step
+from utils import EventLog, Stage, read_json, write_json
+
+FEWEST_IMAGES = 2000           # to be trained on, from which it pays to time how
+MEASURED_STEPS = 4
+MEASURED_BATCHES = (1, 4)      # of predicted images
+CHECKPOINT_WEIGHTS = 8         # network, EMA and AdamW's two moments, in the last checkpoint and in the one that replaces it
+
+
+def work_of(this, spec):
+    """The Work of a fit, before it is known how many test images its teachers are sure of."""
+    round_ = this.config.rounds[spec.round]
+    n = len(fit_rows(this, spec)) + (len(this.audit.test) if round_.unlabelled else 0)
+    teachers = distillers(spec, teachers_of(this, spec), round_.max_teachers) if round_.alpha else []
+    return Work(spec, math.ceil(n / this.config.optim.batch_size), round_epochs(this.config, spec.round),
+                sum(len(catalog) for catalog, _, _ in predicted_splits(this, spec).values()),
+                tuple(t.backbone for t in teachers))
+
+
+def look(device_name):
+    """What a machine has that decides what a fit costs there."""
+    device = pick_device(device_name)
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return {"device": str(device), "node": platform.node(), "gpu": gpu.name if gpu else "",
+            "gpu_memory_bytes": gpu.total_memory if gpu else 0}
+
+
+def needed_bytes(this, works):
+    """Disk space that these fits will take: weights, predictions, and once the largest checkpoints."""
+    weights = {backbone: weights_bytes(this, backbone) for backbone in {work.spec.backbone for work in works}}
+    row_bytes = 4 * len(this.contest.train.classes) * (1 + len(views_of(this)))
+    return (sum(weights[work.spec.backbone] + row_bytes * work.n_images for work in works)
+            + CHECKPOINT_WEIGHTS * max(weights.values(), default=0))
+
+
+def weights_bytes(this, backbone):
+    """Size of a fit's weights, from a network without any."""
+    with torch.device("meta"):
+        network = build_network(backbone, n_classes=len(this.contest.train.classes), model=this.config.model,
+                                image_size_px=this.config.data.image_size_px, weights=WeightsSource(backbone, "random"))
+    return sum(value.nbytes for value in network.state_dict().values())
+
+
+def compute_stage(this, backbone):
+    """How the steps of a backbone are computed. Not of one machine: a run that goes on elsewhere keeps its fits."""
+    config = this.config
+    return Stage.of(this.folder / "compute", backbone, version=1, inputs=[], settings={
+        "model": replace(config.model, backbones=()), "image_size_px": config.data.image_size_px,
+        "micro_batch_size": config.optim.micro_batch_size, "precision": config.runtime.precision,
+        "compile": config.runtime.compile})
+
+
+def steps_ahead(this, backbone):
+    """Steps of a micro-batch that all fits of a backbone take together; 0 where so few do not pay for timing them."""
+    optim, rounds = this.config.optim, range(len(this.config.rounds))
+    works = [work_of(this, spec) for number in rounds for spec in round_specs(this.config, number) if spec.backbone == backbone]
+    n_images = sum(work.n_steps * work.n_epochs for work in works) * optim.batch_size
+    return n_images // optim.micro_batch_size if n_images >= FEWEST_IMAGES else 0
+
+
+def has_compute(this, backbone):
+    """Whether it is known how the steps of a backbone are computed, which is then in `this.computes`."""
+    if not this.config.runtime.measure or not steps_ahead(this, backbone):
+        return True
+    stage = compute_stage(this, backbone)
+    if this.is_intact(stage):
+        this.computes[backbone] = Compute(**read_json(stage.folder / "compute.json")["chosen"])
+    return backbone in this.computes
+
+
+def choose_compute(this, backbone):
+    """Time steps of one micro-batch of noise, the same in all ways; returns what is to be known of it."""
+    config, optim, device = this.config, this.config.optim, this.device
+    n, n_classes, side_px = optim.micro_batch_size, len(this.contest.train.classes), config.data.image_size_px
+    seed_everything(config.seed, "compute", backbone)
+    network = new_network(this, FitSpec(backbone, config.seed, 0, 0)).to(device).train()
+    images, labels = torch.randint(256, (n, 3, side_px, side_px), dtype=torch.uint8), torch.arange(n) % n_classes
+    batch = Batch(*(field.to(device) for field in (images, torch.eye(n_classes)[labels], torch.ones(n), torch.arange(n))))
+    objective = Supervised(optim, torch.ones(n_classes), network.head.with_margin).to(device)
+
+    def step_of(compute):
+        own = compute.prepare(copy.deepcopy(network))
+        still = torch.optim.SGD(own.parameters(), lr=0.0)      # updating weights takes the same time in all ways
+        return lambda: train_step(own, objective, still, compute.scaler(device), [batch],
+                                  autocast=partial(compute.autocast, device), clip_norm=optim.clip_norm)
+
+    chosen, seconds = fastest(config.runtime, device, step_of, steps_ahead(this, backbone))
+    rates = {way.describe(): round(n / taken, 1) for way, taken in seconds.items()}
+    others = ", ".join(f"{rate:.0f} {way}" for way, rate in rates.items() if way != chosen.describe())
+    this.events.say(f"{backbone}: {rates[chosen.describe()]:.0f} images/s of training {chosen.describe()} ({others})",
+                    event="compute", backbone=backbone, images_per_second=rates)
+    return {"chosen": chosen, "images_per_second": rates}
+
+
+def cost_stage(this, backbone):
+    config = this.config
+    return Stage.of(this.folder / "costs", backbone, version=2, inputs=[this.keys["shift"], this.keys["folds"]], settings={
+        **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
+        "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine})
+
+
+def find_costs(this, backbones, executor, goes_on=lambda costs: True):
+    """{backbone: Cost}, measured where fits run unless that was done before. goes_on(costs so far): asked before each but the
+    first; the backbones after a no are left out."""
+    costs = {}
+
+    def read(backbone):
+        costs[backbone] = Cost(**read_json(cost_stage(this, backbone).folder / "cost.json"))
+
+    def jobs():
+        for backbone in backbones:
+            if costs and not goes_on(costs):
+                return
+            if has_compute(this, backbone) and this.is_intact(cost_stage(this, backbone)):
+                read(backbone)
+            else:
+                yield Job(backbone, partial(run_measuring, this=this, backbone=backbone), f"measuring {backbone}")
+
+    for backbone, _ in executor.run(jobs(), this.events):
+        has_compute(this, backbone)
+        read(backbone)
+    return costs
+
+
+def run_measuring(site, this, backbone):
+    """The stages of how a backbone's steps are computed and of what they cost so."""
+    this, _ = at_site(site, this, FitSpec(backbone, this.config.seed, 0, 0))
+    if not has_compute(this, backbone):
+        chosen = this.run_stage(compute_stage(this, backbone), lambda folder: write_json(
+            folder / "compute.json", choose_compute(this, backbone)))
+        site.deliver(chosen.folder)
+        has_compute(this, backbone)
+    stage = this.with_workers(lambda: this.run_stage(cost_stage(this, backbone), lambda folder: write_json(
+        folder / "cost.json", measure_cost(this, backbone))))
+    site.deliver(stage.folder)
+
+
+def measure_cost(this, backbone):
+    """The Cost of a backbone: the real training and prediction of a few batches, of which nothing stays."""
+    config, optim, spec = this.config, this.config.optim, FitSpec(backbone, this.config.seed, 0, 0)
+    compute = this.compute_of(backbone)
+    pixels, targets = fit_targets(this, spec)
+    rows = np.arange(MEASURED_STEPS * optim.batch_size) % len(targets)
+    pixels, targets = pixels.take(rows), targets.take(rows)
+    splits = predicted_splits(this, spec)
+    catalog, images, transform = splits.get("test", splits["valid"])
+    network, objective, loader, sampler, mix = training(this, spec, pixels, targets, 2)
+
+    def train():
+        with tempfile.TemporaryDirectory() as folder:
+            return fit(spec, network, objective, loader, sampler, mix=mix, config=config, compute=compute, n_epochs=2,
+                       device=this.device, pretrained=this.weights[backbone].is_pretrained, folder=folder,
+                       events=EventLog(os.devnull, echo=False), description="measuring")
+
+    def predict_some(n):
+        predict_images(this, spec, network, catalog.take(np.arange(n)), images.take(np.arange(n)), transform, "measuring",
+                       views_of(this))
+
+    def teach():
+        distilled, side_px, micro = Distilled(objective, [network], 1.0, 1.0), config.data.image_size_px, optim.micro_batch_size
+        images = torch.zeros(micro, 3, side_px, side_px, dtype=torch.uint8, device=this.device)
+        with compute.autocast(this.device):
+            return sum(distilled.teacher_probs(images).sum().item() for _ in range(optim.batch_size // micro))
+
+    n_images = [min(k * predict_batch_size(config), len(catalog) - 1 + (k > 1)) for k in MEASURED_BATCHES]
+    weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+    return replace(measured_cost(train, predict_some, teach, MEASURED_STEPS, n_images), weight_bytes=weight_bytes)

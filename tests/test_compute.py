@@ -1,0 +1,109 @@
+"""Which way of computing is taken by the times of its steps, what of it a run keeps, and that predicting takes the same way."""
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from config import BASE, RuntimeConfig, build_config
+from data_loader import read_contest
+from grandmaster_train import main
+from modeling import compute
+from modeling.compute import Compute, fastest
+from modeling.inference import Predictions
+from modeling.network import WeightsSource, build_network
+from modeling.predictor import load_predictor
+from tests.conftest import small_argv
+from utils import read_json
+
+CPU = torch.device("cpu")
+PLAIN, BF16 = Compute(), Compute("bf16")
+
+
+def chosen(monkeypatch, seconds, n_steps_ahead=100, runtime=BASE.runtime):
+    """(what `fastest` takes, how often each way was timed), with {Compute: seconds of a step}; others take as long as fp32."""
+    calls = []
+
+    def seconds_of(way):
+        calls.append(way)
+        return seconds.get(way, seconds[PLAIN])
+
+    monkeypatch.setattr(compute, "seconds_of", seconds_of)
+    best, timed = fastest(runtime, CPU, lambda way: way, n_steps_ahead)
+    assert set(timed) == set(calls)
+    return best, {way: calls.count(way) for way in timed}
+
+
+def test_the_fastest_way_is_taken_where_it_is_clearly_faster(monkeypatch):
+    assert chosen(monkeypatch, {PLAIN: 1.0, BF16: 0.95})[0] == PLAIN
+    assert chosen(monkeypatch, {PLAIN: 1.0, BF16: 0.7})[0] == BF16
+    assert chosen(monkeypatch, {PLAIN: 1.0, Compute("fp32", channels_last=False): 0.5})[0] == Compute(channels_last=False)
+
+
+def test_a_way_that_fails_or_is_far_slower_is_left(monkeypatch):
+    assert chosen(monkeypatch, {PLAIN: 1.0, BF16: math.inf}) == (PLAIN, {PLAIN: 6, BF16: 1, Compute(channels_last=False): 3})
+    assert chosen(monkeypatch, {PLAIN: 1.0, BF16: 4.0})[1][BF16] == 1
+
+
+def test_compiling_is_tried_where_much_is_to_be_trained(monkeypatch):
+    compiled = Compute(compiled=True)
+    assert compiled not in chosen(monkeypatch, {PLAIN: 1.0, compiled: 0.5})[1]
+    assert chosen(monkeypatch, {PLAIN: 1.0, compiled: 0.5}, n_steps_ahead=2000)[0] == compiled
+    off = RuntimeConfig(compile="off")
+    assert compiled not in chosen(monkeypatch, {PLAIN: 1.0, compiled: 0.5}, n_steps_ahead=2000, runtime=off)[1]
+
+
+def test_what_was_asked_for_is_not_timed_against_others(monkeypatch):
+    best, timed = chosen(monkeypatch, {PLAIN: 1.0, BF16: 0.5}, runtime=RuntimeConfig(precision="fp32", compile="on"))
+    assert best == Compute(compiled=True) and BF16 not in timed
+
+
+@pytest.mark.parametrize("way", [BF16, Compute(channels_last=False), Compute("bf16", False)], ids=Compute.describe)
+def test_all_ways_compute_the_same(way):
+    torch.manual_seed(0)
+    network = build_network("mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
+                            weights=WeightsSource("mobilenetv3_small_050", "random")).eval()
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        plain = PLAIN.prepare(network)(images)
+        with way.autocast(CPU):
+            other = way.prepare(network)(images).float()
+    assert torch.allclose(plain, other, rtol=0.05, atol=0.05 * float(plain.abs().max()))
+
+
+def test_strided_depthwise_convolutions_are_in_fp32_and_have_the_same_gradient():
+    torch.manual_seed(0)
+    network = build_network("mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
+                            weights=WeightsSource("mobilenetv3_small_050", "random")).eval()
+    own = BF16.prepare(copy.deepcopy(network))
+    replaced = [name for name, module in own.named_modules() if "forward" in vars(module)]
+    assert replaced and all(own.get_submodule(name).stride == (2, 2) for name in replaced)
+    again = copy.deepcopy(BF16.prepare(own))      # a copy computes with its own weights
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        again.get_submodule(replaced[0]).weight.zero_()
+        before = own(images)
+        assert torch.allclose(before, network(images), atol=1e-5) and not torch.allclose(before, again(images), atol=1e-5)
+
+
+def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling.costs.FEWEST_IMAGES", 1)
+    monkeypatch.setattr(compute, "seconds_of", lambda step: step() or 1.0)
+    monkeypatch.setattr(compute, "faster_of", lambda best, others, step_of, timed: timed.update({best: 1.0}) or (
+        next((way for way in others if way == BF16), best)))
+    argv = small_argv(contest, tmp_path, "runtime.measure=on", "data.run_folds=1")
+    assert main(argv) == 0
+    folder = tmp_path / "run"
+    stage, = folder.glob("compute/*")
+    assert read_json(stage / "compute.json")["chosen"] == vars(BF16)
+    before = sorted(p.name for p in folder.glob("fold_0/*"))
+    monkeypatch.setattr(compute, "faster_of", lambda *args: pytest.fail("timed again"))
+    assert main(argv) == 0 and sorted(p.name for p in folder.glob("fold_0/*")) == before
+
+    predictor = load_predictor(folder, build_config("quick_test"))
+    assert predictor.this.compute_of("mobilenetv3_small_050") == BF16
+    test = read_contest(contest, build_config("quick_test").data).test
+    predicted, _ = predictor.predict(test)
+    stored = Predictions.load(next(folder.glob("ensemble-*")) / "test.npz")
+    assert np.abs(predicted.align(stored.sample_id.tolist()) - stored.probs).max() < 1e-6

@@ -26,8 +26,9 @@ from modeling.augment import BatchMix, by_class, plain_view, testlike_view, trai
 from modeling.executor import Job
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
 from modeling.losses import Distilled, Supervised, class_weights
+from modeling.memory import Room
 from modeling.network import WeightsSource, adapted_to, build_network, norm_statistics
-from modeling.plan import Cost, Work, measured_cost
+from modeling.plan import UNKNOWN, Cost, Work, measured_cost
 from modeling.shift import ShiftReport
 from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
 from modeling.train import (
@@ -78,6 +79,7 @@ class Run:
     deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
     cores: int = os.cpu_count() or 1     # that a fit may use
     machine: dict = field(default_factory=dict)      # where fits run: what costs depend on
+    costs: dict[str, Cost] = field(default_factory=dict)      # of backbones, as far as they were measured
 
     @property
     def workers(self):
@@ -284,8 +286,23 @@ def finished_fit(this, spec, fitted):
     """The Fitted of a fit whose two stages are complete and as they were made, or None."""
     training, prediction = fit_stages(this, spec, fitted)
     if this.is_intact(training, prediction) and this.is_intact(prediction):
-        return Fitted(load_result(spec, training.folder), prediction)
+        result = load_result(spec, training.folder)
+        if note := memory_note(result, this.config.optim):
+            this.warn(note)
+        return Fitted(result, prediction)
     return None
+
+
+def memory_note(result, optim):
+    """How a fit went on where memory ran out, in it or as its cost was measured; '' where there was enough."""
+    last = result.epochs[-1]
+    micro, n = last.get("micro_batch_size", optim.micro_batch_size), last.get("out_of_memory", 0)
+    if micro >= optim.micro_batch_size and not n:
+        return ""
+    return (f"{result.spec.name} fold {result.spec.fold}: memory ran out, so that each batch of {optim.batch_size} was made of "
+            f"micro-batches of {micro} (asked: {optim.micro_batch_size}"
+            + (", with gradient checkpointing" if last["grad_checkpointing"] else "")
+            + ("); batch norms averaged over fewer images" if micro < optim.micro_batch_size else ")"))
 
 
 def fit_rows(this, spec):
@@ -368,7 +385,8 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
     pixels, targets = fit_targets(this, spec, taught)
     teachers = distilled_from(this, spec, fitted)
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs, teachers)
-    result = fit(spec, network, objective, loader, sampler, mix=mix, config=this.config, n_epochs=n_epochs,
+    config = with_room(this.config, this.costs.get(spec.backbone, UNKNOWN))
+    result = fit(spec, network, objective, loader, sampler, mix=mix, config=config, n_epochs=n_epochs,
                  pretrained=this.weights[spec.backbone].is_pretrained, device=this.device, folder=folder, events=this.events,
                  description=f"{title} {spec.name} fold {spec.fold}", shorten=partial(in_time, train_until),
                  advance=partial(advance, 1 / (n_epochs * len(sampler))))
@@ -377,6 +395,13 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
     if n_done < n_epochs:
         this.warn(f"{spec.name} fold {spec.fold}: ended after {n_done} of {n_epochs} planned epochs to stay in --time_budget")
+
+
+def with_room(config, cost):
+    """The Config of a fit, to begin with what its backbone fitted into memory with as its Cost was measured."""
+    runtime, micro = config.runtime, cost.micro_batch_size or config.optim.micro_batch_size
+    return replace(config, optim=replace(config.optim, micro_batch_size=micro),
+                   runtime=replace(runtime, grad_checkpointing="on") if cost.grad_checkpointing else runtime)
 
 
 def in_time(train_until, history, n_epochs):
@@ -446,12 +471,14 @@ def predict_batch_size(config):
 
 
 def predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted=None):
-    """{view name: Predictions} of a catalog's images in these views."""
-    config = this.config
+    """{view name: Predictions} of a catalog's images in these views; in smaller batches where memory runs out."""
+    config, batch_size = this.config, predict_batch_size(this.config)
     dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
-    loader = make_loader(dataset, InOrderSampler(len(dataset), predict_batch_size(config)), this.workers)
+    loader = make_loader(dataset, InOrderSampler(len(dataset), batch_size), this.workers)
+    room = Room(batch_size, this.device, told=lambda text: this.warn(
+        f"predicting with {spec.name} fold {spec.fold}: {text}, with the same results"))
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
-                   views=views, device=this.device, adapted=adapted,
+                   views=views, room=room, adapted=adapted,
                    autocast=make_autocast(pick_precision(config.runtime.precision, this.device), this.device))
 
 
@@ -519,13 +546,14 @@ def cost_stage(this, backbone):
     config = this.config
     return Stage.of(this.folder / "costs", backbone, version=2, inputs=[this.keys["shift"], this.keys["folds"]], settings={
         **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
-        "image_size_px": config.data.image_size_px, "precision": config.runtime.precision, "machine": this.machine})
+        "image_size_px": config.data.image_size_px, "precision": config.runtime.precision, "machine": this.machine,
+        "grad_checkpointing": config.runtime.grad_checkpointing})
 
 
 def find_costs(this, backbones, executor, goes_on=lambda costs: True):
     """{backbone: Cost}, measured where fits run unless that was done before. goes_on(costs so far): asked before each but the
     first; the backbones after a no are left out."""
-    costs = {}
+    costs = this.costs
 
     def read(backbone):
         costs[backbone] = Cost(**read_json(cost_stage(this, backbone).folder / "cost.json"))

@@ -30,6 +30,8 @@ BACKBONES = {
 }
 IMAGE_SIZE_PX = {"large": 384, "base": 384, "small": 224, "tiny": 128}
 MICRO_BATCH_SIZE = {"large": 8, "base": 16, "small": 32, "tiny": 64}
+# members that take over 15 GB with that (python -m benchmarks.memory): with gradient checkpointing on GPUs smaller than this
+GRAD_CHECKPOINTING_BELOW_GIB = {"resnext101_32x32d": 20}
 
 
 def setting(default, doc, *, choices=None, low=None, high=None):
@@ -147,10 +149,12 @@ class RuntimeConfig:
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     workers: int = setting(-1, "processes that load images; -1: by the number of cores", low=-1, high=256)
-    precision: str = setting("auto", "arithmetic of the forward pass; auto: the fastest by a few steps",
+    precision: str = setting("auto", "arithmetic of the forward pass; auto: fp32 on a CPU, bf16 or fp16 on a GPU",
                              choices=("auto", "fp32", "bf16", "fp16"))
     compile: str = setting("auto", "torch.compile of the training step; auto: where a few steps say that it pays",
                            choices=("auto", "on", "off"))
+    grad_checkpointing: str = setting("auto", "activations are computed again in the backward pass: less memory, a third more "
+                                      "time; auto: where memory is too small without", choices=("auto", "on", "off"))
     weights_dir: str = setting("", "folder with <timm model name>*.safetensors or .pth")
     results_dir: str = setting("training_results", "folder of all experiments")
     engine: str = setting("local", "where fits run: one after the other here, or side by side as Ray tasks",

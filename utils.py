@@ -40,6 +40,10 @@ class RunError(Exception):
     """The run itself failed (non-finite losses, no memory, no disk). Exit 1."""
 
 
+class NoRoom(RunError, MemoryError):
+    """Not even the smallest part of the work fits into memory; with more of it, it may (see executor.py)."""
+
+
 def nearest(name, names):
     """'; did you mean X?' for the closest of `names`, or '' when none is close."""
     match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
@@ -324,12 +328,18 @@ def fault_sentence(error):
         return f"the disk is full ({text}): free some space, {GO_ON}"
     if code in OF_THE_SYSTEM:
         return f"a file could not be used ({text}): mend that, {GO_ON}"
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or re.search(r"can't allocate|ALLOC_FAILED", text):
+    if is_out_of_memory(error):
         return (f"there was not enough memory ({text}): --set optim.micro_batch_size=N takes less, with N half of what "
                 "config.json says, as do a smaller --scale and fewer other programs")
     if kind == "AcceleratorError" or re.search(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS", text):
         return f"the GPU failed ({text}): restart the machine if it stays away, {GO_ON} from the last epoch"
     return ""
+
+
+def is_out_of_memory(error):
+    """Whether a device, or the machine, had less memory than was asked for."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and bool(re.search(r"can't allocate|ALLOC_FAILED|out of memory", str(error))))
 
 
 class Stopping:

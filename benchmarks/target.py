@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from config import BACKBONES, IMAGE_SIZE_PX, MICRO_BATCH_SIZE, SCALES, FitSpec, build_config
+from modeling.memory import peak_memory_bytes, reset_peak_memory
 from modeling.network import WeightsSource, build_network
 from modeling.plan import Cost, Devices, Work, make_plan
-from modeling.train import peak_memory_bytes, reset_peak_memory
 from utils import duration
 
 BYTES_PER_PARAMETER = 4 * 5        # weight, gradient, two moments, EMA

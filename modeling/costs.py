@@ -133,13 +133,14 @@ def cost_stage(this, backbone):
     config = this.config
     return Stage.of(this.folder / "costs", backbone, version=2, inputs=[this.keys["shift"], this.keys["folds"]], settings={
         **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
-        "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine})
+        "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine,
+        "grad_checkpointing": config.runtime.grad_checkpointing})
 
 
 def find_costs(this, backbones, executor, goes_on=lambda costs: True):
     """{backbone: Cost}, measured where fits run unless that was done before. goes_on(costs so far): asked before each but the
     first; the backbones after a no are left out."""
-    costs = {}
+    costs = this.costs
 
     def read(backbone):
         costs[backbone] = Cost(**read_json(cost_stage(this, backbone).folder / "cost.json"))

@@ -24,7 +24,9 @@ from modeling.augment import BatchMix, by_class, plain_view, testlike_view, trai
 from modeling.compute import Compute, pick_device, untimed
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
 from modeling.losses import Distilled, Supervised, class_weights
+from modeling.memory import Room
 from modeling.network import WeightsSource, adapted_to, build_network, norm_statistics
+from modeling.plan import UNKNOWN, Cost
 from modeling.shift import ShiftReport
 from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
 from modeling.train import (
@@ -71,6 +73,7 @@ class Run:
     deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
     cores: int = os.cpu_count() or 1     # that a fit may use
     machine: dict = field(default_factory=dict)      # where fits run: what costs depend on
+    costs: dict[str, Cost] = field(default_factory=dict)      # of backbones, as far as they were measured
 
     def compute_of(self, backbone):
         """The Compute of a backbone's steps."""
@@ -282,8 +285,23 @@ def finished_fit(this, spec, fitted):
     """The Fitted of a fit whose two stages are complete and as they were made, or None."""
     training, prediction = fit_stages(this, spec, fitted)
     if this.is_intact(training, prediction) and this.is_intact(prediction):
-        return Fitted(load_result(spec, training.folder), prediction)
+        result = load_result(spec, training.folder)
+        if note := memory_note(result, this.config.optim):
+            this.warn(note)
+        return Fitted(result, prediction)
     return None
+
+
+def memory_note(result, optim):
+    """How a fit went on where memory ran out, in it or as its cost was measured; '' where there was enough."""
+    last = result.epochs[-1]
+    micro, n = last.get("micro_batch_size", optim.micro_batch_size), last.get("out_of_memory", 0)
+    if micro >= optim.micro_batch_size and not n:
+        return ""
+    return (f"{result.spec.name} fold {result.spec.fold}: memory ran out, so that each batch of {optim.batch_size} was made of "
+            f"micro-batches of {micro} (asked: {optim.micro_batch_size}"
+            + (", with gradient checkpointing" if last["grad_checkpointing"] else "")
+            + ("); batch norms averaged over fewer images" if micro < optim.micro_batch_size else ")"))
 
 
 def fit_rows(this, spec):
@@ -366,7 +384,8 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
     pixels, targets = fit_targets(this, spec, taught)
     teachers = distilled_from(this, spec, fitted)
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs, teachers)
-    result = fit(spec, network, objective, loader, sampler, mix=mix, config=this.config, n_epochs=n_epochs,
+    config = with_room(this.config, this.costs.get(spec.backbone, UNKNOWN))
+    result = fit(spec, network, objective, loader, sampler, mix=mix, config=config, n_epochs=n_epochs,
                  compute=this.compute_of(spec.backbone), pretrained=this.weights[spec.backbone].is_pretrained,
                  device=this.device, folder=folder, events=this.events,
                  description=f"{title} {spec.name} fold {spec.fold}", shorten=partial(in_time, train_until),
@@ -376,6 +395,13 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
     if n_done < n_epochs:
         this.warn(f"{spec.name} fold {spec.fold}: ended after {n_done} of {n_epochs} planned epochs to stay in --time_budget")
+
+
+def with_room(config, cost):
+    """The Config of a fit, to begin with what its backbone fitted into memory with as its Cost was measured."""
+    runtime, micro = config.runtime, cost.micro_batch_size or config.optim.micro_batch_size
+    return replace(config, optim=replace(config.optim, micro_batch_size=micro),
+                   runtime=replace(runtime, grad_checkpointing="on") if cost.grad_checkpointing else runtime)
 
 
 def in_time(train_until, history, n_epochs):
@@ -445,12 +471,14 @@ def predict_batch_size(config):
 
 
 def predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted=None):
-    """{view name: Predictions} of a catalog's images in these views."""
-    config = this.config
+    """{view name: Predictions} of a catalog's images in these views; in smaller batches where memory runs out."""
+    config, batch_size = this.config, predict_batch_size(this.config)
     dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
-    loader = make_loader(dataset, InOrderSampler(len(dataset), predict_batch_size(config)), this.workers)
+    loader = make_loader(dataset, InOrderSampler(len(dataset), batch_size), this.workers)
+    room = Room(batch_size, this.device, told=lambda text: this.warn(
+        f"predicting with {spec.name} fold {spec.fold}: {text}, with the same results"))
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
-                   views=views, device=this.device, adapted=adapted,
+                   views=views, room=room, adapted=adapted,
                    autocast=partial(this.compute_of(spec.backbone).autocast, this.device))
 
 

@@ -1,6 +1,6 @@
 """Predictions found by sample_id, the views of test-time augmentation, and the one inference loop.
 
-    views = predict(network, loader, sample_id, classes, views=views_for(["rotate_180"], 4), device=device, ...)
+    views = predict(network, loader, sample_id, classes, views=views_for(["rotate_180"], 4), room=Room(32, device), ...)
     probs = Predictions.mean(list(views.values())).align(ids)          # the only join: by id, never by row order
 """
 from dataclasses import dataclass, replace
@@ -148,18 +148,23 @@ def views_for(symmetries, n_views, turned=False, with_adapted=False):
 # ---------------------------------------------------------------- the inference loop
 
 @torch.inference_mode()
-def predict(network, loader, sample_id, classes, *, split, source, views, device, autocast, adapted=None):
+def predict(network, loader, sample_id, classes, *, split, source, views, room, autocast, adapted=None):
     """{view name: Predictions of len(loader.dataset) rows}: softmax of each image of `loader` in each of `views`.
 
     `loader` yields Batch whose `index` points into `sample_id`; the views of one image share its decoding. adapted: the
-    network of the adapted views.
+    network of the adapted views. room: the Room that says how much of a batch is computed at a time, and where.
     """
     network.eval()
     probs = np.zeros((len(views), len(sample_id), len(classes)), dtype=np.float32)
-    for batch in progress(loader, desc=f"predict {split}"):
-        images = batch.images.to(device, non_blocking=True)
+
+    def probs_of(images):      # (B, 3, H, W) of one part -> (views, B, C)
+        images = images.to(room.device, non_blocking=True)
         with autocast():
-            each = torch.stack([(adapted if view.adapted else network)(view(images)).float().softmax(1) for view in views])
-        probs[:, batch.index.numpy()] = each.cpu().numpy()
+            each = [(adapted if view.adapted else network)(view(images)).float().softmax(1) for view in views]
+        return torch.stack(each).cpu()
+
+    for batch in progress(loader, desc=f"predict {split}"):
+        parts = room.find(lambda images=batch.images: [probs_of(part) for part in images.split(room.micro_batch_size)])
+        probs[:, batch.index.numpy()] = torch.cat(parts, dim=1).numpy()
     return {view.name: Predictions(np.asarray(sample_id), p, tuple(classes), split, (source,))
             for view, p in zip(views, probs, strict=True)}

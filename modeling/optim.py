@@ -45,9 +45,17 @@ def parameter_groups(network, optim, pretrained):
 
 
 def make_optimizer(network, optim, pretrained):
-    """AdamW (fused where the device has it); its groups' `lr` is set at each step by `set_lr`."""
+    """AdamW (fused where the device has it); its groups' `lr` is set at each step by `set_lr`.
+
+    Its moments are there from the start, as torch would make them group by group in the first step: a step then asks for no
+    memory that it could lack with half of the groups changed.
+    """
     groups = parameter_groups(network, optim, pretrained)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(0.9, 0.999), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=(0.9, 0.999), fused=True)
+    for p in (p for group in optimizer.param_groups for p in group["params"]):
+        optimizer.state[p] = {"step": torch.zeros((), device=p.device), "exp_avg": torch.zeros_like(p),
+                              "exp_avg_sq": torch.zeros_like(p)}
+    return optimizer
 
 
 def set_lr(optimizer, lr):

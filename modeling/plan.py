@@ -18,7 +18,8 @@ FLOOR_SHARE = 0.4       # of the asked epochs: fits are dropped before they beco
 @dataclass(frozen=True)
 class Cost:
     """What a backbone costs here: one optimiser step, one image in all views, everything that comes once a fit; as a teacher
-    one batch, and the memory of its weights."""
+    one batch, and the memory of its weights. micro_batch_size, grad_checkpointing: what it fitted into memory with, 0: unknown.
+    """
 
     step_seconds: float
     image_seconds: float
@@ -26,6 +27,8 @@ class Cost:
     peak_memory_bytes: int
     teach_seconds: float = 0.0
     weight_bytes: int = 0
+    micro_batch_size: int = 0
+    grad_checkpointing: int = 0
 
     def scaled(self, factor):
         return replace(self, **{name: factor * value for name, value in vars(self).items() if name.endswith("_seconds")})
@@ -120,7 +123,9 @@ def measured_cost(train, predict, teach, n_steps, n_images):
     teach()
     with Timer() as teaching:
         teach()
-    return Cost(seconds[1] / n_steps, image, start, result.peak_memory_bytes, teaching.seconds)
+    last = result.epochs[-1]
+    return Cost(seconds[1] / n_steps, image, start, last["peak_memory_bytes"], teaching.seconds,
+                micro_batch_size=last["micro_batch_size"], grad_checkpointing=last["grad_checkpointing"])
 
 
 def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True, devices=ALONE):

@@ -8,7 +8,6 @@ import csv
 import math
 import os
 import random
-import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +17,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-try:
-    import resource
-except ImportError:      # Windows
-    resource = None
-
 from config import FitSpec
+from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
 from utils import SCRATCH, RunError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
 
@@ -142,7 +137,7 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
     objective.to(device)
     optimizer = make_optimizer(network, optim, pretrained)
     peak, ema = peak_lr(network, optim, pretrained), make_ema(network, optim, n_steps)
-    state = TrainState(network, ema, optimizer, scaler)
+    state = TrainState(network, ema, optimizer, scaler, room_of(spec, network, config, device, events))
     (history, begun), tally = state.load(folder), Tally()
     compute.prepare(network)
     reset_peak_memory(device)
@@ -160,11 +155,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
             step = epoch * len(sampler) + tally.n_steps
             lr = lr_at(step, n_steps, optim, peak)
             set_lr(optimizer, lr)
-            micro_batches = split_batch(mix(batch, generator, epoch), optim.micro_batch_size, device)
-            loss, taken = train_step(network, objective, optimizer, scaler, micro_batches,
-                                     autocast=partial(compute.autocast, device), clip_norm=optim.clip_norm)
-            if taken:
-                ema.update(network, step=step + 1)
+            loss, taken = state.step(step, objective, mix(batch, generator, epoch), partial(compute.autocast, device),
+                                     optim.clip_norm)
             tally.add(loss, taken)
             if tally.in_a_row >= optim.nonfinite_limit:
                 raise diverged(spec, tally.in_a_row, lr)
@@ -177,7 +169,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
                 raise KeyboardInterrupt
         if not tally.losses:
             raise diverged(spec, tally.n_skipped, lr)
-        history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size), "peak_memory_bytes": peak_memory_bytes(device)})
+        history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size), **state.room.state_dict(),
+                        "peak_memory_bytes": peak_memory_bytes(device)})
         state.save(folder, history)
         events.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
         if stop_is_asked():
@@ -185,6 +178,15 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
         n_epochs = shorten(history, n_epochs) if shorten else n_epochs
     bar.close()
     return finish(spec, ema.module, history, folder)
+
+
+def room_of(spec, network, config, device, events):
+    """The Room of a fit, as its settings want it."""
+    checkpointing = config.runtime.grad_checkpointing
+    if checkpointing == "auto" and is_too_large(spec.backbone, device):
+        checkpointing = "on"
+    return Room(config.optim.micro_batch_size, device, network, checkpointing, lambda text: events.say(
+        f"{spec.name} fold {spec.fold}: {text}", event="memory"))
 
 
 def diverged(spec, in_a_row, lr):
@@ -210,22 +212,46 @@ def result_of(spec, folder, history):
 
 def load_result(spec, folder):
     """The FitResult of a finished fit, from its history.csv."""
-    whole = ("epoch", "skipped_steps", "peak_memory_bytes")
+    whole = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing", "out_of_memory", "peak_memory_bytes")
     with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as f:
         history = [{k: int(v) if k in whole else float(v) for k, v in row.items()} for row in csv.DictReader(f)]
     return result_of(spec, folder, history)
 
 
-# ---------------------------------------------------------------- checkpoint
+# ---------------------------------------------------------------- what changes from step to step
 
 class TrainState:
-    """Everything that the rest of a fit depends on, in one file that is replaced as a whole after each epoch.
+    """Everything that the rest of a fit depends on: changed by steps, kept in one file that is replaced after each epoch.
 
-    It is named by the epochs and steps done and by its content's digest, so that a damaged one is found.
+    The file is named by the epochs and steps done and by its content's digest, so that a damaged one is found.
     """
 
-    def __init__(self, network, ema, optimizer, scaler):
-        self.parts = {"network": network, "ema": ema.module, "optimizer": optimizer, "scaler": scaler}
+    def __init__(self, network, ema, optimizer, scaler, room):
+        self.network, self.ema, self.optimizer, self.scaler, self.room = network, ema, optimizer, scaler, room
+        self.parts = {"network": network, "ema": ema.module, "optimizer": optimizer, "scaler": scaler, "room": room}
+
+    def step(self, number, objective, batch, autocast, clip_norm):
+        """`train_step` on a Batch, then the average: each again where memory runs out, the batch in smaller parts.
+
+        Both change nothing for good before they have all the memory they take, so that none is half done twice.
+        """
+        network, room = self.network, self.room
+
+        def attempt():
+            micro_batches = split_batch(batch, room.micro_batch_size, room.device)
+            return train_step(network, objective, self.optimizer, self.scaler, micro_batches,
+                              autocast=autocast, clip_norm=clip_norm)
+
+        loss, taken = room.find(attempt, self.forget)
+        if taken:
+            room.find(lambda: self.ema.update(network, step=number + 1), self.forget)
+        return loss, taken
+
+    def forget(self):
+        """Drop what a step that failed has left: gradients and, for fp16, that they were unscaled."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler.is_enabled():
+            self.scaler._per_optimizer_states.clear()      # what `update` does after a step that went well
 
     def save(self, folder, history, begun=None):
         """begun: the state of the Tally of an epoch that was stopped, None after a whole one."""
@@ -262,18 +288,3 @@ def drop_damaged_checkpoints(folder):
     for path in damaged:
         path.unlink()
     return [path.name for path in damaged]
-
-
-# ---------------------------------------------------------------- memory
-
-def reset_peak_memory(device):
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_memory_bytes(device):
-    """Most memory allocated on a GPU since `reset_peak_memory`; on a CPU the process's peak, 0 where the system has none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if resource else 0

@@ -30,6 +30,7 @@ def chosen(monkeypatch, seconds, n_steps_ahead=100, runtime=BASE.runtime):
         return seconds.get(way, seconds[PLAIN])
 
     monkeypatch.setattr(compute, "seconds_of", seconds_of)
+    monkeypatch.setattr(compute, "precisions", lambda device: ("fp32", "bf16"))
     best, timed = fastest(runtime, CPU, lambda way: way, n_steps_ahead)
     assert set(timed) == set(calls)
     return best, {way: calls.count(way) for way in timed}
@@ -89,6 +90,7 @@ def test_strided_depthwise_convolutions_are_in_fp32_and_have_the_same_gradient()
 
 def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypatch):
     monkeypatch.setattr("modeling.costs.FEWEST_IMAGES", 1)
+    monkeypatch.setattr(compute, "precisions", lambda device: ("fp32", "bf16"))
     monkeypatch.setattr(compute, "seconds_of", lambda step: step() or 1.0)
     monkeypatch.setattr(compute, "faster_of", lambda best, others, step_of, timed: timed.update({best: 1.0}) or (
         next((way for way in others if way == BF16), best)))

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     ["utils"], ["config", "demo_contest"], ["files"], ["submission"], ["tables"], ["intake"], ["audit"], ["data_loader"],
     ["modeling.network", "modeling.compute", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
-    ["modeling.inference", "modeling.traces"], ["modeling.train", "modeling.orientation", "modeling.groups", "modeling.review",
-                                              "modeling.figures"],
+    ["modeling.memory", "modeling.traces"], ["modeling.inference"],
+    ["modeling.train", "modeling.orientation", "modeling.groups", "modeling.review", "modeling.figures"],
     ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks",
      "modeling.plan", "modeling.trackers"],
     ["modeling.fits"], ["modeling.costs"], ["modeling.page", "modeling.predictor"], ["modeling.pipeline", "modeling.export"],

@@ -249,6 +249,12 @@ class Batch(NamedTuple):
     index: torch.Tensor
 
 
+def noise_batch(n, n_classes, size_px):
+    """A Batch of noise, its classes in turn: to try or time a step where no image is needed. Uses torch's random state."""
+    images = torch.randint(256, (n, 3, size_px, size_px), dtype=torch.uint8)
+    return Batch(images, torch.eye(n_classes)[torch.arange(n) % n_classes], torch.ones(n), torch.arange(n))
+
+
 class ImageDataset(Dataset):
     """dataset[(epoch, i)]: image i as its transform shows it in that epoch, a function of names only.
 

@@ -1,6 +1,6 @@
 """How near training comes to the machine's limit: epochs as they are beside the same steps on one batch that is there already.
 
-    python -m benchmarks.limit DATA_DIR [--repeats 5] [--results_dir DIR] -- --weights_dir W --set data.image_size_px=160 \\
+    python -m benchmarks.limit DATA_DIR [--repeats 5] -- --weights_dir W --set data.image_size_px=160 \\
         model.backbones=mobilenetv2_100
 
 One fit of the first fold by the real program, whose loader gives real epochs and resident ones by turns; the first of each is

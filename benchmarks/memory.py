@@ -91,7 +91,7 @@ class Training:
 
     def step(self, micro_batches):
         train_step(self.network, self.supervised, self.optimizer, self.scaler, micro_batches,
-                   autocast=partial(Compute("bf16").autocast, self.device), clip_norm=CONFIG.optim.clip_norm)
+                   autocast=Compute("bf16").autocast(self.device), clip_norm=CONFIG.optim.clip_norm)
         self.ema.update(self.network, step=2)
 
 

@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,13 @@ import torch
 from packaging.version import Version
 
 from config import member, resolve
-from data_loader import Batch, audit_contest, load_audit, read_contest
+from data_loader import audit_contest, load_audit, noise_batch, read_contest
 from modeling.compute import pick_device, precisions, untimed
 from modeling.losses import Supervised
 from modeling.metrics import find_metric
 from modeling.network import WeightsSource, build_network, find_weights
 from modeling.optim import make_optimizer, peak_lr, set_lr
-from modeling.train import seed_everything, train_step
+from modeling.train import seed_everything, split_batch, train_step
 from utils import RunError, Timer, UserError, fault_of, free_bytes, printable
 
 PASSED, WARNING, FAILED = "passed", "warning", "FAILED"
@@ -122,13 +121,12 @@ def one_step(config, source, device):
     seed_everything("debug", source.model_name)
     network = build_network(source.model_name, n_classes=4, image_size_px=STEP_SIZE_PX, model=config.model,
                             weights=source).to(device).train()
-    images = torch.randint(0, 256, (STEP_IMAGES, 3, STEP_SIZE_PX, STEP_SIZE_PX), dtype=torch.uint8)
-    batch = Batch(images, torch.eye(4)[:STEP_IMAGES], torch.ones(STEP_IMAGES), torch.arange(STEP_IMAGES))
-    compute = untimed(config.runtime, device)
+    batch = noise_batch(STEP_IMAGES, 4, STEP_SIZE_PX)
+    compute = untimed(config.runtime, precisions(device)[0])
     optimizer = make_optimizer(network, config.optim, pretrained=False)
     set_lr(optimizer, peak_lr(network, config.optim, pretrained=False))
     objective = Supervised(config.optim, torch.ones(4), network.head.with_margin).to(device)
     loss, _ = train_step(network, objective, optimizer, compute.scaler(device),
-                         [Batch(*(field.to(device) for field in batch))],
-                         autocast=partial(compute.autocast, device), clip_norm=config.optim.clip_norm)
+                         split_batch(batch, STEP_IMAGES, device),
+                         autocast=compute.autocast(device), clip_norm=config.optim.clip_norm)
     return float(loss)

@@ -2,7 +2,7 @@
 
     chosen, timed = fastest(config.runtime, device, step_of, n_steps_ahead=2000)
 
-No rule fits all: compiled, one backbone is 1.4 times as fast on one CPU, and another slower.
+No rule fits all backbones and machines.
 """
 import contextlib
 import math
@@ -29,10 +29,10 @@ class Compute:
     compiled: bool = False
 
     def autocast(self, device):
-        """The context of a forward pass."""
+        """A function that makes the context of each forward pass."""
         if self.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+            return contextlib.nullcontext
+        return partial(torch.autocast, device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
 
     def scaler(self, device):
         """Scales the loss where the range of fp16 asks for it."""
@@ -89,10 +89,9 @@ def precisions(device):
     return ("fp32",)
 
 
-def untimed(runtime, device):
-    """The Compute of a RuntimeConfig where nothing is timed."""
-    precision = precisions(device)[0] if runtime.precision == "auto" else runtime.precision
-    return Compute(precision, compiled=runtime.compile == "on")
+def untimed(runtime, precision):
+    """The Compute of a RuntimeConfig where nothing is timed; precision: what its `auto` is on the machine that computes."""
+    return Compute(precision if runtime.precision == "auto" else runtime.precision, compiled=runtime.compile == "on")
 
 
 def fastest(runtime, device, step_of, n_steps_ahead):
@@ -100,9 +99,10 @@ def fastest(runtime, device, step_of, n_steps_ahead):
 
     step_of(Compute) -> a function that does a step; n_steps_ahead: steps still to be done, over all fits.
     """
-    first, timed = untimed(runtime, device), {}
-    best = faster_of(first, [replace(first, precision=p) for p in precisions(device)] if runtime.precision == "auto" else [],
-                     step_of, timed)
+    (precision, *others), timed = precisions(device), {}
+    best = untimed(runtime, precision)
+    if runtime.precision == "auto" and others:
+        best = faster_of(best, [replace(best, precision=other) for other in others], step_of, timed)
     best = faster_of(best, [replace(best, channels_last=False)], step_of, timed)
     if runtime.compile == "auto" and timed[best] * n_steps_ahead > COMPILE_SECONDS:
         best = faster_of(best, [replace(best, compiled=True)], step_of, timed)
@@ -111,7 +111,7 @@ def fastest(runtime, device, step_of, n_steps_ahead):
 
 def faster_of(best, others, step_of, timed):
     """`best`, or the one of the others that is faster by WORTH; all are timed by turns, into `timed`."""
-    steps = {way: step_of(way) for way in dict.fromkeys([best, *others])}
+    steps = {way: step_of(way) for way in [best, *others]}
     for _ in range(ROUNDS):
         for way in [way for way in steps if timed.get(way, 0.0) <= HOPELESS * timed.get(best, math.inf)]:
             timed[way] = min(timed.get(way, math.inf), seconds_of(steps[way]))

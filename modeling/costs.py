@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from config import FitSpec, key_settings
-from data_loader import Batch
-from modeling.compute import Compute, fastest, pick_device
+from data_loader import noise_batch
+from modeling.compute import Compute, fastest, pick_device, precisions
 from modeling.executor import Job
 from modeling.fits import (
     at_site,
@@ -35,7 +35,7 @@ from modeling.losses import Distilled, Supervised
 from modeling.network import WeightsSource, build_network
 from modeling.plan import Cost, Work, measured_cost
 from modeling.targets import distillers
-from modeling.train import fit, seed_everything, train_step
+from modeling.train import fit, seed_everything, split_batch, train_step
 from utils import EventLog, Stage, read_json, write_json
 
 FEWEST_IMAGES = 2000           # to be trained on, from which it pays to time how
@@ -55,10 +55,10 @@ def work_of(this, spec):
 
 
 def look(device_name):
-    """What a machine has that decides what a fit costs there."""
+    """What a machine has that decides how a fit is computed there and what it costs."""
     device = pick_device(device_name)
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    return {"device": str(device), "node": platform.node(), "gpu": gpu.name if gpu else "",
+    return {"device": str(device), "node": platform.node(), "gpu": gpu.name if gpu else "", "precision": precisions(device)[0],
             "gpu_memory_bytes": gpu.total_memory if gpu else 0}
 
 
@@ -97,7 +97,7 @@ def steps_ahead(this, backbone):
 
 def has_compute(this, backbone):
     """Whether it is known how the steps of a backbone are computed, which is then in `this.computes`."""
-    if not this.config.runtime.measure or not steps_ahead(this, backbone):
+    if backbone in this.computes or not this.config.runtime.measure or not steps_ahead(this, backbone):
         return True
     stage = compute_stage(this, backbone)
     if this.is_intact(stage):
@@ -111,15 +111,14 @@ def choose_compute(this, backbone):
     n, n_classes, side_px = optim.micro_batch_size, len(this.contest.train.classes), config.data.image_size_px
     seed_everything(config.seed, "compute", backbone)
     network = new_network(this, FitSpec(backbone, config.seed, 0, 0)).to(device).train()
-    images, labels = torch.randint(256, (n, 3, side_px, side_px), dtype=torch.uint8), torch.arange(n) % n_classes
-    batch = Batch(*(field.to(device) for field in (images, torch.eye(n_classes)[labels], torch.ones(n), torch.arange(n))))
+    micro_batches = split_batch(noise_batch(n, n_classes, side_px), n, device)
     objective = Supervised(optim, torch.ones(n_classes), network.head.with_margin).to(device)
 
     def step_of(compute):
         own = compute.prepare(copy.deepcopy(network))
         still = torch.optim.SGD(own.parameters(), lr=0.0)      # updating weights takes the same time in all ways
-        return lambda: train_step(own, objective, still, compute.scaler(device), [batch],
-                                  autocast=partial(compute.autocast, device), clip_norm=optim.clip_norm)
+        return lambda: train_step(own, objective, still, compute.scaler(device), micro_batches,
+                                  autocast=compute.autocast(device), clip_norm=optim.clip_norm)
 
     chosen, seconds = fastest(config.runtime, device, step_of, steps_ahead(this, backbone))
     rates = {way.describe(): round(n / taken, 1) for way, taken in seconds.items()}
@@ -197,7 +196,7 @@ def measure_cost(this, backbone):
     def teach():
         distilled, side_px, micro = Distilled(objective, [network], 1.0, 1.0), config.data.image_size_px, optim.micro_batch_size
         images = torch.zeros(micro, 3, side_px, side_px, dtype=torch.uint8, device=this.device)
-        with compute.autocast(this.device):
+        with compute.autocast(this.device)():
             return sum(distilled.teacher_probs(images).sum().item() for _ in range(optim.batch_size // micro))
 
     n_images = [min(k * predict_batch_size(config), len(catalog) - 1 + (k > 1)) for k in MEASURED_BATCHES]

@@ -31,6 +31,7 @@ from utils import (
     digest_bytes,
     digest_json,
     import_extra,
+    is_out_of_memory,
     progress,
     read_json,
 )
@@ -389,8 +390,7 @@ class RayExecutor:
         except errors.RayTaskError as error:
             cause = error.cause
         self.lost[job.name] += 1
-        out_of_memory = type(cause).__name__ == "OutOfMemoryError" or isinstance(cause, MemoryError)
-        if out_of_memory and job.memory_bytes and self.lost[job.name] <= RETRIES:
+        if is_out_of_memory(cause) and job.memory_bytes and self.lost[job.name] <= RETRIES:
             return None
         raise cause
 

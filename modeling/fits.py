@@ -29,12 +29,7 @@ from modeling.network import WeightsSource, adapted_to, build_network, norm_stat
 from modeling.plan import UNKNOWN, Cost
 from modeling.shift import ShiftReport
 from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
-from modeling.train import (
-    drop_damaged_checkpoints,
-    fit,
-    load_result,
-    seed_everything,
-)
+from modeling.train import drop_damaged_checkpoints, fit, load_result, seed_everything
 from utils import (
     EventLog,
     Stage,
@@ -72,12 +67,12 @@ class Run:
     command: str = ""                    # that a person types to repeat it
     deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
     cores: int = os.cpu_count() or 1     # that a fit may use
-    machine: dict = field(default_factory=dict)      # where fits run: what costs depend on
+    machine: dict = field(default_factory=dict)      # where fits run, see `costs.look`
     costs: dict[str, Cost] = field(default_factory=dict)      # of backbones, as far as they were measured
 
     def compute_of(self, backbone):
         """The Compute of a backbone's steps."""
-        return self.computes.get(backbone) or untimed(self.config.runtime, self.device)
+        return self.computes.get(backbone) or untimed(self.config.runtime, self.machine["precision"])
 
     @property
     def workers(self):
@@ -295,8 +290,8 @@ def finished_fit(this, spec, fitted):
 def memory_note(result, optim):
     """How a fit went on where memory ran out, in it or as its cost was measured; '' where there was enough."""
     last = result.epochs[-1]
-    micro, n = last.get("micro_batch_size", optim.micro_batch_size), last.get("out_of_memory", 0)
-    if micro >= optim.micro_batch_size and not n:
+    micro = last["micro_batch_size"]
+    if micro >= optim.micro_batch_size and not last["out_of_memory"]:
         return ""
     return (f"{result.spec.name} fold {result.spec.fold}: memory ran out, so that each batch of {optim.batch_size} was made of "
             f"micro-batches of {micro} (asked: {optim.micro_batch_size}"
@@ -479,7 +474,7 @@ def predict_images(this, spec, network, catalog, pixels, transform, split, views
         f"predicting with {spec.name} fold {spec.fold}: {text}, with the same results"))
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
                    views=views, room=room, adapted=adapted,
-                   autocast=partial(this.compute_of(spec.backbone).autocast, this.device))
+                   autocast=this.compute_of(spec.backbone).autocast(this.device))
 
 
 def new_network_with(this, spec, weights_folder):

@@ -351,7 +351,8 @@ class Planner:
 
     def __init__(self, this, specs, metric, executor):
         self.this, self.metric, self.executor = this, metric, executor
-        self.state = {spec: fit_state(this, spec) if has_compute(this, spec.backbone) else "to do" for spec in specs}
+        known = {backbone for backbone in {spec.backbone for spec in specs} if has_compute(this, backbone)}
+        self.state = {spec: fit_state(this, spec) if spec.backbone in known else "to do" for spec in specs}
         self.works = {spec: work_of(this, spec) for spec in specs}
         to_do = [s for s in specs if self.state[s] != "done"]
         open_ = dict.fromkeys([*(s.backbone for s in to_do), *(t for s in to_do for t in self.works[s].teachers)])

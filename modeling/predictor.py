@@ -14,12 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from audit import PixelStore, look_at_all
 from config import FitSpec, ModelConfig, with_values
 from modeling.augment import plain_view
-from modeling.compute import Compute, pick_device
+from modeling.compute import Compute
+from modeling.costs import look
 from modeling.ensemble import Blend
 from modeling.fits import ADAPTED, Run, new_network_with, predict_images, square_of, views_of
 from modeling.inference import Predictions, View, joined
@@ -42,7 +44,8 @@ def write_predictor(this, fits, blend, metric):
     """All that predicting needs beside the weights -> model.json. fits: {FitSpec: Fitted} of `best_first`."""
     write_json(this.folder / NAME, {
         "experiment_name": this.folder.name, "metric": metric.name, "classes": this.contest.train.classes,
-        "class_names": this.contest.class_names, "settings": {key: setting_of(this.config, key) for key in SETTINGS},
+        "class_names": this.contest.class_names, "device": this.machine["device"],
+        "settings": {key: setting_of(this.config, key) for key in SETTINGS},
         "long_side_px": this.audit.summary["long_side_px"], "blend": blend,
         "views": list(dict.fromkeys([*views_of(this), *views_of(this, with_adapted=True)])),
         "fits": [fit_facts(this, spec, fitted) for spec, fitted in fits.items()]})
@@ -136,6 +139,8 @@ def load_predictor(folder, config):
         adapted = {FitSpec(**fit["spec"]): folder / fit["adapted"] for fit in stored["fits"] if fit["adapted"]}
         sources = {fit["backbone"]: WeightsSource(fit["backbone"], "random",
                                                           pad_type=fit["timm"].get("pad_type", "")) for fit in stored["fits"]}
+        computes = {fit["backbone"]: Compute(**fit["compute"]) for fit in stored["fits"]}
+        device = torch.device(stored["device"])
         views, blend = tuple(View(**view) for view in stored["views"]), Blend(**stored["blend"])
         metric = METRICS[stored["metric"]]
         classes, class_names, long_side_px = tuple(stored["classes"]), tuple(stored["class_names"]), stored["long_side_px"]
@@ -153,6 +158,8 @@ def load_predictor(folder, config):
         raise UserError(f"RUN_FOLDER must hold the weights of {len(weights)} fit(s), but {len(missing)} are missing, first "
                         f"{missing[0]!r}: copy the whole run folder")
     contest = SimpleNamespace(train=SimpleNamespace(classes=classes))
-    this = Run(config, contest, folder, EventLog(os.devnull, echo=False), pick_device(config.runtime.device), sources, {},
-               computes={fit["backbone"]: Compute(**fit["compute"]) for fit in stored["fits"]})
+    machine = look(config.runtime.device)
+    here = torch.device(machine["device"])      # of another kind than the run's: what was fast there may be slow or not there
+    this = Run(config, contest, folder, EventLog(os.devnull, echo=False), here, sources, {}, machine=machine,
+               computes=computes if here.type == device.type else {})
     return Predictor(this, weights, adapted, views, blend, metric, long_side_px, class_names)

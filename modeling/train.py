@@ -10,7 +10,6 @@ import os
 import random
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,14 +131,13 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
     shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time; the learning rate
     then goes on from where its schedule over the fewer steps would be. advance(): called after each step.
     """
-    optim, n_steps, scaler = config.optim, n_epochs * len(sampler), compute.scaler(device)
-    network.to(device)
+    optim, n_steps, autocast = config.optim, n_epochs * len(sampler), compute.autocast(device)
+    compute.prepare(network.to(device))      # before what copies its memory format
     objective.to(device)
     optimizer = make_optimizer(network, optim, pretrained)
     peak, ema = peak_lr(network, optim, pretrained), make_ema(network, optim, n_steps)
-    state = TrainState(network, ema, optimizer, scaler, room_of(spec, network, config, device, events))
+    state = TrainState(network, ema, optimizer, compute.scaler(device), room_of(spec, network, config, device, events))
     (history, begun), tally = state.load(folder), Tally()
-    compute.prepare(network)
     reset_peak_memory(device)
 
     bar = progress(total=n_steps, initial=len(history) * len(sampler), desc=description,
@@ -155,8 +153,7 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
             step = epoch * len(sampler) + tally.n_steps
             lr = lr_at(step, n_steps, optim, peak)
             set_lr(optimizer, lr)
-            loss, taken = state.step(step, objective, mix(batch, generator, epoch), partial(compute.autocast, device),
-                                     optim.clip_norm)
+            loss, taken = state.step(step, objective, mix(batch, generator, epoch), autocast, optim.clip_norm)
             tally.add(loss, taken)
             if tally.in_a_row >= optim.nonfinite_limit:
                 raise diverged(spec, tally.in_a_row, lr)

@@ -11,11 +11,12 @@ from data_loader import read_contest
 from grandmaster_train import main
 from modeling import compute
 from modeling.compute import Compute, fastest
+from modeling.fits import Run
 from modeling.inference import Predictions
 from modeling.network import WeightsSource, build_network
-from modeling.predictor import load_predictor
+from modeling.predictor import NAME, load_predictor
 from tests.conftest import small_argv
-from utils import read_json
+from utils import read_json, write_json
 
 CPU = torch.device("cpu")
 PLAIN, BF16 = Compute(), Compute("bf16")
@@ -58,6 +59,12 @@ def test_compiling_is_tried_where_much_is_to_be_trained(monkeypatch):
 def test_what_was_asked_for_is_not_timed_against_others(monkeypatch):
     best, timed = chosen(monkeypatch, {PLAIN: 1.0, BF16: 0.5}, runtime=RuntimeConfig(precision="fp32", compile="on"))
     assert best == Compute(compiled=True) and BF16 not in timed
+    assert timed[best] == compute.ROUNDS      # beside the other memory format, and not once more before
+
+
+def test_a_run_computes_as_the_machine_of_its_fits_does_not_as_the_one_that_started_it():
+    run = Run(BASE, None, None, None, CPU, {}, {}, machine={"precision": "bf16"})
+    assert run.compute_of("convnext_atto") == BF16
 
 
 @pytest.mark.parametrize("way", [BF16, Compute(channels_last=False), Compute("bf16", False)], ids=Compute.describe)
@@ -68,12 +75,12 @@ def test_all_ways_compute_the_same(way):
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
         plain = PLAIN.prepare(network)(images)
-        with way.autocast(CPU):
+        with way.autocast(CPU)():
             other = way.prepare(network)(images).float()
     assert torch.allclose(plain, other, rtol=0.05, atol=0.05 * float(plain.abs().max()))
 
 
-def test_strided_depthwise_convolutions_are_in_fp32_and_have_the_same_gradient():
+def test_strided_depthwise_convolutions_are_set_to_fp32_and_a_copy_has_its_own():
     torch.manual_seed(0)
     network = build_network("mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
                             weights=WeightsSource("mobilenetv3_small_050", "random")).eval()
@@ -105,6 +112,9 @@ def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypa
 
     predictor = load_predictor(folder, build_config("quick_test"))
     assert predictor.this.compute_of("mobilenetv3_small_050") == BF16
+    stored = read_json(folder / NAME)
+    write_json(folder / NAME, stored | {"device": "cuda:0"})      # what a GPU chose is not taken on a CPU
+    assert load_predictor(folder, build_config("quick_test")).this.compute_of("mobilenetv3_small_050") == PLAIN
     test = read_contest(contest, build_config("quick_test").data).test
     predicted, _ = predictor.predict(test)
     stored = Predictions.load(next(folder.glob("ensemble-*")) / "test.npz")

@@ -1,6 +1,4 @@
 """Out of memory at any place of a fit, and gradient checkpointing. The errors are injected: no test fills real memory."""
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -165,7 +163,7 @@ def test_an_fp16_step_that_fails_after_its_gradients_were_unscaled_is_taken_agai
                        Room(8, CPU, network))
     out_of_memory("clip", 1)
     batch = next(iter(make_loader(dataset_of(8), InOrderSampler(8, 8), 0)))
-    loss, taken = state.step(0, Supervised(CONFIG.optim, torch.ones(2)), batch, partial(Compute().autocast, CPU), 1.0)
+    loss, taken = state.step(0, Supervised(CONFIG.optim, torch.ones(2)), batch, Compute().autocast(CPU), 1.0)
     assert taken and torch.isfinite(loss) and state.room.micro_batch_size == 4
 
 
@@ -216,7 +214,7 @@ def test_a_prediction_that_runs_out_of_memory_goes_on_in_halves_with_the_same_re
 
     def predicted():
         return predict(network, loader, ids, ("a", "b"), split="test", source="s", views=views_for(["rotate_180"], 2),
-                       room=Room(8, CPU, told=told.append), autocast=partial(Compute().autocast, CPU))
+                       room=Room(8, CPU, told=told.append), autocast=Compute().autocast(CPU))
 
     whole, real, calls = predicted(), network.forward, [0]
 

@@ -1,6 +1,5 @@
 import os
 import signal
-from functools import partial
 
 import numpy as np
 import pytest
@@ -126,7 +125,7 @@ def step(network, batches, clip_norm=0.0, scaler=None, precision="fp32", lr=0.1)
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     objective = Supervised(CONFIG.optim, torch.ones(2))
     return train_step(network, objective, optimizer, scaler or torch.amp.GradScaler("cpu", enabled=False), batches,
-                      autocast=partial(Compute(precision).autocast, CPU), clip_norm=clip_norm)
+                      autocast=Compute(precision).autocast(CPU), clip_norm=clip_norm)
 
 
 class Toy(nn.Module):

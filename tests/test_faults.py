@@ -63,13 +63,13 @@ def mounted(folder, *options):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def in_step(number, monkeypatch, do):
-    """Call `do` in the n-th step of training."""
+def in_step(number, monkeypatch, do, lasting=False):
+    """Call `do` in the n-th step of training; lasting: and in each attempt after it."""
     left = [number]
 
     def step(*args, **kwargs):
         left[0] -= 1
-        if left[0] == 0:
+        if left[0] == 0 or (lasting and left[0] < 0):
             do()
         return train_step(*args, **kwargs)
 
@@ -277,7 +277,7 @@ def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path
 ])
 def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch_is_kept(
         contest, undisturbed, tmp_path, monkeypatch, capsys, error, message):
-    in_step(5, monkeypatch, error)
+    in_step(5, monkeypatch, error, lasting=True)      # where it passes, less at a time is tried: the test below
     assert main(small_argv(contest, tmp_path)) == 1
     said = capsys.readouterr().err
     assert said.startswith("the run failed: ") and message in said and said.count("\n") == 1
@@ -285,6 +285,14 @@ def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch
     monkeypatch.undo()
     assert main(small_argv(contest, tmp_path)) == 0
     assert ended(tmp_path / "run", undisturbed)
+
+
+def test_a_step_without_memory_is_taken_again_with_less_and_the_run_ends(contest, tmp_path, monkeypatch):
+    in_step(5, monkeypatch, lambda: torch.empty(1 << 60))
+    assert main(small_argv(contest, tmp_path)) == 0
+    final = utils.read_json(tmp_path / "run" / "final_results.json")
+    assert any("memory ran out, so that each batch of 8 was made of micro-batches of" in text for text in final["warnings"])
+    assert (tmp_path / "run" / final["submission"]).exists()
 
 
 @pytest.mark.parametrize(("error", "sentence"), [

@@ -131,8 +131,11 @@ def unpack(data, digest, path):
         if damaged:
             raise RunError(f"{path.name} must arrive as its manifest says, but {', '.join(damaged)} differ(s): run the same "
                            "command again")
-        if not path.exists():
+        try:
             os.replace(arrived, path)
+        except OSError:
+            if not path.exists():       # else another worker of this machine unpacked the same in the meantime
+                raise
 
 
 def owner_of(folder):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_a_stage_arrives_whole_or_not_at_all(tmp_path):
     unpack(data, digest_bytes(data), place)
     assert (place / "numbers.txt").read_text() == "1 2 3" and not damaged_files(place)
     assert [p.name for p in place.parent.iterdir()] == ["made-1"]
+
+
+def test_workers_of_one_machine_may_unpack_the_same_stage_at_once(tmp_path):
+    data = packed(finished_stage(tmp_path / "there"))
+    for i in range(40):
+        together, place = threading.Barrier(4), tmp_path / f"here{i}" / "made-1"
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _, t=together, p=place: (t.wait(), unpack(data, digest_bytes(data), p)), range(4)))
+        assert not damaged_files(place) and [p.name for p in place.parent.iterdir()] == ["made-1"]
 
 
 # ---------------------------------------------------------------- plain jobs on Ray

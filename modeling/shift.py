@@ -59,7 +59,7 @@ DISTORTED_PX = 768       # and at which training images are distorted, to be red
 FEWEST = 20              # images a side that tell anything about a shift
 COMPARED = 400           # images a side for the adversarial AUC
 PURE_SHARE = 0.3   # of a bank's rows
-NEARLY = 0.02      # of adversarial AUC: what a group's usual kind may be worse by than another, and is still taken
+NEARLY = 0.02      # of adversarial AUC: what the usual kind of a group, or one kind less, may be worse by and is still taken
 SURE_LOOK = 0.85   # share of the bank's rows whose look must be read rightly before looks are compared
 VISIBLE_QUALITY = 70   # a JPEG of higher quality is no damage worth training on
 
@@ -294,7 +294,7 @@ def search(train, test, seed, workers, n, rounds=4):
         if set(before.kinds) == set(found.kinds) and r >= (2 if found.kinds else 1):
             break
         kinds = [kind for kind, f in read.items() if r == 0 or kind in found.kinds or f.gain > f.chance]
-    return found, bank
+    return simpler(found, train, test, seed_of(seed, "simpler"), workers, n), bank
 
 
 def chosen(read, before):
@@ -311,7 +311,7 @@ def chosen(read, before):
     return kept
 
 
-def decided(kept, read, found, train, test, seed, workers, n=300):
+def decided(kept, read, found, train, test, seed, workers):
     """`kept`, with each newcomer of a group with a usual kind replaced by the one of the group that, simulated, is hardest
     to tell from the test rows; the usual ones first."""
     for kind in [k for k in kept if k not in found.kinds and AXES[k].group in USUAL]:
@@ -320,15 +320,37 @@ def decided(kept, read, found, train, test, seed, workers, n=300):
                   and f.holds and f.gain > 0.3 * kept[kind].gain]
         if len(rivals) < 2:
             continue
-        others, auc = {k: f for k, f in kept.items() if k != kind}, {}
-        for f in rivals:
-            rng = np.random.default_rng(seed)
-            drawn = [draw_values(rng, replace(found, kinds=others | {f.kind: f})) for _ in range(n)]
-            rows = np.array(train.distorted(drawn, seed, trace_row, workers))
-            auc[f.kind] = separability(rows, test[:n], seed)["value"]
+        others = {k: f for k, f in kept.items() if k != kind}
+        auc = {f.kind: told_apart(replace(found, kinds=others | {f.kind: f}), train, test, seed, workers) for f in rivals}
         near = [k for k in (*usual, *auc) if k in auc and auc[k] <= min(auc.values()) + NEARLY]
         kept = others | {near[0]: read[near[0]]}
     return kept
+
+
+def told_apart(found, train, test, seed, workers, n=300):
+    """AUC of telling test rows from training images distorted as `found` says."""
+    rng = np.random.default_rng(seed)
+    drawn = [draw_values(rng, found) for _ in range(n)]
+    rows = np.array(train.distorted(drawn, seed, trace_row, workers))
+    return separability(rows, test[:n], seed)["value"]
+
+
+def simpler(found, train, test, seed, workers, n):
+    """`found` without each kind that the others of its group, read anew, explain the test rows as well without."""
+    def auc(found):
+        return told_apart(found, train, test, seed, workers)
+
+    for kind in sorted(found.kinds, key=lambda kind: found.kinds[kind].gain):
+        siblings = [k for k in found.kinds if k != kind and AXES[k].group == AXES[kind].group]
+        if not siblings:
+            continue
+        without = replace(found, kinds={k: f for k, f in found.kinds.items() if k != kind})
+        bank = make_bank(train, n, without, siblings, 0.3, seed_of(seed, kind), workers)
+        read = {k: read_kind(k, bank, test, seed) for k in siblings}
+        without = replace(without, kinds=without.kinds | read)
+        if all(f.holds for f in read.values()) and auc(without) <= auc(found) + NEARLY:
+            found = without
+    return found
 
 
 def with_settings(found, bank, test, seed):

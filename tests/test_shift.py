@@ -9,7 +9,18 @@ from config import AugmentConfig
 from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, train_augment, turn
 from modeling.inference import views_for
 from modeling.orientation import ORIENTATIONS, flip_shares, orientation_mixtures
-from modeling.shift import ShiftReport, coupled, match_shift, with_compression
+from modeling.shift import (
+    DISTORTED_PX,
+    Finding,
+    Found,
+    ShiftReport,
+    coupled,
+    load,
+    match_shift,
+    simpler,
+    trace_row,
+    with_compression,
+)
 from modeling.traces import border_statistics, jpeg_quality, statistics
 
 SIDE = 96
@@ -74,6 +85,17 @@ def test_flips_and_blur_are_found_together(train, tmp_path):
     blur = policy.get("blur")
     assert blur.probability > 0.8 and blur.low > 0.6 and blur.high < 3.5
     assert all(d.probability <= 0.2 for d in policy.distortions if d.kind not in ("flip_vertical", "blur"))
+
+
+def test_a_second_kind_goes_where_the_first_alone_explains_the_test_set(train, tmp_path):
+    """From a reading that holds two kinds for what one did: the search may end there, by its seed and the processor."""
+    images, _ = images_of(letter, "FRG4", 200, seed=1)
+    policy = ShiftPolicy((Distortion("blur", 1.0, 1.0, 2.5),))
+    test = [trace_row(distort(image, policy, i)) for i, image in enumerate(images)]
+    both = Finding("motion_blur", 0.95, 3.0, 3.69, 234, 4), Finding("blur", 1.0, 0.91, 1.92, 1166, 0)
+    found = Found({finding.kind: finding for finding in both})
+    left = simpler(found, load(train[0], 0, 2, 200, DISTORTED_PX), np.array(test), 0, 2, 400).kinds
+    assert set(left) == {"blur"} and left["blur"].low > 0.6 and 2 < left["blur"].high < 3.5
 
 
 @pytest.mark.slow

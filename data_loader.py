@@ -13,6 +13,7 @@ import csv
 import math
 import os
 import signal
+import sys
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from intake import Catalog, Contest, as_strings, contest_digests, read_contest
 from utils import (
     RunError,
     UserError,
+    parallel_map,
     seed_of,
     write_atomic,
 )
@@ -39,7 +41,7 @@ from utils import (
 __all__ = [
     "Audit", "Batch", "Catalog", "Contest", "EpochSampler", "Folds", "ImageDataset", "InOrderSampler", "PixelStore",
     "Problem", "Targets", "audit_contest", "contest_digests", "decode_bytes", "decode_image", "letterbox", "load_audit",
-    "load_folds", "make_folds", "make_loader", "read_contest", "save_folds", "to_square",
+    "load_folds", "make_folds", "make_loader", "process_map", "read_contest", "save_folds", "to_square", "usable_cores",
 ]
 
 MID_GREY = (128, 128, 128)
@@ -329,10 +331,14 @@ class InOrderSampler:
             yield [(0, i) for i in range(start, min(start + self.batch_size, self.n))]
 
 
+def usable_cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def make_loader(dataset, sampler, workers):
     """DataLoader of Batches; with workers > 0 its processes live as long as the loader, at most one per usable core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = max(0, min(workers, cores))
+    workers = max(0, min(workers, usable_cores()))
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
                       persistent_workers=workers > 0,
                       worker_init_fn=start_worker if workers else None, pin_memory=torch.cuda.is_available(),
@@ -356,3 +362,37 @@ def collate(rows):
     images, probs, weight, index = zip(*rows, strict=True)
     return Batch(torch.stack(images), torch.from_numpy(np.stack(probs)), torch.from_numpy(np.stack(weight)),
                  torch.tensor(index, dtype=torch.int64))
+
+
+# ---------------------------------------------------------------- work that holds the interpreter lock
+
+class Calls(Dataset):
+    """calls[i] is function(items[i])."""
+
+    def __init__(self, function, items):
+        self.function, self.items = function, items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.function(self.items[i])
+
+
+def process_map(function, items, workers):
+    """[function(item) for item in items] by `workers` forked processes, for work that holds the interpreter lock.
+
+    The function may be any, its results are pickled. In threads where a system does not fork, or ends such a process.
+    """
+    items, workers = list(items), min(workers, usable_cores(), len(items))
+    if workers < 2 or sys.platform != "linux":
+        return parallel_map(function, items, workers)
+    loader = DataLoader(Calls(function, items), batch_size=max(1, min(16, len(items) // (8 * workers))), collate_fn=list,
+                        num_workers=workers, multiprocessing_context="fork", worker_init_fn=start_worker,
+                        generator=torch.Generator())
+    try:
+        return [result for results in loader for result in results]
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        return parallel_map(function, items, workers)

@@ -18,9 +18,9 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from data_loader import process_map
 from modeling.augment import SYMMETRIES, turn
 from modeling.traces import border_statistics
-from utils import parallel_map
 
 ORIENTATIONS = ("identity", *SYMMETRIES)
 MIN_GAIN = 8.0     # log likelihood above chance
@@ -82,7 +82,7 @@ def orientation_row(image):
 
 def features(images, embed, workers=2):
     """(n, d) layout and local patterns, beside pretrained features."""
-    rows = np.array(parallel_map(orientation_row, images, workers), np.float32)
+    rows = np.array(process_map(orientation_row, images, workers), np.float32)
     return rows if embed is None else np.concatenate([rows, np.asarray(embed(images), np.float32)], 1)
 
 

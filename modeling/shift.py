@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from audit import shrunk
-from data_loader import decode_bytes
+from data_loader import decode_bytes, process_map
 from modeling.augment import (
     DISTORTIONS,
     FILLS,
@@ -131,7 +131,7 @@ class Sample(NamedTuple):
             image = compress(image, self.quality[k], 1 / self.scale[k]) if self.quality[k] < 100 else image
             return read(shrunk(image, MEASURED_PX))
 
-        return parallel_map(one, range(len(drawn)), workers)
+        return process_map(one, range(len(drawn)), workers)
 
 
 class Bank(NamedTuple):
@@ -268,6 +268,11 @@ def read_kind(kind, bank, test, seed):
     return Finding(kind, *fit_range(theirs, kind), max(chance, 0.0))
 
 
+def read_kinds(kinds, bank, test, seed, workers):
+    """{kind: Finding}."""
+    return dict(zip(kinds, process_map(lambda kind: read_kind(kind, bank, test, seed), kinds, workers), strict=True))
+
+
 def read_setting(name, choices, needs, bank, test, seed):
     """Shares of a setting's choices among the test rows that show it (a fill needs geometry)."""
     y = np.array([1 + choices.index(v[name]) if needs & v.keys() else 0 for v in bank.values])
@@ -287,7 +292,7 @@ def search(train, test, seed, workers, n, rounds=4):
         size, free = ((n, 0.3), (2 * n, 0.15), (n, 0.15))[min(r, 2)]
         new = make_bank(train, size, found, kinds, free, seed_of(seed, "bank", r), workers)
         bank = new if r < 2 else bank._replace(pure=bank.pure & False) + new
-        read = {kind: read_kind(kind, bank, test, seed) for kind in kinds}
+        read = read_kinds(kinds, bank, test, seed, workers)
         kept = chosen(read, found.kinds)
         kept = decided(kept, read, found, train, test, seed_of(seed, "decide", r), workers)
         before, found = found, with_settings(Found(kept), bank, test, seed)
@@ -346,7 +351,7 @@ def simpler(found, train, test, seed, workers, n):
             continue
         without = replace(found, kinds={k: f for k, f in found.kinds.items() if k != kind})
         bank = make_bank(train, n, without, siblings, 0.3, seed_of(seed, kind), workers)
-        read = {k: read_kind(k, bank, test, seed) for k in siblings}
+        read = read_kinds(siblings, bank, test, seed, workers)
         without = replace(without, kinds=without.kinds | read)
         if all(f.holds for f in read.values()) and auc(without) <= auc(found) + NEARLY:
             found = without
@@ -557,7 +562,7 @@ def coupled(ours, theirs):
 def measured(report, train, look, test, embed, seed, workers, n):
     """The report with the policy, those of the looks, and what stands for them. look: (n_images,) int."""
     train, own_quality = train._replace(quality=coupled(train.quality, test.quality)), train.quality
-    rows = {"test": np.array(parallel_map(trace_row, test.images, workers))}
+    rows = {"test": np.array(process_map(trace_row, test.images, workers))}
     found, bank = search(train, rows["test"], seed_of(seed, "search"), workers, n)
     part = looks_of_test(bank, look, rows["test"], seed) if len(np.unique(look)) > 1 else None
     each = [found] if part is None else by_look(found, bank, look, rows["test"], part, seed)
@@ -576,7 +581,7 @@ def measured(report, train, look, test, embed, seed, workers, n):
     images = {"train": some, "test": test.images[:COMPARED],
               "matched": train.distorted(drawn, seed_of(seed, "matched"), lambda image: image, workers)}
     for name in ("train", "matched"):
-        rows[name] = np.array(parallel_map(trace_row, images[name], workers))
+        rows[name] = np.array(process_map(trace_row, images[name], workers))
     table = statistics_table(rows, list(statistics(some[0])))
     if embed is not None:
         rows = {name: np.concatenate([rows[name][:COMPARED], embed(images[name])], 1) for name in rows}

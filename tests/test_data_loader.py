@@ -1,7 +1,10 @@
 """From one file to a Batch: decoding, catalogs, pixels, folds, targets, datasets, loaders."""
 import io
+import os
 import pickle
+import signal
 import struct
+import sys
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -28,8 +31,10 @@ from data_loader import (
     load_folds,
     make_folds,
     make_loader,
+    process_map,
     save_folds,
     to_square,
+    usable_cores,
 )
 from utils import RunError, UserError
 
@@ -420,3 +425,29 @@ def test_prediction_goes_in_order(store):
 def test_a_dataset_with_wrong_rows_is_refused(store):
     with pytest.raises(RunError, match="6 images, 2 ids"):
         ImageDataset(store, ["a", "b"], noisy_square, (1,))
+
+
+# ---------------------------------------------------------------- process_map
+
+def test_process_map_keeps_order_and_the_global_random_state():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    assert process_map(lambda i: (i, os.getpid()), range(37), 1) == [(i, os.getpid()) for i in range(37)]
+    assert [i for i, _ in process_map(lambda i: (i, os.getpid()), range(37), 2)] == list(range(37))
+    assert process_map(str, [], 2) == [] and torch.rand(1) == expected
+
+
+def test_process_map_passes_errors_on():
+    with pytest.raises(ZeroDivisionError):
+        process_map(lambda i: 1 // i, range(2), 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="no processes there")
+def test_process_map_goes_on_in_threads_where_its_processes_are_killed():
+    here = os.getpid()
+
+    def survive(i):
+        return i if os.getpid() == here else os.kill(os.getpid(), signal.SIGKILL)
+
+    assert process_map(survive, range(4), 2) == [0, 1, 2, 3]

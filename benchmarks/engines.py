@@ -1,9 +1,11 @@
 """Wall time of the same run by both engines: one fit after the other, and Ray with a one-core worker per core; the bytes too.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.engines [--repeats 3] [--epochs 8] [--demo_size 0.2]
+    python -m benchmarks.engines [--repeats 3] [--data_path DATA_DIR] [--backbones A,B] [--keep DIR] -- --weights_dir W \\
+        --set optim.epochs=12 data.image_size_px=128
 
-A quick 2-backbone x 3-fold run on the embedded contest. One core per fit in both: one thread, images loaded in the process.
-Each is a command of its own, start and end included, by turns. Prints seconds and whether the submissions are equal.
+A quick 2-backbone x 3-fold run, on the embedded contest unless told otherwise. One thread per fit in both, of torch and of
+OpenCV, images loaded in the process. Each is a command of its own, start and end included, by turns. Prints seconds and
+whether the submissions are equal.
 """
 import argparse
 import os
@@ -14,43 +16,50 @@ import tempfile
 from pathlib import Path
 
 import demo_contest
+from benchmarks.seeds import split_argv
 from utils import Timer
 
 ENGINES = ("local", "ray")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
 
 
-def command(engine, results, args):
-    return [sys.executable, "grandmaster_train.py", "--engine", engine, "--results_dir", str(results),
-            "--experiment_name", "run", "--demo_size", str(args.demo_size), "--set",
-            "model.backbones=mobilenetv3_small_050,mobilenetv2_035", "data.n_folds=3", "data.run_folds=3",
-            f"optim.epochs={args.epochs}", "predict.tta_views=2", "augment.policy=standard", "model.pretrained=off",
-            "runtime.measure=off", "runtime.workers=0", "data.image_size_px=96"]
+def command(engine, results, args, passed):
+    words = [sys.executable, "grandmaster_train.py"]
+    words += ["--engine", engine, "--results_dir", str(results), "--experiment_name", "run"]
+    words += ["--data_path", args.data_path] if args.data_path else ["--demo_size", str(args.demo_size)]
+    own = [f"model.backbones={args.backbones}", "data.n_folds=3", "data.run_folds=3", "runtime.workers=0"]
+    return [*words, *passed, *([] if "--set" in passed else ["--set"]), *own]
 
 
-def timed(engine, args):
+def timed(engine, args, passed, results):
     """(seconds, bytes of the submission) of one run in a folder of its own, the contest drawn before."""
-    with tempfile.TemporaryDirectory() as results:
-        words = command(engine, results, args)
-        demo_contest.draw_contest(Path(results) / f"demo_contest_{args.demo_size:g}", args.demo_size)
-        with Timer() as timer:
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-        return timer.seconds, next(Path(results).glob("run/submission_*.csv")).read_bytes()
+    results.mkdir(parents=True, exist_ok=True)
+    if not args.data_path:
+        demo_contest.draw_contest(results / f"demo_contest_{args.demo_size:g}", args.demo_size)
+    words = command(engine, results, args, passed)
+    with Timer() as timer:
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, env=os.environ | ONE_THREAD)
+    return timer.seconds, next(results.glob("run/submission_*.csv")).read_bytes()
 
 
 def main():
+    own, passed = split_argv()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--data_path")
     parser.add_argument("--demo_size", type=float, default=0.2)
-    args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    parser.add_argument("--backbones", default="efficientnetv2,convnext")
+    parser.add_argument("--keep", metavar="DIR", help="leave the runs there")
+    args = parser.parse_args(own)
     seconds, written = {engine: [] for engine in ENGINES}, set()
-    for repeat in range(args.repeats):
-        for engine in ENGINES:
-            taken, submission = timed(engine, args)
-            seconds[engine].append(taken)
-            written.add(submission)
-            print(f"{repeat + 1}  {engine:<5}  {taken:6.1f} s  load {os.getloadavg()[0]:.1f}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for repeat in range(args.repeats):
+            for engine in ENGINES:
+                folder = Path(args.keep or scratch) / f"{engine}{repeat}"
+                taken, submission = timed(engine, args, passed, folder)
+                seconds[engine].append(taken)
+                written.add(submission)
+                print(f"{repeat + 1}  {engine:<5}  {taken:6.1f} s  load {os.getloadavg()[0]:.1f}", flush=True)
     means = {engine: statistics.mean(taken) for engine, taken in seconds.items()}
     ratios = [ray / local for local, ray in zip(*seconds.values(), strict=True)]
     print(f"means {means['local']:.1f} and {means['ray']:.1f} s, ray over local {statistics.mean(ratios):.3f} "

@@ -6,7 +6,7 @@ Every backbone is traced on fake tensors (nothing is computed): floating-point o
 one micro-batch keeps for its backward pass in bf16, bytes of weights, gradients, AdamW's two moments and the EMA.
 A training step is taken as three forwards. --tflops: operations per second that the card is believed to reach, 30e12 for
 an RTX 4090 Laptop (its tensor cores do 66e12 in bf16 with fp32 sums). With a GPU the same steps are also measured.
-Last, when 1, 8, 35 and 100 such GPUs would be done, one fit a GPU, for the folds in order and for the longest fits first.
+Last, when 1, 8, 35 and 100 such GPUs would be done, one fit a GPU, for the longest fits first and for fold by fold.
 """
 import argparse
 import time
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from config import BACKBONES, IMAGE_SIZE_PX, MICRO_BATCH_SIZE, SCALES, FitSpec, build_config
 from modeling.memory import peak_memory_bytes, reset_peak_memory
 from modeling.network import WeightsSource, build_network
-from modeling.plan import Cost, Devices, Work, make_plan
+from modeling.plan import Cost, Devices, Work, longest_first, make_plan
 from utils import duration
 
 BYTES_PER_PARAMETER = 4 * 5        # weight, gradient, two moments, EMA
@@ -101,11 +101,10 @@ def main():
             print(f"{'':<32} measured on {torch.cuda.get_device_name()}: {3 * flops * micro / train / 1e12:.0f} TFLOP/s in "
                   f"training, {flops * micro / predict / 1e12:.0f} predicting, peak {peak / 2**30:.1f} GiB", flush=True)
     print(f"{len(works)} fits: about {duration(make_plan(works, costs).seconds)}")
-    works.sort(key=lambda work: work.spec.fold)      # the order of a run
-    longest_first = sorted(works, key=lambda work: -work.seconds(costs[work.spec.backbone], work.n_epochs))
+    works.sort(key=lambda work: work.spec.fold)      # the order of a run on one
     for n in (1, 8, 35, 100):
-        ends = [make_plan(order, costs, devices=Devices(n)).seconds for order in (works, longest_first)]
-        print(f"{n:>4} GPUs: {duration(ends[0])}, the longest first {duration(ends[1])}")
+        ends = [make_plan(order, costs, devices=Devices(n)).seconds for order in (longest_first(works, costs), works)]
+        print(f"{n:>4} GPUs: {duration(ends[0])}, fold by fold {duration(ends[1])}")
 
 
 if __name__ == "__main__":

@@ -249,6 +249,10 @@ class RemoteSite:
             self.ray.get(self.home.take.remote(folder.relative_to(self.folder), data, digest_bytes(data)))
 
 
+def call(function):
+    return function()
+
+
 def work(function, home, name, *where):
     """What a Ray task does; returns its seconds. The lock keeps out a worker whose node was given up too early."""
     site = RemoteSite(home, name, *where)
@@ -321,11 +325,13 @@ class RayExecutor:
 
     def survey(self, look):
         """The answers of `look()` on each node with GPUs; where there are none, on this machine."""
+        task = self.ray.remote(call)
         if self.kind == "CPU":
+            for _ in range(self.n_devices):
+                task.remote(look)       # that workers start and import meanwhile
             return [look()]
-        task = self.ray.remote(look)
         answers = self.ray.get([
-            task.options(num_cpus=0, num_gpus=0.01, scheduling_strategy=self.on_node(node["NodeID"])).remote()
+            task.options(num_cpus=0, num_gpus=0.01, scheduling_strategy=self.on_node(node["NodeID"])).remote(look)
             for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("GPU")])
         self.card_bytes = min(answer["gpu_memory_bytes"] for answer in answers)
         return answers

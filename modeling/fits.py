@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
@@ -238,6 +239,7 @@ def at_site(site, this, spec, fitted=None):
         return this, fitted
     keep_freed_memory()
     torch.set_num_threads(site.cores)
+    cv2.setNumThreads(site.cores)
     source = this.weights[spec.backbone]
     here = replace(
         this, folder=site.folder, events=site.events, device=pick_device(this.config.runtime.device), cores=site.cores,

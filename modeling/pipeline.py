@@ -33,7 +33,7 @@ from modeling.inference import Predictions, joined
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
 from modeling.page import Page, is_non_commercial
-from modeling.plan import UNKNOWN, Devices, differences, make_plan
+from modeling.plan import UNKNOWN, Devices, differences, longest_first, make_plan
 from modeling.predictor import NAME as PREDICTOR
 from modeling.predictor import write_predictor
 from modeling.shift import FEWEST, ShiftReport, match_shift
@@ -359,8 +359,10 @@ class Planner:
         measured = this.config.runtime.measure or this.deadline < math.inf
         self.costs = find_costs(this, open_, executor, self.has_time_for) if measured else dict.fromkeys(open_, UNKNOWN)
         self.is_known, self.pace = measured, {}       # seconds over planned seconds, by backbone
+        if executor.n_devices > 1 and this.deadline == math.inf:      # else what a budget leaves out must come last
+            self.works = {work.spec: work for work in longest_first(self.works.values(), self.costs)}
         self.running = {}                             # {FitSpec: [planned seconds or steps, those done]}
-        self.first = self.plan(specs, {})
+        self.first = self.plan(list(self.works), {})
         self.start = time.perf_counter()
 
     def has_time_for(self, costs):

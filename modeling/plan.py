@@ -151,6 +151,11 @@ def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True
     return Plan(epochs, total(kept, costs, epochs, devices), tuple(differences(works, epochs)))
 
 
+def longest_first(works, costs):
+    """The works of each round from the longest to the shortest: on several devices the last to end are then short ones."""
+    return sorted(works, key=lambda work: (work.spec.round, -work.seconds(costs, work.n_epochs)))
+
+
 def total(works, costs, epochs, devices):
     return devices.seconds([(w.spec.backbone, w.seconds(costs, epochs[w.spec])) for w in works])
 

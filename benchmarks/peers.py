@@ -38,10 +38,14 @@ HERE = Path(__file__).resolve().parent
 PRODUCT = "product"
 JOBS = {"docmix": Job("mobilenetv2_100", 160, 0, 8, weights="mobilenetv2_100*.pth"),
         "trashnet": Job("convnext_atto", 128, 0, 8)}
-PACKAGES = {"timm": ["timm", "torchvision", "pillow"], "fastai": ["fastai", "timm"],
+# timm 1.0.31's rand-m9 posterizes to 0 bits, which pillow 13 refuses; torchvision fits torch in pairs, of which AutoGluon's
+# ranges admit several
+PACKAGES = {"timm": ["timm", "torchvision", "pillow<13"], "fastai": ["fastai", "timm"],
             "lightning": ["lightning", "timm", "torchvision"],
             "autogluon": ["autogluon.multimodal", "torch<2.13", "torchvision<0.28"]}
 SHOWN = {"timm": "timm", "fastai": "fastai", "lightning": "lightning", "autogluon": "autogluon.multimodal"}
+TAKES = {"timm": ("bf16", "channels_last"), "fastai": ("channels_last",), "lightning": ("bf16", "channels_last"),
+         "autogluon": ()}        # what a peer offers on a CPU
 SAMPLE_SECONDS = 0.25
 
 
@@ -156,6 +160,11 @@ def versions(envs, name):
     return subprocess.run(words, capture_output=True, text=True).stdout.strip()
 
 
+def ways_of(name, ways):
+    """Of the ways of computing those that the peer offers on a CPU."""
+    return [way for way in ways if not any(way[key] for key in ("bf16", "channels_last") if key not in TAKES[name])]
+
+
 def choose_computing(envs, name, contract, folder):
     """The contract with the way of computing whose steps are fastest in the peer's environment; '' or why there is none."""
     write_contract(folder, contract)
@@ -163,7 +172,7 @@ def choose_computing(envs, name, contract, folder):
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode:
         return contract, f"its environment fails: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}"
-    best = min(json.loads(done.stdout.splitlines()[-1]), key=lambda way: way["seconds"])
+    best = min(ways_of(name, json.loads(done.stdout.splitlines()[-1])), key=lambda way: way["seconds"])
     chosen = {key: best[key] for key in ("bf16", "channels_last")}
     print(f"{name:<10} {versions(envs, name)}; a step takes {best['seconds']:.2f} s with "
           f"{' and '.join(key for key in chosen if chosen[key]) or 'neither bf16 nor channels_last'}", flush=True)

@@ -46,7 +46,8 @@ PACKAGES = {"timm": ["timm", "torchvision", "pillow<13"], "fastai": ["fastai", "
 SHOWN = {"timm": "timm", "fastai": "fastai", "lightning": "lightning", "autogluon": "autogluon.multimodal"}
 TAKES = {"timm": ("bf16", "channels_last"), "fastai": ("channels_last",), "lightning": ("bf16", "channels_last"),
          "autogluon": ()}        # what a peer offers on a CPU
-SAMPLE_SECONDS = 0.25
+# reading a process's memory holds up its page faults: four times a second slowed training by a quarter
+SAMPLE_SECONDS = 2.0
 
 
 # ---------------------------------------------------------------- one command: seconds, memory, fault

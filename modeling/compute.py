@@ -52,10 +52,12 @@ class Compute:
 
 
 def strided_in_fp32(network):
-    """Depthwise convolutions with a stride stay in fp32: in bf16 a CPU takes 13 times as long for the gradient of their input,
-    and a whole step of mobilenetv2_100 1.5 times as long (benchmarks/RESULTS.md)."""
+    """Depthwise convolutions with a stride are trained in fp32: in bf16 a CPU takes 13 times as long for the gradient of their
+    input, and a whole step of mobilenetv2_100 1.5 times as long (benchmarks/RESULTS.md)."""
 
     def in_fp32(forward, images):
+        if not torch.is_grad_enabled():
+            return forward(images)
         with torch.autocast("cpu", enabled=False):
             return forward(images.float()).to(images.dtype)
 

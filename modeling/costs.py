@@ -32,7 +32,7 @@ from modeling.fits import (
     views_of,
 )
 from modeling.losses import Distilled, Supervised
-from modeling.network import WeightsSource, build_network
+from modeling.network import WeightsSource, build_network, fused
 from modeling.plan import Cost, Work, measured_cost
 from modeling.targets import distillers
 from modeling.train import fit, seed_everything, split_batch, train_step
@@ -190,8 +190,8 @@ def measure_cost(this, backbone):
                        events=EventLog(os.devnull, echo=False), description="measuring")
 
     def predict_some(n):
-        predict_images(this, spec, network, catalog.take(np.arange(n)), images.take(np.arange(n)), transform, "measuring",
-                       views_of(this))
+        some = catalog.take(np.arange(n)), images.take(np.arange(n))
+        predict_images(this, spec, fused(network), *some, transform, "measuring", views_of(this))
 
     def teach():
         distilled, side_px, micro = Distilled(objective, [network], 1.0, 1.0), config.data.image_size_px, optim.micro_batch_size

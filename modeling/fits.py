@@ -26,7 +26,7 @@ from modeling.compute import Compute, pick_device, untimed
 from modeling.inference import Predictions, load_views, predict, save_views, views_for
 from modeling.losses import Distilled, Supervised, class_weights
 from modeling.memory import Room
-from modeling.network import WeightsSource, adapted_to, build_network, norm_statistics
+from modeling.network import WeightsSource, adapted_to, build_network, fused, norm_statistics
 from modeling.plan import UNKNOWN, Cost
 from modeling.shift import ShiftReport
 from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
@@ -330,7 +330,7 @@ def distilled_from(this, spec, fitted):
     teachers = distillers(spec, teachers_of(this, spec, fitted), round_.max_teachers)
     if not teachers:
         this.warn(f"{spec.name} fold {spec.fold} learns without distillation: no fit of the round before was made in its fold")
-    return [new_network_with(this, teacher, fitted[teacher].result.folder) for teacher in teachers]
+    return [fused(new_network_with(this, teacher, fitted[teacher].result.folder)) for teacher in teachers]
 
 
 def fit_targets(this, spec, taught=None):
@@ -436,6 +436,7 @@ def predict_fit(this, spec, weights_folder, folder, title):
         adapted = adapted_to_test(this, network)
         if adapted:
             save_file(norm_statistics(adapted), folder / ADAPTED)
+        network, adapted = fused(network), adapted and fused(adapted)
         views = views_of(this, adapted is not None)
         for split, (catalog, pixels, transform) in splits.items():
             save_views(predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted),

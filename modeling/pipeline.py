@@ -31,7 +31,7 @@ from modeling.fits import PSEUDO_LABELS, Run, allowed_rounds, finished_fit, fit_
 from modeling.groups import make_groups, named_classes
 from modeling.inference import Predictions, joined
 from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
-from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, weights_digest, with_padding
+from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, fused, weights_digest, with_padding
 from modeling.page import Page, is_non_commercial
 from modeling.plan import UNKNOWN, Devices, differences, longest_first, make_plan
 from modeling.predictor import NAME as PREDICTOR
@@ -269,13 +269,13 @@ def make_embed(this, source):
     if source is None:
         return None
     seed_everything("embed")
-    network = build_network(source.model_name, n_classes=2, image_size_px=PROBE_SIZE_PX, weights=source,
-                            model=this.config.model).to(this.device).eval()
+    network = fused(build_network(source.model_name, n_classes=2, image_size_px=PROBE_SIZE_PX, weights=source,
+                                  model=this.config.model).to(this.device))
     square = plain_view(PROBE_SIZE_PX, this.config.data.resize)
 
     @torch.inference_mode()
     def embed(images):
-        batches = (images[i:i + 64] for i in range(0, len(images), 64))
+        batches = (images[i:i + 32] for i in range(0, len(images), 32))
         return np.concatenate([network.features(torch.from_numpy(
             np.stack([square(image) for image in batch])).permute(0, 3, 1, 2).to(this.device)).float().cpu().numpy()
             for batch in batches])

@@ -26,7 +26,7 @@ from modeling.ensemble import Blend
 from modeling.fits import ADAPTED, Run, new_network_with, predict_images, square_of, views_of
 from modeling.inference import Predictions, View, joined
 from modeling.metrics import METRICS, Metric
-from modeling.network import WeightsSource, input_size_px, timm_arguments, with_statistics
+from modeling.network import WeightsSource, fused, input_size_px, timm_arguments, with_statistics
 from utils import EventLog, UserError, progress, read_json, write_json
 
 NAME = "model.json"
@@ -125,7 +125,8 @@ class Predictor:
             network = self.network(spec)
             adapted = with_statistics(network, load_file(self.adapted[spec])) if spec in self.adapted else None
             by_source.setdefault(spec.name, []).append(predict_images(
-                self.this, spec, network, catalog, pixels, plain_view(**square_of(self.this.config)), "new", views, adapted))
+                self.this, spec, fused(network), catalog, pixels, plain_view(**square_of(self.this.config)), "new", views,
+                adapted and fused(adapted)))
         return self.blend.apply({name: joined(each, Predictions.mean) for name, each in by_source.items()})
 
 

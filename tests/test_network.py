@@ -12,6 +12,7 @@ from modeling.network import (
     adapted_to,
     build_network,
     find_weights,
+    fused,
     norm_statistics,
     with_padding,
     with_statistics,
@@ -140,3 +141,33 @@ def test_batch_norms_take_the_statistics_of_other_images_and_share_the_parameter
 
 def test_a_network_without_batch_norm_has_no_adapted_one():
     assert adapted_to(build("vit_tiny_patch16_224").eval(), [torch.zeros(2, 3, 64, 64)]) is None
+
+
+@pytest.mark.parametrize("name", [NAME, "resnet18", "tf_efficientnetv2_b0", "maxvit_rmlp_pico_rw_256"])
+def test_a_fused_network_has_the_same_outputs_without_batch_norms_after_convolutions(name):
+    torch.manual_seed(0)
+    network = build(name)
+    images = torch.randint(256, (4, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        for _ in range(3):
+            network.train()(images)      # statistics that are not 0 and 1
+        expected, before = network.eval()(images), network.state_dict()
+        other = fused(network)
+        assert torch.allclose(other(images), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert len(network_module.batch_norms(other)) < len(network_module.batch_norms(network))
+    assert network.state_dict().keys() == before.keys()
+
+
+def test_a_convolution_that_is_read_twice_is_not_fused():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.num_features = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3), 3
+            self.norm.running_mean.fill_(5.0)
+
+        def forward(self, images):
+            found = self.conv(images)
+            return (found + self.norm(found)).mean((2, 3))
+
+    network = network_module.Network(Twice(), torch.nn.Identity(), (0.5,) * 3, (0.2,) * 3, 32)
+    assert fused(network) is network

@@ -324,25 +324,12 @@ def release_statistics(norm, inputs, output):
 
 @torch.no_grad()
 def fused(network):
-    """A copy for prediction whose convolutions hold their batch norms: the same function up to rounding, on a CPU in about half
-    the time (benchmarks/RESULTS.md). The network itself where its outputs would differ, as when a convolution is read twice."""
-    plain, outputs, pairs = network.eval(), {}, {}
-
-    def keep(conv, inputs, output):
-        outputs[id(output)] = conv, output
-
-    def match(norm, inputs):
-        if id(inputs[0]) in outputs:
-            pairs[norm] = outputs[id(inputs[0])][0]
-
-    copied, device = copy.deepcopy(plain), next(plain.parameters()).device
+    """A copy for prediction whose convolutions hold the batch norms that follow them: the same function up to rounding, in half
+    the time on a CPU (benchmarks/RESULTS.md). The network itself where its outputs would differ."""
+    plain, copied, device = network.eval(), copy.deepcopy(network), next(network.parameters()).device
     shape, generator = (2, 3, plain.input_size_px, plain.input_size_px), torch.Generator().manual_seed(0)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
-    hooks = [m.register_forward_hook(keep) for m in copied.modules() if isinstance(m, nn.Conv2d)]
-    hooks += [m.register_forward_pre_hook(match) for m in batch_norms(copied)]
-    expected = copied(images)
-    for hook in hooks:
-        hook.remove()
+    pairs = norms_after_convolutions(copied, images)
     parts = {conv: fuse_conv_bn_eval(conv, norm) for norm, conv in pairs.items()}
     # timm's batch norms hold the activation that follows
     parts |= {norm: nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity() for norm in pairs}
@@ -351,8 +338,29 @@ def fused(network):
             if part in parts:
                 setattr(parent, name, parts[part])
     copied.set_memory_format(plain.memory_format)
+    expected = plain(images)
     tolerance = 1e-3 * float(expected.abs().max())
     return copied if pairs and torch.allclose(copied(images), expected, rtol=1e-3, atol=tolerance) else plain
+
+
+def norms_after_convolutions(network, images):
+    """{batch norm: the convolution whose output it reads, as no other module does} in a forward pass."""
+    outputs, readers = {}, {}
+
+    def keep(conv, inputs, output):
+        outputs[id(output)] = conv, output
+
+    def read(module, inputs):
+        if inputs and id(inputs[0]) in outputs:
+            readers.setdefault(outputs[id(inputs[0])][0], []).append(module)
+
+    norms = batch_norms(network)
+    hooks = [m.register_forward_hook(keep) for m in network.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(read) for m in network.modules() if m in norms or not any(m.children())]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return {found[0]: conv for conv, found in readers.items() if len(found) == 1 and found[0] in norms}
 
 
 # ---------------------------------------------------------------- statistics of other images

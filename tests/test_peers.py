@@ -92,7 +92,8 @@ def test_a_table_without_any_peer_has_no_ratio():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_peak_memory_counts_child_processes(tmp_path):
+def test_peak_memory_counts_child_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.peers.SAMPLE_SECONDS", 0.2)
     child = "import time; held = b'x' * 80_000_000; time.sleep(1.0)"
     parent = f"import subprocess, sys; held = b'x' * 80_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
     outcome = run_command("both", [sys.executable, "-c", parent], tmp_path / "log", 60)

@@ -392,7 +392,7 @@ def process_map(function, items, workers):
                         generator=torch.Generator())
     try:
         return [result for results in loader for result in results]
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, OSError) as error:      # a process was killed, or could not be started
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         return parallel_map(function, items, workers)

@@ -41,7 +41,7 @@ class Prices:
     """Seconds of a step and of predicting an image, by backbone, measured once each; what all fits cost by them."""
 
     def __init__(self):
-        self.step, self.image, self.sums, self.walls, self.measuring = {}, {}, {}, {}, 0.0
+        self.step, self.image, self.sums, self.walls, self.measuring, self.in_fit = {}, {}, {}, {}, 0.0, False
 
     def fit(self, spec, network, objective, loader, sampler, **values):
         """In place of `modeling.fits.fit`."""
@@ -54,7 +54,7 @@ class Prices:
         return result
 
     def step_seconds(self, spec, network, objective, loader, sampler, *, mix, config, compute, device, events, pretrained, **_):
-        network = compute.prepare(copy.deepcopy(network).to(device)).train()
+        network, objective = compute.prepare(copy.deepcopy(network).to(device)).train(), objective.to(device)
         optimizer = make_optimizer(network, config.optim, pretrained)
         state = TrainState(network, make_ema(network, config.optim, 100), optimizer, compute.scaler(device),
                            room_of(spec, network, config, device, events))
@@ -75,13 +75,15 @@ class Prices:
 
     def run_fit(self, site, this, spec, **values):
         """In place of `modeling.pipeline.run_fit`."""
-        before = self.measuring
+        before, self.in_fit = self.measuring, True
         with Timer() as timer:
             run_fit(site, this, spec, **values)
+        self.in_fit = False
         self.walls.setdefault(spec.backbone, []).append(timer.seconds - (self.measuring - before))
 
     def add(self, backbone, seconds):
-        self.sums[backbone] = self.sums.get(backbone, 0.0) + seconds
+        if self.in_fit:      # and not where the plan is measured
+            self.sums[backbone] = self.sums.get(backbone, 0.0) + seconds
 
 
 fit, predict, run_fit = fits.fit, fits.predict, pipeline.run_fit

@@ -3,6 +3,7 @@
     costs = find_costs(run, ["convnext_atto"], executor)      # {backbone: Cost}; fills run.computes
 """
 import copy
+import functools
 import math
 import os
 import platform
@@ -130,7 +131,7 @@ def choose_compute(this, backbone):
 
 def cost_stage(this, backbone):
     config = this.config
-    return Stage.of(this.folder / "costs", backbone, version=2, inputs=[this.keys["shift"], this.keys["folds"]], settings={
+    return Stage.of(this.folder / "costs", backbone, version=3, inputs=[this.keys["shift"], this.keys["folds"]], settings={
         **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
         "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine,
         "grad_checkpointing": config.runtime.grad_checkpointing})
@@ -189,12 +190,17 @@ def measure_cost(this, backbone):
                        device=this.device, pretrained=this.weights[backbone].is_pretrained, folder=folder,
                        events=EventLog(os.devnull, echo=False), description="measuring")
 
+    @functools.cache
+    def folded():
+        return fused(network)
+
     def predict_some(n):
         some = catalog.take(np.arange(n)), images.take(np.arange(n))
-        predict_images(this, spec, fused(network), *some, transform, "measuring", views_of(this))
+        predict_images(this, spec, folded(), *some, transform, "measuring", views_of(this))
 
     def teach():
-        distilled, side_px, micro = Distilled(objective, [network], 1.0, 1.0), config.data.image_size_px, optim.micro_batch_size
+        distilled = Distilled(objective, [folded()], 1.0, 1.0)
+        side_px, micro = config.data.image_size_px, optim.micro_batch_size
         images = torch.zeros(micro, 3, side_px, side_px, dtype=torch.uint8, device=this.device)
         with compute.autocast(this.device)():
             return sum(distilled.teacher_probs(images).sum().item() for _ in range(optim.batch_size // micro))

@@ -175,7 +175,8 @@ def allowed_rounds(this):
 
 
 def round_specs(config, round_number):
-    """The FitSpecs of a round, fold by fold, so that all backbones are there early; refits on all labelled images last."""
+    """The FitSpecs of a round, fold by fold, so that all backbones are there early (several devices: see
+    `longest_first`); refits on all labelled images last."""
     folds = [*range(config.data.run_folds), *([None] if config.ensemble.refit else [])]
     return [FitSpec(backbone, config.seed, round_number, fold) for fold in folds for backbone in config.model.backbones]
 
@@ -220,7 +221,7 @@ def fit_stages(this, spec, available=None, known=None):
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available)))])
-    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=3, inputs=[training.key],
+    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=4, inputs=[training.key],
                                      settings=key_settings(config, "predict"))
     return known[spec]
 

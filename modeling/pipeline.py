@@ -233,7 +233,7 @@ def shift_stage(this):
     config, source = this.config, pretrained_source(this)
     settings = {"reads_test": reads_test(this), "seed": config.seed, "augment": config.augment.policy != "none",
                 "groups": config.augment.groups}
-    return Stage.of(this.folder, "shift", version=3, settings=settings,
+    return Stage.of(this.folder, "shift", version=4, settings=settings,
                     inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
 
 
@@ -342,7 +342,7 @@ def run_rounds(this, metric, page, executor):
 
 
 def planned_specs(this):
-    """The FitSpecs of all rounds, in the order in which they are trained."""
+    """The FitSpecs of all rounds, in the order in which one device trains them."""
     return [spec for r in range(len(this.config.rounds)) for spec in round_specs(this.config, r)]
 
 

@@ -152,8 +152,10 @@ def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True
 
 
 def longest_first(works, costs):
-    """The works of each round from the longest to the shortest: on several devices the last to end are then short ones."""
-    return sorted(works, key=lambda work: (work.spec.round, -work.seconds(costs, work.n_epochs)))
+    """The works of each round from the longest to the shortest, refits after all folds: on several devices the last to end are
+    then short ones."""
+    return sorted(works, key=lambda work: (
+        work.spec.round, work.spec.fold is None, -work.seconds(costs, work.n_epochs)))
 
 
 def total(works, costs, epochs, devices):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from audit import PixelStore, look_at_all
 from config import FitSpec, ModelConfig, with_values
 from modeling.augment import plain_view
-from modeling.compute import Compute
+from modeling.compute import Compute, precisions
 from modeling.costs import look
 from modeling.ensemble import Blend
 from modeling.fits import ADAPTED, Run, new_network_with, predict_images, square_of, views_of
@@ -124,9 +124,9 @@ class Predictor:
             views = [view_of[name] for name in self.blend.views[spec.name]]
             network = self.network(spec)
             adapted = with_statistics(network, load_file(self.adapted[spec])) if spec in self.adapted else None
+            network, adapted = fused(network), adapted and fused(adapted)
             by_source.setdefault(spec.name, []).append(predict_images(
-                self.this, spec, fused(network), catalog, pixels, plain_view(**square_of(self.this.config)), "new", views,
-                adapted and fused(adapted)))
+                self.this, spec, network, catalog, pixels, plain_view(**square_of(self.this.config)), "new", views, adapted))
         return self.blend.apply({name: joined(each, Predictions.mean) for name, each in by_source.items()})
 
 
@@ -162,5 +162,6 @@ def load_predictor(folder, config):
     machine = look(config.runtime.device)
     here = torch.device(machine["device"])      # of another kind than the run's: what was fast there may be slow or not there
     this = Run(config, contest, folder, EventLog(os.devnull, echo=False), here, sources, {}, machine=machine,
-               computes=computes if here.type == device.type else {})
+               computes={name: compute for name, compute in computes.items()
+                         if here.type == device.type and compute.precision in ("fp32", *precisions(here))})
     return Predictor(this, weights, adapted, views, blend, metric, long_side_px, class_names)

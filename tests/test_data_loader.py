@@ -438,9 +438,16 @@ def test_process_map_keeps_order_and_the_global_random_state():
     assert process_map(str, [], 2) == [] and torch.rand(1) == expected
 
 
-def test_process_map_passes_errors_on():
+def test_process_map_passes_errors_on_and_calls_no_second_time(tmp_path):
     with pytest.raises(ZeroDivisionError):
         process_map(lambda i: 1 // i, range(2), 2)
+
+    def refuse(i):
+        (tmp_path / str(i)).touch(exist_ok=False)
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        process_map(refuse, range(2), 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="no processes there")

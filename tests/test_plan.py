@@ -75,3 +75,5 @@ def test_longest_first_keeps_rounds_apart_and_equal_works_in_order():
     order = [(w.spec.backbone, w.spec.round, w.spec.fold) for w in longest_first([*later, *works(("a", "c"), (0, 1))], COSTS)]
     assert order == [("c", 0, 0), ("c", 0, 1), ("a", 0, 0), ("a", 0, 1), ("c", 1, 0)]
     assert longest_first(works(), {}) == works()
+    refit = Work(FitSpec("c", 42, 0, None), 10, 10, 0)
+    assert longest_first([refit, *works(("a",), (0,))], COSTS)[-1] == refit

@@ -98,6 +98,15 @@ def test_a_second_kind_goes_where_the_first_alone_explains_the_test_set(train, t
     assert set(left) == {"blur"} and left["blur"].low > 0.6 and 2 < left["blur"].high < 3.5
 
 
+def test_two_kinds_that_both_are_there_stay(train, tmp_path):
+    images, _ = images_of(letter, "FRG4", 200, seed=1)
+    policy = ShiftPolicy((Distortion("rotate", 1.0, -25, 25), Distortion("scale", 1.0, 0.6, 0.75)), fill=(0.0, 1.0, 0.0, 0.0))
+    test = [trace_row(distort(image, policy, i)) for i, image in enumerate(images)]
+    kinds = {d.kind: Finding(d.kind, 1.0, d.low, d.high, 500, 4) for d in policy.distortions}
+    found = Found(kinds, fill=policy.fill, expand=0.0, geometry_first=0.0)
+    assert set(simpler(found, load(train[0], 0, 2, 200, DISTORTED_PX), np.array(test), 0, 2, 400).kinds) == set(kinds)
+
+
 @pytest.mark.slow
 def test_rotation_and_its_fill_are_found(train, tmp_path):
     policy = found(train, tmp_path, ("rotate", 1.0, -25, 25), fill=(0.0, 1.0, 0.0, 0.0)).policy

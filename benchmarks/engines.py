@@ -28,7 +28,7 @@ def command(engine, results, args, passed):
     words += ["--engine", engine, "--results_dir", str(results), "--experiment_name", "run"]
     words += ["--data_path", args.data_path] if args.data_path else ["--demo_size", str(args.demo_size)]
     own = [f"model.backbones={args.backbones}", "data.n_folds=3", "data.run_folds=3", "runtime.workers=0"]
-    return [*words, *passed, *([] if "--set" in passed else ["--set"]), *own]
+    return [*words, *passed, "--set", *own]
 
 
 def timed(engine, args, passed, results):

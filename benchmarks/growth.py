@@ -7,7 +7,6 @@ own, whose memory is read after each stage and epoch: what it holds by itself, a
 image cache, which the system takes back when it needs them. Prints a table and each time's exponent, log t / log n.
 """
 import argparse
-import json
 import math
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from benchmarks.seeds import split_argv
 from grandmaster_train import main as train
 from modeling import pipeline
 from modeling.train import Tally
-from utils import Timer
+from utils import Timer, read_json, write_json
 
 STAGES = ("audit", "shift", "folds")
 SIDE_PX, CLASSES, EPOCHS = 64, 10, 3
@@ -88,7 +87,7 @@ def measured(n, passed):
         draw_contest(Path(scratch) / "data", n)
         subprocess.run([sys.executable, "-m", "benchmarks.growth", "--run", scratch, "--", *passed], check=True,
                        stdout=subprocess.DEVNULL)
-        return json.loads((Path(scratch) / "measured.json").read_text())
+        return read_json(Path(scratch) / "measured.json")
 
 
 def main():
@@ -98,7 +97,7 @@ def main():
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(own)
     if args.run:
-        (args.run / "measured.json").write_text(json.dumps(watched(args.run, [w for w in passed if w != "--set"])))
+        write_json(args.run / "measured.json", watched(args.run, passed))
         return
     found = {n: measured(n, passed) for n in args.sizes}
     print(f"{'seconds':<12}" + "".join(f"{n:>16,}" for n in found) + "   exponent")

@@ -328,7 +328,7 @@ def fused(network):
     50 to 80 % of the time on a CPU (benchmarks/RESULTS.md). The network itself without any, and where outputs would differ."""
     if not batch_norms(network):
         return network.eval()
-    plain, copied, device = network.eval(), copy.deepcopy(network), next(network.parameters()).device
+    plain, copied, device = network.eval(), twin(network), next(network.parameters()).device
     shape, generator = (2, 3, plain.input_size_px, plain.input_size_px), torch.Generator().manual_seed(0)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
     pairs = norms_after_convolutions(copied, images)

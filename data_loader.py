@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from intake import Catalog, Contest, as_strings, contest_digests, read_contest
 from utils import (
     RunError,
     UserError,
+    end_with_parent,
     parallel_map,
     seed_of,
     write_atomic,
@@ -350,6 +352,7 @@ def start_worker(_):
 
     It ends where it cannot send a batch (/dev/shm is full): of itself it drops the batch, which is then waited for forever.
     """
+    end_with_parent()
     Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -392,7 +395,8 @@ def process_map(function, items, workers):
                         generator=torch.Generator())
     try:
         return [result for results in loader for result in results]
-    except (RuntimeError, OSError) as error:      # a process was killed, or could not be started
-        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)      # with the iterator in them its processes end, not when it is collected
+        if not isinstance(error, OSError) and "DataLoader worker (pid" not in str(error):
             raise
-        return parallel_map(function, items, workers)
+    return parallel_map(function, items, workers)      # a process was killed, or could not be started

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import importlib
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -30,6 +31,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # of malloc.h
+PR_SET_PDEATHSIG = 1     # of linux/prctl.h
 
 
 class UserError(Exception):
@@ -513,6 +515,17 @@ def keep_freed_memory():
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, size_bytes in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
             libc.mallopt(option, size_bytes)
+
+
+def end_with_parent():
+    """End this process by SIGKILL when the one that started it ends, however that ended (Linux, prctl(2)).
+
+    A loading process outlives a `kill -9` of its run otherwise: its queue's pipe is full, and it waits to write for ever.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if (parent := multiprocessing.parent_process()) and os.getppid() != parent.pid:      # it ended before this
+            os._exit(1)
 
 
 def parallel_map(function, items, workers, description=""):

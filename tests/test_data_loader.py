@@ -4,11 +4,13 @@ import os
 import pickle
 import signal
 import struct
+import subprocess
 import sys
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -458,3 +460,15 @@ def test_process_map_goes_on_in_threads_where_its_processes_are_killed():
         return i if os.getpid() == here else os.kill(os.getpid(), signal.SIGKILL)
 
     assert process_map(survive, range(4), 2) == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="no processes there")
+def test_no_process_of_process_map_outlives_a_killed_run():
+    """Their results are larger than a pipe, so that one which had ended of itself would wait for its reader for ever."""
+    code = ("import os, signal, time, numpy as np; from data_loader import process_map\n"
+            "def large(i):\n"
+            "    i == 9 and (time.sleep(0.5), os.kill(os.getppid(), signal.SIGKILL)); return np.zeros(1 << 20)\n"
+            "process_map(large, range(400), 2)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, timeout=60,
+                          check=False)      # which ends when the last process that holds the pipe does
+    assert done.returncode == -signal.SIGKILL

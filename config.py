@@ -130,8 +130,8 @@ class Round:
     alpha: float = setting(0.0, "share of distillation in the loss: what the other backbones' models (its own where it is the "
                            "only one) say of the same augmented image; 0: none", low=0.0, high=1.0)
     temperature: float = setting(2.0, "softens teachers and student in distillation", low=0.1, high=20.0)
-    max_teachers: int = setting(2, "other backbones that distil into one, the first of model.backbones: each adds a forward "
-                                "pass and its weights to the device's memory; 0: all", low=0, high=1000)
+    max_teachers: int = setting(2, "other backbones that distil into one, the first able ones of model.backbones: each adds a "
+                                "forward pass and its weights to the device's memory; 0: all", low=0, high=1000)
     min_confidence: float = setting(0.95, "an unlabelled image is used from this calibrated probability on", low=0.0, high=1.0)
     min_agreement: float = setting(1.0, "and when this share of the teachers agrees on its class", low=0.0, high=1.0)
     class_quota: float = setting(1.0, "a class gives at most this many times the share of its unlabelled images that the "

@@ -29,7 +29,7 @@ from modeling.memory import Room
 from modeling.network import WeightsSource, adapted_to, build_network, fused, norm_statistics
 from modeling.plan import UNKNOWN, Cost
 from modeling.shift import ShiftReport
-from modeling.targets import distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
+from modeling.targets import able, distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
 from modeling.train import drop_damaged_checkpoints, fit, load_result, seed_everything
 from utils import (
     EventLog,
@@ -194,9 +194,7 @@ def teachers_of(this, spec, available=None):
 
 
 def calibrators_of(this, spec, available=None):
-    """[[FitSpec]]: the teachers of each other fold, whose valid images tell how sure of a pseudo-label teachers may be."""
-    if not this.config.rounds[spec.round].unlabelled:
-        return []
+    """[[FitSpec]]: the teachers of each other fold, whose valid images tell which are able and how sure they may be."""
     folds = [teachers_of(this, replace(spec, fold=fold), available)
              for fold in range(this.config.data.run_folds) if fold != spec.fold]
     return [teachers for teachers in folds if teachers]
@@ -217,7 +215,7 @@ def fit_stages(this, spec, available=None, known=None):
                 "resize": config.data.resize, "pad_type": weights.pad_type,
                 "compute": this.compute_of(spec.backbone), **({"time_budget_hours": hours} if hours else {})}
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
-    training = Stage.of(parent, spec.name, version=1, settings=settings, inputs=[
+    training = Stage.of(parent, spec.name, version=2, settings=settings, inputs=[
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available)))])
@@ -307,28 +305,35 @@ def fit_rows(this, spec):
     return np.arange(len(this.audit.train)) if spec.fold is None else this.folds.train_rows(spec.fold)
 
 
-def taught_targets(this, spec, fitted):
-    """Targets of test images by the teachers of a fit, among the `fitted` of the rounds before; None in a round without."""
+def able_teachers(this, spec, fitted):
+    """([FitSpec] that teach a fit, among the `fitted` of the rounds before, the temperature of their mean)."""
+    teachers = teachers_of(this, spec, fitted)
+    folds = [{t.backbone: fitted[t].predictions(fitted[t].testlike) for t in fold}
+             for fold in calibrators_of(this, spec, fitted)]
+    names = able([t.backbone for t in teachers], folds, this.label_of)
+    heard = [[fold[name] for name in names if name in fold] for fold in folds]
+    return [t for t in teachers if t.backbone in names], teachers_temperature([fold for fold in heard if fold], this.label_of)
+
+
+def taught_targets(this, spec, fitted, teachers, temperature):
+    """Targets of test images by the teachers of a fit; None in a round without."""
     round_ = this.config.rounds[spec.round]
-    teachers = [fitted[t] for t in teachers_of(this, spec, fitted)]
-    others = [[fitted[t] for t in fold] for fold in calibrators_of(this, spec, fitted)]
     if not teachers or not round_.unlabelled:
         return None
-    if not others:
+    if not calibrators_of(this, spec, fitted):
         this.warn("how sure the teachers of pseudo-labels may be is not calibrated: that takes a second fold")
-    temperature = teachers_temperature([[t.predictions(t.testlike) for t in fold] for fold in others], this.label_of)
-    taught = pseudo_targets([t.predictions("test") for t in teachers], round_, spec.fold, temperature)
-    this.events.say(f"{spec.name} fold {spec.fold}: {len(taught)} of {len(this.audit.test)} test images as pseudo-labels, "
-                    f"teachers at temperature {temperature:.2f}")
+    taught = pseudo_targets([fitted[t].predictions("test") for t in teachers], round_, spec.fold, temperature)
+    this.events.say(f"{spec.name} fold {spec.fold}: {len(taught)} of {len(this.audit.test)} test images as pseudo-labels of "
+                    f"{', '.join(t.backbone for t in teachers)} at temperature {temperature:.2f}")
     return taught.for_fold(spec.fold)
 
 
-def distilled_from(this, spec, fitted):
-    """The networks that a fit is distilled from, of the `fitted` of the rounds before; [] in a round without distillation."""
+def distilled_from(this, spec, fitted, teachers):
+    """The networks that a fit is distilled from, of its teachers; [] in a round without distillation."""
     round_ = this.config.rounds[spec.round]
     if not round_.alpha:
         return []
-    teachers = distillers(spec, teachers_of(this, spec, fitted), round_.max_teachers)
+    teachers = distillers(spec, teachers, round_.max_teachers)
     if not teachers:
         this.warn(f"{spec.name} fold {spec.fold} learns without distillation: no fit of the round before was made in its fold")
     return [fused(new_network_with(this, teacher, fitted[teacher].result.folder)) for teacher in teachers]
@@ -376,12 +381,13 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
     """Build everything a fit needs and train it in `folder`."""
     if damaged := drop_damaged_checkpoints(folder):
         this.warn(f"{spec.name} fold {spec.fold} is trained from an earlier state: {first_few(damaged)} changed on the disk")
-    taught = taught_targets(this, spec, fitted)
+    teachers, temperature = able_teachers(this, spec, fitted)
+    taught = taught_targets(this, spec, fitted, teachers, temperature)
     if taught is not None:
         save_pseudo_labels(taught, this.audit.train.classes, folder / PSEUDO_LABELS)
     pixels, targets = fit_targets(this, spec, taught)
-    teachers = distilled_from(this, spec, fitted)
-    network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs, teachers)
+    networks = distilled_from(this, spec, fitted, teachers)
+    network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs, networks)
     config = with_room(this.config, this.costs.get(spec.backbone, UNKNOWN))
     result = fit(spec, network, objective, loader, sampler, mix=mix, config=config, n_epochs=n_epochs,
                  compute=this.compute_of(spec.backbone), pretrained=this.weights[spec.backbone].is_pretrained,

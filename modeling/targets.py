@@ -1,8 +1,8 @@
 """What the fits of a round learn: the labels, and in later rounds what the round before sees in test images and in its own.
 
 Blind by construction: a fit of fold k is taught by fold k's models alone, which never saw fold k's valid images. Pseudo-labels
-carry `blind_fold=k`, and a fit of another fold refuses them; distillation refuses teachers of another fold. The one temperature
-of pseudo-labels comes from the other folds' valid images.
+carry `blind_fold=k`, and a fit of another fold refuses them; distillation refuses teachers of another fold. Which backbones are
+able to teach, equally weighted, and the one temperature of pseudo-labels come from the other folds' valid images.
 
 Pseudo-labels do not shift the class shares. Easy classes have far more sure images than hard ones (docmix: 92 of the largest
 class, 3 of the smallest, where labelled images are 6 to 1). So a class may give no larger a share of its unlabelled images than
@@ -17,7 +17,7 @@ import numpy as np
 from data_loader import Targets
 from files import csv_text, quoted_cell, unquoted_cell
 from modeling.inference import Predictions
-from modeling.metrics import fit_temperature, with_temperature
+from modeling.metrics import fit_temperature, mixture_weights, with_temperature
 from utils import RunError, write_atomic
 
 
@@ -30,6 +30,25 @@ def teachers_temperature(folds, label_of):
         return 1.0
     rows = Predictions.concat([Predictions.mean(teachers) for teachers in folds])
     return fit_temperature(np.array([label_of[i] for i in rows.sample_id.tolist()]), rows.probs)
+
+
+def able(names, folds, label_of):
+    """Those of `names` that are worth being taught by: with at least half of an equal weight in the likeliest mixture of them.
+
+    A backbone that learnt little (random weights, too few epochs, diverged) would otherwise be heard as loud as the best, and
+    with it hardly any image would be agreed on. folds: for each *other* fold {name: its Predictions of its own valid images},
+    of which count those that have every name; without any all of them teach.
+    """
+    folds = [fold for fold in folds if set(names) <= fold.keys()]
+    if not folds or len(names) < 2:
+        return list(names)
+    each = [Predictions.concat([fold[name] for fold in folds]) for name in names]
+    ids = each[0].sample_id.tolist()
+    labels = np.array([label_of[i] for i in ids])
+    stack = [predictions.align(ids) for predictions in each]
+    right = [with_temperature(probs, fit_temperature(labels, probs))[np.arange(len(ids)), labels] for probs in stack]
+    weights = mixture_weights(np.maximum(np.stack(right, 1), 1e-7))
+    return [name for name, weight in zip(names, weights, strict=True) if weight >= 0.5 / len(names)]
 
 
 def distillers(spec, teachers, max_teachers=0):

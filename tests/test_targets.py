@@ -5,6 +5,7 @@ from config import FitSpec, Round
 from data_loader import Targets
 from modeling.inference import Predictions
 from modeling.targets import (
+    able,
     distillers,
     load_pseudo_labels,
     pseudo_targets,
@@ -64,6 +65,24 @@ def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teac
     assert teachers_temperature([], label_of) == 1.0
     round_ = Round(unlabelled=True, min_confidence=0.95, class_quota=0.0)
     assert pseudo_targets(TEACHERS, round_, 2, temperature=3.0).sample_id.tolist() == []
+
+
+def test_a_teacher_that_knows_little_is_not_heard_and_equals_are():
+    rng = np.random.default_rng(0)
+    ids, labels = np.array([f"v{i:03}" for i in range(300)]), rng.integers(0, 3, 300)
+    label_of = dict(zip(ids.tolist(), labels.tolist(), strict=True))
+
+    def predictions(share_right, seed):
+        noise = np.random.default_rng(seed)
+        said = np.where(noise.random(300) < share_right, labels, noise.integers(0, 3, 300))
+        return Predictions(ids, (np.eye(3)[said] * 0.7 + 0.1).astype(np.float32), ("a", "b", "c"), "valid", ("m",))
+
+    fold = {"good": predictions(0.8, 1), "poor": predictions(0.05, 2), "equal": predictions(0.8, 3)}
+    assert able(["good", "poor", "equal"], [fold], label_of) == ["good", "equal"]
+    assert able(["poor", "good"], [fold, {"good": fold["good"]}], label_of) == ["good"]
+    assert able(["poor", "good"], [], label_of) == ["poor", "good"]                                 # no other fold has both
+    assert able(["poor", "good"], [{"good": fold["good"]}], label_of) == ["poor", "good"]
+    assert able(["poor"], [fold], label_of) == ["poor"] and able([], [fold], label_of) == []
 
 
 def test_an_easy_class_does_not_swamp_the_others():

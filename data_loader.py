@@ -37,13 +37,14 @@ from utils import (
     end_with_parent,
     parallel_map,
     seed_of,
+    usable_cores,
     write_atomic,
 )
 
 __all__ = [
     "Audit", "Batch", "Catalog", "Contest", "EpochSampler", "Folds", "ImageDataset", "InOrderSampler", "PixelStore",
     "Problem", "Targets", "audit_contest", "contest_digests", "decode_bytes", "decode_image", "letterbox", "load_audit",
-    "load_folds", "make_folds", "make_loader", "process_map", "read_contest", "save_folds", "to_square", "usable_cores",
+    "load_folds", "make_folds", "make_loader", "process_map", "read_contest", "save_folds", "to_square",
 ]
 
 MID_GREY = (128, 128, 128)
@@ -331,11 +332,6 @@ class InOrderSampler:
     def __iter__(self):
         for start in range(0, self.n, self.batch_size):
             yield [(0, i) for i in range(start, min(start + self.batch_size, self.n))]
-
-
-def usable_cores():
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_loader(dataset, sampler, workers):

@@ -15,12 +15,14 @@ import sys
 import traceback
 from pathlib import Path
 
+import torch
+
 import demo_contest
 from config import PRESETS, SCALES, Config, build_config
 from modeling.checks import run_checks
 from modeling.metrics import METRICS
 from modeling.pipeline import RESULTS_MANIFEST, run
-from utils import RunError, UserError, changed_files, fault_of, printable, signals_interrupt
+from utils import RunError, UserError, changed_files, fault_of, printable, signals_interrupt, usable_cores
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -123,6 +125,7 @@ def main(argv=None, command=command, goes_on="run the same command again to cont
     """Run the command; returns the exit status and never raises for a user's mistake."""
     logging.getLogger("timm").setLevel(logging.ERROR)
     say_any_text()
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))      # it knows of no container's quota
     try:
         with signals_interrupt():
             return command(sys.argv[1:] if argv is None else argv)

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import joblib
 import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -515,6 +516,11 @@ def keep_freed_memory():
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for option, size_bytes in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
             libc.mallopt(option, size_bytes)
+
+
+def usable_cores():
+    """Cores that this process may use, by its affinity and by the quota of its container."""
+    return joblib.cpu_count()
 
 
 def end_with_parent():

@@ -32,7 +32,7 @@ from benchmarks.seeds import read_pairs, split_argv
 from config import build_config, resolve
 from data_loader import audit_contest, load_audit, load_folds, make_folds, read_contest
 from modeling.pipeline import cache_side_px
-from utils import Timer, no_bars, read_json
+from utils import Timer, no_bars, read_json, usable_cores
 
 HERE = Path(__file__).resolve().parent
 PRODUCT = "product"
@@ -210,7 +210,7 @@ def contract_of(data_path, job, scratch):
     contest = read_contest(data_path, config.data)
     config = resolve(config, gpu_memory_bytes=0, n_train=len(contest.train))
     with no_bars():
-        audit_contest(contest, config.data, cache_side_px(config), scratch, os.cpu_count() or 1)
+        audit_contest(contest, config.data, cache_side_px(config), scratch, usable_cores())
     audit = load_audit(scratch, contest.folder)
     folds = make_folds(audit.train, config.data.n_folds, config.seed)
     train, valid = (tuple((str(audit.train.path[row]), int(audit.train.label[row])) for row in rows)

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 from filelock import FileLock
 
-from utils import RunError, UserError, canonical_json, read_json, seed_of, write_atomic, write_json
+from utils import RunError, UserError, canonical_json, read_json, seed_of, usable_cores, write_atomic, write_json
 
 from .classes import CLASS_NAMES, TRAIN_COUNTS, draw_clean
 from .distort import apply, draw_distortion, needs_other
@@ -57,7 +57,7 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
         if not _is_drawn(folder, made_of):
             partial = folder.with_name(folder.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            _draw_images(partial, made_of["size"], seed, workers or os.cpu_count() or 1)
+            _draw_images(partial, made_of["size"], seed, workers or usable_cores())
             _write_tables(partial, samples)
             write_json(partial / MARK, made_of)
             os.replace(partial, folder)

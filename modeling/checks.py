@@ -2,7 +2,6 @@
 
 Each check returns (state, what was found, what to do). Only `failed` makes the exit status 1.
 """
-import os
 import platform
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from modeling.metrics import find_metric
 from modeling.network import WeightsSource, build_network, find_weights
 from modeling.optim import make_optimizer, peak_lr, set_lr
 from modeling.train import seed_everything, split_batch, train_step
-from utils import RunError, Timer, UserError, fault_of, free_bytes, printable
+from utils import RunError, Timer, UserError, fault_of, free_bytes, printable, usable_cores
 
 PASSED, WARNING, FAILED = "passed", "warning", "FAILED"
 STEP_SIZE_PX, STEP_IMAGES = 64, 4
@@ -65,7 +64,7 @@ def check_python():
 
 
 def check_machine():
-    return PASSED, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads for computing", ""
+    return PASSED, f"{usable_cores()} cores, {torch.get_num_threads()} threads for computing", ""
 
 
 def check_gpu(config):
@@ -92,7 +91,7 @@ def check_data(config, data_path):
     problems = list(contest.problems)
     if len(contest.train) + len(contest.test) <= MOST_AUDITED:
         with tempfile.TemporaryDirectory() as folder:
-            audit_contest(contest, config.data, 64, Path(folder), os.cpu_count() or 1)
+            audit_contest(contest, config.data, 64, Path(folder), usable_cores())
             problems = list(dict.fromkeys([*problems, *load_audit(Path(folder), contest.folder).problems]))
     else:
         found += f" (over {MOST_AUDITED}: listed, not decoded)"

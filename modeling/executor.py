@@ -34,6 +34,7 @@ from utils import (
     is_out_of_memory,
     progress,
     read_json,
+    usable_cores,
 )
 
 CODE = Path(__file__).resolve().parent.parent
@@ -83,7 +84,7 @@ class LocalExecutor:
     n_devices = 1
 
     def __init__(self, folder, device="auto"):
-        self.folder, self.cores = Path(folder), os.cpu_count() or 1
+        self.folder, self.cores = Path(folder), usable_cores()
 
     def __enter__(self):
         return self

@@ -6,7 +6,6 @@
 import errno
 import functools
 import math
-import os
 import re
 import time
 from dataclasses import dataclass, field, replace
@@ -40,6 +39,7 @@ from utils import (
     free_bytes,
     keep_freed_memory,
     run_stage,
+    usable_cores,
 )
 
 PREDICT_BATCH_SIZE = 32
@@ -67,7 +67,7 @@ class Run:
     scores: dict[str, dict[str, float]] = field(default_factory=dict)      # of fits, see `fold_scores`
     command: str = ""                    # that a person types to repeat it
     deadline: float = math.inf           # by time.perf_counter(), for the last fit; --time_budget sets it
-    cores: int = os.cpu_count() or 1     # that a fit may use
+    cores: int = field(default_factory=usable_cores)      # that a fit may use
     machine: dict = field(default_factory=dict)      # where fits run, see `costs.look`
     costs: dict[str, Cost] = field(default_factory=dict)      # of backbones, as far as they were measured
 

@@ -5,7 +5,6 @@ audit -> shift -> folds -> for each round x backbone x seed x fold: targets -> f
 import contextlib
 import importlib.metadata as metadata
 import math
-import os
 import platform
 import shlex
 import sys
@@ -54,6 +53,7 @@ from utils import (
     no_bars,
     read_json,
     seed_of,
+    usable_cores,
     write_json,
     write_manifest,
 )
@@ -113,7 +113,7 @@ def environment():
     """Versions and hardware, for environment.json."""
     packages = ("torch", "torchvision", "timm", "albumentations", "numpy", "scikit-learn", "opencv-python-headless",
                 "pillow", "safetensors")
-    return {"python": sys.version.split()[0], "platform": platform.platform(), "cores": os.cpu_count(),
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "cores": usable_cores(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "packages": {p: metadata.version(p) for p in packages}}
 
@@ -213,7 +213,7 @@ def run_audit(this):
         n_images = len(contest.train) + len(contest.test)
         need_space(this.folder, 3 * cache_side_px(this.config)**2 * n_images, f"{n_images} reduced images")
     this.run_stage(stage, lambda folder: audit_contest(
-        this.contest, this.config.data, cache_side_px(this.config), folder, os.cpu_count() or 1))
+        this.contest, this.config.data, cache_side_px(this.config), folder, usable_cores()))
     this.audit = load_audit(stage.folder, this.contest.folder)
     this.keys["audit"] = stage.key
     for problem in this.audit.problems:
@@ -260,7 +260,7 @@ def measure_shift(this, wanted):
     if not wanted:
         return ShiftReport(groups=make_groups(audit.train.classes, [len(audit.train)], None, "off"))
     return match_shift(audit.train.path, audit.train.label, audit.test.path if reads_test(this) else [],
-                       seed=this.config.seed, workers=os.cpu_count() or 1, embed=make_embed(this, pretrained_source(this)),
+                       seed=this.config.seed, workers=usable_cores(), embed=make_embed(this, pretrained_source(this)),
                        classes=audit.train.classes, groups=this.config.augment.groups)
 
 

@@ -27,7 +27,7 @@ from modeling.fits import ADAPTED, Run, new_network_with, predict_images, square
 from modeling.inference import Predictions, View, joined
 from modeling.metrics import METRICS, Metric
 from modeling.network import WeightsSource, fused, input_size_px, timm_arguments, with_statistics
-from utils import EventLog, UserError, progress, read_json, write_json
+from utils import EventLog, UserError, progress, read_json, usable_cores, write_json
 
 NAME = "model.json"
 CHUNK_IMAGES = 4096      # read and predicted at a time, so that their cached pixels stay within a few GB of disk
@@ -112,7 +112,7 @@ class Predictor:
     def predict_chunk(self, catalog):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:     # Windows keeps mapped files
             pixels = Path(folder) / "pixels"
-            looks = look_at_all(catalog, pixels, self.long_side_px, os.cpu_count() or 1, "read images")
+            looks = look_at_all(catalog, pixels, self.long_side_px, usable_cores(), "read images")
             rows = np.flatnonzero(looks.is_readable)
             reasons = {str(catalog.sample_id[row]): str(looks.reason[row]) for row in np.flatnonzero(~looks.is_readable)}
             return self.predict_pixels(catalog.take(rows), PixelStore.open(pixels).take(rows)) if len(rows) else None, reasons

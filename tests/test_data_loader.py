@@ -36,9 +36,8 @@ from data_loader import (
     process_map,
     save_folds,
     to_square,
-    usable_cores,
 )
-from utils import RunError, UserError
+from utils import RunError, UserError, usable_cores
 
 
 def ramp(height=30, width=40):

@@ -20,6 +20,7 @@ from utils import read_json, write_json
 
 PLAIN = ("model.head=linear optim.label_smoothing=0 optim.focal_gamma=0 optim.class_weight_power=0 augment.mix_share=0 "
          "optim.ema_share=0 data.run_folds=1 data.image_size_px=128 runtime.measure=off")
+OF_FULL_TRAINING = "optim.label_smoothing=0.1 optim.class_weight_power=0.5 augment.mix_share=0.3 optim.ema_share=0.1"
 VARIANTS = {
     "CE": "",
     "+ class weights": "optim.class_weight_power=0.5",
@@ -31,6 +32,8 @@ VARIANTS = {
     "+ EMA": "optim.ema_share=0.1",
     "+ pseudo": "rounds=2",
     "+ distillation": "rounds=2 rounds.unlabelled=off rounds.alpha=0.5",
+    "all of full_training": OF_FULL_TRAINING,
+    "all of competition_ready but its second round": f"{OF_FULL_TRAINING} optim.focal_gamma=1 model.head=arcface",
 }
 
 

@@ -186,10 +186,12 @@ def round_epochs(config, round_number):
 
 
 def teachers_of(this, spec, available=None):
-    """The fits that teach `spec`: the round before, the same fold, every backbone that is `available` (FitSpecs; None: all)."""
+    """The fits that teach `spec`, of those `available` (FitSpecs; None: all): of the round before its fold with every backbone;
+    a refit, of which no score is taken, is taught by all folds."""
     if not this.config.rounds[spec.round].is_taught:
         return []
-    teachers = [replace(spec, backbone=b, round=spec.round - 1) for b in this.config.model.backbones]
+    folds = [spec.fold] if spec.fold is not None else [*range(this.config.data.run_folds), None]
+    teachers = [replace(spec, backbone=b, round=spec.round - 1, fold=f) for f in folds for b in this.config.model.backbones]
     return [t for t in teachers if available is None or t in available]
 
 
@@ -249,7 +251,7 @@ def at_site(site, this, spec, fitted=None):
         if other.round != spec.round - 1:
             return before
         stage, result = before.predict_stage, before.result
-        if other.fold == spec.fold and this.config.rounds[spec.round].alpha:      # a network to be distilled from
+        if spec.fold in (other.fold, None) and this.config.rounds[spec.round].alpha:      # a network to be distilled from
             result = replace(result, folder=site.fetch(result.folder))
         return Fitted(result, replace(stage, folder=site.fetch(stage.folder)))
 
@@ -310,7 +312,7 @@ def able_teachers(this, spec, fitted):
     teachers = teachers_of(this, spec, fitted)
     folds = [{t.backbone: fitted[t].predictions(fitted[t].testlike) for t in fold}
              for fold in calibrators_of(this, spec, fitted)]
-    names = able([t.backbone for t in teachers], folds, this.label_of)
+    names = able(list(dict.fromkeys(t.backbone for t in teachers)), folds, this.label_of)
     heard = [[fold[name] for name in names if name in fold] for fold in folds]
     return [t for t in teachers if t.backbone in names], teachers_temperature([fold for fold in heard if fold], this.label_of)
 
@@ -322,9 +324,11 @@ def taught_targets(this, spec, fitted, teachers, temperature):
         return None
     if not calibrators_of(this, spec, fitted):
         this.warn("how sure the teachers of pseudo-labels may be is not calibrated: that takes a second fold")
-    taught = pseudo_targets([fitted[t].predictions("test") for t in teachers], round_, spec.fold, temperature)
+    backbones = list(dict.fromkeys(t.backbone for t in teachers))
+    said = [Predictions.mean([fitted[t].predictions("test") for t in teachers if t.backbone == name]) for name in backbones]
+    taught = pseudo_targets(said, round_, spec.fold, temperature)
     this.events.say(f"{spec.name} fold {spec.fold}: {len(taught)} of {len(this.audit.test)} test images as pseudo-labels of "
-                    f"{', '.join(t.backbone for t in teachers)} at temperature {temperature:.2f}")
+                    f"{', '.join(backbones)} at temperature {temperature:.2f}")
     return taught.for_fold(spec.fold)
 
 

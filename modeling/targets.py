@@ -1,8 +1,9 @@
 """What the fits of a round learn: the labels, and in later rounds what the round before sees in test images and in its own.
 
-Blind by construction: a fit of fold k is taught by fold k's models alone, which never saw fold k's valid images. Pseudo-labels
-carry `blind_fold=k`, and a fit of another fold refuses them; distillation refuses teachers of another fold. Which backbones are
-able to teach, equally weighted, and the one temperature of pseudo-labels come from the other folds' valid images.
+Blind by construction: a fit of fold k is taught by fold k's models alone, which never saw fold k's valid images; a refit, of
+which no score is taken, by those of all folds. Pseudo-labels carry `blind_fold=k`, and a fit of another fold refuses them;
+distillation refuses teachers of another fold. Which backbones are able to teach, equally weighted, and the one temperature of
+pseudo-labels come from the other folds' valid images.
 
 Pseudo-labels do not shift the class shares. Easy classes have far more sure images than hard ones (docmix: 92 of the largest
 class, 3 of the smallest, where labelled images are 6 to 1). So a class may give no larger a share of its unlabelled images than

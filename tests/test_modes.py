@@ -72,6 +72,14 @@ def test_competition_ready_trains_its_second_round(results):
     assert "<h3>Rounds</h3>" in (folder / "report.html").read_text()
 
 
+def test_a_refit_of_a_taught_round_learns_from_the_models_of_all_folds(contest, tmp_path):
+    argv = small_argv(contest, tmp_path, "rounds=2", "rounds.min_confidence=0", "data.n_folds=2", "optim.epochs=1",
+                      "ensemble.refit=on", mode="full_training")
+    assert main(argv) == 0
+    taught = {path.parent.parent.name for path in tmp_path.glob("run/*/r1-*/pseudo_labels.csv")}
+    assert taught == {"fold_0", "fold_1", "refit"} and len(list(tmp_path.glob("run/refit/predict-r?-*/test.npz"))) == 2
+
+
 def test_without_leave_to_learn_from_test_images_only_distillation_is_left_of_a_later_round(contest, tmp_path, capsys):
     argv = [*small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1"), "data.test_usage=statistics"]
     assert main([*argv, "--dry_run"]) == 0

@@ -1,8 +1,12 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from config import FitSpec, Round
+from config import FitSpec, Round, build_config
 from data_loader import Targets
+from modeling.fits import teachers_of
 from modeling.inference import Predictions
 from modeling.targets import (
     able,
@@ -51,6 +55,16 @@ def test_a_fit_is_distilled_from_the_other_backbones_of_its_own_fold():
         distillers(student, [FitSpec("b", 42, 0, 1), c])
     everything = FitSpec("a", 42, 1, None)
     assert distillers(everything, [FitSpec("b", 42, 0, None)]) == [FitSpec("b", 42, 0, None)]
+
+
+def test_a_fold_is_taught_by_its_own_models_and_a_refit_by_those_of_all_folds():
+    this = SimpleNamespace(config=build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2", "rounds=2"]))
+    student = FitSpec("vit", 42, 1, 1)
+    assert teachers_of(this, student) == [FitSpec("vit", 42, 0, 1), FitSpec("swin", 42, 0, 1)]
+    assert teachers_of(this, replace(student, round=0)) == []
+    refit, of_all = replace(student, fold=None), [FitSpec(b, 42, 0, fold) for fold in (0, 1, None) for b in ("vit", "swin")]
+    assert teachers_of(this, refit) == of_all and teachers_of(this, refit, of_all[1:4]) == of_all[1:4]
+    assert distillers(refit, of_all, 2) == [FitSpec("swin", 42, 0, 0), FitSpec("swin", 42, 0, 1)]
 
 
 def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teach():

@@ -17,7 +17,7 @@ from utils import Timer, UserError
 ROUNDS = 3               # each way is timed so many times, by turns; the first also pays for memory and compiling
 WORTH = 1.1              # a way is left for one that is this much faster: less may be noise, and other numbers for nothing
 HOPELESS = 3             # a way this much slower than the best is not timed again
-COMPILE_SECONDS = 1200   # of training, from which compiling is tried: it takes a minute, a part of that again in each fit
+COMPILE_SECONDS = 600    # of training in each fit, from which compiling is tried: it takes a minute or more, in each fit again
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def untimed(runtime, precision):
 def fastest(runtime, device, step_of, n_steps_ahead):
     """(the Compute to train with, {Compute: seconds of a step, math.inf where it cannot be done}).
 
-    step_of(Compute) -> a function that does a step; n_steps_ahead: steps still to be done, over all fits.
+    step_of(Compute) -> a function that does a step; n_steps_ahead: steps that each fit has to do. Compiling has to be made up
+    for by its steps in each.
     """
     (precision, *others), timed = precisions(device), {}
     best = untimed(runtime, precision)
@@ -105,7 +106,11 @@ def fastest(runtime, device, step_of, n_steps_ahead):
         best = faster_of(best, [replace(best, precision=other) for other in others], step_of, timed)
     best = faster_of(best, [replace(best, channels_last=False)], step_of, timed)
     if runtime.compile == "auto" and timed[best] * n_steps_ahead > COMPILE_SECONDS:
-        best = faster_of(best, [replace(best, compiled=True)], step_of, timed)
+        compiled = replace(best, compiled=True)
+        steps = {best: step_of(best), compiled: step_of(compiled)}
+        compiling = seconds_of(steps[compiled])      # the first step of a fit
+        if faster_of(best, [compiled], steps.get, timed) == compiled:
+            best = compiled if compiling < n_steps_ahead * (timed[best] - timed[compiled]) else best
     return best, timed
 
 

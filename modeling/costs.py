@@ -89,11 +89,11 @@ def compute_stage(this, backbone):
 
 
 def steps_ahead(this, backbone):
-    """Steps of a micro-batch that all fits of a backbone take together; 0 where so few do not pay for timing them."""
+    """Steps of a micro-batch that each fit of a backbone takes; 0 where all together are too few to pay for timing them."""
     optim, rounds = this.config.optim, range(len(this.config.rounds))
     works = [work_of(this, spec) for number in rounds for spec in round_specs(this.config, number) if spec.backbone == backbone]
     n_images = sum(work.n_steps * work.n_epochs for work in works) * optim.batch_size
-    return n_images // optim.micro_batch_size if n_images >= FEWEST_IMAGES else 0
+    return math.ceil(n_images / (optim.micro_batch_size * len(works))) if n_images >= FEWEST_IMAGES else 0
 
 
 def has_compute(this, backbone):

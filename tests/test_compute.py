@@ -23,12 +23,13 @@ PLAIN, BF16 = Compute(), Compute("bf16")
 
 
 def chosen(monkeypatch, seconds, n_steps_ahead=100, runtime=BASE.runtime):
-    """(what `fastest` takes, how often each way was timed), with {Compute: seconds of a step}; others take as long as fp32."""
+    """(what `fastest` takes, how often each way was timed), with {Compute: seconds of a step}; others take as long as fp32.
+    The first step of a compiled one takes 100 s more."""
     calls = []
 
     def seconds_of(way):
         calls.append(way)
-        return seconds.get(way, seconds[PLAIN])
+        return seconds.get(way, seconds[PLAIN]) + 100 * (way.compiled and way not in calls[:-1])
 
     monkeypatch.setattr(compute, "seconds_of", seconds_of)
     monkeypatch.setattr(compute, "precisions", lambda device: ("fp32", "bf16"))
@@ -52,6 +53,8 @@ def test_compiling_is_tried_where_much_is_to_be_trained(monkeypatch):
     compiled = Compute(compiled=True)
     assert compiled not in chosen(monkeypatch, {PLAIN: 1.0, compiled: 0.5})[1]
     assert chosen(monkeypatch, {PLAIN: 1.0, compiled: 0.5}, n_steps_ahead=2000)[0] == compiled
+    assert chosen(monkeypatch, {PLAIN: 5.0, compiled: 4.5}, n_steps_ahead=150)[0] == PLAIN      # 75 s for 100 of compiling
+    assert chosen(monkeypatch, {PLAIN: 1.0, compiled: math.inf}, n_steps_ahead=2000)[0] == PLAIN
     off = RuntimeConfig(compile="off")
     assert compiled not in chosen(monkeypatch, {PLAIN: 1.0, compiled: 0.5}, n_steps_ahead=2000, runtime=off)[1]
 

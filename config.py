@@ -291,12 +291,12 @@ PRESETS = {
                           predict=replace(BASE.predict, tta_views=4)),
     # seven backbones, five folds, blended
     "full_training": replace(BASE, mode="full_training", model=replace(BASE.model, backbones=FAMILIES)),
-    # the same with a margin and focal loss beside label smoothing, and a second round taught by the first in both ways
+    # the same with a margin and focal loss beside label smoothing, a second round taught by the first in both ways, and refits
     "competition_ready": replace(
         BASE, mode="competition_ready",
         model=replace(BASE.model, backbones=FAMILIES, head="arcface"),
         optim=replace(BASE.optim, focal_gamma=1.0),
-        rounds=(Round(), replace(PSEUDO_ROUND, alpha=0.5))),
+        ensemble=replace(BASE.ensemble, refit=True), rounds=(Round(), replace(PSEUDO_ROUND, alpha=0.5))),
     # checks only: one step of a small member of every family
     "debug": replace(BASE, mode="debug", scale="tiny", data=replace(BASE.data, run_folds=1),
                      model=replace(BASE.model, backbones=FAMILIES), optim=replace(BASE.optim, epochs=1)),

@@ -126,8 +126,8 @@ def begin(this, data_path, metric):
     this.events.record("start", mode=config.mode, argv=sys.argv[1:], command=this.command, data_path=str(data_path))
     for line in this.contest.describe(metric, config.metric != "auto"):
         this.events.say(line)
-    n_fits = len(config.rounds) * len(config.model.backbones) * config.data.run_folds
-    this.events.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} fold(s) x "
+    refit, n_fits = " and a refit" * config.ensemble.refit, sum(len(round_specs(config, k)) for k in range(len(config.rounds)))
+    this.events.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} fold(s){refit} x "
                     f"{len(config.rounds)} round(s) = {n_fits} fits of {config.optim.epochs} epochs at "
                     f"{config.data.image_size_px} px, batch {config.optim.batch_size}, on {this.machine['device']}")
     for source in this.weights.values():

@@ -199,14 +199,14 @@ class RoundResult(NamedTuple):
 
 
 def fit_rounds(sources, round_of, labels, parts, metric, method="auto", draws=1000, seed=0):
-    """(Blend, its nested probs (n, C), [RoundResult]): round by round, a later one's sources join only where the nested score
-    clearly rises by that: where the whole interval of the change is above 0. round_of: {source: round}; else as `fit_blend`.
-    Sources of rounds that are not used have weight 0.
+    """(Blend, its nested probs (n, C), [RoundResult]): round by round, a later one's sources join unless the nested score
+    clearly falls by that: the whole interval of the change is below 0, or there is no change. round_of: {source: round}; else
+    as `fit_blend`. Sources of rounds that are not used have weight 0.
 
-    Why not wherever it rises: rows are few, and the score of what is chosen on them is reported. Of rounds that change nothing
-    every other one rises by chance, and taking those adds 0.40 standard errors to the reported score, on average; taking those
-    beyond 1.64 standard errors, which is what the interval asks, adds 0.10 (normal errors). The price is that a small real gain
-    goes unused, and the run says so.
+    Why not where it clearly rises: what a round learnt of the test images helps there, and rows made like them show little of
+    it (benchmarks/RESULTS.md). Why not wherever it rises: rows are few, and the score of what is chosen on them is reported. Of
+    rounds that change nothing every other one rises by chance, and taking those alone adds 0.40 standard errors to the reported
+    score, on average; leaving out those below -1.64 standard errors, as the interval asks, adds 0.10 (normal errors).
     """
     first, *later = sorted(set(round_of.values()))
     used = [name for name in sources if round_of[name] == first]
@@ -216,7 +216,7 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", draws=10
         joined = [name for name in sources if name in used or round_of[name] == number]
         candidate, probs = fit_blend({name: sources[name] for name in joined}, labels, parts, metric, method)
         change, ci90 = paired_change(metric, labels, nested, probs, draws=draws, seed=seed)
-        results.append(RoundResult(number, candidate.score_nested, change, ci90, ci90[0] > 0))
+        results.append(RoundResult(number, candidate.score_nested, change, ci90, ci90[1] > 0))
         if results[-1].used:
             used, blend, nested = joined, candidate, probs
     return with_unused(blend, sources), nested, results
@@ -224,7 +224,7 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", draws=10
 
 def with_unused(blend, sources):
     """The Blend over all sources: those of rounds that are not used with weight 0."""
-    out = {name: "its round does not clearly help" for name in sources if name not in blend.weights}
+    out = {name: "its round does not help" for name in sources if name not in blend.weights}
     return replace(blend, views=blend.views | {name: tuple(sources[name]) for name in out},
                    temperature=blend.temperature | dict.fromkeys(out, 1.0), weights=blend.weights | dict.fromkeys(out, 0.0),
                    left_out=blend.left_out | out)

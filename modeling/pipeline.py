@@ -491,7 +491,7 @@ def run_ensemble(this, fits, metric):
     """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended test Predictions."""
     config, audit, groups = this.config, this.audit, by_source(fits)
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
-    stage = Stage.of(this.folder, "ensemble", version=3, settings=key_settings(config, "ensemble", "metric", "seed"),
+    stage = Stage.of(this.folder, "ensemble", version=4, settings=key_settings(config, "ensemble", "metric", "seed"),
                      inputs=[f.predict_stage.key for f in fits.values()])
     oof = {split: {name: out_of_fold(m, split, common_folds(groups)) for name, m in groups.items()}
            for split in ("valid", "valid_testlike")}
@@ -506,7 +506,7 @@ def run_ensemble(this, fits, metric):
         if not r.used:
             this.warn(f"round {r.round} is not used for the submission: with it the blend's {metric.name} out of fold changes "
                       f"by {r.change:+.4f} ({r.change_ci90[0]:+.4f} to {r.change_ci90[1]:+.4f}, larger is better), and a round "
-                      "is used where that whole interval is above 0")
+                      "is left out where none of that interval is above 0")
     clean = blend.apply(oof["valid"]).align(ids)
     score = {}
     for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):

@@ -110,7 +110,7 @@ def test_a_round_that_does_not_help_is_not_used_and_one_that_does_is():
     rounds = {"r0": 0, "r1": 1}
     worse = {"r0": member(2.0, 1), "r1": shuffled(member(2.0, 2))}
     blend, nested, (first, second) = fit_rounds(worse, rounds, LABELS, PARTS, METRIC, draws=50)
-    assert blend.weights == {"r0": 1.0, "r1": 0.0} and blend.left_out["r1"] == "its round does not clearly help"
+    assert blend.weights == {"r0": 1.0, "r1": 0.0} and blend.left_out["r1"] == "its round does not help"
     assert first.used and not second.used and second.change <= 0 and METRIC(LABELS, nested) == first.score
     better = worse | {"r1": member(3.0, 2)}
     blend, nested, (first, second) = fit_rounds(better, rounds, LABELS, PARTS, METRIC, draws=50)
@@ -119,4 +119,4 @@ def test_a_round_that_does_not_help_is_not_used_and_one_that_does_is():
     assert METRIC(LABELS, nested) == second.score and blend.weights["r1"] > 0
     few = {name: {"identity": probabilities(2.0, seed)[:80]} for name, seed in (("r0", 1), ("r1", 4))}
     blend, _, (_, second) = fit_rounds(few, rounds, LABELS[:80], PARTS[:80], METRIC, draws=200)
-    assert second.change > 0 > second.change_ci90[0] and not second.used and blend.weights["r1"] == 0      # chance may do that
+    assert second.change_ci90[0] < 0 < second.change_ci90[1] and second.used and blend.weights["r1"] > 0     # not clearly worse

@@ -14,7 +14,7 @@ from torch import nn
 
 from utils import Timer, UserError
 
-ROUNDS = 3               # each way is timed so many times, by turns; the first also pays for memory and compiling
+ROUNDS = 3               # each way is timed so many times, by turns; the first also pays for memory
 WORTH = 1.1              # a way is left for one that is this much faster: less may be noise, and other numbers for nothing
 HOPELESS = 3             # a way this much slower than the best is not timed again
 COMPILE_SECONDS = 600    # of training in each fit, from which compiling is tried: it takes a minute or more, in each fit again
@@ -109,8 +109,9 @@ def fastest(runtime, device, step_of, n_steps_ahead):
         compiled = replace(best, compiled=True)
         steps = {best: step_of(best), compiled: step_of(compiled)}
         compiling = seconds_of(steps[compiled])      # the first step of a fit
-        if faster_of(best, [compiled], steps.get, timed) == compiled:
-            best = compiled if compiling < n_steps_ahead * (timed[best] - timed[compiled]) else best
+        is_faster = faster_of(best, [compiled], steps.get, timed) == compiled
+        if is_faster and compiling < n_steps_ahead * (timed[best] - timed[compiled]):
+            best = compiled
     return best, timed
 
 

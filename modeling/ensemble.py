@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modeling.inference import Predictions
-from modeling.metrics import fit_temperature, log_loss, mixture_weights, normalized, paired_change, with_temperature
+from modeling.metrics import fit_temperature, least_loss_weights, log_loss, normalized, paired_change, with_temperature
 from utils import RunError
 
 GREEDY_STEPS = 30
@@ -138,7 +138,7 @@ def greedy_weights(stack, labels):
 
 def simplex_weights(stack, labels):
     """The weights of least log loss; below 0.01 they are 0."""
-    weights = mixture_weights(np.maximum(stack[:, np.arange(len(labels)), labels], 1e-7).T)
+    weights = least_loss_weights(stack, labels)
     weights = np.where(weights < 0.01, 0.0, weights)
     return weights / weights.sum()
 

@@ -213,6 +213,11 @@ def accuracy_temperature(labels, probs):
     return float(np.exp(brentq(excess, *ends, xtol=1e-3)))
 
 
+def least_loss_weights(stack, labels):
+    """Weights (m,) on the simplex under which the mean of `stack` (m, n, C) has the least log loss."""
+    return mixture_weights(np.maximum(stack[:, np.arange(len(labels)), labels], 1e-7).T)
+
+
 def mixture_weights(likelihoods, iterations=300):
     """Weights (K,) on the simplex under which the rows (n, K) of likelihoods are likeliest, by EM (Saerens et al., 2002)."""
     weights = np.full(likelihoods.shape[1], 1 / likelihoods.shape[1])

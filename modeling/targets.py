@@ -18,7 +18,7 @@ import numpy as np
 from data_loader import Targets
 from files import csv_text, quoted_cell, unquoted_cell
 from modeling.inference import Predictions
-from modeling.metrics import fit_temperature, mixture_weights, with_temperature
+from modeling.metrics import fit_temperature, least_loss_weights, with_temperature
 from utils import RunError, write_atomic
 
 
@@ -47,8 +47,7 @@ def able(names, folds, label_of):
     ids = each[0].sample_id.tolist()
     labels = np.array([label_of[i] for i in ids])
     stack = [predictions.align(ids) for predictions in each]
-    right = [with_temperature(probs, fit_temperature(labels, probs))[np.arange(len(ids)), labels] for probs in stack]
-    weights = mixture_weights(np.maximum(np.stack(right, 1), 1e-7))
+    weights = least_loss_weights(np.stack([with_temperature(p, fit_temperature(labels, p)) for p in stack]), labels)
     return [name for name, weight in zip(names, weights, strict=True) if weight >= 0.5 / len(names)]
 
 

@@ -20,7 +20,7 @@ import torch
 from benchmarks.seeds import split_argv
 from data_loader import make_loader
 from grandmaster_train import main as train
-from modeling import fits, pipeline
+from modeling import fits, planner
 from modeling.optim import make_ema, make_optimizer
 from modeling.train import TrainState, room_of
 from utils import Timer
@@ -74,7 +74,7 @@ class Prices:
         return predict(network, loader, sample_id, classes, source=source, views=views, room=room, **values)
 
     def run_fit(self, site, this, spec, **values):
-        """In place of `modeling.pipeline.run_fit`."""
+        """In place of `modeling.planner.run_fit`."""
         before, self.in_fit = self.measuring, True
         with Timer() as timer:
             run_fit(site, this, spec, **values)
@@ -86,7 +86,7 @@ class Prices:
             self.sums[backbone] = self.sums.get(backbone, 0.0) + seconds
 
 
-fit, predict, run_fit = fits.fit, fits.predict, pipeline.run_fit
+fit, predict, run_fit = fits.fit, fits.predict, planner.run_fit
 
 
 def main():
@@ -96,7 +96,7 @@ def main():
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the run there")
     args, prices = parser.parse_args(own), Prices()
     with (tempfile.TemporaryDirectory() as scratch, mock.patch.multiple(fits, fit=prices.fit, predict=prices.predict),
-          mock.patch.object(pipeline, "run_fit", prices.run_fit)):
+          mock.patch.object(planner, "run_fit", prices.run_fit)):
         if status := train(["--data_path", args.data_path, "--results_dir", str(args.keep or scratch), *passed]):
             sys.exit(status)
     print("\nbackbone                          fits  seconds  their steps  ratio")

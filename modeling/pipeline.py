@@ -4,12 +4,9 @@ audit -> shift -> folds -> for each round x backbone x seed x fold: targets -> f
 """
 import contextlib
 import importlib.metadata as metadata
-import math
 import platform
 import shlex
 import sys
-import time
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,21 +19,19 @@ from config import key_settings, resolve
 from data_loader import audit_contest, contest_digests, load_audit, load_folds, make_folds, read_contest, save_folds
 from modeling import report
 from modeling.augment import plain_view
+from modeling.blend import run_ensemble
 from modeling.compute import pick_device
-from modeling.costs import find_costs, has_compute, look, needed_bytes, work_of
-from modeling.ensemble import fit_rounds, mean_of, nested_cut
-from modeling.executor import Job, make_executor
-from modeling.fits import PSEUDO_LABELS, Run, allowed_rounds, finished_fit, fit_state, fold_scores, round_specs, run_fit
+from modeling.costs import look, needed_bytes
+from modeling.executor import make_executor
+from modeling.fits import Run, allowed_rounds, finished_fit, fold_scores, round_specs
 from modeling.groups import make_groups, named_classes
-from modeling.inference import Predictions, joined
-from modeling.metrics import bootstrap_ci90, confident_scores, find_metric, normalized
+from modeling.metrics import find_metric
 from modeling.network import WeightsSource, build_network, fetch_weights, find_weights, fused, weights_digest, with_padding
 from modeling.page import Page, is_non_commercial
-from modeling.plan import UNKNOWN, Devices, differences, longest_first, make_plan
+from modeling.planner import Planner, planned_specs
 from modeling.predictor import NAME as PREDICTOR
 from modeling.predictor import write_predictor
 from modeling.shift import FEWEST, ShiftReport, match_shift
-from modeling.targets import load_pseudo_labels
 from modeling.trackers import tracker
 from modeling.train import seed_everything
 from submission import probs_of_ids
@@ -46,7 +41,6 @@ from utils import (
     Overall,
     Stage,
     Timer,
-    duration,
     exclusive,
     keep_freed_memory,
     need_space,
@@ -341,259 +335,7 @@ def run_rounds(this, metric, page, executor):
     return fitted, planned
 
 
-def planned_specs(this):
-    """The FitSpecs of all rounds, in the order in which one device trains them."""
-    return [spec for r in range(len(this.config.rounds)) for spec in round_specs(this.config, r)]
-
-
-class Planner:
-    """The fits of a run in order, planned anew before each one: only then is it known how long those before took."""
-
-    def __init__(self, this, specs, metric, executor):
-        self.this, self.metric, self.executor = this, metric, executor
-        known = {backbone for backbone in {spec.backbone for spec in specs} if has_compute(this, backbone)}
-        self.state = {spec: fit_state(this, spec) if spec.backbone in known else "to do" for spec in specs}
-        self.works = {spec: work_of(this, spec) for spec in specs}
-        to_do = [s for s in specs if self.state[s] != "done"]
-        open_ = dict.fromkeys([*(s.backbone for s in to_do), *(t for s in to_do for t in self.works[s].teachers)])
-        measured = this.config.runtime.measure or this.deadline < math.inf
-        self.costs = find_costs(this, open_, executor, self.has_time_for) if measured else dict.fromkeys(open_, UNKNOWN)
-        self.is_known, self.pace = measured, {}       # seconds over planned seconds, by backbone
-        if executor.n_devices > 1 and this.deadline == math.inf:      # else what a budget leaves out must come last
-            self.works = {work.spec: work for work in longest_first(self.works.values(), self.costs)}
-        self.running = {}                             # {FitSpec: [planned seconds or steps, those done]}
-        self.first = self.plan(list(self.works), {})
-        self.start = time.perf_counter()
-
-    def has_time_for(self, costs):
-        """Whether more than one shortest fit of each of these backbones can still be done: else measuring further ones, which
-        would be dropped first, is time lost."""
-        first = {work.spec.backbone: work for work in reversed(self.works.values())}
-        return sum(first[b].seconds(costs, first[b].floor_epochs) for b in costs) < self.this.seconds_left
-
-    def plan(self, specs, fitted):
-        """The Plan of those of the specs that are still to be done, of backbones whose costs are known."""
-        typical = float(np.mean(list(self.pace.values()))) if self.pace else 1.0
-        costs = {b: cost.scaled(self.pace.get(b, typical)) for b, cost in self.costs.items()}
-        works = [self.works[s] for s in specs if s.backbone in costs and self.state[s] != "done" and s not in fitted]
-        return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric), devices=Devices(
-            self.executor.n_devices, {b: self.executor.share(cost.peak_memory_bytes) for b, cost in costs.items()},
-            tuple((load - done, self.executor.share(self.works[s].peak_memory_bytes(self.costs)))
-                  for s, (load, done) in self.running.items()) if self.is_known else ()),
-            at_least_one=not fitted and not self.running and "done" not in self.state.values())
-
-    def jobs(self, round_number, fitted, overall):
-        """Jobs one by one, as an executor asks for them; what they do goes to the `overall` bar. A fit that was finished before
-        is read at once."""
-        specs, gone = list(self.works), set()
-        for i, spec in enumerate(specs):
-            if spec.round != round_number or spec.backbone in gone:
-                continue
-            title = f"fit {i + 1}/{len(specs)}"
-            if before := finished_fit(self.this, spec, fitted):
-                fitted[spec] = before
-                self.this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused",
-                                     stage=before.result.folder.name)
-                continue
-            plan = self.plan(specs[i:], fitted)
-            if spec not in plan.epochs and self.state[spec] != "done":
-                gone.add(spec.backbone)      # with its later folds: a source lacks the last folds, never one between
-                continue
-            n_epochs = plan.epochs.get(spec, self.works[spec].n_epochs)
-            if overall.is_hidden and self.is_known and fitted:
-                self.this.events.say(f"{len(plan.epochs)} fit(s) to do in about {duration(plan.seconds)}")
-            self.running[spec] = [self.load(spec, n_epochs), 0.0]
-            overall.plan(sum(self.load(s, n) for s, n in plan.epochs.items() if s != spec) + sum(
-                load - done for load, done in self.running.values()))
-            seconds = self.this.seconds_left - self.works[spec].seconds(self.costs, 0)
-            yield Job(spec, partial(run_fit, this=self.this, spec=spec, fitted=dict(fitted), n_epochs=n_epochs,
-                                    seconds=seconds, title=title), f"{title} {spec.name} fold {spec.fold}",
-                      self.works[spec].peak_memory_bytes(self.costs), partial(self.advance, spec, overall))
-
-    def advance(self, spec, overall, share):
-        load = self.running[spec]
-        load[1] += share * load[0]
-        overall.advance(share * load[0])
-
-    def learn(self, spec, fitted, seconds):
-        """A fit ended and took this long."""
-        del self.running[spec]
-        if self.state[spec] == "to do" and self.is_known:
-            planned = self.works[spec].seconds(self.costs, len(fitted.result.epochs))
-            self.pace[spec.backbone] = seconds / planned
-
-    def load(self, spec, n_epochs):
-        """How much of the overall bar a fit is: its planned seconds, or its steps where they are not known."""
-        work = self.works[spec]
-        return work.seconds(self.costs, n_epochs) if self.is_known else n_epochs * work.n_steps
-
-    def describe(self):
-        """The plan as a table."""
-        names = {spec: f"{spec.name} fold {'all' if spec.fold is None else spec.fold}" for spec in self.works}
-        width = max(map(len, names.values()))
-        yield f"{'plan':<{width}}  state  epochs  seconds  peak memory"
-        for spec, work in self.works.items():
-            n_epochs = self.first.epochs.get(spec)
-            if n_epochs is None:
-                yield f"{names[spec]:<{width}}  {'done' if self.state[spec] == 'done' else 'left out'}"
-                continue
-            known = (f"{work.seconds(self.costs, n_epochs):>7.0f}  {work.peak_memory_bytes(self.costs) / 2**30:>7.1f} GiB"
-                     if self.is_known else "")
-            yield f"{names[spec]:<{width}}  {self.state[spec]:<5}  {n_epochs:>6}  {known}".rstrip()
-        if self.is_known and self.first.epochs:
-            alone = sum(self.load(s, n) for s, n in self.first.epochs.items())
-            n = self.executor.n_devices
-            side = f" with {n} {self.executor.kind}s, {duration(alone)} one after the other" if n > 1 else ""
-            yield f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}{side}"
-
-    def outcome(self, fitted):
-        """What was planned and what became of it."""
-        n_epochs = {spec: len(done.result.epochs) for spec, done in fitted.items()}
-        return {"budget_hours": self.this.config.runtime.time_budget_hours,
-                "estimated_seconds": self.first.seconds if self.is_known else None,
-                "seconds": time.perf_counter() - self.start,
-                "dropped": list(differences(list(self.works.values()), n_epochs))}
-
-
-def weakest_first(this, fitted, metric):
-    """Backbones, the weakest first, as far as that is known: those of random weights beside pretrained ones, unless they have
-    been scored; then the scored ones by their test-like score in fold 0 of round 0."""
-    score = {spec.backbone: (scores := fold_scores(this, done, metric)).get("valid_testlike", scores["valid"])
-             for spec, done in fitted.items() if (spec.round, spec.fold) == (0, 0)}
-    random = [name for name, source in this.weights.items() if not source.is_pretrained and name not in score]
-    behind = reversed(random) if len(random) < len(this.weights) else ()
-    return [*behind, *sorted(score, key=lambda backbone: metric.sign * score[backbone])]
-
-
-# ---------------------------------------------------------------- ensemble and result
-
-def by_source(fits):
-    """{source name: its Fitted over folds}, in the order they were trained."""
-    groups = {}
-    for spec, fitted in fits.items():
-        groups.setdefault(spec.name, []).append((spec.fold, fitted))
-    return groups
-
-
-def common_folds(groups):
-    """The folds that every source was trained on: with less time for some sources they may be fewer than for others."""
-    return set.intersection(*({fold for fold, _ in members if fold is not None} for members in groups.values()))
-
-
-def out_of_fold(members, split, of_folds):
-    """{view: Predictions} over the valid images of these folds; clean ones where test-like would be equal."""
-    folds = [f for fold, f in members if fold in of_folds]
-    split = split if folds[0].has(split) else "valid"
-    return joined([f.views(split) for f in folds], Predictions.concat)
-
-
-def run_ensemble(this, fits, metric):
-    """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended test Predictions."""
-    config, audit, groups = this.config, this.audit, by_source(fits)
-    row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
-    stage = Stage.of(this.folder, "ensemble", version=4, settings=key_settings(config, "ensemble", "metric", "seed"),
-                     inputs=[f.predict_stage.key for f in fits.values()])
-    oof = {split: {name: out_of_fold(m, split, common_folds(groups)) for name, m in groups.items()}
-           for split in ("valid", "valid_testlike")}
-    ids = next(iter(next(iter(oof["valid"].values())).values())).sample_id.tolist()
-    rows = [row[i] for i in ids]
-    labels, folds = audit.train.label[rows], this.folds.fold[rows]
-    stacked = {name: {view: p.align(ids) for view, p in views.items()} for name, views in oof["valid_testlike"].items()}
-    parts = blend_parts(folds, seed_of(config.seed, "blend"))
-    blend, nested, rounds = fit_rounds(stacked, {spec.name: spec.round for spec in fits}, labels, parts, metric,
-                                       config.ensemble.method, config.ensemble.bootstrap_draws, seed_of(config.seed, "rounds"))
-    for r in rounds:
-        if not r.used:
-            this.warn(f"round {r.round} is not used for the submission: with it the blend's {metric.name} out of fold changes "
-                      f"by {r.change:+.4f} ({r.change_ci90[0]:+.4f} to {r.change_ci90[1]:+.4f}, larger is better), and a round "
-                      "is left out where none of that interval is above 0")
-    clean = blend.apply(oof["valid"]).align(ids)
-    score = {}
-    for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
-        probs = nested_cut(metric, labels, probs, parts) if blend.cuts else probs
-        score[name] = metric(labels, probs)
-        score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
-                                               seed=seed_of(config.seed, "bootstrap"))
-    here, alike, there = by_confidence(this, groups, blend, nested, labels, folds, metric.with_cuts(blend.cuts))
-    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, alike, there, metric.limits)
-    low, high = score["oof_testlike_ci90"]
-    if not low <= score["expected"] <= high:
-        surer = metric.sign * (there - alike) > 0
-        this.warn(f"the models are {'more' if surer else 'less'} sure on the test images than on training images made like "
-                  f"them, as if {metric.name} were {there - alike:+.3f} there: something about the test set is not matched")
-    test = blend.apply({name: joined([f.views("test") for _, f in members], Predictions.mean)
-                        for name, members in groups.items()}) if len(audit.test) else None
-
-    def build(folder):
-        write_json(folder / "blend.json", blend)
-        for name, probs in (("oof_clean", clean), ("oof_testlike", normalized(nested).astype(np.float32))):
-            Predictions(np.array(ids), probs, audit.train.classes, "valid", tuple(groups)).save(folder / f"{name}.npz")
-        if test:
-            test.save(folder / "test.npz")
-
-    this.run_stage(stage, build)
-    table = [source_row(name, members, blend, stacked[name], labels, folds, metric) for name, members in groups.items()]
-    return {"score": score, "blend": blend, "table": table, "test": test, "folder": stage.folder, "rounds": [
-        r._asdict() | {"distillation": config.rounds[r.round].alpha} | pseudo_labels(fits, r.round, audit.train.classes)
-        for r in rounds]}
-
-
-def pseudo_labels(fits, round_number, classes):
-    """{"pseudo_labels": {class: how many test images were taught as it, mean over folds}, "agreement": share of those taught in
-    the round before too that have the same class, None where there are none}. All fits of a fold are taught the same."""
-    taught, before = ({spec.fold: load_pseudo_labels(f.result.folder / PSEUDO_LABELS) for spec, f in fits.items()
-                       if spec.round == number} for number in (round_number, round_number - 1))
-    counts = Counter(label for labels in taught.values() for label in labels.values())
-    same = [labels[i] == before[fold][i] for fold, labels in taught.items() if fold in before
-            for i in labels.keys() & before[fold].keys()]
-    return {"pseudo_labels": {c: counts[c] / len(taught) for c in classes} if counts else {},
-            "agreement": float(np.mean(same)) if same else None}
-
-
-def source_row(name, members, blend, views, labels, folds, metric):
-    """The SourceRow of a source by its test-like out-of-fold {view: probs (n, C)}."""
-    kept = blend.views[name]
-    probs = mean_of(views, kept)
-    each = [metric(labels[folds == k], probs[folds == k]) for k in np.unique(folds)]
-    return report.SourceRow(
-        name, sum(fold is not None for fold, _ in members), metric(labels, probs),
-        float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, blend.weights[name], len(kept),
-        tuple(v for v in views if v not in kept), blend.left_out.get(name, ""), sum(f.result.seconds for _, f in members))
-
-
-def by_confidence(this, groups, blend, nested, labels, folds, metric):
-    """`metrics.confident_scores` on test-like rows and on the test images, as each fold's own models see them; without
-    test images the score of the rows twice."""
-    if not len(this.audit.test):
-        return (metric(labels, nested),) * 3
-    scores = []
-    for fold in np.unique(folds):
-        test = blend.apply({name: fitted.views("test") for name, members in groups.items()
-                            for number, fitted in members if number == fold})
-        scores.append(confident_scores(metric, labels[folds == fold], nested[folds == fold], test.probs,
-                                       seed=seed_of(this.config.seed, "confidence", int(fold))))
-    return tuple(np.mean(scores, axis=0).tolist())
-
-
-def expectation(score, ci90, here, alike, there, limits):
-    """Two estimates averaged: the test-like score moved by how much surer the models are on the test images (`there`, in
-    scores) than on those rows (`here`), and `there` itself. The interval holds both, as wide as the score's around each.
-
-    alike: what rows like those would give if they were as many as the test images. All within what the metric can be, its
-    `limits`.
-    """
-    moved = score + there - here
-    values = np.clip([(moved + there) / 2, min(score + alike - here, moved, there) + ci90[0] - score,
-                      max(score + alike - here, moved, there) + ci90[1] - score], *limits).tolist()
-    return {"by_confidence": there, "confidence_shift": there - alike, "expected": values[0], "expected_ci90": values[1:]}
-
-
-def blend_parts(folds, seed):
-    """What the blend is nested over: the folds, or five random parts of a single fold's rows."""
-    if len(np.unique(folds)) > 1:
-        return folds
-    return np.random.default_rng(seed).permutation(len(folds)) % 5
-
+# ---------------------------------------------------------------- the result
 
 def conclude(this, fits, planned, results, metric, answers, timer, page):
     """Write the submission, the result files and the page; returns final_results.json's content."""

@@ -14,7 +14,8 @@ LEVELS = [
     ["modeling.train", "modeling.orientation", "modeling.groups", "modeling.review", "modeling.figures"],
     ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks",
      "modeling.plan", "modeling.trackers"],
-    ["modeling.fits"], ["modeling.costs"], ["modeling.page", "modeling.predictor"], ["modeling.pipeline", "modeling.export"],
+    ["modeling.fits"], ["modeling.costs", "modeling.blend"], ["modeling.planner", "modeling.page", "modeling.predictor"],
+    ["modeling.pipeline", "modeling.export"],
     ["grandmaster_train", "run_training", "predict"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

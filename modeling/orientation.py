@@ -68,8 +68,9 @@ def local_patterns(image):
         centre = g[1:-1, 1:-1] + 12
         code = np.zeros(centre.shape, np.uint8)
         for bit, (y, x) in enumerate(((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))):
-            code |= (g[y:y + centre.shape[0], x:x + centre.shape[1]] > centre).astype(np.uint8) << bit
-        histogram = np.bincount(code.ravel(), minlength=256)[1:].astype(float)
+            above = cv2.compare(g[y:y + centre.shape[0], x:x + centre.shape[1]], centre, cv2.CMP_GT)      # 0 or 255
+            code = cv2.bitwise_or(code, cv2.bitwise_and(above, 1 << bit))
+        histogram = cv2.calcHist([code], [0], None, [256], [0, 256]).ravel()[1:].astype(float)
         rows.append(np.sqrt(histogram / (histogram.sum() + 1)))
         g = cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     return np.concatenate(rows)

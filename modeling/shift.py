@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
+from sklearn.model_selection import GroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -295,7 +295,7 @@ def search(train, test, seed, workers, n, rounds=4):
         read = read_kinds(kinds, bank, test, seed, workers)
         kept = chosen(read, found.kinds)
         kept = decided(kept, read, found, train, test, seed_of(seed, "decide", r), workers)
-        before, found = found, with_settings(Found(kept), bank, test, seed)
+        before, found = found, with_settings(Found(kept), bank, test, seed, workers)
         if set(before.kinds) == set(found.kinds) and r >= (2 if found.kinds else 1):
             break
         kinds = [kind for kind, f in read.items() if r == 0 or kind in found.kinds or f.gain > f.chance]
@@ -337,7 +337,7 @@ def told_apart(found, train, test, seed, workers, n=300):
     rng = np.random.default_rng(seed)
     drawn = [draw_values(rng, found) for _ in range(n)]
     rows = np.array(train.distorted(drawn, seed, trace_row, workers))
-    return separability(rows, test[:n], seed)["value"]
+    return separability(rows, test[:n], seed, workers)["value"]
 
 
 def simpler(found, train, test, seed, workers, n):
@@ -357,15 +357,17 @@ def simpler(found, train, test, seed, workers, n):
     return found
 
 
-def with_settings(found, bank, test, seed):
+def with_settings(found, bank, test, seed, workers):
     """Fill, canvas and order, which only show on images with geometry."""
     shown = set(GEOMETRY) & set(found.kinds)
     if not shown:
         return found
-    return replace(
-        found, fill=read_setting("fill", FILLS, shown, bank, test, seed),
-        expand=read_setting("expand", (False, True), {"rotate"}, bank, test, seed)[1] if "rotate" in shown else 0.0,
-        geometry_first=read_setting("geometry_first", (False, True), shown, bank, test, seed)[1])
+    asked = {"fill": (FILLS, shown), "geometry_first": ((False, True), shown)}
+    asked |= {"expand": ((False, True), {"rotate"})} if "rotate" in shown else {}
+    shares = dict(zip(asked, process_map(
+        lambda item: read_setting(item[0], *item[1], bank, test, seed), asked.items(), workers), strict=True))
+    return replace(found, fill=shares["fill"], geometry_first=shares["geometry_first"][1],
+                   expand=shares["expand"][1] if "expand" in shares else 0.0)
 
 
 # ---------------------------------------------------------------- groups of classes
@@ -408,12 +410,18 @@ def split_kind(kind, bank, look, test, part, seed):
 
 # ---------------------------------------------------------------- the report
 
-def separability(one, other, seed):
+def separability(one, other, seed, workers):
     """{"value", "ci90"}: AUC of telling the two sets of rows apart, cross-validated (adversarial validation)."""
     rows, y = np.concatenate([one, other]), np.repeat([0, 1], [len(one), len(other)])
-    forest = ExtraTreesClassifier(100, min_samples_leaf=3, random_state=seed)
-    folds = StratifiedKFold(4, shuffle=True, random_state=seed)
-    score = cross_val_predict(forest, rows, y, cv=folds, method="predict_proba")[:, 1]
+
+    def read(split):
+        fit, held = split
+        forest = ExtraTreesClassifier(100, min_samples_leaf=3, random_state=seed).fit(rows[fit], y[fit])
+        return forest.predict_proba(rows[held])[:, 1]
+
+    splits, score = list(StratifiedKFold(4, shuffle=True, random_state=seed).split(rows, y)), np.zeros(len(y))
+    for (_, held), part in zip(splits, process_map(read, splits, workers), strict=True):
+        score[held] = part
     rng = np.random.default_rng(seed)
     draws = [roc_auc_score(y[i], score[i]) for i in (rng.integers(len(y), size=len(y)) for _ in range(100))]
     return {"value": roc_auc_score(y, score), "ci90": np.quantile(draws, (0.05, 0.95)).tolist()}
@@ -588,8 +596,8 @@ def measured(report, train, look, test, embed, seed, workers, n):
     groups = tuple(replace(g, policy=replace(own[names.index(g.look)], natural=g.policy.natural)) for g in report.groups)
     return replace(report, policy=replace(policy, natural=report.natural_symmetries), groups=groups, orientation=whole,
                    statistics=table, n_test=len(test.images),
-                   auc_before=separability(rows["train"], rows["test"][:COMPARED], seed),
-                   auc_after=separability(rows["matched"], rows["test"][:COMPARED], seed))
+                   auc_before=separability(rows["train"], rows["test"][:COMPARED], seed, workers),
+                   auc_after=separability(rows["matched"], rows["test"][:COMPARED], seed, workers))
 
 
 def statistics_table(rows, names):

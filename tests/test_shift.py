@@ -4,11 +4,14 @@ import json
 import cv2
 import numpy as np
 import pytest
+from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from config import AugmentConfig
 from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, train_augment, turn
 from modeling.inference import views_for
-from modeling.orientation import ORIENTATIONS, flip_shares, orientation_mixtures
+from modeling.orientation import ORIENTATIONS, flip_shares, local_patterns, orientation_mixtures
 from modeling.shift import (
     DISTORTED_PX,
     Finding,
@@ -17,6 +20,7 @@ from modeling.shift import (
     coupled,
     load,
     match_shift,
+    separability,
     simpler,
     trace_row,
     with_compression,
@@ -191,3 +195,33 @@ def test_independent_flips_make_the_group_of_the_square():
     shares = dict(zip(ORIENTATIONS, flip_shares(1.0, 0.0, 1.0), strict=True))
     assert shares["rotate_90"] == 1.0
     assert np.allclose(orientation_mixtures()[0].sum(1), 1)
+
+
+def local_binary_patterns(image):
+    """`local_patterns` as it is defined."""
+    g, rows = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(int), []
+    for _ in range(2):
+        h, w = g.shape[0] - 2, g.shape[1] - 2
+        around = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
+        codes = sum((g[y:y + h, x:x + w] > g[1:-1, 1:-1] + 12) << bit for bit, (y, x) in enumerate(around))
+        counts = np.bincount(codes.ravel(), minlength=256)[1:]
+        rows.append(np.sqrt(counts / (counts.sum() + 1)))
+        g = cv2.resize(g.astype(np.int16), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(int)
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("shape", [(90, 70, 3), (33, 47, 3)])
+def test_local_patterns_are_what_they_are_defined_as(shape):
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), (0, 0), 0.7)
+    assert np.array_equal(local_patterns(image), local_binary_patterns(image))
+
+
+def test_separability_is_cross_validated():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0, 1, (60, 5)), rng.normal(0.4, 1, (50, 5))
+    forest = ExtraTreesClassifier(100, min_samples_leaf=3, random_state=7)
+    y, folds = np.repeat([0, 1], [60, 50]), StratifiedKFold(4, shuffle=True, random_state=7)
+    score = cross_val_predict(forest, np.concatenate([one, other]), y, cv=folds, method="predict_proba")[:, 1]
+    for workers in (1, 2):
+        found = separability(one, other, 7, workers)
+        assert found["value"] == roc_auc_score(y, score) and found["ci90"][0] < found["value"] < found["ci90"][1]

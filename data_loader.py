@@ -10,6 +10,7 @@ The way from a folder to an audited contest is files.py, tables.py, intake.py, a
 Letters: n samples, C classes, B batch, H x W pixels, S side of the square.
 """
 import csv
+import itertools
 import math
 import os
 import signal
@@ -37,6 +38,7 @@ from utils import (
     end_with_parent,
     parallel_map,
     seed_of,
+    stop_is_asked,
     usable_cores,
     write_atomic,
 )
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 MID_GREY = (128, 128, 128)
+BURST_BYTES, BURST_BATCHES = 2**27, 64      # loaded at a time, see `Bursts`
 
 
 # ---------------------------------------------------------------- folds
@@ -334,13 +337,69 @@ class InOrderSampler:
             yield [(0, i) for i in range(start, min(start + self.batch_size, self.n))]
 
 
-def make_loader(dataset, sampler, workers):
-    """DataLoader of Batches; with workers > 0 its processes live as long as the loader, at most one per usable core."""
+def make_loader(dataset, sampler, workers, in_bursts=False):
+    """Batches of `sampler`'s keys, anew in each iteration; with workers > 0 by processes that live as long as the loader, at
+    most one per usable core. in_bursts: where the cores that load are those that compute, see `Bursts`."""
     workers = max(0, min(workers, usable_cores()))
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate,
+    return Bursts(dataset, sampler, workers) if in_bursts and workers else torch_loader(dataset, sampler, workers)
+
+
+def torch_loader(dataset, batch_sampler, workers):
+    """The DataLoader of Batches."""
+    return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=collate,
                       persistent_workers=workers > 0,
                       worker_init_fn=start_worker if workers else None, pin_memory=torch.cuda.is_available(),
                       generator=torch.Generator())   # its own: the global random state must not depend on the loader
+
+
+class Bursts:
+    """Batches loaded many at a time, by all workers, while nothing is computed.
+
+    A process that loads beside computing takes a core from it, and the other cores wait for that one at the end of each
+    operation (benchmarks/RESULTS.md).
+    """
+
+    def __init__(self, dataset, sampler, workers):
+        self.dataset, self.batch_sampler, self.workers = dataset, sampler, workers
+        self.parts = []        # of each batch of a burst at most one per worker, so that all end at the same time
+        self.batch_bytes = BURST_BYTES      # of the largest batch so far; before the first one is there, a burst is that one
+        self.loader = torch_loader(dataset, self.parts, workers)
+
+    def __len__(self):
+        return len(self.batch_sampler)
+
+    def __iter__(self):
+        batches, largest = iter(self.batch_sampler), 0
+        while burst := list(itertools.islice(batches, max(1, min(BURST_BATCHES, BURST_BYTES // self.batch_bytes)))):
+            loaded = self.load(burst)
+            batches = itertools.chain(burst[len(loaded):], batches)
+            largest = max(largest, *(sum(field.nbytes for field in batch) for batch in loaded))
+            self.batch_bytes = largest
+            loaded.reverse()
+            while loaded:      # none is kept after its use
+                yield loaded.pop()
+
+    def load(self, burst):
+        """[Batch] of lists of keys; the first alone once the run is asked to stop, which it does after the next step."""
+        each, whole = [split_evenly(keys, self.workers) for keys in burst], []
+        self.parts[:] = itertools.chain(*each)
+        loaded = iter(self.loader)
+        for parts in each:
+            whole.append(joined([next(loaded) for _ in parts]))
+            if stop_is_asked():
+                break
+        return whole
+
+
+def split_evenly(items, n):
+    """At most n parts of a list, in its order, of equal length but for the last."""
+    size = math.ceil(len(items) / n)
+    return [items[i:i + size] for i in range(0, len(items), size)]
+
+
+def joined(parts):
+    """One Batch of several, in memory of its own: the parts are in what the system lets processes share, often little."""
+    return Batch(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
 
 def start_worker(_):

@@ -22,8 +22,8 @@ from grandmaster_train import main as train
 class Alternating:
     """The loader's epochs, every second one as its first batch again and again."""
 
-    def __init__(self, dataset, sampler, workers):
-        self.loader, self.sampler, self.n_epochs = make_loader(dataset, sampler, workers), sampler, 0
+    def __init__(self, dataset, sampler, workers, in_bursts):
+        self.loader, self.sampler, self.n_epochs = make_loader(dataset, sampler, workers, in_bursts), sampler, 0
         self.resident = next(iter(make_loader(dataset, sampler, 0)))
 
     def __iter__(self):

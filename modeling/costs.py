@@ -131,7 +131,7 @@ def choose_compute(this, backbone):
 
 def cost_stage(this, backbone):
     config = this.config
-    return Stage.of(this.folder / "costs", backbone, version=3, inputs=[this.keys["shift"], this.keys["folds"]], settings={
+    return Stage.of(this.folder / "costs", backbone, version=4, inputs=[this.keys["shift"], this.keys["folds"]], settings={
         **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
         "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine,
         "grad_checkpointing": config.runtime.grad_checkpointing})

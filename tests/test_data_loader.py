@@ -1,11 +1,13 @@
 """From one file to a Batch: decoding, catalogs, pixels, folds, targets, datasets, loaders."""
 import io
+import itertools
 import os
 import pickle
 import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -352,9 +354,9 @@ def dataset_of(store, n_classes=3):
                         np.arange(len(store)) / 10)
 
 
-def batches_of(store, workers, epochs=(0, 1)):
+def batches_of(store, workers, epochs=(0, 1), in_bursts=False):
     sampler = EpochSampler(len(store), 4, (7, "fit"))
-    loader = make_loader(dataset_of(store), sampler, workers)
+    loader = make_loader(dataset_of(store), sampler, workers, in_bursts)
     found = []
     for epoch in epochs:
         sampler.set_epoch(epoch)
@@ -375,6 +377,57 @@ def test_batches_are_the_same_for_any_number_of_workers(store):
     assert len(alone) == len(helped) == 4
     for a, b in zip(alone, helped, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_bursts_hold_the_same_batches(store, workers):
+    alone, burst = batches_of(store, 0), batches_of(store, workers, in_bursts=True)
+    assert len(alone) == len(burst) == 4
+    for a, b in zip(alone, burst, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert not any(field.is_shared() for field in b)
+
+
+class Counted(ImageDataset):
+    """Counts the images that were loaded, in any process."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.n_loaded = torch.multiprocessing.Value("i", 0)
+
+    def __getitem__(self, key):
+        with self.n_loaded:
+            self.n_loaded.value += 1
+        return super().__getitem__(key)
+
+
+def test_nothing_is_loaded_between_bursts(store, monkeypatch):
+    monkeypatch.setattr("data_loader.BURST_BATCHES", 2)
+    dataset = Counted(store, list("abcdef"), noisy_square, (1,))
+    loader, seen = make_loader(dataset, InOrderSampler(6, 1), 2, in_bursts=True), []
+    assert len(loader) == 6 and loader.dataset is dataset
+    for batch in loader:
+        time.sleep(0.1)
+        seen.append((batch.index.tolist(), dataset.n_loaded.value))
+    assert seen == [([0], 1), ([1], 3), ([2], 3), ([3], 5), ([4], 5), ([5], 6)]      # one batch to learn its size, then two
+
+
+@pytest.mark.parametrize(("name", "value"), [("BURST_BATCHES", 1), ("BURST_BYTES", 1), ("stop_is_asked", lambda: True)])
+def test_a_burst_may_be_one_batch(store, monkeypatch, name, value):
+    """Where more are not wanted, where one is large, and where the run is about to stop: none is left out."""
+    monkeypatch.setattr(f"data_loader.{name}", value)
+    dataset = Counted(store, list("abcdef"), noisy_square, (1,))
+    loader, seen = make_loader(dataset, InOrderSampler(6, 2), 1, in_bursts=True), []
+    for _ in range(2):
+        seen += [batch.index.tolist() for batch in loader]
+    assert seen == 2 * [[0, 1], [2, 3], [4, 5]]
+    assert name == "stop_is_asked" or dataset.n_loaded.value == 12
+
+
+def test_an_epoch_that_was_left_does_not_show_in_the_next(store):
+    loader = make_loader(dataset_of(store), InOrderSampler(6, 1), 2, in_bursts=True)
+    for n in (1, 2, 6):
+        assert [batch.index.item() for batch in itertools.islice(loader, n)] == list(range(n))
 
 
 def test_a_later_epoch_does_not_depend_on_earlier_ones(store):

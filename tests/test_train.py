@@ -46,9 +46,9 @@ def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3):
             raise KeyboardInterrupt
         return batch._replace(weight=batch.weight * torch.rand((), generator=generator))
 
-    return fit(SPEC, network, Supervised(config.optim, torch.ones(2)), make_loader(dataset, sampler, workers), sampler, mix=mix,
-               config=config, compute=Compute(), n_epochs=n_epochs, pretrained=False, device=CPU, folder=folder,
-               events=EventLog(folder / "events.jsonl", echo=False))
+    loader, objective = make_loader(dataset, sampler, workers, in_bursts=True), Supervised(config.optim, torch.ones(2))
+    return fit(SPEC, network, objective, loader, sampler, mix=mix, config=config, compute=Compute(), n_epochs=n_epochs,
+               pretrained=False, device=CPU, folder=folder, events=EventLog(folder / "events.jsonl", echo=False))
 
 
 def test_a_fit_learns_and_leaves_its_weights(tmp_path):
@@ -82,13 +82,14 @@ def stop_after(n_steps, monkeypatch):
     monkeypatch.setattr("modeling.train.train_step", signalled)
 
 
-@pytest.mark.parametrize("n_steps", [1, 3, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 9))])
-def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, n_steps):
+@pytest.mark.parametrize(("n_steps", "workers"), [(1, 0), (3, 0), (5, 0), (1, 2), *(pytest.param(n, w, marks=pytest.mark.slow)
+                                                                                    for n, w in ((2, 0), (9, 0), (5, 2)))])
+def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, n_steps, workers):
     """An epoch has 3 steps: the first steps, the middle ones and the last of an epoch, and the last of all."""
     run(tmp_path / "whole")
     stop_after(n_steps, monkeypatch)
     with signals_interrupt(), pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut")
+        run(tmp_path / "cut", workers=workers)
     [name] = [p.name for p in checkpoints(tmp_path / "cut")]
     assert name.startswith(f"checkpoint-{n_steps // 3:05}-{n_steps % 3:06}-")
     monkeypatch.setattr("modeling.train.train_step", train_step)

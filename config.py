@@ -137,6 +137,8 @@ class Round:
     class_quota: float = setting(1.0, "a class gives at most this many times the share of its unlabelled images that the "
                                  "median class gives, the surest first; 0: no limit", low=0.0, high=1000.0)
     epochs: int = setting(0, "epochs of this round's fits; 0: optim.epochs", low=0)
+    warm_start: bool = setting(False, "each fit begins with the weights of its own fit of the round before, at a learning rate "
+                               "that begins anew")
 
     @property
     def is_taught(self):
@@ -212,8 +214,8 @@ def pair_problems(config):
     if not config.model.backbones or len(set(config.model.backbones)) < len(config.model.backbones):
         yield f"model.backbones must be different names, at least one, got {','.join(config.model.backbones)!r}"
     yield from group_problems(config.augment.groups)
-    if not config.rounds or config.rounds[0].is_taught:
-        yield "rounds must begin with a round of labels only: unlabelled off and alpha 0"
+    if not config.rounds or config.rounds[0].is_taught or config.rounds[0].warm_start:
+        yield "rounds must begin with a round of labels only: unlabelled off, alpha 0 and warm_start off"
     for i, r in enumerate(config.rounds[1:], 1):
         if not r.is_taught:
             yield (f"rounds[{i}] must be taught something by the round before, got unlabelled off and alpha 0: set "
@@ -291,12 +293,13 @@ PRESETS = {
                           predict=replace(BASE.predict, tta_views=4)),
     # seven backbones, five folds, blended
     "full_training": replace(BASE, mode="full_training", model=replace(BASE.model, backbones=FAMILIES)),
-    # the same with a margin and focal loss beside label smoothing, a second round taught by the first in both ways, and refits
+    # the same with a margin and focal loss beside label smoothing, refits, and a second round that begins where the first ends,
+    # taught by it in both ways
     "competition_ready": replace(
         BASE, mode="competition_ready",
         model=replace(BASE.model, backbones=FAMILIES, head="arcface"),
         optim=replace(BASE.optim, focal_gamma=1.0),
-        ensemble=replace(BASE.ensemble, refit=True), rounds=(Round(), replace(PSEUDO_ROUND, alpha=0.5))),
+        ensemble=replace(BASE.ensemble, refit=True), rounds=(Round(), replace(PSEUDO_ROUND, alpha=0.5, warm_start=True))),
     # checks only: one step of a small member of every family
     "debug": replace(BASE, mode="debug", scale="tiny", data=replace(BASE.data, run_folds=1),
                      model=replace(BASE.model, backbones=FAMILIES), optim=replace(BASE.optim, epochs=1)),

@@ -1,4 +1,4 @@
-"""One fit: what it learns from, how it is trained, what it predicts, what it costs. The stages around it are in pipeline.py.
+"""One fit: what it learns from, how it is trained, what it predicts. planner.py asks for it, blend.py reads what it leaves.
 
     run_fit(site, run, spec := FitSpec("convnext_atto", 42, 0, 0), before, n_epochs=12, title="fit 1/5", ...)
     finished_fit(run, spec, before).predictions("valid").align(ids)
@@ -77,8 +77,16 @@ class Run:
 
     @property
     def workers(self):
+        """Processes that load images."""
         workers = self.config.runtime.workers
-        return min(8, self.cores // 2) if workers < 0 else workers
+        if workers >= 0:
+            return workers
+        return min(8, self.cores if self.loads_in_bursts and self.cores > 1 else self.cores // 2)
+
+    @property
+    def loads_in_bursts(self):
+        """Whether loading beside computing would take cores from it."""
+        return self.device.type == "cpu" and torch.get_num_threads() > self.cores - self.cores // 2
 
     @functools.cached_property
     def label_of(self):
@@ -133,10 +141,12 @@ class Run:
             is_elsewhere = getattr(error, "errno", None) == errno.ENOSPC and free_bytes(self.folder) > 2**20      # in /dev/shm
             if not self.workers or not (is_elsewhere or re.search(r"DataLoader worker \(pid|shared memory", str(error))):
                 raise
-            self.warn("loading processes were ended by the system (killed, or /dev/shm too small) and are done without, which "
-                      f"is slower and gives the same results ({str(error).splitlines()[0]})")
-            self.config = replace(self.config, runtime=replace(self.config.runtime, workers=0))
-            return work()
+            reason = str(error).splitlines()[0]
+        # out here: the error has held the loader, its processes and what they loaded
+        self.warn("loading processes were ended by the system (killed, or /dev/shm too small) and are done without, which "
+                  f"is slower and gives the same results ({reason})")
+        self.config = replace(self.config, runtime=replace(self.config.runtime, workers=0))
+        return work()
 
 
 @dataclass(frozen=True)
@@ -219,8 +229,8 @@ def fit_stages(this, spec, available=None, known=None):
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
     training = Stage.of(parent, spec.name, version=2, settings=settings, inputs=[
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
-        *(fit_stages(this, teacher, available, known)[1].key for teacher in sum(
-            calibrators_of(this, spec, available), teachers_of(this, spec, available)))])
+        *(fit_stages(this, teacher, available, known)[1].key for teacher in dict.fromkeys(sum(
+            calibrators_of(this, spec, available), teachers_of(this, spec, available))))])
     known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=4, inputs=[training.key],
                                      settings=key_settings(config, "predict"))
     return known[spec]
@@ -251,7 +261,9 @@ def at_site(site, this, spec, fitted=None):
         if other.round != spec.round - 1:
             return before
         stage, result = before.predict_stage, before.result
-        if spec.fold in (other.fold, None) and this.config.rounds[spec.round].alpha:      # a network to be distilled from
+        round_ = this.config.rounds[spec.round]
+        is_start = round_.warm_start and other == replace(spec, round=spec.round - 1)
+        if is_start or (round_.alpha and spec.fold in (other.fold, None)):      # whose network is read
             result = replace(result, folder=site.fetch(result.folder))
         return Fitted(result, replace(stage, folder=site.fetch(stage.folder)))
 
@@ -377,7 +389,7 @@ def training(this, spec, pixels, targets, n_epochs, teachers=()):
     if teachers:
         objective = Distilled(objective, teachers, round_.alpha, round_.temperature)
     mix, clean_from = BatchMix(config.augment), n_epochs - config.augment.clean_epochs
-    return (network, objective, make_loader(dataset, sampler, this.workers), sampler,
+    return (network, objective, make_loader(dataset, sampler, this.workers, this.loads_in_bursts), sampler,
             lambda batch, generator, epoch: mix(batch, generator) if epoch < clean_from else batch)
 
 
@@ -392,6 +404,7 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
     pixels, targets = fit_targets(this, spec, taught)
     networks = distilled_from(this, spec, fitted, teachers)
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, n_epochs, networks)
+    warm_start(this, spec, fitted, network)
     config = with_room(this.config, this.costs.get(spec.backbone, UNKNOWN))
     result = fit(spec, network, objective, loader, sampler, mix=mix, config=config, n_epochs=n_epochs,
                  compute=this.compute_of(spec.backbone), pretrained=this.weights[spec.backbone].is_pretrained,
@@ -403,6 +416,17 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
     if n_done < n_epochs:
         this.warn(f"{spec.name} fold {spec.fold}: ended after {n_done} of {n_epochs} planned epochs to stay in --time_budget")
+
+
+def warm_start(this, spec, fitted, network):
+    """Load the weights of the same fit of the round before, in a round that begins with them."""
+    if not this.config.rounds[spec.round].warm_start:
+        return
+    before = replace(spec, round=spec.round - 1)
+    if before in fitted:
+        network.load_state_dict(load_file(fitted[before].result.folder / "weights.safetensors"))
+    else:
+        this.warn(f"{spec.name} fold {spec.fold} begins like the first round: there is no {before.name} of that fold")
 
 
 def with_room(config, cost):
@@ -483,7 +507,7 @@ def predict_images(this, spec, network, catalog, pixels, transform, split, views
     """{view name: Predictions} of a catalog's images in these views; in smaller batches where memory runs out."""
     config, batch_size = this.config, predict_batch_size(this.config)
     dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
-    loader = make_loader(dataset, InOrderSampler(len(dataset), batch_size), this.workers)
+    loader = make_loader(dataset, InOrderSampler(len(dataset), batch_size), this.workers, this.loads_in_bursts)
     room = Room(batch_size, this.device, told=lambda text: this.warn(
         f"predicting with {spec.name} fold {spec.fold}: {text}, with the same results"))
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",

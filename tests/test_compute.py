@@ -1,12 +1,13 @@
 """Which way of computing is taken by the times of its steps, what of it a run keeps, and that predicting takes the same way."""
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from config import BASE, RuntimeConfig, build_config
+from config import BASE, RuntimeConfig, build_config, with_values
 from data_loader import read_contest
 from grandmaster_train import main
 from modeling import compute
@@ -122,3 +123,14 @@ def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypa
     predicted, _ = predictor.predict(test)
     stored = Predictions.load(next(folder.glob("ensemble-*")) / "test.npz")
     assert np.abs(predicted.align(stored.sample_id.tolist()) - stored.probs).max() < 1e-6
+
+
+@pytest.mark.parametrize(("device", "cores", "threads", "n", "in_bursts"), [
+    ("cpu", 1, 1, 0, False), ("cpu", 2, 2, 2, True), ("cpu", 2, 1, 1, False), ("cpu", 64, 64, 8, True),
+    ("cpu", 64, 8, 8, False), ("cuda", 1, 1, 0, False), ("cuda", 2, 2, 1, False),
+    ("cuda", 64, 64, 8, False)])
+def test_loading_processes_go_by_the_cores_and_whether_they_compute_too(monkeypatch, device, cores, threads, n, in_bursts):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    run = Run(BASE, None, None, None, torch.device(device), {}, {}, cores=cores)
+    assert (run.workers, run.loads_in_bursts) == (n, in_bursts)
+    assert replace(run, config=with_values(BASE, {"runtime.workers": 3})).workers == 3

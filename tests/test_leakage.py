@@ -38,9 +38,10 @@ def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_trai
         "optim.epochs=15", "optim.batch_size=16", "optim.label_smoothing=0", "augment.mix_share=0", "augment.policy=none",
         "predict.tta_views=1", "ensemble.bootstrap_draws=10", "runtime.workers=0", "runtime.measure=off", "metric=accuracy",
         f"seed={seed}"])
-    # pseudo-labels, distillation, both, each taught by the round before; every test image teaches, however unsure its teachers
+    # pseudo-labels, distillation, both with a warm start, each by the round before; every test image teaches, however unsure
+    # its teachers are
     pseudo = Round(unlabelled=True, min_confidence=0.0, min_agreement=0.0, class_quota=0.0)
-    config = replace(config, rounds=(Round(), pseudo, Round(alpha=0.9), replace(pseudo, alpha=0.9)))
+    config = replace(config, rounds=(Round(), pseudo, Round(alpha=0.9), replace(pseudo, alpha=0.9, warm_start=True)))
     final = run(config, tmp_path / "noise", tmp_path / "run")
     spread = 3 * (0.25 * 0.75 / N) ** 0.5
     assert {s["name"][:2] for s in final["sources"]} == {"r0", "r1", "r2", "r3"}

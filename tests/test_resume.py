@@ -112,7 +112,7 @@ def test_ten_random_kills_of_a_run_on_the_embedded_contest(tmp_path):
 
 
 TAUGHT = ["model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.n_folds=2", "data.run_folds=2", "optim.epochs=6",
-          "rounds=2", "rounds.alpha=0.5", "rounds.min_confidence=0", "rounds.min_agreement=0"]
+          "rounds=2", "rounds.alpha=0.5", "rounds.warm_start=on", "rounds.min_confidence=0", "rounds.min_agreement=0"]
 
 
 @pytest.mark.slow

@@ -3,11 +3,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from config import FitSpec, Round, build_config
 from data_loader import Targets
-from modeling.fits import teachers_of
+from modeling.fits import Fitted, Run, at_site, teachers_of, warm_start
 from modeling.inference import Predictions
+from modeling.network import WeightsSource
 from modeling.targets import (
     able,
     distillers,
@@ -17,7 +20,8 @@ from modeling.targets import (
     teachers_temperature,
     within_quota,
 )
-from utils import RunError
+from modeling.train import FitResult
+from utils import RunError, Stage
 
 IDS = np.array(["t0", "t1", "t2", "t3"])
 
@@ -65,6 +69,48 @@ def test_a_fold_is_taught_by_its_own_models_and_a_refit_by_those_of_all_folds():
     refit, of_all = replace(student, fold=None), [FitSpec(b, 42, 0, fold) for fold in (0, 1, None) for b in ("vit", "swin")]
     assert teachers_of(this, refit) == of_all and teachers_of(this, refit, of_all[1:4]) == of_all[1:4]
     assert distillers(refit, of_all, 2) == [FitSpec("swin", 42, 0, 0), FitSpec("swin", 42, 0, 1)]
+
+
+def weights_in(folder, network):
+    folder.mkdir(parents=True)
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    return FitResult(FitSpec("a", 42, 0, 1), folder, ({"loss": 1.0},), 1.0, 0, 0)
+
+
+def test_a_warm_start_has_the_weights_of_the_same_fit_of_the_round_before(tmp_path):
+    config = build_config("full_training", ["rounds=2", "rounds.warm_start=on"])
+    this, first = SimpleNamespace(config=config, said=[]), torch.nn.Linear(3, 2)
+    this.warn = this.said.append
+    student, before = FitSpec("a", 42, 1, 1), FitSpec("a", 42, 0, 1)
+    fitted = {before: Fitted(weights_in(tmp_path / "own", first), None),
+              replace(before, fold=0): Fitted(weights_in(tmp_path / "other", torch.nn.Linear(3, 2)), None)}
+    network = torch.nn.Linear(3, 2)
+    warm_start(this, student, fitted, network)
+    assert torch.equal(network.weight, first.weight) and this.said == []
+    network, cold = torch.nn.Linear(3, 2), replace(config, rounds=(Round(), Round(alpha=0.5)))
+    own = network.weight.clone()
+    warm_start(SimpleNamespace(config=cold), student, fitted, network)
+    warm_start(this, replace(student, fold=2), fitted, network)
+    assert torch.equal(network.weight, own)
+    assert this.said == ["r1-a-s42 fold 2 begins like the first round: there is no r0-a-s42 of that fold"]
+
+
+@pytest.mark.parametrize(("changes", "networks"), [
+    (["rounds.warm_start=on"], {("vit", 1)}), (["rounds.alpha=0.5"], {("vit", 1), ("swin", 1)}),
+    (["rounds.unlabelled=on"], set())])
+def test_a_worker_fetches_the_networks_that_its_fit_reads_and_all_predictions(tmp_path, monkeypatch, changes, networks):
+    monkeypatch.setattr("modeling.fits.keep_freed_memory", lambda: None)
+    config = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2", "rounds=2", *changes])
+    this = Run(config, None, tmp_path, None, torch.device("cpu"), {"vit": WeightsSource("vit", "random")}, {}, audit=object())
+    fitted = {spec: Fitted(FitResult(spec, tmp_path / f"fit {spec.backbone} {spec.fold}", (), 0.0, 0, 0),
+                           Stage("predict", "", tmp_path / f"predict {spec.backbone} {spec.fold}"))
+              for spec in (FitSpec(backbone, 42, 0, fold) for fold in (0, 1) for backbone in ("vit", "swin"))}
+    asked = []
+    site = SimpleNamespace(is_home=False, cores=torch.get_num_threads(), folder=tmp_path / "there", events=None,
+                           fetch=lambda path: asked.append(path.name) or tmp_path / "there" / path.name)
+    _, here = at_site(site, this, FitSpec("vit", 42, 1, 1), fitted)
+    assert {(s.backbone, s.fold) for s, f in here.items() if f.result.folder.parent.name == "there"} == networks
+    assert {name for name in asked if name.startswith("predict")} == {f.predict_stage.folder.name for f in fitted.values()}
 
 
 def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teach():

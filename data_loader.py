@@ -362,22 +362,26 @@ class Bursts:
     def __init__(self, dataset, sampler, workers):
         self.dataset, self.batch_sampler, self.workers = dataset, sampler, workers
         self.parts = []        # of each batch of a burst at most one per worker, so that all end at the same time
-        self.batch_bytes = BURST_BYTES      # of the largest batch so far; before the first one is there, a burst is that one
+        self.largest_bytes = 0      # of a batch so far; before the first one is there, a burst is that one
         self.loader = torch_loader(dataset, self.parts, workers)
 
     def __len__(self):
         return len(self.batch_sampler)
 
     def __iter__(self):
-        batches, largest = iter(self.batch_sampler), 0
-        while burst := list(itertools.islice(batches, max(1, min(BURST_BATCHES, BURST_BYTES // self.batch_bytes)))):
+        batches = iter(self.batch_sampler)
+        while burst := list(itertools.islice(batches, self.n_batches)):
             loaded = self.load(burst)
             batches = itertools.chain(burst[len(loaded):], batches)
-            largest = max(largest, *(sum(field.nbytes for field in batch) for batch in loaded))
-            self.batch_bytes = largest
+            self.largest_bytes = max(self.largest_bytes, *(sum(field.nbytes for field in batch) for batch in loaded))
             loaded.reverse()
             while loaded:      # none is kept after its use
                 yield loaded.pop()
+
+    @property
+    def n_batches(self):
+        """Of the next burst."""
+        return max(1, min(BURST_BATCHES, BURST_BYTES // self.largest_bytes)) if self.largest_bytes else 1
 
     def load(self, burst):
         """[Batch] of lists of keys; the first alone once the run is asked to stop, which it does after the next step."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from config import Config, FitSpec, key_settings
 from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, load_audit, make_loader
@@ -29,7 +29,7 @@ from modeling.network import WeightsSource, adapted_to, build_network, fused, no
 from modeling.plan import UNKNOWN, Cost
 from modeling.shift import ShiftReport
 from modeling.targets import able, distillers, pseudo_targets, save_pseudo_labels, teachers_temperature
-from modeling.train import drop_damaged_checkpoints, fit, load_result, seed_everything
+from modeling.train import drop_damaged_checkpoints, fit, load_result, load_weights, seed_everything
 from utils import (
     EventLog,
     Stage,
@@ -81,7 +81,7 @@ class Run:
         workers = self.config.runtime.workers
         if workers >= 0:
             return workers
-        return min(8, self.cores if self.loads_in_bursts and self.cores > 1 else self.cores // 2)
+        return min(8, self.cores if self.loads_in_bursts else self.cores // 2)
 
     @property
     def loads_in_bursts(self):
@@ -261,9 +261,8 @@ def at_site(site, this, spec, fitted=None):
         if other.round != spec.round - 1:
             return before
         stage, result = before.predict_stage, before.result
-        round_ = this.config.rounds[spec.round]
-        is_start = round_.warm_start and other == replace(spec, round=spec.round - 1)
-        if is_start or (round_.alpha and spec.fold in (other.fold, None)):      # whose network is read
+        teaches = this.config.rounds[spec.round].alpha and spec.fold in (other.fold, None)
+        if teaches or other == start_of(this, spec):      # its network is read
             result = replace(result, folder=site.fetch(result.folder))
         return Fitted(result, replace(stage, folder=site.fetch(stage.folder)))
 
@@ -418,15 +417,18 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
         this.warn(f"{spec.name} fold {spec.fold}: ended after {n_done} of {n_epochs} planned epochs to stay in --time_budget")
 
 
+def start_of(this, spec):
+    """The fit whose weights a fit begins with; None in a round that does not begin with those of the one before."""
+    return replace(spec, round=spec.round - 1) if this.config.rounds[spec.round].warm_start else None
+
+
 def warm_start(this, spec, fitted, network):
-    """Load the weights of the same fit of the round before, in a round that begins with them."""
-    if not this.config.rounds[spec.round].warm_start:
-        return
-    before = replace(spec, round=spec.round - 1)
-    if before in fitted:
-        network.load_state_dict(load_file(fitted[before].result.folder / "weights.safetensors"))
-    else:
-        this.warn(f"{spec.name} fold {spec.fold} begins like the first round: there is no {before.name} of that fold")
+    """Load the weights that a fit begins with, in a round that begins with those of the one before."""
+    start = start_of(this, spec)
+    if start in fitted:
+        load_weights(network, fitted[start].result.folder)
+    elif start:
+        this.warn(f"{spec.name} fold {spec.fold} begins like the first round: there is no {start.name} of that fold")
 
 
 def with_room(config, cost):
@@ -520,7 +522,7 @@ def new_network_with(this, spec, weights_folder):
     network = build_network(spec.backbone, n_classes=len(this.contest.train.classes),
                             image_size_px=this.config.data.image_size_px, model=this.config.model,
                             weights=replace(this.weights[spec.backbone], path=""))
-    network.load_state_dict(load_file(weights_folder / "weights.safetensors"))
+    load_weights(network, weights_folder)
     return replace(this.compute_of(spec.backbone), compiled=False).prepare(network.to(this.device))
 
 

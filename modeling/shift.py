@@ -362,10 +362,10 @@ def with_settings(found, bank, test, seed, workers):
     shown = set(GEOMETRY) & set(found.kinds)
     if not shown:
         return found
-    asked = {"fill": (FILLS, shown), "geometry_first": ((False, True), shown)}
-    asked |= {"expand": ((False, True), {"rotate"})} if "rotate" in shown else {}
-    shares = dict(zip(asked, process_map(
-        lambda item: read_setting(item[0], *item[1], bank, test, seed), asked.items(), workers), strict=True))
+    asked = [("fill", FILLS, shown), ("geometry_first", (False, True), shown)]
+    asked += [("expand", (False, True), {"rotate"})] if "rotate" in shown else []
+    shares = process_map(lambda setting: read_setting(*setting, bank, test, seed), asked, workers)
+    shares = {name: share for (name, *_), share in zip(asked, shares, strict=True)}
     return replace(found, fill=shares["fill"], geometry_first=shares["geometry_first"][1],
                    expand=shares["expand"][1] if "expand" in shares else 0.0)
 

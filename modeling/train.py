@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from config import FitSpec
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
@@ -200,6 +200,11 @@ def finish(spec, network, history, folder):
         writer.writeheader()
         writer.writerows(history)
     return result_of(spec, folder, history)
+
+
+def load_weights(network, folder):
+    """Put the weights of the finished fit in `folder` into a network of its kind."""
+    network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
 
 
 def result_of(spec, folder, history):

@@ -5,6 +5,7 @@
 A mode is BASE with a page of differences (PRESETS): no code asks which mode it is in. `0` or "auto" in a setting
 means: decided by `resolve` from the scale and the data before anything is keyed, so that keys hold plain values.
 """
+import textwrap
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 
@@ -41,7 +42,8 @@ def setting(default, doc, *, choices=None, low=None, high=None):
 
 @dataclass(frozen=True)
 class DataConfig:
-    image_size_px: int = setting(0, "side of the square the network sees, pixels; 0: by scale", low=0, high=2048)
+    image_size_px: int = setting(0, "side of the square the network sees, pixels, a multiple of 32; 0: by scale", low=0,
+                                high=2048)
     n_folds: int = setting(5, "number of stratified folds", low=2, high=50)
     run_folds: int = setting(0, "how many of the folds are trained, from fold 0; 0: all", low=0, high=50)
     resize: str = setting("letterbox", "how an image becomes square: padded, stretched, or its centre cut out",
@@ -172,14 +174,9 @@ class RuntimeConfig:
 # ---------------------------------------------------------------- checks
 
 def sections(config):
-    """(dotted prefix, dataclass) of every part of a Config, the Config itself first."""
-    yield "", config
-    for f in fields(config):
-        value = getattr(config, f.name)
-        if is_dataclass(value):
-            yield f"{f.name}.", value
-    for i, item in enumerate(config.rounds):
-        yield f"rounds[{i}].", item
+    """[(dotted prefix, dataclass)] of every part of a Config: itself first, its rounds last."""
+    parts = [(f"{f.name}.", getattr(config, f.name)) for f in fields(config) if is_dataclass(getattr(config, f.name))]
+    return [("", config), *parts, *((f"rounds[{i}].", item) for i, item in enumerate(config.rounds))]
 
 
 def field_problems(prefix, section):
@@ -204,7 +201,10 @@ def field_problems(prefix, section):
 
 def pair_problems(config):
     """Settings that are each allowed but not together."""
-    data, optim = config.data, config.optim
+    data, optim, side_px = config.data, config.optim, config.data.image_size_px
+    if side_px % 32:
+        yield (f"data.image_size_px must be a multiple of 32, got {side_px}: use {side_px // 32 * 32 or 32} or "
+               f"{side_px // 32 * 32 + 32}")
     if data.run_folds > data.n_folds:
         yield (f"data.run_folds must be at most data.n_folds = {data.n_folds}, got {data.run_folds}: "
                "train fewer folds or make more")
@@ -284,6 +284,11 @@ class FitSpec:
     def name(self):
         return f"r{self.round}-{self.backbone}-s{self.seed}"
 
+    @property
+    def title(self):
+        """The name and the part that is held out, for people."""
+        return f"{self.name} {'refit' if self.fold is None else f'fold {self.fold}'}"
+
 
 BASE = Config()
 PSEUDO_ROUND = Round(unlabelled=True)
@@ -318,6 +323,20 @@ def known_keys(config=BASE):
         keys |= {prefix + f.name: hints[f.name] for f in fields(section)
                  if not is_dataclass(hints[f.name]) and f.name not in ("rounds", "mode")}
     return keys
+
+
+def settings_text():
+    """All that --set takes: key, default, choices, and below it the sentence."""
+    def shown(value):
+        return ",".join(value) if isinstance(value, tuple) else ("off", "on")[value] if isinstance(value, bool) else value
+
+    rows = [("rounds=1", "passes over all backbones and folds, the later ones taught by the one before")]
+    for prefix, section in [("", BASE), ("rounds.", PSEUDO_ROUND), *sections(BASE)[1:-len(BASE.rounds)]]:
+        rows += [(f"{prefix}{f.name}={shown(getattr(section, f.name))}"
+                  + (f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""), f.metadata["doc"])
+                 for f in fields(section) if prefix + f.name in known_keys()]
+    return "\n".join(f"  {key}\n{textwrap.fill(doc, 100, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
+                     for key, doc in rows)
 
 
 def parse_value(key, text, kind):

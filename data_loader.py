@@ -341,11 +341,11 @@ def make_loader(dataset, sampler, workers, in_bursts=False):
     """Batches of `sampler`'s keys, anew in each iteration; with workers > 0 by processes that live as long as the loader, at
     most one per usable core. in_bursts: where the cores that load are those that compute, see `Bursts`."""
     workers = max(0, min(workers, usable_cores()))
-    return Bursts(dataset, sampler, workers) if in_bursts and workers else torch_loader(dataset, sampler, workers)
+    return Bursts(dataset, sampler, workers) if in_bursts and workers else torch_loader(dataset, sampler, workers, collate)
 
 
-def torch_loader(dataset, batch_sampler, workers):
-    """The DataLoader of Batches."""
+def torch_loader(dataset, batch_sampler, workers, collate):
+    """The DataLoader of what `collate` makes of the dataset's rows."""
     return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=collate,
                       persistent_workers=workers > 0,
                       worker_init_fn=start_worker if workers else None, pin_memory=torch.cuda.is_available(),
@@ -356,14 +356,15 @@ class Bursts:
     """Batches loaded many at a time, by all workers, while nothing is computed.
 
     A process that loads beside computing takes a core from it, and the other cores wait for that one at the end of each
-    operation (benchmarks/RESULTS.md).
+    operation. Batches come as arrays through a pipe: cheaper, at the size of a part, than a file, its descriptor and its pages
+    for each tensor that processes share (benchmarks/RESULTS.md).
     """
 
     def __init__(self, dataset, sampler, workers):
         self.dataset, self.batch_sampler, self.workers = dataset, sampler, workers
         self.parts = []        # of each batch of a burst at most one per worker, so that all end at the same time
         self.largest_bytes = 0      # of a batch so far; before the first one is there, a burst is that one
-        self.loader = torch_loader(dataset, self.parts, workers)
+        self.loader = torch_loader(dataset, self.parts, workers, collate_arrays)
 
     def __len__(self):
         return len(self.batch_sampler)
@@ -402,8 +403,8 @@ def split_evenly(items, n):
 
 
 def joined(parts):
-    """One Batch of several, in memory of its own: the parts are in what the system lets processes share, often little."""
-    return Batch(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+    """One Batch of tensors of several Batches of arrays."""
+    return Batch(*(torch.from_numpy(np.concatenate(fields)) for fields in zip(*parts, strict=True)))
 
 
 def start_worker(_):
@@ -421,9 +422,12 @@ def start_worker(_):
 
 def collate(rows):
     """Batch of the dataset's rows."""
-    images, probs, weight, index = zip(*rows, strict=True)
-    return Batch(torch.stack(images), torch.from_numpy(np.stack(probs)), torch.from_numpy(np.stack(weight)),
-                 torch.tensor(index, dtype=torch.int64))
+    return Batch(*map(torch.from_numpy, collate_arrays(rows)))
+
+
+def collate_arrays(rows):
+    """`collate` with arrays in place of tensors."""
+    return Batch(*map(np.stack, zip(*rows, strict=True)))
 
 
 # ---------------------------------------------------------------- work that holds the interpreter lock

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import demo_contest
-from config import PRESETS, SCALES, Config, build_config
+from config import PRESETS, SCALES, Config, build_config, settings_text
 from modeling.checks import run_checks
 from modeling.metrics import METRICS
 from modeling.pipeline import RESULTS_MANIFEST, run
@@ -33,8 +33,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser():
-    parser = Parser(prog="grandmaster_train.py", description=__doc__.split("\n\n")[0],
-                    epilog="All keys of --set: see README.md.", allow_abbrev=False)
+    parser = Parser(prog="grandmaster_train.py", description=__doc__.split("\n\n")[0], allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter,
+                    epilog="settings of --set, with their defaults (a mode has some of its own):\n"
+                    + settings_text().replace("%", "%%"))
     parser.add_argument("--mode", default="quick_test", help=f"one of {', '.join(PRESETS)} (default quick_test)")
     parser.add_argument("--data_path", metavar="DIR", help="contest folder as downloaded; without it the embedded contest")
     parser.add_argument("--experiment_name", metavar="NAME", help="folder of the run (default MODE_FOLDER)")

@@ -48,7 +48,7 @@ def description(predictor):
         "resize": data.resize, "image_size_px": side, "long_side_px": predictor.long_side_px,
         "output": {"name": "probabilities", "dtype": "float32", "shape": ["batch", len(predictor.classes)]},
         "classes": predictor.classes, "class_names": predictor.class_names, "cuts": predictor.blend.cuts,
-        "temperature": predictor.blend.temperature[spec.name], "fit": f"{spec.name} fold {spec.fold}",
+        "temperature": predictor.blend.temperature[spec.name], "fit": spec.title,
         "backbone": spec.backbone}
 
 

@@ -284,7 +284,7 @@ def run_fit(site, this, spec, fitted, n_epochs, seconds, title):
     site.deliver(training.folder)
     skipped = load_result(spec, training.folder).skipped_steps
     if skipped:
-        this.warn(f"{spec.name} fold {spec.fold}: {skipped} non-finite step(s) were skipped")
+        this.warn(f"{spec.title}: {skipped} non-finite step(s) were skipped")
     this.with_workers(lambda: this.run_stage(prediction, lambda folder: predict_fit(
         this, spec, training.folder, folder, title)))
     site.deliver(prediction.folder)
@@ -307,7 +307,7 @@ def memory_note(result, optim):
     micro = last["micro_batch_size"]
     if micro >= optim.micro_batch_size and not last["out_of_memory"]:
         return ""
-    return (f"{result.spec.name} fold {result.spec.fold}: memory ran out, so that each batch of {optim.batch_size} was made of "
+    return (f"{result.spec.title}: memory ran out, so that each batch of {optim.batch_size} was made of "
             f"micro-batches of {micro} (asked: {optim.micro_batch_size}"
             + (", with gradient checkpointing" if last["grad_checkpointing"] else "")
             + ("); batch norms averaged over fewer images" if micro < optim.micro_batch_size else ")"))
@@ -338,7 +338,7 @@ def taught_targets(this, spec, fitted, teachers, temperature):
     backbones = list(dict.fromkeys(t.backbone for t in teachers))
     said = [Predictions.mean([fitted[t].predictions("test") for t in teachers if t.backbone == name]) for name in backbones]
     taught = pseudo_targets(said, round_, spec.fold, temperature)
-    this.events.say(f"{spec.name} fold {spec.fold}: {len(taught)} of {len(this.audit.test)} test images as pseudo-labels of "
+    this.events.say(f"{spec.title}: {len(taught)} of {len(this.audit.test)} test images as pseudo-labels of "
                     f"{', '.join(backbones)} at temperature {temperature:.2f}")
     return taught.for_fold(spec.fold)
 
@@ -350,7 +350,7 @@ def distilled_from(this, spec, fitted, teachers):
         return []
     teachers = distillers(spec, teachers, round_.max_teachers)
     if not teachers:
-        this.warn(f"{spec.name} fold {spec.fold} learns without distillation: no fit of the round before was made in its fold")
+        this.warn(f"{spec.title} learns without distillation: no fit of the round before was made in its fold")
     return [fused(new_network_with(this, teacher, fitted[teacher].result.folder)) for teacher in teachers]
 
 
@@ -395,7 +395,7 @@ def training(this, spec, pixels, targets, n_epochs, teachers=()):
 def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance):
     """Build everything a fit needs and train it in `folder`."""
     if damaged := drop_damaged_checkpoints(folder):
-        this.warn(f"{spec.name} fold {spec.fold} is trained from an earlier state: {first_few(damaged)} changed on the disk")
+        this.warn(f"{spec.title} is trained from an earlier state: {first_few(damaged)} changed on the disk")
     teachers, temperature = able_teachers(this, spec, fitted)
     taught = taught_targets(this, spec, fitted, teachers, temperature)
     if taught is not None:
@@ -408,13 +408,13 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
     result = fit(spec, network, objective, loader, sampler, mix=mix, config=config, n_epochs=n_epochs,
                  compute=this.compute_of(spec.backbone), pretrained=this.weights[spec.backbone].is_pretrained,
                  device=this.device, folder=folder, events=this.events,
-                 description=f"{title} {spec.name} fold {spec.fold}", shorten=partial(in_time, train_until),
+                 description=f"{title} {spec.title}", shorten=partial(in_time, train_until),
                  advance=partial(advance, 1 / (n_epochs * len(sampler))))
     n_done = len(result.epochs)
-    this.events.say(f"{title} {spec.name} fold {spec.fold}: loss {result.epochs[-1]['loss']:.4f} after {n_done} epochs, "
+    this.events.say(f"{title} {spec.title}: loss {result.epochs[-1]['loss']:.4f} after {n_done} epochs, "
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
     if n_done < n_epochs:
-        this.warn(f"{spec.name} fold {spec.fold}: ended after {n_done} of {n_epochs} planned epochs to stay in --time_budget")
+        this.warn(f"{spec.title}: ended after {n_done} of {n_epochs} planned epochs to stay in --time_budget")
 
 
 def start_of(this, spec):
@@ -428,7 +428,7 @@ def warm_start(this, spec, fitted, network):
     if start in fitted:
         load_weights(network, fitted[start].result.folder)
     elif start:
-        this.warn(f"{spec.name} fold {spec.fold} begins like the first round: there is no {start.name} of that fold")
+        this.warn(f"{spec.title} begins like the first round: there is no {start.name} of that fold")
 
 
 def with_room(config, cost):
@@ -479,7 +479,7 @@ def predict_fit(this, spec, weights_folder, folder, title):
             save_views(predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted),
                        folder / f"{split}.npz")
     n, n_views = sum(len(c) for c, _, _ in splits.values()), len(views)
-    this.events.say(f"{title} {spec.name} fold {spec.fold}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
+    this.events.say(f"{title} {spec.title}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
                     event="predicted", fit=spec.name, fold=spec.fold, images=n, seconds=timer.seconds)
 
 
@@ -511,7 +511,7 @@ def predict_images(this, spec, network, catalog, pixels, transform, split, views
     dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
     loader = make_loader(dataset, InOrderSampler(len(dataset), batch_size), this.workers, this.loads_in_bursts)
     room = Room(batch_size, this.device, told=lambda text: this.warn(
-        f"predicting with {spec.name} fold {spec.fold}: {text}, with the same results"))
+        f"predicting with {spec.title}: {text}, with the same results"))
     return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
                    views=views, room=room, adapted=adapted,
                    autocast=this.compute_of(spec.backbone).autocast(this.device))

@@ -226,9 +226,6 @@ class Network(nn.Module):
 def input_size_px(model_name, image_size_px):
     """The size the backbone takes: image_size_px, or the nearest multiple of a patch that does not divide it."""
     patch = 14 if "patch14" in model_name else 32
-    if image_size_px % 32:
-        raise UserError(f"data.image_size_px must be a multiple of 32, got {image_size_px}: "
-                        f"use {image_size_px // 32 * 32 or 32} or {image_size_px // 32 * 32 + 32}")
     return max(patch, round(image_size_px / patch) * patch)
 
 

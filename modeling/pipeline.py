@@ -4,6 +4,7 @@ audit -> shift -> folds -> for each round x backbone x seed x fold: targets -> f
 """
 import contextlib
 import importlib.metadata as metadata
+import os
 import platform
 import shlex
 import sys
@@ -81,15 +82,20 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
                    for name in config.model.backbones}
         folder = Path(folder)
         with exclusive(folder), tracker("none" if dry_run else config.runtime.tracker, folder) as track:
-            events = EventLog(folder / "events.jsonl", events=QUIET_EVENTS if config.runtime.quiet else None, also=track)
+            events = EventLog(os.devnull if dry_run else folder / "events.jsonl",
+                              events=QUIET_EVENTS if config.runtime.quiet else None, also=track)
             this = Run(config, contest, folder, events, device, weights, {}, command=shlex.join(command), machine={
                 **machine, "cores": executor.cores, "workers": config.runtime.workers})
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
                 this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
-            begin(this, data_path, metric)
             if dry_run:
+                introduce(this, metric)
                 return print_plan(this, metric, executor)
+            write_json(folder / "config.json", config)
+            write_json(folder / "environment.json", environment())
+            events.record("start", mode=config.mode, argv=sys.argv[1:], command=this.command, data_path=str(data_path))
+            introduce(this, metric)
             run_audit(this)
             run_weights(this)
             run_shift(this)
@@ -112,12 +118,9 @@ def environment():
             "packages": {p: metadata.version(p) for p in packages}}
 
 
-def begin(this, data_path, metric):
-    """Say what was understood and where weights come from; write config.json and environment.json."""
+def introduce(this, metric):
+    """Say what was understood, what will be done and where weights come from."""
     config = this.config
-    write_json(this.folder / "config.json", config)
-    write_json(this.folder / "environment.json", environment())
-    this.events.record("start", mode=config.mode, argv=sys.argv[1:], command=this.command, data_path=str(data_path))
     for line in this.contest.describe(metric, config.metric != "auto"):
         this.events.say(line)
     refit, n_fits = " and a refit" * config.ensemble.refit, sum(len(round_specs(config, k)) for k in range(len(config.rounds)))
@@ -128,8 +131,9 @@ def begin(this, data_path, metric):
         this.events.say(f"weights: {source.describe()}")
     random = [s.model_name for s in this.weights.values() if not s.is_pretrained]
     if random and config.model.pretrained != "off":
-        this.warn(f"{', '.join(random)} start(s) from RANDOM WEIGHTS and will score far lower: put "
-                  f"{random[0]}.safetensors or .pth into a folder and pass it as --weights_dir")
+        files, given = ", ".join(f"{name}.safetensors or .pth" for name in random), config.runtime.weights_dir
+        this.warn(f"{', '.join(random)} start(s) from RANDOM WEIGHTS and will score far lower: put {files} into "
+                  + (f"{given}, where none was found" if given else "a folder and pass it as --weights_dir"))
     for source in this.weights.values():
         if source.is_pretrained and is_non_commercial(source.licence):
             this.warn(f"NOT FOR COMMERCIAL USE: the weights of {source.model_name} are licensed {source.licence}")
@@ -156,7 +160,10 @@ class NoiseImages:
 
 
 def print_plan(this, metric, executor):
-    """--dry_run: every fit with its state, epochs, seconds and memory. What is not done yet is timed on noise images."""
+    """--dry_run: every fit with its state, epochs, seconds and memory. What is not done yet is timed on noise images.
+
+    Of the run's folder it changes nothing but what is kept of the timing.
+    """
     ready = audit_stage(this).is_done
     if ready:
         run_audit(this)
@@ -171,7 +178,7 @@ def print_plan(this, metric, executor):
                         "shift come on top")
     this.config = replace(this.config, rounds=allowed_rounds(this))
     for line in Planner(this, planned_specs(this), metric, executor).describe():
-        this.events.say(line)
+        this.events.say(line, event="result")
 
 
 def rehearse(this):
@@ -317,7 +324,7 @@ def run_rounds(this, metric, page, executor):
     need_space(this.folder, needed_bytes(this, to_do), f"{len(to_do)} fit(s)")
     page.show({}, specs)
     fitted = {}
-    width = max(len(f"fit {len(specs)}/{len(specs)} {spec.name} fold {spec.fold}") for spec in specs)
+    width = max(len(f"fit {len(specs)}/{len(specs)} {spec.title}") for spec in specs)
     with contextlib.closing(Overall(f"{'all fits':<{width}}")) as overall:
         for round_number in sorted({spec.round for spec in specs}):
             for spec, seconds in executor.run(planner.jobs(round_number, fitted, overall), this.events):

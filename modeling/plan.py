@@ -195,9 +195,12 @@ def differences(works, epochs):
         if len(gone) == len(mine):
             yield f"{backbone}: all its fits"
             continue
-        folds = sorted({str(w.spec.fold) for w in gone} - {str(w.spec.fold) for w in mine if w.spec in epochs})
+        lost = {w.spec.fold for w in gone} - {w.spec.fold for w in mine if w.spec in epochs}
+        folds = sorted(fold for fold in lost if fold is not None)
         if folds:
-            yield f"{backbone}: fold{'s' * (len(folds) > 1)} {', '.join(folds)}"
+            yield f"{backbone}: fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+        if None in lost:
+            yield f"{backbone}: its refit"
         shorter = [(epochs[w.spec], w.n_epochs) for w in mine if epochs.get(w.spec, w.n_epochs) < w.n_epochs]
         if shorter:
             low, high = min(shorter)[0], max(shorter)[0]

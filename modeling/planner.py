@@ -38,6 +38,7 @@ class Planner:
         if executor.n_devices > 1 and this.deadline == math.inf:      # else what a budget leaves out must come last
             self.works = {work.spec: work for work in longest_first(self.works.values(), self.costs)}
         self.running = {}                             # {FitSpec: [planned seconds or steps, those done]}
+        self.gone = set()                             # (backbone, fold) left out, of all rounds that are still to come
         self.first = self.plan(list(self.works), {})
         self.start = time.perf_counter()
 
@@ -51,7 +52,8 @@ class Planner:
         """The Plan of those of the specs that are still to be done, of backbones whose costs are known."""
         typical = float(np.mean(list(self.pace.values()))) if self.pace else 1.0
         costs = {b: cost.scaled(self.pace.get(b, typical)) for b, cost in self.costs.items()}
-        works = [self.works[s] for s in specs if s.backbone in costs and self.state[s] != "done" and s not in fitted]
+        works = [self.works[s] for s in specs if s.backbone in costs and self.state[s] != "done" and s not in fitted
+                 and (s.backbone, s.fold) not in self.gone]
         return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted, self.metric), devices=Devices(
             self.executor.n_devices, {b: self.executor.share(cost.peak_memory_bytes) for b, cost in costs.items()},
             tuple((load - done, self.executor.share(self.works[s].peak_memory_bytes(self.costs)))
@@ -61,19 +63,19 @@ class Planner:
     def jobs(self, round_number, fitted, overall):
         """Jobs one by one, as an executor asks for them; what they do goes to the `overall` bar. A fit that was finished before
         is read at once."""
-        specs, gone = list(self.works), set()
+        specs = list(self.works)
         for i, spec in enumerate(specs):
-            if spec.round != round_number or spec.backbone in gone:
+            if spec.round != round_number or (spec.backbone, spec.fold) in self.gone:
                 continue
             title = f"fit {i + 1}/{len(specs)}"
             if before := finished_fit(self.this, spec, fitted):
                 fitted[spec] = before
-                self.this.events.say(f"{title} {spec.name} fold {spec.fold}: done before", event="reused",
+                self.this.events.say(f"{title} {spec.title}: done before", event="reused",
                                      stage=before.result.folder.name)
                 continue
             plan = self.plan(specs[i:], fitted)
             if spec not in plan.epochs and self.state[spec] != "done":
-                gone.add(spec.backbone)      # with its later folds: a source lacks the last folds, never one between
+                self.leave_out(spec, [s for s in specs if s.round == round_number and (s in fitted or s in self.running)])
                 continue
             n_epochs = plan.epochs.get(spec, self.works[spec].n_epochs)
             if overall.is_hidden and self.is_known and fitted:
@@ -83,8 +85,19 @@ class Planner:
                 load - done for load, done in self.running.values()))
             seconds = self.this.seconds_left - self.works[spec].seconds(self.costs, 0)
             yield Job(spec, partial(run_fit, this=self.this, spec=spec, fitted=dict(fitted), n_epochs=n_epochs,
-                                    seconds=seconds, title=title), f"{title} {spec.name} fold {spec.fold}",
+                                    seconds=seconds, title=title), f"{title} {spec.title}",
                       self.works[spec].peak_memory_bytes(self.costs), partial(self.advance, spec, overall))
+
+    def leave_out(self, spec, made):
+        """Leave out a fit with its later folds, as a source lacks the last folds and never one between, in the rounds to come
+        too, where they had nothing to begin from. made: fits of its round so far; a backbone with none gets no refit."""
+        self.gone.add((spec.backbone, spec.fold))
+        if spec.fold is None:
+            return
+        own = {s.fold for s in self.works if s.backbone == spec.backbone}
+        self.gone |= {(spec.backbone, fold) for fold in own if fold is not None and fold > spec.fold}
+        if not any(s.backbone == spec.backbone for s in made):
+            self.gone.add((spec.backbone, None))
 
     def advance(self, spec, overall, share):
         load = self.running[spec]
@@ -105,7 +118,7 @@ class Planner:
 
     def describe(self):
         """The plan as a table."""
-        names = {spec: f"{spec.name} fold {'all' if spec.fold is None else spec.fold}" for spec in self.works}
+        names = {spec: spec.title for spec in self.works}
         width = max(map(len, names.values()))
         yield f"{'plan':<{width}}  state  epochs  seconds  peak memory"
         for spec, work in self.works.items():

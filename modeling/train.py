@@ -183,11 +183,11 @@ def room_of(spec, network, config, device, events):
     if checkpointing == "auto" and is_too_large(spec.backbone, device):
         checkpointing = "on"
     return Room(config.optim.micro_batch_size, device, network, checkpointing, lambda text: events.say(
-        f"{spec.name} fold {spec.fold}: {text}", event="memory"))
+        f"{spec.title}: {text}", event="memory"))
 
 
 def diverged(spec, in_a_row, lr):
-    return RunError(f"the fit {spec.name} of fold {spec.fold} had {in_a_row} non-finite steps in a row at learning rate "
+    return RunError(f"the fit {spec.title} had {in_a_row} non-finite steps in a row at learning rate "
                     f"{lr:.2e}: lower optim.lr, or use --set runtime.precision=fp32")
 
 

@@ -1,7 +1,7 @@
 import pytest
 import timm
 
-from config import BACKBONES, FAMILIES, PRESETS, SCALES, FitSpec, build_config, known_keys, resolve
+from config import BACKBONES, FAMILIES, PRESETS, SCALES, FitSpec, build_config, known_keys, resolve, settings_text
 from utils import UserError, digest_json
 
 
@@ -50,6 +50,7 @@ def test_overrides_are_parsed_with_the_fields_type():
     ("rounds=0", "rounds must be at least 1, got 0"),
     ("rounds.alpha=0.5", "rounds.alpha is of the rounds after the first and there is none: add rounds=2"),
     ("rounds.alfa=0.5", "did you mean 'rounds.alpha'"),
+    ("data.image_size_px=300", "must be a multiple of 32, got 300: use 288 or 320"),
     ("model.backbones=vit,vit", "model.backbones must be different names"),
 ])
 def test_a_bad_override_is_named(override, message):
@@ -79,3 +80,10 @@ def test_every_setting_has_a_sentence_and_the_documented_keys_exist():
 def test_config_is_hashable_into_a_key_and_fits_have_names():
     assert digest_json(build_config("debug")) != digest_json(build_config("quick_test"))
     assert FitSpec("vit_tiny", 42, 1, 3).name == "r1-vit_tiny-s42"
+    assert [FitSpec("a", 42, 0, fold).title for fold in (3, None)] == ["r0-a-s42 fold 3", "r0-a-s42 refit"]
+
+
+def test_the_help_shows_each_setting_once_with_its_default():
+    keys = [line.split("=")[0].strip() for line in settings_text().splitlines() if "=" in line and line[2] != " "]
+    assert sorted(keys) == sorted(known_keys())
+    assert "  data.resize=letterbox (letterbox, squash, crop)\n      how an image" in settings_text()

@@ -1,6 +1,10 @@
 import math
+from types import SimpleNamespace
 
-from config import FitSpec
+import pytest
+
+from config import FitSpec, build_config
+from modeling import planner
 from modeling.plan import Cost, Devices, Work, longest_first, make_plan
 
 COSTS = {"a": Cost(1.0, 0.0, 0.0, 0), "b": Cost(1.0, 0.0, 0.0, 0), "c": Cost(2.0, 0.1, 10.0, 0)}
@@ -77,3 +81,52 @@ def test_longest_first_keeps_rounds_apart_and_equal_works_in_order():
     assert longest_first(works(), {}) == works()
     refit = Work(FitSpec("c", 42, 0, None), 10, 10, 0)
     assert longest_first([refit, *works(("a",), (0,))], COSTS)[-1] == refit
+
+
+class Clock:
+    """A Run of which a planner asks no more than how long is left."""
+
+    def __init__(self, seconds_left):
+        self.seconds_left, self.deadline, self.config = seconds_left, 0.0, build_config("competition_ready")
+
+
+@pytest.fixture
+def planner_of(monkeypatch):
+    """Planner of these works in so many seconds, without a run behind it."""
+    def make(all_works, seconds_left):
+        monkeypatch.setattr(planner, "has_compute", lambda this, backbone: True)
+        monkeypatch.setattr(planner, "fit_state", lambda this, spec: "to do")
+        monkeypatch.setattr(planner, "work_of", lambda this, spec: {w.spec: w for w in all_works}[spec])
+        monkeypatch.setattr(planner, "find_costs", lambda *_: COSTS)
+        monkeypatch.setattr(planner, "finished_fit", lambda *_: None)
+        monkeypatch.setattr(planner, "weakest_first", lambda *_: [])
+        executor = SimpleNamespace(n_devices=1, kind="core", share=lambda n_bytes: 1.0)
+        return planner.Planner(Clock(seconds_left), [w.spec for w in all_works], None, executor)
+    return make
+
+
+@pytest.mark.parametrize(("seconds_left", "made", "dropped"), [
+    (300, [(0, 0), (0, 1), (0, None), (1, 0), (1, 1), (1, None)], "a: fold 2"),
+    (200, [(0, 0), (0, None), (1, 0), (1, None)], "a: folds 1, 2"),
+    (1e9, [(r, fold) for r in (0, 1) for fold in (0, 1, 2, None)], None)])
+def test_what_is_made_is_what_was_planned_refits_and_later_rounds_too(planner_of, seconds_left, made, dropped):
+    all_works = [Work(FitSpec("a", 42, r, fold), 10, 10, 0) for r in (0, 1) for fold in (0, 1, 2, None)]
+    own, fitted, overall = planner_of(all_works, seconds_left), {}, SimpleNamespace(is_hidden=False, plan=lambda load: None)
+    planned = [(s.round, s.fold) for s in own.first.epochs]
+    for round_number in (0, 1):
+        for job in own.jobs(round_number, fitted, overall):
+            n_epochs = job.function.keywords["n_epochs"]
+            own.this.seconds_left -= own.works[job.name].seconds(COSTS, n_epochs)
+            own.running.pop(job.name)
+            fitted[job.name] = n_epochs
+    assert [(s.round, s.fold) for s in fitted] == made == planned
+    assert own.this.seconds_left >= 0 and (dropped is None or dropped in own.first.dropped)
+
+
+def test_a_backbone_without_a_fold_gets_no_refit(planner_of):
+    all_works = [Work(FitSpec(b, 42, 0, fold), 10, 10, 0) for fold in (0, 1, None) for b in ("a", "b")]
+    own = planner_of(all_works, 1e9)
+    own.leave_out(FitSpec("b", 42, 0, 0), [FitSpec("a", 42, 0, 0)])
+    assert own.gone == {("b", 0), ("b", 1), ("b", None)}
+    own.leave_out(FitSpec("a", 42, 0, 1), [FitSpec("a", 42, 0, 0)])
+    assert ("a", 1) in own.gone and ("a", None) not in own.gone

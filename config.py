@@ -334,7 +334,7 @@ def settings_text():
     for prefix, section in [("", BASE), ("rounds.", PSEUDO_ROUND), *sections(BASE)[1:-len(BASE.rounds)]]:
         rows += [(f"{prefix}{f.name}={shown(getattr(section, f.name))}"
                   + (f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""), f.metadata["doc"])
-                 for f in fields(section) if prefix + f.name in known_keys()]
+                 for f in fields(section) if f.metadata and prefix + f.name in known_keys()]
     return "\n".join(f"  {key}\n{textwrap.fill(doc, 100, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
                      for key, doc in rows)
 

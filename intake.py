@@ -47,6 +47,10 @@ from tables import (
 )
 from utils import UserError, digest_file, digest_json, nearest, parallel_map
 
+# a folder's name that has a split's in it and yet is that of a class, among other classes
+IS_A_THING = re.compile(r"train|(?:test|train)(?:ing)?[_\- ]"
+                        r"(?!(?:image|img|pic|photo|set|data|file|jpe?g|png|tif|small|large|\d)).+")
+
 # ---------------------------------------------------------------- catalogs
 
 def as_strings(values):
@@ -319,8 +323,9 @@ def unrepeated_rows(where, ids, labels, findings):
 
 def rows_of_folders(files):
     """Labelled of class folders train/<class>/... (or <class>/... in the folder itself), or None."""
-    train = [p for p in files.images if split_of(p) == "train"]
-    base = train or [p for p in files.images if split_of(p) != "test"]
+    by_class = class_named_like_a_split(files.images)
+    train = [] if by_class else [p for p in files.images if split_of(p) == "train"]
+    base = train or [p for p in files.images if by_class or split_of(p) != "test"]
     parts = [p.split("/") for p in base]
     depth = next((i + 1 for i, part in enumerate(parts[0]) if split_of(part + "/")), 0) if train else 0
     while len({tuple(p[:depth + 1]) for p in parts}) == 1 and all(len(p) > depth + 2 for p in parts):
@@ -332,6 +337,16 @@ def rows_of_folders(files):
     where = "/".join([*parts[0][:depth], "<class>/"])
     return Labelled(paths, paths, labels, ("",) * len(paths), "ID", ("target",),
                     f"class folders {where}")
+
+
+def class_named_like_a_split(paths):
+    """Whether all images lie in folders side by side, one of them named like a split and at least two not, and that one is a
+    class: the vehicle `train`, or a `test_tube`, which is no way to say test images."""
+    folders = {p.rpartition("/")[0] for p in paths}
+    names = {folder.rpartition("/")[2].lower() for folder in folders}
+    alike = [name for name in names if split_of(f"{name}/")]
+    return (len({folder.rpartition("/")[0] for folder in folders}) == 1 and len(names) >= 3 and len(alike) == 1
+            and bool(IS_A_THING.fullmatch(alike[0])))
 
 
 def rows_of_names(files):

@@ -29,12 +29,13 @@ def plain_name(text):
 def match_columns(columns, *namings):
     """(the class index of each column, -1 = none) by the naming of the classes that fits most columns.
 
-    Names are compared as they are, then as `plain_name`; each also without what all columns begin with (`prob_cat`).
+    Names are compared as they are, then as `plain_name`; each also without what all columns begin with (`prob_cat`), which
+    may be longer than the prefix that was meant (`prob_ca` of `prob_cat` and `prob_car`).
     """
     readings, prefix = [(-1,) * len(columns)], len(os.path.commonprefix(columns))  # noqa: RUF071 (characters are meant)
     for names in namings:
         for key in (str, plain_name):
-            for cut in (0, prefix):
+            for cut in range(prefix + 1):
                 index, keys = {key(name): k for k, name in enumerate(names)}, [key(c[cut:]) for c in columns]
                 if len(index) == len(names) and len(set(keys)) == len(keys):
                     readings.append(tuple(index.get(k, -1) for k in keys))

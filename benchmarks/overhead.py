@@ -58,7 +58,7 @@ class Prices:
         optimizer = make_optimizer(network, config.optim, pretrained)
         state = TrainState(network, make_ema(network, config.optim, 100), optimizer, compute.scaler(device),
                            room_of(spec, network, config, device, events))
-        batch = mix(next(iter(make_loader(loader.dataset, sampler, 0))), torch.Generator().manual_seed(0), 0)
+        batch = mix(next(iter(make_loader(loader.dataset, sampler, 0))), torch.Generator().manual_seed(0), 100)
         return median_seconds(lambda: state.step(0, objective, batch, compute.autocast(device), config.optim.clip_norm))
 
     def predict(self, network, loader, sample_id, classes, *, source, views, room, **values):

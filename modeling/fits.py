@@ -231,7 +231,7 @@ def fit_stages(this, spec, available=None, known=None):
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in dict.fromkeys(sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available))))])
-    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=4, inputs=[training.key],
+    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=5, inputs=[training.key],
                                      settings=key_settings(config, "predict"))
     return known[spec]
 
@@ -282,9 +282,6 @@ def run_fit(site, this, spec, fitted, n_epochs, seconds, title):
     this.with_workers(lambda: this.run_stage(training, lambda folder: train_fit(
         this, spec, fitted, folder, n_epochs, train_until, title, site.advance), prediction))
     site.deliver(training.folder)
-    skipped = load_result(spec, training.folder).skipped_steps
-    if skipped:
-        this.warn(f"{spec.title}: {skipped} non-finite step(s) were skipped")
     this.with_workers(lambda: this.run_stage(prediction, lambda folder: predict_fit(
         this, spec, training.folder, folder, title)))
     site.deliver(prediction.folder)
@@ -297,6 +294,8 @@ def finished_fit(this, spec, fitted):
         result = load_result(spec, training.folder)
         if note := memory_note(result, this.config.optim):
             this.warn(note)
+        if result.skipped_steps:
+            this.warn(f"{spec.title}: {result.skipped_steps} non-finite step(s) were skipped")
         return Fitted(result, prediction)
     return None
 
@@ -387,9 +386,9 @@ def training(this, spec, pixels, targets, n_epochs, teachers=()):
     objective, round_ = Supervised(config.optim, weights, network.head.with_margin), config.rounds[spec.round]
     if teachers:
         objective = Distilled(objective, teachers, round_.alpha, round_.temperature)
-    mix, clean_from = BatchMix(config.augment), n_epochs - config.augment.clean_epochs
+    mix, n_clean = BatchMix(config.augment), config.augment.clean_epochs
     return (network, objective, make_loader(dataset, sampler, this.workers, this.loads_in_bursts), sampler,
-            lambda batch, generator, epoch: mix(batch, generator) if epoch < clean_from else batch)
+            lambda batch, generator, n_left: mix(batch, generator) if n_left > n_clean else batch)
 
 
 def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance):
@@ -470,7 +469,7 @@ def predict_fit(this, spec, weights_folder, folder, title):
     """valid.npz, valid_testlike.npz and test.npz of a finished fit, each with its views and their mean."""
     network, splits = new_network_with(this, spec, weights_folder), predicted_splits(this, spec)
     with Timer() as timer:
-        adapted = adapted_to_test(this, network)
+        adapted = adapted_to_test(this, spec, network)
         if adapted:
             save_file(norm_statistics(adapted), folder / ADAPTED)
         network, adapted = fused(network), adapted and fused(adapted)
@@ -489,15 +488,21 @@ def views_of(this, with_adapted=False):
                      with_adapted=with_adapted)
 
 
-def adapted_to_test(this, network):
-    """`adapted_to` some test images where they were found to differ from the training images, else None."""
+def adapted_to_test(this, spec, network):
+    """`adapted_to` some test images where they were found to differ from the training images, else None; fewer at a time
+    where memory runs out."""
     if this.shift.is_empty:
         return None
     rows = np.random.default_rng(0).permutation(len(this.audit.test))[:ADAPTED_IMAGES]
     square = plain_view(**square_of(this.config))
-    n_batches = max(1, len(rows) // ADAPTED_BATCH_SIZE)      # none much smaller than the others: each counts alike
-    return adapted_to(network, (torch.from_numpy(np.stack([square(this.audit.test_pixels[row]) for row in batch]))
-                                .permute(0, 3, 1, 2).to(this.device) for batch in np.array_split(rows, n_batches)))
+    room = Room(ADAPTED_BATCH_SIZE, this.device, told=lambda text: this.warn(f"adapting {spec.title} to test images: {text}"))
+
+    def adapt():
+        batches = np.array_split(rows, math.ceil(len(rows) / room.micro_batch_size))      # of equal size: each counts alike
+        return adapted_to(network, (torch.from_numpy(np.stack([square(this.audit.test_pixels[row]) for row in batch]))
+                                    .permute(0, 3, 1, 2).to(this.device) for batch in batches))
+
+    return room.find(adapt)
 
 
 def predict_batch_size(config):

@@ -272,7 +272,7 @@ def make_embed(this, source):
     seed_everything("embed")
     network = fused(build_network(source.model_name, n_classes=2, image_size_px=PROBE_SIZE_PX, weights=source,
                                   model=this.config.model).to(this.device))
-    square = plain_view(PROBE_SIZE_PX, this.config.data.resize)
+    square = plain_view(PROBE_SIZE_PX, "letterbox")
 
     @torch.inference_mode()
     def embed(images):

@@ -56,6 +56,7 @@ from utils import Timer, parallel_map, plain, seed_of
 
 MEASURED_PX = 448        # long side at which images are compared
 DISTORTED_PX = 768       # and at which training images are distorted, to be reduced after that as the test images are
+FEWEST_PX = 8            # a side has at that size: less is no block of a JPEG
 FEWEST = 20              # images a side that tell anything about a shift
 COMPARED = 400           # images a side for the adversarial AUC
 PURE_SHARE = 0.3   # of a bank's rows
@@ -542,7 +543,7 @@ def with_natural(report, images, labels, look, embed, seed, workers):
 
 
 def load(paths, seed, workers, most, long_side_px):
-    """A random Sample of at most `most` images of at most that size; broken files are left out."""
+    """A random Sample of at most `most` images of at most that size, lines made thicker; broken files are left out."""
     def read(i):
         try:
             data = Path(paths[i]).read_bytes()
@@ -550,8 +551,9 @@ def load(paths, seed, workers, most, long_side_px):
         except (ValueError, OSError):
             return None
         kept = shrunk(image, long_side_px)
-        if min(kept.shape[:2]) < 8:
-            kept = resized(kept, [max(8, side) for side in kept.shape[:2]])
+        fewest = math.ceil(FEWEST_PX * max(1.0, max(kept.shape) / MEASURED_PX))
+        if min(kept.shape[:2]) < fewest:
+            kept = resized(kept, [max(fewest, side) for side in kept.shape[:2]])
         return kept, i, max(full) / max(kept.shape), jpeg_quality(data)
 
     picked = np.random.default_rng(seed).permutation(len(paths))[:most]

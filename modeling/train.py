@@ -105,18 +105,19 @@ class Tally:
         return {"loss": float(torch.stack(self.losses).mean()), "lr": lr, "skipped_steps": self.n_skipped, "seconds": seconds,
                 "images_per_second": self.n_steps * batch_size / seconds}
 
-    def state(self, generator):
+    def state(self, generator, device):
         """Plain values and tensors from which the epoch goes on: the tally, and the random states that a step reads."""
         return {"losses": [float(loss) for loss in self.losses], "n_skipped": self.n_skipped, "in_a_row": self.in_a_row,
                 "seconds": self.seconds, "n_steps": self.n_steps, "mix": generator.get_state(), "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all()}
+                "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
 
     @classmethod
     def of(cls, state, generator, device):
         """The Tally that `state` was made of; sets the random states too."""
         generator.set_state(state["mix"])
         torch.set_rng_state(state["torch"])
-        torch.cuda.set_rng_state_all(state["cuda"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], device)
         losses = torch.tensor(state["losses"], device=device)
         return cls(losses, state["n_skipped"], state["in_a_row"], state["seconds"])
 
@@ -126,8 +127,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
         description="", shorten=None, advance=lambda: None):
     """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable in `folder`.
 
-    compute: the Compute of its steps. mix(batch, generator, epoch) -> Batch: mixup and cutmix; sampler.set_epoch(epoch, step)
-    gives the epoch's order from a step.
+    compute: the Compute of its steps. mix(batch, generator, n_left) -> Batch: mixup and cutmix, with n_left epochs to go, this
+    one included; sampler.set_epoch(epoch, step) gives the epoch's order from a step.
     shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time; the learning rate
     then goes on from where its schedule over the fewer steps would be. advance(): called after each step.
     """
@@ -153,7 +154,7 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
             step = epoch * len(sampler) + tally.n_steps
             lr = lr_at(step, n_steps, optim, peak)
             set_lr(optimizer, lr)
-            loss, taken = state.step(step, objective, mix(batch, generator, epoch), autocast, optim.clip_norm)
+            loss, taken = state.step(step, objective, mix(batch, generator, n_epochs - epoch), autocast, optim.clip_norm)
             tally.add(loss, taken)
             if tally.in_a_row >= optim.nonfinite_limit:
                 raise diverged(spec, tally.in_a_row, lr)
@@ -162,7 +163,7 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
             bar.update()
             advance()
             if stop_is_asked() and tally.n_steps < len(sampler):
-                state.save(folder, history, tally.state(generator))
+                state.save(folder, history, tally.state(generator, device))
                 raise KeyboardInterrupt
         if not tally.losses:
             raise diverged(spec, tally.n_skipped, lr)

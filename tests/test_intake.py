@@ -195,6 +195,17 @@ def test_class_folders_without_a_train_folder(tmp_path):
     assert contest.train.classes == ("x", "y") and "no_test_images" in kinds(contest)
 
 
+@pytest.mark.parametrize(("folders", "classes", "n_test"), [
+    (("beaker", "flask", "test_tube"), ("beaker", "flask", "test_tube"), 0),
+    (("bus", "Train", "truck"), ("Train", "bus", "truck"), 0),
+    (("beaker", "flask", "test_images"), ("beaker", "flask"), 1), (("bus", "car", "test"), ("bus", "car"), 1)])
+def test_a_class_may_be_named_like_a_split_among_others(tmp_path, folders, classes, n_test):
+    for k, name in enumerate(folders):
+        draw(tmp_path / "data" / name / "1.png", k)
+    contest = read_contest(tmp_path, DATA)
+    assert contest.train.classes == classes and len(contest.test) == n_test
+
+
 def test_mixed_folder_with_test_csv(tmp_path):
     for i in range(9):
         draw(tmp_path / "images" / f"{i}.png", i)

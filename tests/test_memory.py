@@ -1,4 +1,6 @@
 """Out of memory at any place of a fit, and gradient checkpointing. The errors are injected: no test fills real memory."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from torch import nn
 
 from config import FitSpec, build_config, resolve, with_values
 from data_loader import EpochSampler, ImageDataset, InOrderSampler, make_loader
+from modeling import fits
 from modeling.compute import Compute
 from modeling.inference import predict, views_for
 from modeling.losses import Supervised
@@ -63,8 +66,8 @@ def run(folder, network=None, config=CONFIG, stop_in=None, n_epochs=2):
     folder.mkdir(exist_ok=True)
     network, sampler, log = network or Tiny(), EpochSampler(20, 8, ("t",)), EventLog(folder / "events.jsonl", echo=False)
 
-    def mix(batch, generator, epoch):
-        if epoch == stop_in:
+    def mix(batch, generator, n_left):
+        if n_epochs - n_left == stop_in:
             raise KeyboardInterrupt
         return batch._replace(weight=batch.weight * torch.rand((), generator=generator))      # drawn once a batch, as mixup is
 
@@ -243,3 +246,21 @@ def test_a_real_allocation_that_fails_is_one_of_them():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
     assert is_out_of_memory(caught.value)
+
+
+def test_adapting_to_test_images_goes_on_with_fewer_at_a_time(monkeypatch):
+    sizes, warnings = [], []
+
+    def adapted(network, batches):
+        sizes.append([len(images) for images in batches])
+        if len(sizes) == 1:
+            raise CUDA_ERROR
+        return "adapted"
+
+    monkeypatch.setattr(fits, "adapted_to", adapted)
+    pixels = np.zeros((100, 40, 30, 3), np.uint8)
+    this = SimpleNamespace(
+        shift=SimpleNamespace(is_empty=False), device=CPU, config=CONFIG, warn=warnings.append,
+        audit=SimpleNamespace(test=pixels, test_pixels=pixels))
+    assert fits.adapted_to_test(this, SPEC, None) == "adapted"
+    assert sizes == [[50, 50], [25, 25, 25, 25]] and "goes on with 32 image(s) at a time" in warnings[0]

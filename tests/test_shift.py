@@ -151,6 +151,14 @@ def test_broken_files_are_left_out(train, tmp_path):
     assert match_shift([*paths, tmp_path / "broken.png"], [*labels, 0], [], seed=0, workers=1).n_train == len(paths)
 
 
+@pytest.mark.parametrize("shape", [(1, 3000), (2000, 32), (9, 700), (1, 1)])
+def test_lines_are_measured_like_other_images(tmp_path, shape):
+    paths = save([np.full((*shape, 3), 120, np.uint8)], tmp_path / "lines")
+    sample = load(paths, 0, 1, 10, DISTORTED_PX)
+    rows = sample.distorted([{}, {"rotate": 10, "expand": True, "fill": "white"}, {"downscale": 0.3}], 0, trace_row, 1)
+    assert np.isfinite(rows).all() and np.shape(rows) == (3, len(statistics(np.zeros((9, 9, 3), np.uint8))))
+
+
 def test_statistics_are_finite_on_odd_images():
     for shape in ((8, 8), (8, 500), (300, 9), (37, 41)):
         for image in (np.zeros((*shape, 3), np.uint8), np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)):

@@ -63,6 +63,7 @@ def test_an_id_without_a_prediction_gets_the_class_shares():
 @pytest.mark.parametrize(("columns", "classes", "found"), [
     (("dog", "cat"), ("cat", "dog"), (1, 0)), (("c0", "c1", "c10"), ("c0", "c1", "c10"), (0, 1, 2)),
     (("Fat Hen", "Black-grass"), ("black grass", "fat_hen"), (1, 0)), (("prob_0", "prob_1"), ("0", "1"), (0, 1)),
+    (("prob_cat", "prob_car"), ("car", "cat"), (1, 0)), (("p_c0", "p_c1"), ("c0", "c1"), (0, 1)),
     (("a b", "a_b"), ("a b", "a_b"), (0, 1)), (("a-b", "c"), ("a b", "a_b"), (-1, -1)),
     (("x", "cat"), ("cat", "dog"), (-1, 0))])
 def test_columns_are_matched_by_name(columns, classes, found):

@@ -41,8 +41,8 @@ def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3):
     seed_everything("init")
     network = build_network(NAME, n_classes=2, image_size_px=32, weights=WeightsSource(NAME, "random"), model=config.model)
 
-    def mix(batch, generator, epoch):
-        if epoch == stop_after:
+    def mix(batch, generator, n_left):
+        if n_epochs - n_left == stop_after:
             raise KeyboardInterrupt
         return batch._replace(weight=batch.weight * torch.rand((), generator=generator))
 

@@ -56,7 +56,7 @@ def run_ensemble(this, fits, metric):
             this.warn(f"round {r.round} is not used for the submission: with it the blend's {metric.name} out of fold changes "
                       f"by {r.change:+.4f} ({r.change_ci90[0]:+.4f} to {r.change_ci90[1]:+.4f}, larger is better), and a round "
                       "is left out where none of that interval is above 0")
-    clean = blend.apply(oof["valid"]).align(ids)
+    clean = nested if this.shift.is_empty else blend.apply(oof["valid"]).align(ids)      # the same images where nothing differs
     score = {}
     for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
         probs = nested_cut(metric, labels, probs, parts) if blend.cuts else probs
@@ -75,7 +75,8 @@ def run_ensemble(this, fits, metric):
 
     def build(folder):
         write_json(folder / "blend.json", blend)
-        for name, probs in (("oof_clean", clean), ("oof_testlike", normalized(nested).astype(np.float32))):
+        for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
+            probs = normalized(probs).astype(np.float32)
             Predictions(np.array(ids), probs, audit.train.classes, "valid", tuple(groups)).save(folder / f"{name}.npz")
         if test:
             test.save(folder / "test.npz")

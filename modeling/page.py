@@ -67,12 +67,14 @@ class Page:
         oof = stored_oof(results["folder"]) if results else oof_so_far(fitted)
         return {
             "name": this.folder.name, "mode": this.config.mode, "metric": self.metric.name, "final": final,
+            "understood": this.contest.describe(self.metric, this.config.metric != "auto"),
+            "folder": str(this.contest.folder), "written": time.strftime("%Y-%m-%d %H:%M"),
             "better": "larger" if self.metric.sign > 0 else "smaller", "n_done": len(fitted), "n_fits": len(specs),
             "trained": duration(sum(done.result.seconds for done in fitted.values())),
             "warnings": this.warnings, "weights": weight_rows(this.weights.values()),
             "score_rows": score_rows(final["score"], self.metric) if final else [], "panels": curve_panels(fitted),
             "fits": fit_rows(specs, fitted, scores), "sources": source_rows(specs, scores, results, self.metric),
-            "blend": results["blend"] if results else None, **oof_content(this.audit, oof, self.metric),
+            "blend": results["blend"] if results else None, **oof_content(this.audit, oof, self.metric, this.shift),
             **duplicates(this.audit), **shift_content(this.audit, this.shift.to_json()),
             "command": this.command, "config": json.dumps(plain(this.config), indent=1),
             "environment": json.dumps(read_json(this.folder / "environment.json"), indent=1)}
@@ -106,7 +108,7 @@ def axis(low, high):
 
 
 def fold_name(spec):
-    return "all" if spec.fold is None else spec.fold
+    return "refit" if spec.fold is None else spec.fold
 
 
 def curve_panels(fitted):
@@ -173,7 +175,7 @@ def oof_so_far(fitted):
                                        for members in folds.values()]) for split in SPLITS}
 
 
-def oof_content(audit, oof, metric):
+def oof_content(audit, oof, metric, shift):
     """Confusions, suspect labels, hard images, calibration: the sections that read out-of-fold predictions."""
     if not oof:
         return {"oof": None}
@@ -181,7 +183,7 @@ def oof_content(audit, oof, metric):
     ids = oof["valid"].sample_id.tolist()
     rows = np.array([row_of[i] for i in ids])
     labels, probs = audit.train.label[rows], {split: p.align(ids) for split, p in oof.items()}
-    if np.array_equal(*probs.values()):                    # nothing was found that test images differ by
+    if shift.is_empty:      # nothing was found that test images differ by
         del probs["valid_testlike"]
     matrices = {split: review.confusion(labels, p) for split, p in probs.items()}
     both, surest, names = *(f(list(probs.values()), axis=0) for f in (np.mean, np.max)), class_names(audit)
@@ -194,6 +196,8 @@ def oof_content(audit, oof, metric):
     return {"oof": {
         "n": len(ids), "scores": [(SPLITS[split], metric(labels, p)) for split, p in probs.items()], "names": names,
         "classes": list(audit.train.classes), "matrices": matrix_tables(matrices),
+        "by_class": [(names[k], int(rows.sum()), [m[k].tolist() for m in map(review.per_class, matrices.values())])
+                     for k, rows in enumerate(next(iter(matrices.values())))],
         "pairs": [{"label": names[i], "answer": names[j], "of": int((labels == i).sum()),
                    "counts": [(SPLITS[split], int(m[i, j])) for split, m in matrices.items()],
                    "images": [picture(k, surest, j) for k in pair_examples((i, j), labels, probs)]}

@@ -58,6 +58,7 @@ PROBE_SIZE_PX = 128      # input where pretrained features are used as they are:
 PROBE_IMAGES = 192
 RESERVE_SECONDS, RESERVE_SHARE = 12, 0.03      # of a time budget: for starting, blending and the report
 RESULTS_MANIFEST = "results_manifest.json"     # of the result files and of all stages' manifests, for --verify
+PREDICTIONS = {"out_of_fold": "oof_testlike", "out_of_fold_clean": "oof_clean", "test": "test"}      # files of the blend
 QUIET_EVENTS = ("warning", "result")      # whose sentences --quiet leaves
 BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
@@ -92,8 +93,9 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             if dry_run:
                 introduce(this, metric)
                 return print_plan(this, metric, executor)
+            warn_of_another(this, data_path)
             write_json(folder / "config.json", config)
-            write_json(folder / "environment.json", environment())
+            write_json(folder / "environment.json", environment() | {"data_path": str(Path(data_path).resolve())})
             events.record("start", mode=config.mode, argv=sys.argv[1:], command=this.command, data_path=str(data_path))
             introduce(this, metric)
             run_audit(this)
@@ -116,6 +118,17 @@ def environment():
     return {"python": sys.version.split()[0], "platform": platform.platform(), "cores": usable_cores(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "packages": {p: metadata.version(p) for p in packages}}
+
+
+def warn_of_another(this, data_path):
+    """Say so where the folder holds the run of another contest folder: its submission and page will be replaced."""
+    try:
+        before = read_json(this.folder / "environment.json")["data_path"]
+    except (OSError, ValueError, KeyError, TypeError):      # a new folder, or one that someone changed
+        return
+    if before != str(Path(data_path).resolve()):
+        this.warn(f"{this.folder} holds a run on {before}, whose submission and report are replaced: use another "
+                  "--experiment_name to keep both")
 
 
 def introduce(this, metric):
@@ -363,6 +376,8 @@ def conclude(this, fits, planned, results, metric, answers, timer, page):
              "better": "larger" if metric.sign > 0 else "smaller",
              "classes": list(audit.train.classes), "n_fits": len(fits), "seconds": timer.seconds,
              "peak_memory_bytes": max(f.peak_memory_bytes for f, _ in all_fits), "submission": submission, "score": score,
+             "predictions": {split: f"{results['folder'].name}/{name}.npz" for split, name in PREDICTIONS.items()
+                             if (results["folder"] / f"{name}.npz").exists()},
              "plan": planned, "rounds": results["rounds"], "blend": results["blend"],
              "sources": [row._asdict() for row in results["table"]],
              "shift": {k: shift[k] for k in ("policy", "auc_before", "auc_after")},

@@ -17,6 +17,13 @@ def confusion(labels, probs):
     return confusion_matrix(labels, probs.argmax(1), labels=np.arange(probs.shape[1]))
 
 
+def per_class(matrix):
+    """(C, 3): recall, precision and F1 of each class by its counts; 0 where a class is never the label, or never the answer."""
+    hits, of_label, of_answer = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    return np.stack([hits / np.maximum(of_label, 1), hits / np.maximum(of_answer, 1),
+                     2 * hits / np.maximum(of_label + of_answer, 1)], axis=1)
+
+
 def most_mistaken(matrices, most):
     """Classes in their order, at most `most`: all, or those with the most mistakes as label or answer over the matrices."""
     wrong = sum(m + m.T for m in matrices).astype(np.int64)

@@ -4,6 +4,8 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sklearn.metrics import f1_score
 
 from config import FAMILIES
 from grandmaster_train import main
+from modeling.pipeline import warn_of_another
 from run_training import menu
 from tests.conftest import small_argv
 
@@ -141,11 +144,25 @@ def test_a_users_mistake_is_one_sentence_and_status_2(argv, message, capsys, tmp
 def test_a_dry_run_prints_each_stages_state_and_trains_nothing(contest, tmp_path, capsys):
     argv = small_argv(contest, tmp_path)
     assert main([*argv, "--dry_run"]) == 0
-    assert "to do" in capsys.readouterr().out and not (tmp_path / "run" / "fold_0").exists()
+    assert "to do" in capsys.readouterr().out
+    left = {"fold_0", "config.json", "environment.json", "events.jsonl"} & {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left
+    assert main([*argv, "--dry_run", "--quiet"]) == 0
+    assert "to do" in capsys.readouterr().out
     assert main(argv) == 0
     capsys.readouterr()
     assert main([*argv, "--dry_run"]) == 0
     assert "to do" not in capsys.readouterr().out
+
+
+def test_a_run_on_another_folder_under_the_same_name_is_named(tmp_path):
+    said, this = [], SimpleNamespace(folder=tmp_path, warn=lambda text: said.append(text))
+    warn_of_another(this, "a/data")
+    (tmp_path / "environment.json").write_text(json.dumps({"data_path": str(Path("a/data").resolve())}))
+    warn_of_another(this, "a/data")
+    assert said == []
+    warn_of_another(this, "b/data")
+    assert "whose submission and report are replaced" in said[0]
 
 
 def test_the_blends_score_is_that_of_the_stored_files(contest, tmp_path):
@@ -167,7 +184,11 @@ def test_the_blends_score_is_that_of_the_stored_files(contest, tmp_path):
     guess = [int(np.argmax(total[i])) for i in label]
     score = f1_score(list(label.values()), guess, average="macro")
     assert score == pytest.approx(blend["score"], abs=1e-9)
-    assert abs(json.loads((run / "final_results.json").read_text())["score"]["oof_clean"] - score) < 1e-9
+    final = json.loads((run / "final_results.json").read_text())
+    assert final["score"]["oof_clean"] == final["score"]["oof_testlike"] == blend["score_nested"]      # without a shift
+    for split, path in final["predictions"].items():
+        with np.load(run / path) as z:
+            assert len(z["sample_id"]) == len(z["probs"]) > 0 and split in ("out_of_fold", "out_of_fold_clean", "test")
 
 
 def test_a_time_budget_leaves_out_what_does_not_fit_and_says_so(contest, tmp_path, capsys):

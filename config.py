@@ -305,8 +305,8 @@ PRESETS = {
         model=replace(BASE.model, backbones=FAMILIES, head="arcface"),
         optim=replace(BASE.optim, focal_gamma=1.0),
         ensemble=replace(BASE.ensemble, refit=True), rounds=(Round(), replace(PSEUDO_ROUND, alpha=0.5, warm_start=True))),
-    # checks only: one step of a small member of every family
-    "debug": replace(BASE, mode="debug", scale="tiny", data=replace(BASE.data, run_folds=1),
+    # checks only: one step of every family
+    "debug": replace(BASE, mode="debug", data=replace(BASE.data, run_folds=1),
                      model=replace(BASE.model, backbones=FAMILIES), optim=replace(BASE.optim, epochs=1)),
 }
 

@@ -34,6 +34,8 @@ TEXTS = {
         "ask_mode": "mode, 1 to 4, or a letter", "bad_mode": "the mode must be a number from 1 to {n}, got {answer!r}",
         "ask_plan": "mode, 1 to 3",
         "ask_data": "contest folder (empty: the embedded contest)", "ask_name": "experiment name (empty: by mode and folder)",
+        "ask_more": "other flags, as --weights_dir DIR --time_budget HOURS (empty: none)",
+        "bad_more": "the flags must be words and quoted texts, got {answer!r}",
         "none": "no experiments in {folder} yet", "ask_run": "number of the experiment (empty: back)",
         "bad_run": "there is no experiment {answer!r}", "page": "page: {path}", "no_page": "it has no page yet",
         "done": "ended, {metric} expected {score:.3f}", "begun": "not ended", "ask_go_on": "go on with it? y or n",
@@ -53,6 +55,8 @@ TEXTS = {
         "ask_mode": "모드 번호(1~4) 또는 글자", "bad_mode": "모드는 1부터 {n}까지의 번호여야 합니다. 입력: {answer!r}",
         "ask_plan": "모드 번호(1~3)",
         "ask_data": "대회 폴더 (빈칸: 내장 대회)", "ask_name": "실험 이름 (빈칸: 모드와 폴더 이름으로)",
+        "ask_more": "다른 옵션, 예: --weights_dir DIR --time_budget HOURS (빈칸: 없음)",
+        "bad_more": "옵션은 단어나 따옴표로 묶은 글이어야 합니다. 입력: {answer!r}",
         "none": "{folder}에 아직 실험이 없습니다", "ask_run": "실험 번호 (빈칸: 뒤로)",
         "bad_run": "{answer!r}번 실험이 없습니다", "page": "결과 페이지: {path}", "no_page": "아직 결과 페이지가 없습니다",
         "done": "완료, {metric} 예상 {score:.3f}", "begun": "끝나지 않음", "ask_go_on": "이어서 실행할까요? y 또는 n",
@@ -150,7 +154,20 @@ def ask_argv(mode, say):
     """The arguments of grandmaster_train.py that the answers stand for."""
     data_path, name = ask(say["ask_data"]), ask(say["ask_name"])
     argv = ["--mode", mode] + (["--data_path", data_path] if data_path else [])
-    return argv + (["--experiment_name", name] if name else [])
+    return argv + (["--experiment_name", name] if name else []) + ask_more(say)
+
+
+def ask_more(say):
+    """Further words of the command line, none where the input has ended; asks again where a quote is not closed."""
+    while True:
+        try:
+            answer = ask(say["ask_more"])
+            return shlex.split(answer)
+        except EOFError:
+            print()
+            return []
+        except ValueError:
+            print(say["bad_more"].format(answer=answer))
 
 
 # ---------------------------------------------------------------- what can be chosen

@@ -14,6 +14,7 @@ from packaging.version import Version
 from config import member, resolve
 from data_loader import audit_contest, load_audit, noise_batch, read_contest
 from modeling.compute import pick_device, precisions, untimed
+from modeling.costs import look
 from modeling.losses import Supervised
 from modeling.metrics import find_metric
 from modeling.network import WeightsSource, build_network, find_weights
@@ -23,13 +24,14 @@ from utils import RunError, Timer, UserError, fault_of, free_bytes, printable, u
 
 PASSED, WARNING, FAILED = "passed", "warning", "FAILED"
 STEP_SIZE_PX, STEP_IMAGES = 64, 4
+MOST_GIB = {"large": 100, "base": 30, "small": 10, "tiny": 3}      # of 84 fits: their parameters, and checkpoints
 MOST_AUDITED = 3000      # larger folders are listed, not decoded, to stay under a minute
 
 
 def run_checks(config, data_path, folder):
     """Print the table of all checks; returns the exit status 0, or 1 when one failed."""
     checks = [("data", lambda: check_data(config, data_path)), ("python", check_python), ("memory and cores", check_machine),
-              ("gpu", lambda: check_gpu(config)), ("disk", lambda: check_disk(folder))]
+              ("gpu", lambda: check_gpu(config)), ("disk", lambda: check_disk(config, folder))]
     checks += [(name, lambda name=name: check_backbone(config, name)) for name in config.model.backbones]
     states = []
     print(f"{'check':<17} {'state':<8} found")
@@ -77,10 +79,11 @@ def check_gpu(config):
     return (PASSED, found, "") if free > 0.5 * total else (WARNING, found, "another process holds much of the GPU's memory")
 
 
-def check_disk(folder):
-    gib = free_bytes(folder) / 2**30
+def check_disk(config, folder):
+    gib, scale = free_bytes(folder) / 2**30, scaled(config).scale
     found = f"{gib:.0f} GiB free for {Path(folder).parent}"
-    return (PASSED, found, "") if gib > 20 else (WARNING, found, "full_training at scale large writes up to 20 GiB")
+    return (PASSED, found, "") if gib > MOST_GIB[scale] else (
+        WARNING, found, f"competition_ready writes about {MOST_GIB[scale]} GiB at scale {scale}: see --dry_run")
 
 
 def check_data(config, data_path):
@@ -100,14 +103,23 @@ def check_data(config, data_path):
     return (WARNING if problems else PASSED), found, advice
 
 
+def scaled(config):
+    """The Config as a run on this machine would have it."""
+    return resolve(config, gpu_memory_bytes=look(config.runtime.device)["gpu_memory_bytes"], n_train=STEP_IMAGES)
+
+
 def check_backbone(config, backbone):
-    """Where a backbone's weights would come from, and one real training step of it (of a family: its tiny member)."""
-    scaled = resolve(config, gpu_memory_bytes=0, n_train=STEP_IMAGES)
-    name = member(backbone, "tiny")
+    """Where the weights of a backbone would come from at this machine's scale, whether they are its own, and one real training
+    step (of a family: by its tiny member)."""
+    own = scaled(config)
+    name, small = member(backbone, own.scale), member(backbone, "tiny")
     source = find_weights(name, config.runtime.weights_dir, config.model.pretrained)
+    if source.path and name != small:
+        build_network(name, n_classes=4, image_size_px=own.data.image_size_px, model=config.model, weights=source)
     with Timer() as timer:
-        loss = one_step(scaled, source if source.path else WeightsSource(name, "random"), pick_device(config.runtime.device))
-    found = f"{source.describe()}; one step in {timer.seconds:.1f} s, loss {loss:.2f}"
+        loss = one_step(own, source if source.path and name == small else WeightsSource(small, "random"),
+                        pick_device(config.runtime.device))
+    found = f"{source.describe()}; one step{f' of {small}' * (name != small)} in {timer.seconds:.1f} s, loss {loss:.2f}"
     if not np.isfinite(loss):
         return FAILED, found, "the loss is not finite: use --set runtime.precision=fp32"
     if not source.is_pretrained:

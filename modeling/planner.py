@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from modeling.costs import find_costs, has_compute, work_of
+from modeling.costs import find_costs, has_compute, needed_bytes, work_of
 from modeling.executor import Job
 from modeling.fits import finished_fit, fit_state, fold_scores, round_specs, run_fit
 from modeling.plan import UNKNOWN, Devices, differences, longest_first, make_plan
@@ -133,7 +133,8 @@ class Planner:
             alone = sum(self.load(s, n) for s, n in self.first.epochs.items())
             n = self.executor.n_devices
             side = f" with {n} {self.executor.kind}s, {duration(alone)} one after the other" if n > 1 else ""
-            yield f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}{side}"
+            gib = needed_bytes(self.this, [self.works[spec] for spec in self.first.epochs]) / 2**30
+            yield f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}{side}, writing {gib:.1f} GiB"
 
     def outcome(self, fitted):
         """What was planned and what became of it."""

@@ -12,10 +12,10 @@ LEVELS = [
     ["modeling.network", "modeling.compute", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
     ["modeling.memory", "modeling.traces"], ["modeling.inference"],
     ["modeling.train", "modeling.orientation", "modeling.groups", "modeling.review", "modeling.figures"],
-    ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.checks",
-     "modeling.plan", "modeling.trackers"],
+    ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.plan",
+     "modeling.trackers"],
     ["modeling.fits"], ["modeling.costs", "modeling.blend"], ["modeling.planner", "modeling.page", "modeling.predictor"],
-    ["modeling.pipeline", "modeling.export"],
+    ["modeling.pipeline", "modeling.export", "modeling.checks"],
     ["grandmaster_train", "run_training", "predict"],
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

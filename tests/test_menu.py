@@ -73,10 +73,13 @@ def test_an_interrupted_run_goes_on_by_its_own_command(results, monkeypatch, cap
 
 def test_the_plan_of_a_mode_is_asked_for_and_nothing_is_trained(results, monkeypatch, capsys):
     monkeypatch.setattr(run_training, "main", lambda argv: print(argv) or 0)
-    typed(monkeypatch, "d\n2\n/data\nx\n")
+    typed(monkeypatch, "d\n2\n/data\nx\n--weights_dir '/my\n--weights_dir '/my weights'\n")
     assert menu(results) == 0
-    assert str(["--mode", "full_training", "--data_path", "/data", "--experiment_name", "x", "--dry_run"]) in (
-        capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert str(["--mode", "full_training", "--data_path", "/data", "--experiment_name", "x", "--weights_dir", "/my weights",
+                "--dry_run"]) in out and "words and quoted texts" in out
+    typed(monkeypatch, "1\n\n\n")
+    assert menu(results) == 0 and str(["--mode", "quick_test"]) in capsys.readouterr().out
 
 
 def test_predict_is_there_when_its_command_is(results, monkeypatch, capsys, tmp_path):

@@ -1,5 +1,7 @@
 """Paste into one cell of a Kaggle notebook (accelerator: GPU T4 x2, of which one is used), change the names, save a version.
 
+It stops where a backbone's weights are not found, before hours are spent; the log's `weights:` lines say which file is taken.
+
 Attach: this repository as a dataset, the contest, a dataset with weights named <timm model name>*.safetensors or .pth, and,
 to go on with a version that ended too early, that version's output. With the internet off also a dataset of wheels, made
 elsewhere by `pip download -r requirements.txt -d wheels`, and before this cell: !pip install --no-index --find-links
@@ -12,7 +14,7 @@ from pathlib import Path
 CODE, CONTEST, WEIGHTS = "/kaggle/input/grandmaster-train", "/kaggle/input/CONTEST", "/kaggle/input/WEIGHTS"
 PREVIOUS = Path("/kaggle/input/MY-NOTEBOOK/training_results/kaggle")      # of an earlier version; may be absent
 OUTPUT = Path("/kaggle/working")                                          # /content on Colab
-FLAGS = ["--mode", "full_training", "--time_budget", "8"]                 # hours; a session ends after 9 to 12
+FLAGS = ["--mode", "full_training", "--time_budget", "8", "--set", "model.pretrained=require"]      # hours, of 9 to 12
 
 run = OUTPUT / "training_results" / "kaggle"
 if PREVIOUS.is_dir() and not run.exists():

@@ -257,18 +257,21 @@ def test_a_killed_loading_process_is_done_without(contest, undisturbed, tmp_path
     assert ended(tmp_path / "run", undisturbed, "loading processes were ended by the system")
 
 
-@pytest.mark.parametrize("size_kib", [4, 64])      # not a semaphore, not a batch
+@pytest.mark.parametrize(("size_kib", "in_bursts", "warnings"), [
+    (4, True, ["loading processes were ended by the system"]), (64, False, ["loading processes were ended by the system"]),
+    (64, True, [])])      # not a semaphore; not a batch; no batch is in shared memory
 @pytest.mark.slow
-def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path, size_kib):
+def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path, size_kib, in_bursts, warnings):
     argv = small_argv(contest, tmp_path, "runtime.workers=1")
-    code = "import sys; from grandmaster_train import main; sys.exit(main(sys.argv[1:]))"
+    code = (f"import sys; from modeling import fits; fits.Run.loads_in_bursts = {in_bursts}; from grandmaster_train import main; "
+            "sys.exit(main(sys.argv[1:]))")
     script = f'mount -t tmpfs -o size={size_kib}k none /dev/shm && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code, *argv]
     if sys.platform != "linux" or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("a /dev/shm of one's own is not allowed here")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
-    assert ended(tmp_path / "run", undisturbed, "loading processes were ended by the system")
+    assert ended(tmp_path / "run", undisturbed, *warnings)
 
 
 @pytest.mark.parametrize(("error", "message"), [

@@ -40,7 +40,7 @@ def run_ensemble(this, fits, metric):
     """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended test Predictions."""
     config, audit, groups = this.config, this.audit, by_source(fits)
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
-    stage = Stage.of(this.folder, "ensemble", version=4, settings={
+    stage = Stage.of(this.folder, "ensemble", version=5, settings={
         **key_settings(config, "ensemble", "seed"), "metric": metric.name}, inputs=[f.predict_stage.key for f in fits.values()])
     oof = {split: {name: out_of_fold(m, split, common_folds(groups)) for name, m in groups.items()}
            for split in ("valid", "valid_testlike")}

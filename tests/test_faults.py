@@ -317,6 +317,21 @@ def test_non_finite_losses_end_the_run_in_one_sentence(contest, tmp_path, monkey
     assert "non-finite steps in a row" in capsys.readouterr().err
 
 
+def test_a_skipped_step_is_named_by_the_run_that_finds_the_fit_done_too(contest, tmp_path, monkeypatch):
+    argv, calls = small_argv(contest, tmp_path), [0]
+
+    def skipped_once(*args, **kwargs):
+        calls[0] += 1
+        return (torch.zeros(()), False) if calls[0] == 2 else train_step(*args, **kwargs)
+
+    monkeypatch.setattr("modeling.train.train_step", skipped_once)
+    warnings = []
+    for _ in range(2):
+        assert main(argv) == 0
+        warnings.append(outcome(tmp_path / "run")[1]["warnings"])
+    assert warnings[0] == warnings[1] and any("1 non-finite step(s) were skipped" in text for text in warnings[0])
+
+
 # ---------------------------------------------------------------- clock, network, two at once
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def jitter(image, seed, donor):
     return np.roll(image, seed % 5, axis=0)
 
 
-def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3):
+def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3, shorten=None, seen=None):
     """One fit in `folder`; with stop_after it is cut off in the epoch after that many."""
     folder.mkdir(exist_ok=True)
     dataset = ImageDataset(IMAGES, [f"i{i}" for i in range(20)], jitter, ("t",), np.eye(2, dtype=np.float32)[LABELS])
@@ -42,13 +42,21 @@ def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3):
     network = build_network(NAME, n_classes=2, image_size_px=32, weights=WeightsSource(NAME, "random"), model=config.model)
 
     def mix(batch, generator, n_left):
+        if seen is not None:
+            seen.append(n_left)
         if n_epochs - n_left == stop_after:
             raise KeyboardInterrupt
         return batch._replace(weight=batch.weight * torch.rand((), generator=generator))
 
     loader, objective = make_loader(dataset, sampler, workers, in_bursts=True), Supervised(config.optim, torch.ones(2))
     return fit(SPEC, network, objective, loader, sampler, mix=mix, config=config, compute=Compute(), n_epochs=n_epochs,
-               pretrained=False, device=CPU, folder=folder, events=EventLog(folder / "events.jsonl", echo=False))
+               pretrained=False, device=CPU, folder=folder, events=EventLog(folder / "events.jsonl", echo=False),
+               shorten=shorten)
+
+
+def test_a_fit_that_is_shortened_knows_its_last_epoch(tmp_path):
+    run(tmp_path / "a", n_epochs=4, shorten=lambda history, n_epochs: 2, seen=(seen := []))
+    assert seen == [4, 4, 4, 1, 1, 1]
 
 
 def test_a_fit_learns_and_leaves_its_weights(tmp_path):

@@ -201,10 +201,9 @@ def field_problems(prefix, section):
 
 def pair_problems(config):
     """Settings that are each allowed but not together."""
-    data, optim, side_px = config.data, config.optim, config.data.image_size_px
-    if side_px % 32:
-        yield (f"data.image_size_px must be a multiple of 32, got {side_px}: use {side_px // 32 * 32 or 32} or "
-               f"{side_px // 32 * 32 + 32}")
+    data, optim = config.data, config.optim
+    if problem := size_problem(data.image_size_px):
+        yield problem
     if data.run_folds > data.n_folds:
         yield (f"data.run_folds must be at most data.n_folds = {data.n_folds}, got {data.run_folds}: "
                "train fewer folds or make more")
@@ -220,6 +219,13 @@ def pair_problems(config):
         if not r.is_taught:
             yield (f"rounds[{i}] must be taught something by the round before, got unlabelled off and alpha 0: set "
                    "rounds.unlabelled=on, or rounds.alpha above 0")
+
+
+def size_problem(image_size_px):
+    """What is wrong with the side of a network's images; '' where it is a multiple of 32."""
+    below = image_size_px // 32 * 32
+    return "" if image_size_px == below else (
+        f"data.image_size_px must be a multiple of 32, got {image_size_px}: use {below or 32} or {below + 32}")
 
 
 def groups_by_hand(text):

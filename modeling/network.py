@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from config import size_problem
 from utils import UserError, digest_file, nearest
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth")
@@ -226,6 +227,8 @@ class Network(nn.Module):
 def input_size_px(model_name, image_size_px):
     """The size the backbone takes: image_size_px, or the nearest multiple of a patch that does not divide it."""
     patch = 14 if "patch14" in model_name else 32
+    if problem := size_problem(image_size_px):
+        raise UserError(problem)
     return max(patch, round(image_size_px / patch) * patch)
 
 

@@ -98,9 +98,11 @@ def test_a_wrong_weights_file_is_refused_in_one_sentence(tmp_path, no_hub, conte
     assert "this would run" not in capsys.readouterr().out
 
 
-def test_unknown_names_are_refused(no_hub):
+def test_unknown_names_and_sizes_are_refused(no_hub):
     with pytest.raises(UserError, match="did you mean 'convnext_tiny'"):
         find_weights("convnext_tinny", "", "auto")
+    with pytest.raises(UserError, match="must be a multiple of 32, got 100: use 96 or 128"):
+        build_network(NAME, n_classes=2, image_size_px=100, weights=WeightsSource(NAME, "random"), model=ModelConfig())
 
 
 @pytest.mark.parametrize("trained_with", ["", "same"])

@@ -22,7 +22,7 @@ from modeling import report
 from modeling.augment import plain_view
 from modeling.blend import run_ensemble
 from modeling.compute import pick_device
-from modeling.costs import look, needed_bytes
+from modeling.costs import look
 from modeling.executor import make_executor
 from modeling.fits import Run, allowed_rounds, finished_fit, fold_scores, round_specs
 from modeling.groups import make_groups, named_classes
@@ -90,14 +90,11 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             if config.runtime.time_budget_hours:
                 budget_seconds = 3600 * config.runtime.time_budget_hours
                 this.deadline = timer.start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
-            if dry_run:
-                introduce(this, metric)
-                return print_plan(this, metric, executor)
-            warn_of_another(this, data_path)
-            write_json(folder / "config.json", config)
-            write_json(folder / "environment.json", environment() | {"data_path": str(Path(data_path).resolve())})
-            events.record("start", mode=config.mode, argv=sys.argv[1:], command=this.command, data_path=str(data_path))
+            if not dry_run:
+                begin(this, data_path)
             introduce(this, metric)
+            if dry_run:
+                return print_plan(this, metric, executor)
             run_audit(this)
             run_weights(this)
             run_shift(this)
@@ -118,6 +115,14 @@ def environment():
     return {"python": sys.version.split()[0], "platform": platform.platform(), "cores": usable_cores(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "packages": {p: metadata.version(p) for p in packages}}
+
+
+def begin(this, data_path):
+    """Keep what was asked and where it runs: config.json, environment.json, the first event."""
+    warn_of_another(this, data_path)
+    write_json(this.folder / "config.json", this.config)
+    write_json(this.folder / "environment.json", environment() | {"data_path": str(Path(data_path).resolve())})
+    this.events.record("start", mode=this.config.mode, argv=sys.argv[1:], command=this.command, data_path=str(data_path))
 
 
 def warn_of_another(this, data_path):
@@ -333,8 +338,7 @@ def run_rounds(this, metric, page, executor):
     planner = Planner(this, specs, metric, executor)
     for line in planner.describe():
         this.events.say(line)
-    to_do = [planner.works[spec] for spec in planner.first.epochs]
-    need_space(this.folder, needed_bytes(this, to_do), f"{len(to_do)} fit(s)")
+    need_space(this.folder, planner.needed_bytes, f"{len(planner.first.epochs)} fit(s)")
     page.show({}, specs)
     fitted = {}
     width = max(len(f"fit {len(specs)}/{len(specs)} {spec.title}") for spec in specs)

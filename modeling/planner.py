@@ -4,6 +4,7 @@
     for line in planner.describe(): print(line)
     for spec, seconds in executor.run(planner.jobs(round_number, fitted := {}, overall), events): ...
 """
+import functools
 import math
 import time
 from functools import partial
@@ -75,7 +76,7 @@ class Planner:
                 continue
             plan = self.plan(specs[i:], fitted)
             if spec not in plan.epochs and self.state[spec] != "done":
-                self.leave_out(spec, [s for s in specs if s.round == round_number and (s in fitted or s in self.running)])
+                self.leave_out(spec, [*fitted, *self.running])
                 continue
             n_epochs = plan.epochs.get(spec, self.works[spec].n_epochs)
             if overall.is_hidden and self.is_known and fitted:
@@ -90,13 +91,13 @@ class Planner:
 
     def leave_out(self, spec, made):
         """Leave out a fit with its later folds, as a source lacks the last folds and never one between, in the rounds to come
-        too, where they had nothing to begin from. made: fits of its round so far; a backbone with none gets no refit."""
+        too, where they had nothing to begin from. made: fits so far; a backbone with none in this round gets no refit."""
         self.gone.add((spec.backbone, spec.fold))
         if spec.fold is None:
             return
-        own = {s.fold for s in self.works if s.backbone == spec.backbone}
-        self.gone |= {(spec.backbone, fold) for fold in own if fold is not None and fold > spec.fold}
-        if not any(s.backbone == spec.backbone for s in made):
+        self.gone |= {(s.backbone, s.fold) for s in self.works
+                      if s.backbone == spec.backbone and s.fold is not None and s.fold > spec.fold}
+        if not any((s.backbone, s.round) == (spec.backbone, spec.round) for s in made):
             self.gone.add((spec.backbone, None))
 
     def advance(self, spec, overall, share):
@@ -116,6 +117,11 @@ class Planner:
         work = self.works[spec]
         return work.seconds(self.costs, n_epochs) if self.is_known else n_epochs * work.n_steps
 
+    @functools.cached_property
+    def needed_bytes(self):
+        """Disk space that the first plan takes."""
+        return needed_bytes(self.this, [self.works[spec] for spec in self.first.epochs])
+
     def describe(self):
         """The plan as a table."""
         names = {spec: spec.title for spec in self.works}
@@ -133,8 +139,8 @@ class Planner:
             alone = sum(self.load(s, n) for s, n in self.first.epochs.items())
             n = self.executor.n_devices
             side = f" with {n} {self.executor.kind}s, {duration(alone)} one after the other" if n > 1 else ""
-            gib = needed_bytes(self.this, [self.works[spec] for spec in self.first.epochs]) / 2**30
-            yield f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}{side}, writing {gib:.1f} GiB"
+            yield (f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}{side}, writing "
+                   f"{self.needed_bytes / 2**30:.1f} GiB")
 
     def outcome(self, fitted):
         """What was planned and what became of it."""

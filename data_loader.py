@@ -37,6 +37,7 @@ from utils import (
     UserError,
     end_with_parent,
     parallel_map,
+    return_freed_memory,
     seed_of,
     stop_is_asked,
     usable_cores,
@@ -346,6 +347,8 @@ def make_loader(dataset, sampler, workers, in_bursts=False):
 
 def torch_loader(dataset, batch_sampler, workers, collate):
     """The DataLoader of what `collate` makes of the dataset's rows."""
+    if workers:
+        return_freed_memory()
     return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=workers, collate_fn=collate,
                       persistent_workers=workers > 0,
                       worker_init_fn=start_worker if workers else None, pin_memory=torch.cuda.is_available(),

@@ -518,6 +518,13 @@ def keep_freed_memory():
             libc.mallopt(option, size_bytes)
 
 
+def return_freed_memory():
+    """Give back what `keep_freed_memory` kept, before a fork: pages that parent and child share are copied one by one as the
+    parent writes them again, gigabytes a fit; new ones come empty."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def usable_cores():
     """Cores that this process may use, by its affinity and by the quota of its container."""
     return joblib.cpu_count()

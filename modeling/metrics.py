@@ -6,7 +6,6 @@
 """
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -47,9 +46,18 @@ class Metric:
         return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)] if self.answer == "grade" else probs
 
 
-def macro_f1(labels, probs, average="macro"):
+def macro_f1(labels, probs):
     """F1 averaged over the classes that occur in labels or predictions, as scikit-learn's default."""
-    return sk.f1_score(labels, probs.argmax(1), average=average, zero_division=0.0)
+    right, labelled, answered = counts(labels, probs)
+    occurs = labelled + answered > 0
+    return (2 * right[occurs] / (labelled + answered)[occurs]).mean()
+
+
+def counts(labels, probs):
+    """Of each class (C,): rows answered right, labelled, answered. scikit-learn's scores take 2.5 ms to check their arguments,
+    a hundred times as long as this, and intervals ask for thousands."""
+    answers = probs.argmax(1)
+    return [np.bincount(rows, minlength=probs.shape[1]) for rows in (labels[labels == answers], labels, answers)]
 
 
 def accuracy(labels, probs):
@@ -61,8 +69,9 @@ def log_loss(labels, probs):
 
 
 def balanced_accuracy(labels, probs):
-    present = np.unique(labels)
-    return sk.recall_score(labels, probs.argmax(1), labels=present, average="macro", zero_division=0.0)
+    """Recall averaged over the classes that have rows."""
+    right, labelled, _ = counts(labels, probs)
+    return (right[labelled > 0] / labelled[labelled > 0]).mean()
 
 
 def auc(labels, probs):
@@ -89,7 +98,7 @@ def quadratic_kappa(labels, probs):
 
 
 METRICS = {m.name: m for m in (
-    Metric("macro_f1", macro_f1), Metric("micro_f1", partial(macro_f1, average="micro")),
+    Metric("macro_f1", macro_f1), Metric("micro_f1", accuracy),      # one class a row: they are the same
     Metric("accuracy", accuracy), Metric("balanced_accuracy", balanced_accuracy),
     Metric("log_loss", log_loss, sign=-1, answer="probability", limits=(0.0, math.inf)),
     Metric("auc", auc, answer="probability"), Metric("map_at_5", map_at_5, answer="ranking"),

@@ -197,10 +197,9 @@ def natural_symmetries(images, labels, embed, seed, workers, n=240):
     picked = picked[np.argsort(labels[picked], kind="stable")]
     y = labels[picked]
     originals = [images[i] for i in picked]
-    rows = {g: features([turned(image, g) for image in originals], embed, workers) for g in ORIENTATIONS}
+    rows = features([turned(image, g) for g in ORIENTATIONS for image in originals], embed, workers)
     scaler = make_pipeline(StandardScaler(), PCA(min(60, len(picked) // 2), whiten=True, random_state=seed))
-    scaler.fit(np.concatenate(list(rows.values())))
-    rows = {g: scaler.transform(r) for g, r in rows.items()}
+    rows = dict(zip(ORIENTATIONS, np.split(scaler.fit_transform(rows), len(ORIENTATIONS)), strict=True))
     return tuple(g for g in SYMMETRIES if is_natural(rows["identity"], rows[g], y, seed))
 
 

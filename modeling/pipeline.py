@@ -55,7 +55,7 @@ from utils import (
 
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features are used as they are: to measure the shift and the padding
-PROBE_IMAGES = 192
+PROBE_IMAGES = 64
 RESERVE_SECONDS, RESERVE_SHARE = 12, 0.03      # of a time budget: for starting, blending and the report
 RESULTS_MANIFEST = "results_manifest.json"     # of the result files and of all stages' manifests, for --verify
 PREDICTIONS = {"out_of_fold": "oof_testlike", "out_of_fold_clean": "oof_clean", "test": "test"}      # files of the blend

@@ -279,7 +279,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     folder.mkdir(parents=True, exist_ok=True)
     train = look_at_all(contest.train, folder / "pixels_train", long_side_px, workers, "audit: training images")
     test = look_at_all(contest.test, folder / "pixels_test", long_side_px, workers, "audit: test images")
-    findings = Findings(contest.problems)
+    findings = Findings()
     report_unreadable(contest, train, test, findings)
     copies = equal_files(train.sha256, train.is_readable)
     contradicted = [rows for rows in copies if len(set(contest.train.label[rows].tolist())) > 1]

@@ -72,7 +72,7 @@ class Folds:
                             f"{len(self.fold)} folds")
         if sorted(set(self.fold.tolist())) != list(range(self.n_folds)):
             raise UserError(f"every fold from 0 to {self.n_folds - 1} must hold samples and no other may, got "
-                            f"{sorted(set(self.fold.tolist()))}")
+                            f"{sorted(set(self.fold.tolist()))}: ask for fewer by --set data.n_folds=N data.run_folds=N")
 
     def train_rows(self, fold):
         """Rows of all samples that are not validated in `fold`; all rows for fold None (a refit)."""
@@ -250,7 +250,7 @@ def resized(image, height, width):
 
 
 class Batch(NamedTuple):
-    """images (B, 3, H, W) uint8, targets (B, C) float32, weight (B,) float32, index (B,) int64 into the dataset."""
+    """images (B, 3, H, W) uint8, channels last, targets (B, C) float32, weight (B,) float32, index (B,) int64 into the dataset."""
 
     images: torch.Tensor
     targets: torch.Tensor
@@ -292,8 +292,7 @@ class ImageDataset(Dataset):
         def donor(seed):
             return self.store[(i + 1 + seed % max(1, len(self) - 1)) % len(self)]
 
-        image = np.ascontiguousarray(self.transforms[i](self.store[i], seed, donor).transpose(2, 0, 1))
-        return torch.from_numpy(image), self.probs[i], self.weight[i], i
+        return self.transforms[i](self.store[i], seed, donor), self.probs[i], self.weight[i], i
 
 
 class EpochSampler:
@@ -406,8 +405,8 @@ def split_evenly(items, n):
 
 
 def joined(parts):
-    """One Batch of tensors of several Batches of arrays."""
-    return Batch(*(torch.from_numpy(np.concatenate(fields)) for fields in zip(*parts, strict=True)))
+    """One Batch of several of `collate_arrays`."""
+    return as_tensors(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
 def start_worker(_):
@@ -425,12 +424,17 @@ def start_worker(_):
 
 def collate(rows):
     """Batch of the dataset's rows."""
-    return Batch(*map(torch.from_numpy, collate_arrays(rows)))
+    return as_tensors(*collate_arrays(rows))
 
 
 def collate_arrays(rows):
-    """`collate` with arrays in place of tensors."""
-    return Batch(*map(np.stack, zip(*rows, strict=True)))
+    """The fields of a Batch as arrays, images as they come: (B, H, W, 3)."""
+    return [np.stack(field) for field in zip(*rows, strict=True)]
+
+
+def as_tensors(images, *others):
+    """Batch of arrays; images stay where they are, which is torch's memory format channels last."""
+    return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), *map(torch.from_numpy, others))
 
 
 # ---------------------------------------------------------------- work that holds the interpreter lock

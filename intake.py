@@ -156,13 +156,13 @@ class Labelled:
 def read_contest(folder, data):
     """What a contest folder holds; UserError with all fatal problems at once. `data`: DataConfig."""
     files, findings = scan_folder(folder), Findings()
-    if not files.images:
-        fail_without_images(files, findings)
-    tables = read_tables(files, data, findings)
     if files.refused:
         findings.warn("refused_path",
                       f"the folder holds {counted(files.refused, 'link or special file')} that lead out of it, are no regular "
-                      "files or may not be read: they are not opened", files.refused)
+                      "files or may not be read: they are not opened; copy what is missing into the folder", files.refused)
+    if not files.images:
+        fail_without_images(files, findings)
+    tables = read_tables(files, data, findings)
     sample = find_sample(tables, data.sample_submission, findings)
     folders = rows_of_folders(files)
     n_in_folders = len(folders.paths) if folders and len(set(folders.labels)) > 1 else 0
@@ -197,8 +197,9 @@ def fail_without_images(files, findings):
                       f"({first_few([*pixels, *files.foreign])}): unpack or convert them to JPEG or PNG first")
     else:
         findings.fail("no_images",
-                      f"{str(files.root)!r} must hold training images ({', '.join(IMAGE_SUFFIXES)}), but has none: "
-                      "put them beside their table")
+                      f"{str(files.root)!r} must hold training images ({', '.join(IMAGE_SUFFIXES)}), but has none: put them "
+                      "beside their table" + (f"; {counted(files.refused, 'link')} out of the folder are not followed: copy "
+                                              "what they lead to" if files.refused else ""))
     findings.stop_if_fatal()
 
 
@@ -231,7 +232,8 @@ def labelled_rows(files, tables, label_table, sample, data, findings):
                       f"class column, and neither folders nor file names do; {SUPPORTED}")
     elif data.group_column:
         findings.fail("group_column",
-                      f"--group_column {data.group_column!r} needs a label table, and this contest has {rows.source}")
+                      f"--group_column {data.group_column!r} needs a label table, and this contest has {rows.source}: "
+                      "leave it out")
     return rows
 
 
@@ -491,7 +493,7 @@ def contest_digests(contest, workers):
     paths = contest.train.path.tolist() + contest.test.path.tolist()
     rest = {"train": [contest.train.sample_id, contest.train.label, contest.train.group, contest.train.classes],
             "test": contest.test.sample_id, "class_names": contest.class_names,
-            "submission_ids": contest.submission_ids, "problems": contest.problems, "understood": contest.understood}
+            "submission_ids": contest.submission_ids}
     return [*parallel_map(digest_or_empty, paths, workers, "content hashes"), digest_json(rest)]
 
 

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,8 @@ TEXTS = {
         "none": "no experiments in {folder} yet", "ask_run": "number of the experiment (empty: back)",
         "bad_run": "there is no experiment {answer!r}", "page": "page: {path}", "no_page": "it has no page yet",
         "done": "ended, {metric} expected {score:.3f}", "begun": "not ended", "ask_go_on": "go on with it? y or n",
-        "ask_images": "image file or folder", "ended": "error: the input ended before all questions were answered",
+        "ask_images": "image file or folder (empty: back)",
+        "ended": "error: the input ended before all questions were answered",
         "interrupted": "interrupted", "no_command": "how it was started is not known: start it again by its mode and name",
     },
     "ko": {
@@ -60,7 +62,7 @@ TEXTS = {
         "none": "{folder}에 아직 실험이 없습니다", "ask_run": "실험 번호 (빈칸: 뒤로)",
         "bad_run": "{answer!r}번 실험이 없습니다", "page": "결과 페이지: {path}", "no_page": "아직 결과 페이지가 없습니다",
         "done": "완료, {metric} 예상 {score:.3f}", "begun": "끝나지 않음", "ask_go_on": "이어서 실행할까요? y 또는 n",
-        "ask_images": "이미지 파일 또는 폴더", "ended": "오류: 질문이 끝나기 전에 입력이 끝났습니다",
+        "ask_images": "이미지 파일 또는 폴더 (빈칸: 뒤로)", "ended": "오류: 질문이 끝나기 전에 입력이 끝났습니다",
         "interrupted": "중단되었습니다", "no_command": "시작 명령을 알 수 없습니다. 같은 모드와 이름으로 다시 시작하십시오",
     },
 }
@@ -75,7 +77,7 @@ def language():
 # ---------------------------------------------------------------- experiments on disk
 
 class Experiment(NamedTuple):
-    """A run's folder; final: final_results.json's content, None while it has not ended."""
+    """A run's folder; final: final_results.json's content, None while it has not ended since it was last started."""
 
     folder: Path
     time: float
@@ -90,12 +92,20 @@ def experiments(results_dir):
 
 
 def read_final(folder):
-    """final_results.json's content; None where it is missing, cut off or of another kind."""
+    """final_results.json's content; None where it is missing, cut off, of another kind, or older than the last start."""
+    path = folder / "final_results.json"
     try:
-        final = read_json(folder / "final_results.json")
-        return final if {"mode", "metric", "score", "n_fits"} <= set(final) else None
+        final, started = read_json(path), last_start(folder).get("time")
+        is_older = started and path.stat().st_mtime < datetime.fromisoformat(started).timestamp()
+        return final if {"mode", "metric", "score", "n_fits"} <= set(final) and not is_older else None
     except (OSError, ValueError):
         return None
+
+
+def last_start(folder):
+    """The event of the run's last start, {} where its log holds none."""
+    with open(folder / "events.jsonl", encoding="utf-8") as f:
+        return next((event for line in reversed(f.readlines()) if '"event": "start"' in line and (event := event_of(line))), {})
 
 
 def event_of(line):
@@ -108,9 +118,7 @@ def event_of(line):
 
 def started_by(folder):
     """The arguments that a run was last started with, by its log; [] where they are not known."""
-    with open(folder / "events.jsonl", encoding="utf-8") as f:
-        starts = [event for line in f if '"event": "start"' in line and (event := event_of(line))]
-    return shlex.split(starts[-1].get("command", ""))[2:] if starts else []
+    return shlex.split(last_start(folder).get("command", ""))[2:]
 
 
 # ---------------------------------------------------------------- questions
@@ -205,7 +213,10 @@ def predict(recent, say, results_dir):
     chosen = ask_run([e for e in recent if e.final], say, results_dir)
     if chosen is None:
         return None
-    words = ["predict.py", str(chosen.folder), ask(say["ask_images"])]
+    images = ask(say["ask_images"])
+    if not images:
+        return None
+    words = ["predict.py", str(chosen.folder), images]
     print(f"\npython {shlex.join(words)}\n", flush=True)
     return subprocess.run([sys.executable, str(PREDICT), *words[1:]], check=False).returncode
 

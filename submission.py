@@ -30,12 +30,15 @@ def match_columns(columns, *namings):
     """(the class index of each column, -1 = none) by the naming of the classes that fits most columns.
 
     Names are compared as they are, then as `plain_name`; each also without what all columns begin with (`prob_cat`), which
-    may be longer than the prefix that was meant (`prob_ca` of `prob_cat` and `prob_car`).
+    may be longer than the prefix that was meant (`prob_ca` of `prob_cat` and `prob_car`); of a single column without its first
+    words (`is_cat`): `prediction` does not name the class `n`.
     """
-    readings, prefix = [(-1,) * len(columns)], len(os.path.commonprefix(columns))  # noqa: RUF071 (characters are meant)
+    readings = [(-1,) * len(columns)]
+    prefix = os.path.commonprefix(columns) if len(columns) > 1 else columns[0]  # noqa: RUF071 (characters are meant)
+    cuts = [n for n in range(len(prefix) + 1) if len(columns) > 1 or n == 0 or not prefix[n - 1].isalnum()]
     for names in namings:
         for key in (str, plain_name):
-            for cut in range(prefix + 1):
+            for cut in cuts:
                 index, keys = {key(name): k for k, name in enumerate(names)}, [key(c[cut:]) for c in columns]
                 if len(index) == len(names) and len(set(keys)) == len(keys):
                     readings.append(tuple(index.get(k, -1) for k in keys))

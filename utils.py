@@ -332,8 +332,9 @@ def fault_sentence(error):
     if code in OF_THE_SYSTEM:
         return f"a file could not be used ({text}): mend that, {GO_ON}"
     if is_out_of_memory(error):
-        return (f"there was not enough memory ({text}): --set optim.micro_batch_size=N takes less, with N half of what "
-                "config.json says, as do a smaller --scale and fewer other programs")
+        return (f"there was not enough memory ({text}): close other programs and run the same command again to continue, also "
+                "with --set runtime.grad_checkpointing=on, which takes less; --set optim.micro_batch_size=N (half of what "
+                "config.json says) and a smaller --scale take less too, but train all fits anew")
     if kind == "AcceleratorError" or re.search(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS", text):
         return f"the GPU failed ({text}): restart the machine if it stays away, {GO_ON} from the last epoch"
     return ""

@@ -25,6 +25,7 @@ import traceback
 import unicodedata
 import zlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -638,14 +639,15 @@ def make_variant(root, number, seed):
 
 def run_debug(root, results, output):
     """In a fork: debug mode on a folder; writes {status, said, named} to `output` and ends the process."""
-    named, load_audit = set(), checks.load_audit
+    named, said = set(), io.StringIO()
 
-    def recorded(*args):
-        audit = load_audit(*args)
-        named.update(sample for p in audit.problems for sample in p.sample_ids)
-        return audit
+    def recorded(function, *args):
+        found = function(*args)
+        named.update(sample for p in found.problems for sample in p.sample_ids)
+        return found
 
-    checks.load_audit, said = recorded, io.StringIO()
+    for function in (checks.read_contest, checks.load_audit):
+        setattr(checks, function.__name__, partial(recorded, function))
     argv = ["--mode", "debug", "--data_path", str(root), "--results_dir", str(results)]
     argv += ["--weights_dir", str(root / WEIGHTS)] if (root / WEIGHTS).is_dir() else []
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

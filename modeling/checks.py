@@ -95,7 +95,7 @@ def check_data(config, data_path):
     if len(contest.train) + len(contest.test) <= MOST_AUDITED:
         with tempfile.TemporaryDirectory() as folder:
             audit_contest(contest, config.data, 64, Path(folder), usable_cores())
-            problems = list(dict.fromkeys([*problems, *load_audit(Path(folder), contest.folder).problems]))
+            problems += load_audit(Path(folder), contest.folder).problems
     else:
         found += f" (over {MOST_AUDITED}: listed, not decoded)"
     lines = [*contest.describe(metric, config.metric != "auto"), *(p.text for p in problems)]

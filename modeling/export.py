@@ -66,7 +66,8 @@ def export_onnx(predictor, path):
                               output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("batch")},),
                               external_data=False)
     except torch.onnx.OnnxExporterError as error:
-        raise RunError(f"torch cannot write {predictor.best.backbone} as ONNX ({str(error).splitlines()[0]})") from None
+        raise RunError(f"torch cannot write {predictor.best.backbone} as ONNX ({str(error).splitlines()[0]}): "
+                       "use predict.py with images, or weights.safetensors in timm") from None
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
     onnx.save(model, path)

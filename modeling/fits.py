@@ -38,12 +38,14 @@ from utils import (
     drop_if_changed,
     free_bytes,
     keep_freed_memory,
+    read_json,
     run_stage,
     usable_cores,
+    write_json,
 )
 
 PREDICT_BATCH_SIZE = 32
-PSEUDO_LABELS = "pseudo_labels.csv"      # in the folder of a fit
+PSEUDO_LABELS, WARNINGS = "pseudo_labels.csv", "warnings.json"      # in the folder of a fit
 ADAPTED = "adapted.safetensors"          # in that of its predictions: statistics of the test images
 ADAPTED_IMAGES, ADAPTED_BATCH_SIZE = 512, 64
 
@@ -70,6 +72,7 @@ class Run:
     cores: int = field(default_factory=usable_cores)      # that a fit may use
     machine: dict = field(default_factory=dict)      # where fits run, see `costs.look`
     costs: dict[str, Cost] = field(default_factory=dict)      # of backbones, as far as they were measured
+    said: list[str] = field(default_factory=list)        # warnings since the last fit here began
 
     def compute_of(self, backbone):
         """The Compute of a backbone's steps."""
@@ -108,6 +111,7 @@ class Run:
         return self.events.warnings
 
     def warn(self, text):
+        self.said.append(text)
         self.events.warn(text)
 
     def __getstate__(self):
@@ -227,7 +231,7 @@ def fit_stages(this, spec, available=None, known=None):
                 "resize": config.data.resize, "pad_type": weights.pad_type,
                 "compute": this.compute_of(spec.backbone), **({"time_budget_hours": hours} if hours else {})}
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
-    training = Stage.of(parent, spec.name, version=2, settings=settings, inputs=[
+    training = Stage.of(parent, spec.name, version=3, settings=settings, inputs=[
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in dict.fromkeys(sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available))))])
@@ -288,10 +292,13 @@ def run_fit(site, this, spec, fitted, n_epochs, seconds, title):
 
 
 def finished_fit(this, spec, fitted):
-    """The Fitted of a fit whose two stages are complete and as they were made, or None."""
+    """The Fitted of a fit whose two stages are complete and as they were made, or None; what was to be warned of it is, also in
+    a run that found it done."""
     training, prediction = fit_stages(this, spec, fitted)
     if this.is_intact(training, prediction) and this.is_intact(prediction):
-        result = load_result(spec, training.folder)
+        result, kept = load_result(spec, training.folder), training.folder / WARNINGS
+        for text in read_json(kept) if kept.exists() else []:
+            this.warn(text)
         if note := memory_note(result, this.config.optim):
             this.warn(note)
         if result.skipped_steps:
@@ -393,6 +400,7 @@ def training(this, spec, pixels, targets, n_epochs, teachers=()):
 
 def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance):
     """Build everything a fit needs and train it in `folder`."""
+    this.said.clear()
     if damaged := drop_damaged_checkpoints(folder):
         this.warn(f"{spec.title} is trained from an earlier state: {first_few(damaged)} changed on the disk")
     teachers, temperature = able_teachers(this, spec, fitted)
@@ -414,6 +422,8 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
     if n_done < n_epochs:
         this.warn(f"{spec.title}: ended after {n_done} of {n_epochs} planned epochs to stay in --time_budget")
+    if this.said:
+        write_json(folder / WARNINGS, this.said)
 
 
 def start_of(this, spec):

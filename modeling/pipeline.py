@@ -195,7 +195,7 @@ def print_plan(this, metric, executor):
         this.events.say("the images were not read yet: steps are timed on noise images, and reading them and measuring the "
                         "shift come on top")
     this.config = replace(this.config, rounds=allowed_rounds(this))
-    for line in Planner(this, planned_specs(this), metric, executor).describe():
+    for line in Planner(this, specs_left(this), metric, executor).describe():
         this.events.say(line, event="result")
 
 
@@ -219,7 +219,7 @@ def audit_stage(this):
     data = this.config.data
     settings = {"near_duplicate_bits": data.near_duplicate_bits, "group_column": data.group_column, "n_folds": data.n_folds,
                 "long_side_px": cache_side_px(this.config)}
-    return Stage.of(this.folder, "audit", version=1, settings=settings, inputs=contest_digests(this.contest, this.workers))
+    return Stage.of(this.folder, "audit", version=2, settings=settings, inputs=contest_digests(this.contest, this.workers))
 
 
 def cache_side_px(config):
@@ -327,14 +327,24 @@ def run_weights(this):
 
 # ---------------------------------------------------------------- fits
 
+def plan_stage(this):
+    """What a time budget left out of a run that ended, and leaves out when it is started again."""
+    return Stage.of(this.folder, "plan", version=1, inputs=[this.keys["folds"], this.keys["shift"]], settings=[
+        this.config.runtime.time_budget_hours, key_settings(this.config, *BUDGETED)])
+
+
+def specs_left(this):
+    """The FitSpecs of all rounds but what `plan_stage` has left out."""
+    specs, stage = planned_specs(this), plan_stage(this)
+    if not stage.is_done:
+        return specs
+    chosen = read_json(stage.folder / "plan.json")["fits"]
+    return [s for s in specs if [s.name, s.fold] in chosen]
+
+
 def run_rounds(this, metric, page, executor):
     """({FitSpec: Fitted} of all rounds, what was planned); each round reads only the rounds before it."""
-    specs = planned_specs(this)
-    stage = Stage.of(this.folder, "plan", version=1, inputs=[this.keys["folds"], this.keys["shift"]], settings=[
-        this.config.runtime.time_budget_hours, key_settings(this.config, *BUDGETED)])
-    if stage.is_done:
-        chosen = read_json(stage.folder / "plan.json")["fits"]
-        specs = [s for s in specs if [s.name, s.fold] in chosen]
+    specs, stage = specs_left(this), plan_stage(this)
     planner = Planner(this, specs, metric, executor)
     for line in planner.describe():
         this.events.say(line)

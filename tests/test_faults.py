@@ -299,7 +299,7 @@ def test_a_step_without_memory_is_taken_again_with_less_and_the_run_ends(contest
 
 
 @pytest.mark.parametrize(("error", "sentence"), [
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), "--set optim.micro_batch_size=N takes less"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), "grad_checkpointing=on, which takes less"),
     (MemoryError(), "there was not enough memory (MemoryError)"),
     (OSError(errno.EIO, "Input/output error"), "a file could not be used"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
@@ -330,6 +330,15 @@ def test_a_skipped_step_is_named_by_the_run_that_finds_the_fit_done_too(contest,
         assert main(argv) == 0
         warnings.append(outcome(tmp_path / "run")[1]["warnings"])
     assert warnings[0] == warnings[1] and any("1 non-finite step(s) were skipped" in text for text in warnings[0])
+
+
+def test_what_was_warned_of_while_a_fit_was_trained_is_said_by_the_run_that_finds_it_done_too(contest, tmp_path):
+    argv = small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1", "rounds.min_confidence=0", "optim.epochs=1")
+    warnings = []
+    for _ in range(2):
+        assert main(argv) == 0
+        warnings.append(outcome(tmp_path / "run")[1]["warnings"])
+    assert warnings[0] == warnings[1] and any("is not calibrated: that takes a second fold" in text for text in warnings[0])
 
 
 # ---------------------------------------------------------------- clock, network, two at once

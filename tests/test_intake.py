@@ -614,6 +614,8 @@ def test_digests_change_with_content_and_labels_only(root):
     draw(moved / "train" / "a0.png", 999)
     changed = contest_digests(read_contest(moved, DATA), 2)
     assert changed[0] != first[0] and changed[1:] == first[1:]
+    draw(moved / "train" / "in_no_table.png", 998)
+    assert contest_digests(read_contest(moved, DATA), 2) == changed
     write(moved / "train.csv", "ID,target", *(f"a{i}.png,{(i + 1) % 2}" for i in range(8)))
     assert contest_digests(read_contest(moved, DATA), 2)[-1] != first[-1]
 

@@ -71,6 +71,14 @@ def test_an_interrupted_run_goes_on_by_its_own_command(results, monkeypatch, cap
     assert "python grandmaster_train.py --mode debug --data_path '/no such folder'" in out and "it has no page yet" in out
 
 
+def test_a_run_that_was_started_again_after_it_ended_has_not_ended(results):
+    log = results / "ended/events.jsonl"
+    assert experiments(results)[0].final["n_fits"] == 1
+    for started, has_ended in (("2001-01-01T00:00:00.000+00:00", True), ("2101-01-01T00:00:00.000+00:00", False)):
+        log.write_text(log.read_text() + json.dumps({"time": started, "event": "start", "command": "python x"}) + "\n")
+        assert bool(experiments(results)[0].final) == has_ended
+
+
 def test_the_plan_of_a_mode_is_asked_for_and_nothing_is_trained(results, monkeypatch, capsys):
     monkeypatch.setattr(run_training, "main", lambda argv: print(argv) or 0)
     typed(monkeypatch, "d\n2\n/data\nx\n--weights_dir '/my\n--weights_dir '/my weights'\n")

@@ -250,7 +250,7 @@ def resized(image, height, width):
 
 
 class Batch(NamedTuple):
-    """images (B, 3, H, W) uint8, channels last, targets (B, C) float32, weight (B,) float32, index (B,) int64 into the dataset."""
+    """images (B, 3, H, W) uint8 channels last, targets (B, C) float32, weight (B,) float32, index (B,) int64, rows."""
 
     images: torch.Tensor
     targets: torch.Tensor

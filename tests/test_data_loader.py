@@ -364,6 +364,15 @@ def batches_of(store, workers, epochs=(0, 1), in_bursts=False):
     return found
 
 
+def test_freed_memory_goes_back_before_loading_processes_are_forked(store, monkeypatch):
+    calls = []
+    monkeypatch.setattr("data_loader.return_freed_memory", lambda: calls.append(1))
+    batches_of(store, 0)
+    assert not calls
+    batches_of(store, 1)
+    assert calls == [1]
+
+
 def test_batches_have_the_promised_shapes(store):
     batch = batches_of(store, 0)[0]
     assert batch.images.shape == (4, 3, 8, 8) and batch.images.dtype == torch.uint8

@@ -1,7 +1,9 @@
+import ctypes
 import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from utils import (
     seed_of,
     write_atomic,
 )
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_seeds_and_digests_are_functions_of_names_alone():
@@ -107,3 +111,23 @@ def test_the_overall_bar_is_drawn_in_a_terminal_alone_without_colour_and_not_whe
     text = drawn(monkeypatch, Terminal(), hidden=False)
     assert "all fits  50%" in text and " left" in text and "\x1b[3" not in text
     assert drawn(monkeypatch, Terminal(), hidden=True) == drawn(monkeypatch, io.StringIO(), hidden=False) == ""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="of glibc")
+def test_freed_memory_is_kept_until_it_is_returned():
+    """In a process of its own: both change how all of its memory is had."""
+    code = """
+import numpy as np
+from utils import keep_freed_memory, return_freed_memory
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) // 256      # MiB, of pages of 4 KiB
+keep_freed_memory()
+begun = resident()
+np.ones(1 << 25)
+kept = resident()
+return_freed_memory()
+print(kept - begun, resident() - begun)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept > 200 and left < 50

@@ -198,8 +198,8 @@ def fail_without_images(files, findings):
     else:
         findings.fail("no_images",
                       f"{str(files.root)!r} must hold training images ({', '.join(IMAGE_SUFFIXES)}), but has none: put them "
-                      "beside their table" + (f"; {counted(files.refused, 'link')} out of the folder are not followed: copy "
-                                              "what they lead to" if files.refused else ""))
+                      "beside their table" + (f"; {counted(files.refused, 'link or special file')} out of it are not "
+                                              "opened: copy what they lead to" if files.refused else ""))
     findings.stop_if_fatal()
 
 

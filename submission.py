@@ -33,8 +33,7 @@ def match_columns(columns, *namings):
     may be longer than the prefix that was meant (`prob_ca` of `prob_cat` and `prob_car`); of a single column without its first
     words (`is_cat`): `prediction` does not name the class `n`.
     """
-    readings = [(-1,) * len(columns)]
-    prefix = os.path.commonprefix(columns) if len(columns) > 1 else columns[0]  # noqa: RUF071 (characters are meant)
+    readings, prefix = [(-1,) * len(columns)], os.path.commonprefix(columns)  # noqa: RUF071 (characters are meant)
     cuts = [n for n in range(len(prefix) + 1) if len(columns) > 1 or n == 0 or not prefix[n - 1].isalnum()]
     for names in namings:
         for key in (str, plain_name):

@@ -479,6 +479,14 @@ def test_links_and_special_files(root, out):
     assert len(audit.train) == 8
 
 
+def test_images_behind_a_link_out_of_the_folder_are_asked_for(tmp_path):
+    draw(tmp_path / "elsewhere" / "a.png", 5)
+    (tmp_path / "contest").mkdir()
+    (tmp_path / "contest" / "train").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"has none.*1 link or special file \('train'\) out of it are not opened: copy what"):
+        read_contest(tmp_path / "contest", DATA)
+
+
 @pytest.mark.parametrize("content", ["", "ID,target\n", "\n\n"])
 def test_empty_train_csv(root, content):
     (root / "train.csv").write_text(content)

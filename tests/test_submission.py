@@ -66,7 +66,7 @@ def test_an_id_without_a_prediction_gets_the_class_shares():
     (("prob_cat", "prob_car"), ("car", "cat"), (1, 0)), (("p_c0", "p_c1"), ("c0", "c1"), (0, 1)),
     (("a b", "a_b"), ("a b", "a_b"), (0, 1)), (("a-b", "c"), ("a b", "a_b"), (-1, -1)),
     (("x", "cat"), ("cat", "dog"), (-1, 0)), (("prediction",), ("n", "y"), (-1,)), (("y",), ("n", "y"), (1,)),
-    (("is_y",), ("n", "y"), (1,)), (("Is Dog",), ("dog", "cat"), (0,))])
+    (("is_y",), ("n", "y"), (1,)), ((), ("n", "y"), ()), (("Is Dog",), ("dog", "cat"), (0,))])
 def test_columns_are_matched_by_name(columns, classes, found):
     assert match_columns(columns, classes) == found
 

@@ -1,4 +1,4 @@
-"""Scores by scikit-learn, their bootstrap intervals, and calibration by one temperature.
+"""Scores as scikit-learn defines them, their bootstrap intervals, and calibration by one temperature.
 
     metric = METRICS["macro_f1"]
     score = metric(labels, probs)                        # labels (n,) int, probs (n, C)

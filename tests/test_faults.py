@@ -317,6 +317,15 @@ def test_non_finite_losses_end_the_run_in_one_sentence(contest, tmp_path, monkey
     assert "non-finite steps in a row" in capsys.readouterr().err
 
 
+def warnings_of_two(argv, folder):
+    """The warnings in the results of two runs of one command, the second of which finds all done."""
+    found = []
+    for _ in range(2):
+        assert main(argv) == 0
+        found.append(outcome(folder)[1]["warnings"])
+    return found
+
+
 def test_a_skipped_step_is_named_by_the_run_that_finds_the_fit_done_too(contest, tmp_path, monkeypatch):
     argv, calls = small_argv(contest, tmp_path), [0]
 
@@ -325,19 +334,13 @@ def test_a_skipped_step_is_named_by_the_run_that_finds_the_fit_done_too(contest,
         return (torch.zeros(()), False) if calls[0] == 2 else train_step(*args, **kwargs)
 
     monkeypatch.setattr("modeling.train.train_step", skipped_once)
-    warnings = []
-    for _ in range(2):
-        assert main(argv) == 0
-        warnings.append(outcome(tmp_path / "run")[1]["warnings"])
+    warnings = warnings_of_two(argv, tmp_path / "run")
     assert warnings[0] == warnings[1] and any("1 non-finite step(s) were skipped" in text for text in warnings[0])
 
 
 def test_what_was_warned_of_while_a_fit_was_trained_is_said_by_the_run_that_finds_it_done_too(contest, tmp_path):
     argv = small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1", "rounds.min_confidence=0", "optim.epochs=1")
-    warnings = []
-    for _ in range(2):
-        assert main(argv) == 0
-        warnings.append(outcome(tmp_path / "run")[1]["warnings"])
+    warnings = warnings_of_two(argv, tmp_path / "run")
     assert warnings[0] == warnings[1] and any("is not calibrated: that takes a second fold" in text for text in warnings[0])
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
+from timm.layers import pad_same
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from utils import Timer, UserError
@@ -17,6 +20,7 @@ from utils import Timer, UserError
 ROUNDS = 3               # each way is timed so many times, by turns; the first also pays for memory
 WORTH = 1.1              # a way is left for one that is this much faster: less may be noise, and other numbers for nothing
 HOPELESS = 3             # a way this much slower than the best is not timed again
+LARGE_KERNEL = 5         # side of a depthwise kernel from which oneDNN's bf16 gradient of it is slow
 COMPILE_SECONDS = 600    # of training in each fit, from which compiling is tried: it takes a minute or more, in each fit again
 
 
@@ -42,7 +46,7 @@ class Compute:
         """The network in this memory format; compiled at its next call or not."""
         network.set_memory_format(torch.channels_last if self.channels_last else torch.contiguous_format)
         if self.precision == "bf16" and next(network.parameters()).device.type == "cpu":
-            strided_in_fp32(network)
+            with_fast_gradients(network)
         if self.compiled:
             network.compile()
         return network
@@ -51,19 +55,71 @@ class Compute:
         return f"{self.precision}{', channels last' * self.channels_last}{', compiled' * self.compiled}"
 
 
-def strided_in_fp32(network):
-    """Depthwise convolutions with a stride are trained in fp32: in bf16 a CPU takes 13 times as long for the gradient of their
-    input, and a whole step of mobilenetv2_100 1.5 times as long (benchmarks/RESULTS.md)."""
+class DepthwiseConv2d(torch.autograd.Function):
+    """conv2d of groups with one channel each, whose gradients a CPU computes fast in bf16 too (benchmarks/RESULTS.md).
 
-    def in_fp32(forward, images):
+    oneDNN's gradient of the input of a strided one takes up to 200 times as long in bf16 as in fp32, and that of a weight of
+    5 x 5 and more up to 17 times as long as the convolution itself. The one is computed in fp32 here; the other as what it is:
+    each image convolved with the gradient of its output, all images' channels as channels of one.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+    def forward(ctx, images, weight, bias, stride, padding):
+        ctx.save_for_backward(images, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(images, weight, bias, stride, padding, groups=len(weight))
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, grad):
+        images, weight = ctx.saved_tensors
+        of_images = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            dtype = torch.float32 if max(ctx.stride) > 1 else grad.dtype
+            of_images = depthwise_grads(grad.to(dtype), torch.empty_like(images, dtype=dtype), weight.to(dtype), ctx.stride,
+                                        ctx.padding, (True, False, False))[0].to(images.dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = depthwise_weight_grad(grad, images, weight, ctx.stride, ctx.padding)
+        if ctx.needs_input_grad[2]:
+            of_bias = grad.sum((0, 2, 3), dtype=torch.float32)
+        return of_images, of_weight, of_bias, None, None
+
+
+def depthwise_grads(grad, images, weight, stride, padding, wanted):
+    """torch's gradients of images, weight and bias, None for each that is not wanted."""
+    return torch.ops.aten.convolution_backward(grad, images, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight),
+                                               wanted)
+
+
+def depthwise_weight_grad(grad, images, weight, stride, padding):
+    """The gradient of a depthwise convolution's weight (C, 1, h, w); images (n, C, H, W), grad (n, C, H', W') of the output."""
+    height, width = weight.shape[2:]
+    if max(height, width) < LARGE_KERNEL:
+        return depthwise_grads(grad, images, weight, stride, padding, (False, True, False))[1]
+    n, n_channels = images.shape[:2]
+    images, kernels = (t.permute(2, 3, 0, 1).flatten(2).permute(2, 0, 1) for t in (images, grad))      # (n * C, H, W)
+    found = F.conv2d(images[None], kernels[:, None], padding=padding, dilation=stride, groups=n * n_channels)[0]
+    found = found[:, :height, :width].permute(1, 2, 0).unflatten(2, (n, n_channels))
+    return found.sum(2, dtype=torch.float32).permute(2, 0, 1)[:, None]
+
+
+def with_fast_gradients(network):
+    """Have the network's depthwise convolutions trained by DepthwiseConv2d."""
+
+    def forward(module, images):
         if not torch.is_grad_enabled():
-            return forward(images)
-        with torch.autocast("cpu", enabled=False):
-            return forward(images.float()).to(images.dtype)
+            return type(module).forward(module, images)
+        padding = module.padding
+        if isinstance(module, Conv2dSame):
+            images, padding = pad_same(images, module.kernel_size, module.stride), (0, 0)
+        return DepthwiseConv2d.apply(images, module.weight, module.bias, module.stride, padding)
 
     for module in network.modules():
-        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 and max(module.stride) > 1:
-            module.forward = partial(in_fp32, type(module).forward.__get__(module))
+        if (type(module) in (nn.Conv2d, Conv2dSame) and module.groups == module.in_channels == module.out_channels > 1
+                and (max(module.stride) > 1 or max(module.kernel_size) >= LARGE_KERNEL)
+                and module.dilation == (1, 1) and module.padding_mode == "zeros" and not isinstance(module.padding, str)):
+            module.forward = partial(forward, module)
 
 
 def pick_device(name):

@@ -82,7 +82,7 @@ def weights_bytes(this, backbone):
 def compute_stage(this, backbone):
     """How the steps of a backbone are computed. Not of one machine: a run that goes on elsewhere keeps its fits."""
     config = this.config
-    return Stage.of(this.folder / "compute", backbone, version=1, inputs=[], settings={
+    return Stage.of(this.folder / "compute", backbone, version=2, inputs=[], settings={
         "model": replace(config.model, backbones=()), "image_size_px": config.data.image_size_px,
         "micro_batch_size": config.optim.micro_batch_size, "precision": config.runtime.precision,
         "compile": config.runtime.compile})
@@ -131,7 +131,7 @@ def choose_compute(this, backbone):
 
 def cost_stage(this, backbone):
     config = this.config
-    return Stage.of(this.folder / "costs", backbone, version=4, inputs=[this.keys["shift"], this.keys["folds"]], settings={
+    return Stage.of(this.folder / "costs", backbone, version=5, inputs=[this.keys["shift"], this.keys["folds"]], settings={
         **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
         "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine,
         "grad_checkpointing": config.runtime.grad_checkpointing})

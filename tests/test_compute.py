@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from timm.layers.conv2d_same import Conv2dSame
 
 from config import BASE, RuntimeConfig, build_config, with_values
 from data_loader import read_contest
 from grandmaster_train import main
 from modeling import compute
-from modeling.compute import Compute, fastest
+from modeling.compute import Compute, fastest, with_fast_gradients
 from modeling.fits import Run
 from modeling.inference import Predictions
 from modeling.network import WeightsSource, build_network
@@ -84,17 +85,41 @@ def test_all_ways_compute_the_same(way):
     assert torch.allclose(plain, other, rtol=0.05, atol=0.05 * float(plain.abs().max()))
 
 
-def test_strided_depthwise_convolutions_are_set_to_fp32_and_a_copy_has_its_own():
+@pytest.mark.parametrize(("kernel", "stride", "is_same", "height"), [
+    (3, 2, False, 9), (3, 2, True, 10), (5, 1, False, 4), (5, 2, True, 11), (7, 1, False, 9), (7, 2, False, 12)])
+def test_gradients_of_depthwise_convolutions_in_bf16_are_those_of_fp32(kernel, stride, is_same, height):
+    torch.manual_seed(0)
+    kind, padding = (Conv2dSame, 0) if is_same else (torch.nn.Conv2d, kernel // 2)
+    exact = kind(6, 6, kernel, stride, padding, groups=6)
+    fast = copy.deepcopy(exact)
+    with_fast_gradients(fast)
+    images = torch.randn(3, 6, height, 8).to(memory_format=torch.channels_last)
+    share, found = torch.rand_like(exact(images)).detach(), []
+    for module, precision in ((exact, PLAIN), (fast, BF16)):
+        own = images.clone().requires_grad_()
+        with precision.autocast(CPU)():
+            answers = module(own)
+        (answers * share).sum().backward()
+        assert own.grad.dtype == module.weight.grad.dtype == torch.float32
+        found.append((answers.float(), own.grad, module.weight.grad, module.bias.grad))
+    assert answers.dtype == torch.bfloat16
+    for right, near in zip(*found, strict=True):
+        assert right.shape == near.shape and (right - near).abs().max() < 0.02 * right.abs().max()
+
+
+def test_only_slow_depthwise_convolutions_are_replaced_and_a_copy_has_its_own():
     torch.manual_seed(0)
     network = build_network("mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
                             weights=WeightsSource("mobilenetv3_small_050", "random")).eval()
     own = BF16.prepare(copy.deepcopy(network))
-    replaced = [name for name, module in own.named_modules() if "forward" in vars(module)]
-    assert replaced and all(own.get_submodule(name).stride == (2, 2) for name in replaced)
+    replaced = {name for name, module in own.named_modules() if "forward" in vars(module)}
+    slow = {name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)
+            and module.groups == module.in_channels and (module.stride == (2, 2) or module.kernel_size == (5, 5))}
+    assert replaced == slow and len(slow) > 2
     again = copy.deepcopy(BF16.prepare(own))      # a copy computes with its own weights
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        again.get_submodule(replaced[0]).weight.zero_()
+        again.get_submodule(min(replaced)).weight.zero_()
         before = own(images)
         assert torch.allclose(before, network(images), atol=1e-5) and not torch.allclose(before, again(images), atol=1e-5)
 

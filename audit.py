@@ -33,6 +33,7 @@ THUMBNAIL_PX = 32
 FLAT_LEVELS = 3.0               # the perceptual hash of a thumbnail whose grey levels deviate less than this is noise
 SAME_CORRELATION = 0.98         # near-duplicate candidates are confirmed from this correlation of their thumbnails on
 SAME_COLOUR_LEVELS = 16.0       # and up to this difference of their mean colours, levels of 255
+PAIRS_AT_ONCE = 512
 
 
 # ---------------------------------------------------------------- pixels
@@ -114,7 +115,8 @@ def shrunk(image, long_side_px):
 # ---------------------------------------------------------------- audit: one look at every image
 
 class Look(NamedTuple):
-    """What one image shows: why it is unusable ('' = fine), digest, full size, hash, grey thumbnail, mean colour."""
+    """What one image shows: why it is unusable ('' = fine), digest, full size, hash, grey thumbnail, mean colour, and whether
+    it is flat: a blank page, whose hash is noise."""
 
     reason: str
     sha256: str = ""
@@ -122,6 +124,7 @@ class Look(NamedTuple):
     phash: int = 0
     thumbnail: np.ndarray = np.zeros((THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
     colour: np.ndarray = np.zeros(3, np.float32)
+    is_flat: bool = True
 
 
 def look_at(path, row, writer, long_side_px):
@@ -139,7 +142,8 @@ def look_at(path, row, writer, long_side_px):
     writer.write(row, image)
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (THUMBNAIL_PX, THUMBNAIL_PX),
                       interpolation=cv2.INTER_AREA)
-    return Look("", sha256, size_px, perceptual_hash(grey), grey, np.array(cv2.mean(image)[:3], dtype=np.float32))
+    return Look("", sha256, size_px, perceptual_hash(grey), grey, np.array(cv2.mean(image)[:3], dtype=np.float32),
+                grey.std() < FLAT_LEVELS)
 
 
 def perceptual_hash(grey):
@@ -152,7 +156,7 @@ def perceptual_hash(grey):
 @dataclass(frozen=True, eq=False)
 class Looks:
     """The looks at n images: reason, sha256 (n,) str; size_px (n, 2); phash (n,) uint64; thumbnail (n, 32, 32); colour
-    (n, 3)."""
+    (n, 3); is_flat (n,) bool."""
 
     reason: np.ndarray
     sha256: np.ndarray
@@ -160,6 +164,7 @@ class Looks:
     phash: np.ndarray
     thumbnail: np.ndarray
     colour: np.ndarray
+    is_flat: np.ndarray
 
     @classmethod
     def of(cls, looks):
@@ -168,7 +173,7 @@ class Looks:
                    np.array([k.size_px for k in looks], dtype=np.int64).reshape(n, 2),
                    np.array([k.phash for k in looks], dtype=np.uint64),
                    np.array([k.thumbnail for k in looks]).reshape(n, THUMBNAIL_PX, THUMBNAIL_PX),
-                   np.array([k.colour for k in looks]).reshape(n, 3))
+                   np.array([k.colour for k in looks]).reshape(n, 3), np.array([k.is_flat for k in looks], dtype=bool))
 
     @property
     def is_readable(self):
@@ -213,14 +218,14 @@ def close_hashes(hashes, bits, workers):
 def look_alike(pairs, thumbnails, colours):
     """Mask (m,) of the pairs whose thumbnails and mean colours confirm what their hashes say."""
     confirmed = np.zeros(len(pairs), dtype=bool)
-    for start in range(0, len(pairs), 4096):
-        left, right = pairs[start:start + 4096].T
+    for start in range(0, len(pairs), PAIRS_AT_ONCE):
+        left, right = pairs[start:start + PAIRS_AT_ONCE].T
         a, b = (thumbnails[side].reshape(len(side), -1).astype(np.float32) for side in (left, right))
         a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
         norm = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
         colour = np.abs(colours[left] - colours[right]).max(axis=1)
         alike = (a * b).sum(axis=1) >= SAME_CORRELATION * norm
-        confirmed[start:start + 4096] = alike & (colour <= SAME_COLOUR_LEVELS)
+        confirmed[start:start + PAIRS_AT_ONCE] = alike & (colour <= SAME_COLOUR_LEVELS)
     return confirmed
 
 
@@ -231,14 +236,16 @@ def near_duplicates(train, test, bits, workers):
     """
     sha256 = np.concatenate([train.sha256, test.sha256])
     readable = np.concatenate([train.is_readable, test.is_readable])
-    thumbnails = np.concatenate([train.thumbnail, test.thumbnail])
-    deviation = thumbnails.reshape(len(thumbnails), -1).std(axis=1) if len(thumbnails) else np.zeros(0)
+    is_flat = np.concatenate([train.is_flat, test.is_flat])
     first = np.zeros(len(sha256), dtype=bool)
     first[np.unique(sha256, return_index=True)[1]] = True
-    rows = np.flatnonzero(first & readable & (deviation >= FLAT_LEVELS))
+    rows = np.flatnonzero(first & readable & ~is_flat)
     pairs = close_hashes(np.concatenate([train.phash, test.phash])[rows], bits, workers)
-    pairs = rows[pairs]
-    return pairs[look_alike(pairs, thumbnails, np.concatenate([train.colour, test.colour]))]
+    pairs, n = rows[pairs], len(train.sha256)
+    rows = np.unique(pairs)
+    thumbnails, colours = (np.concatenate([ours[rows[rows < n]], theirs[rows[rows >= n] - n]]) for ours, theirs in (
+        (train.thumbnail, test.thumbnail), (train.colour, test.colour)))
+    return pairs[look_alike(np.searchsorted(rows, pairs), thumbnails, colours)]
 
 
 def equal_files(sha256, usable):

@@ -460,6 +460,7 @@ def process_map(function, items, workers):
     items, workers = list(items), min(workers, usable_cores(), len(items))
     if workers < 2 or sys.platform != "linux":
         return parallel_map(function, items, workers)
+    return_freed_memory()
     loader = DataLoader(Calls(function, items), batch_size=max(1, min(16, len(items) // (8 * workers))), collate_fn=list,
                         num_workers=workers, multiprocessing_context="fork", worker_init_fn=start_worker,
                         generator=torch.Generator())

@@ -21,7 +21,7 @@ from data_loader import audit_contest, contest_digests, load_audit, load_folds, 
 from modeling import report
 from modeling.augment import plain_view
 from modeling.blend import run_ensemble
-from modeling.compute import pick_device
+from modeling.compute import Compute, pick_device, precisions
 from modeling.costs import look
 from modeling.executor import make_executor
 from modeling.fits import Run, allowed_rounds, finished_fit, fold_scores, round_specs
@@ -252,7 +252,7 @@ def shift_stage(this):
     config, source = this.config, pretrained_source(this)
     settings = {"reads_test": reads_test(this), "seed": config.seed, "augment": config.augment.policy != "none",
                 "groups": config.augment.groups}
-    return Stage.of(this.folder, "shift", version=4, settings=settings,
+    return Stage.of(this.folder, "shift", version=5, settings=settings,
                     inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
 
 
@@ -290,14 +290,16 @@ def make_embed(this, source):
     seed_everything("embed")
     network = fused(build_network(source.model_name, n_classes=2, image_size_px=PROBE_SIZE_PX, weights=source,
                                   model=this.config.model).to(this.device))
-    square = plain_view(PROBE_SIZE_PX, "letterbox")
+    square, autocast = plain_view(PROBE_SIZE_PX, "letterbox"), Compute(precisions(this.device)[-1]).autocast(this.device)
 
     @torch.inference_mode()
     def embed(images):
-        batches = (images[i:i + 32] for i in range(0, len(images), 32))
-        return np.concatenate([network.features(torch.from_numpy(
-            np.stack([square(image) for image in batch])).permute(0, 3, 1, 2).to(this.device)).float().cpu().numpy()
-            for batch in batches])
+        def rows(batch):
+            squares = torch.from_numpy(np.stack([square(image) for image in batch])).permute(0, 3, 1, 2)
+            with autocast():
+                return network.features(squares.to(this.device)).float().cpu().numpy()
+
+        return np.concatenate([rows(images[i:i + 32]) for i in range(0, len(images), 32)])
 
     return embed
 

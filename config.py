@@ -5,6 +5,7 @@
 A mode is BASE with a page of differences (PRESETS): no code asks which mode it is in. `0` or "auto" in a setting
 means: decided by `resolve` from the scale and the data before anything is keyed, so that keys hold plain values.
 """
+import math
 import textwrap
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -30,6 +31,8 @@ BACKBONES = {
     "vit": ("vit_large_patch16_384", "vit_base_patch16_384", "vit_small_patch16_384", "vit_tiny_patch16_224"),
 }
 IMAGE_SIZE_PX = {"large": 384, "base": 384, "small": 224, "tiny": 128}
+# a fit's, in at most MOST_EPOCHS (benchmarks/RESULTS.md); not measured for large networks, of which more would take days
+FEWEST_STEPS, EPOCHS, MOST_EPOCHS = {"large": 0, "base": 0, "small": 1000, "tiny": 1000}, 12, 60
 MICRO_BATCH_SIZE = {"large": 8, "base": 16, "small": 32, "tiny": 64}
 # members that take over 15 GB with that (python -m benchmarks.memory): with gradient checkpointing on GPUs smaller than this
 GRAD_CHECKPOINTING_BELOW_GIB = {"resnext101_32x32d": 20}
@@ -88,7 +91,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    epochs: int = setting(12, "passes over the training images of one fit", low=1, high=10000)
+    epochs: int = setting(0, "passes over the training images of one fit; 0: 12, with tiny and small networks up to 60 until a "
+                          "fit has 1,000 steps", low=0, high=10000)
     batch_size: int = setting(0, "samples per optimiser step; 0: 64, less where an epoch would have under 40 steps", low=0)
     micro_batch_size: int = setting(0, "samples per forward pass, divides the batch; 0: by scale", low=0)
     lr: float = setting(0.0, "peak learning rate of the backbone's last layers; 0: by weights, kind of network and "
@@ -428,10 +432,13 @@ def member(backbone, scale):
 def resolve(config, *, gpu_memory_bytes, n_train):
     """Replace every automatic value that a key depends on by the value it takes here.
 
-    `n_train`: labelled images. The batch is 64 unless an epoch would then have fewer than 40 steps.
+    `n_train`: labelled images. The batch is 64 unless an epoch would then have fewer than 40 steps; the epochs are EPOCHS, or
+    as many as FEWEST_STEPS take.
     """
     scale = scale_for(gpu_memory_bytes) if config.scale == "auto" else config.scale
     batch = config.optim.batch_size or max(8, min(64, 8 * round(n_train / 40 / 8)))
+    n_steps = math.ceil(n_train * (1 - 1 / config.data.n_folds) / batch)
+    epochs = config.optim.epochs or min(max(EPOCHS, math.ceil(FEWEST_STEPS[scale] / max(1, n_steps))), MOST_EPOCHS)
     micro = config.optim.micro_batch_size or max(
         d for d in range(1, batch + 1) if batch % d == 0 and d <= MICRO_BATCH_SIZE[scale])
     return replace(
@@ -439,7 +446,7 @@ def resolve(config, *, gpu_memory_bytes, n_train):
         data=replace(config.data, image_size_px=config.data.image_size_px or IMAGE_SIZE_PX[scale],
                      run_folds=config.data.run_folds or config.data.n_folds),
         model=replace(config.model, backbones=tuple(member(b, scale) for b in config.model.backbones)),
-        optim=replace(config.optim, batch_size=batch, micro_batch_size=micro))
+        optim=replace(config.optim, epochs=epochs, batch_size=batch, micro_batch_size=micro))
 
 
 def key_settings(config, *names):

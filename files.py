@@ -23,7 +23,7 @@ from PIL import Image
 
 from utils import UserError, patiently
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 FOREIGN_SUFFIXES = {".dcm": "DICOM", ".dicom": "DICOM", ".tfrec": "TFRecord", ".tfrecord": "TFRecord", ".npy": "npy",
                     ".npz": "npz", ".bson": "BSON", ".parquet": "Parquet", ".zip": "zip", ".h5": "HDF5"}

@@ -32,19 +32,22 @@ def make_parser():
 
 
 def find_images(paths, classes):
-    """(Catalog of all images that the paths mean, named relative to their folder; paths that are not followed)."""
-    rows, refused = {}, []
+    """(Catalog of all images that the paths mean, named relative to their folder; paths that are not followed; files of other
+    kinds)."""
+    rows, refused, others = {}, [], []
     for path in map(Path, paths):
         if not path.is_dir():
             rows[ascii_safe(str(path))] = path
             continue
-        found = [name for name in walk(path.resolve(), refused) if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        names = list(walk(path.resolve(), refused))
+        found = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+        others += [name for name in names if Path(name).suffix.lower() not in IMAGE_SUFFIXES]
         if not found:
             raise UserError(f"IMAGES_OR_FOLDER must hold images ({', '.join(IMAGE_SUFFIXES)}), but there are none in "
                             f"{str(path)!r}: check the path")
         for name in found:
             rows[name if len(paths) == 1 else (path / name).as_posix()] = path.resolve() / name
-    return Catalog.of([{"sample_id": i, "path": str(path)} for i, path in rows.items()], classes), refused
+    return Catalog.of([{"sample_id": i, "path": str(path)} for i, path in rows.items()], classes), refused, others
 
 
 def table(predictor, predictions):
@@ -77,9 +80,12 @@ def predict(argv):
         if args.export:
             return DONE
         raise UserError("IMAGES_OR_FOLDER must name at least one image or folder; see --help")
-    catalog, refused = find_images(args.images, predictor.classes)
+    catalog, refused, others = find_images(args.images, predictor.classes)
     if refused:
         warn(f"left out, as they lead out of their folder or are no files: {counted(refused, 'path')}")
+    if others:
+        warn(f"left out, as their names do not end as those of images do ({', '.join(IMAGE_SUFFIXES)}): "
+             f"{counted(others, 'file')}")
     predictor = predictor.fast() if args.fast else predictor
     print(f"{len(catalog)} image(s), {predictor.describe()}", flush=True)
     with Timer() as timer:

@@ -10,12 +10,13 @@ Last, when 1, 8, 35 and 100 such GPUs would be done, one fit a GPU, for the long
 """
 import argparse
 import time
+from dataclasses import replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from config import BACKBONES, IMAGE_SIZE_PX, MICRO_BATCH_SIZE, SCALES, FitSpec, build_config
+from config import BACKBONES, SCALES, FitSpec, build_config, resolve
 from modeling.memory import peak_memory_bytes, reset_peak_memory
 from modeling.network import WeightsSource, build_network
 from modeling.plan import Cost, Devices, Work, longest_first, make_plan
@@ -77,9 +78,9 @@ def main():
     parser.add_argument("--train", type=int, default=1570)
     parser.add_argument("--test", type=int, default=3140)
     args = parser.parse_args()
-    config = build_config("full_training")
-    size_px, micro, views = IMAGE_SIZE_PX[args.scale], MICRO_BATCH_SIZE[args.scale], config.predict.tta_views
-    n_folds, batch = config.data.n_folds, 64
+    config = resolve(replace(build_config("full_training"), scale=args.scale), gpu_memory_bytes=0, n_train=args.train)
+    size_px, micro, views = config.data.image_size_px, config.optim.micro_batch_size, config.predict.tta_views
+    n_folds, batch = config.data.n_folds, config.optim.batch_size
     n_steps = -(-(args.train - args.train // n_folds) // batch)
     n_images = args.test + 2 * (args.train // n_folds)
     costs, works = {}, []

@@ -23,6 +23,14 @@ def test_the_target_machine_gets_384_px_and_batch_64_as_8_micro_batches():
     assert config.model.backbones[:2] == ("tf_efficientnetv2_xl", "convnext_large")
 
 
+@pytest.mark.parametrize(("n_train", "settings", "n_epochs"), [
+    (50000, [], 12), (1570, [], 32), (100, [], 60), (2, [], 60), (1570, ["data.n_folds=2"], 50), (1570, ["optim.epochs=8"], 8),
+    (1570, ["scale=large"], 12)])
+def test_few_images_are_passed_over_more_often(n_train, settings, n_epochs):
+    optim = resolve(build_config("full_training", settings), gpu_memory_bytes=0, n_train=n_train).optim
+    assert optim.epochs == n_epochs
+
+
 def test_each_family_has_a_known_member_at_each_scale():
     assert set(BACKBONES) == set(FAMILIES)
     for names in BACKBONES.values():
@@ -43,7 +51,7 @@ def test_overrides_are_parsed_with_the_fields_type():
 @pytest.mark.parametrize(("override", "message"), [
     ("optim.epoch=8", "did you mean 'optim.epochs'"),
     ("optim.epochs=many", "optim.epochs must be of type int, got 'many'"),
-    ("optim.epochs=0", "optim.epochs must be at least 1, got 0"),
+    ("optim.epochs=-1", "optim.epochs must be at least 0, got -1"),
     ("augment.policy=match", "augment.policy must be one of matched, standard, none, got 'match'; did you mean 'matched'"),
     ("data.run_folds=9", "data.run_folds must be at most data.n_folds = 5, got 9"),
     ("optim.lr", "--set takes KEY=VALUE, got 'optim.lr'"),
@@ -60,7 +68,7 @@ def test_a_bad_override_is_named(override, message):
 
 def test_all_problems_are_raised_together():
     with pytest.raises(UserError) as error:
-        build_config("quick_test", ["optim.epochs=0", "data.n_folds=1"])
+        build_config("quick_test", ["optim.epochs=-1", "data.n_folds=1"])
     assert str(error.value).count("must be at least") == 2
 
 

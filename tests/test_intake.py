@@ -110,7 +110,7 @@ def test_pixels_are_the_images_in_catalog_order(root, out):
         assert np.array_equal(audit.train_pixels[row], expected)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".PNG", ".tif", ".tiff", ".bmp", ".webp"])
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".jfif", ".PNG", ".tif", ".tiff", ".bmp", ".webp"])
 def test_ids_without_suffix(tmp_path, suffix):
     contest = read_contest(plain_contest(tmp_path, suffix=suffix, id_suffix=""), DATA)
     assert contest.problems == () and len(contest.train) == 8 and "t3" in contest.submission_ids

@@ -94,6 +94,19 @@ def test_labels_follow_the_cuts_of_a_scale(contest, copied, tmp_path):
     assert {row["label"] for row in rows_of(tmp_path / "p.csv")} == {"2"}
 
 
+def test_files_that_are_no_images_by_their_names_are_named(copied, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.jfif", "b.jpg"):
+        cv2.imwrite(str(tmp_path / "image.jpg"), np.full((20, 30, 3), 128, np.uint8))
+        shutil.copy(tmp_path / "image.jpg", folder / name)
+    (folder / "c.heic").write_bytes(b"")
+    assert predict([str(copied), str(folder), "--fast", "--out", str(tmp_path / "p.csv")]) == 0
+    error = capsys.readouterr().err
+    assert "1 file ('c.heic')" in error and "as those of images do (.jpg, .jpeg, .jfif," in error
+    assert [row["id"] for row in rows_of(tmp_path / "p.csv")] == ["a.jfif", "b.jpg"]
+
+
 @pytest.mark.parametrize(("damage", "images", "message"), [
     (lambda run: (run / "model.json").unlink(), ["test"], "RUN_FOLDER must be the folder of a finished run"),
     (lambda run: (run / "model.json").write_text("{}"), ["test"], "must be as its run wrote it"),

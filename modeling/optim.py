@@ -5,9 +5,9 @@ import torch
 from timm.optim import param_groups_layer_decay
 from timm.utils import ModelEmaV3
 
-# Peaks for batches of 64 and more. Networks with batch norm fine-tune at far higher rates than those with layer norm
+# Peaks for batches of 64 and more. Networks with batch norm fine-tune at higher rates than those with layer norm
 # (measured on mobilenetv2_100, see benchmarks/RESULTS.md; the rate for layer norm is the usual one, e.g. arXiv 2106.08254).
-LR_BATCH_NORM, LR_LAYER_NORM, LR_RANDOM = 4e-3, 1e-3, 2e-3
+LR_BATCH_NORM, LR_LAYER_NORM, LR_RANDOM = 2e-3, 1e-3, 2e-3
 
 
 def peak_lr(network, optim, pretrained):

@@ -58,8 +58,8 @@ class Compute:
 class DepthwiseConv2d(torch.autograd.Function):
     """conv2d of groups with one channel each, whose gradients a CPU computes fast in bf16 too (benchmarks/RESULTS.md).
 
-    oneDNN's gradient of the input of a strided one takes up to 200 times as long in bf16 as in fp32, and that of a weight of
-    5 x 5 and more up to 17 times as long as the convolution itself. The one is computed in fp32 here; the other as what it is:
+    oneDNN's gradient of the input of a strided one takes 20 to 200 times as long in bf16 as in fp32, and that of a weight of
+    5 x 5 and more 20 to 60 times as long as the convolution itself. The one is computed in fp32 here; the other as what it is:
     each image convolved with the gradient of its output, all images' channels as channels of one.
     """
 
@@ -105,7 +105,7 @@ def depthwise_weight_grad(grad, images, weight, stride, padding):
 
 
 def with_fast_gradients(network):
-    """Have the network's depthwise convolutions trained by DepthwiseConv2d."""
+    """Have the depthwise convolutions whose gradients are slow, strided ones and large kernels, trained by DepthwiseConv2d."""
 
     def forward(module, images):
         if not torch.is_grad_enabled():

@@ -21,9 +21,9 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import joblib
@@ -547,5 +547,5 @@ def parallel_map(function, items, workers, description=""):
     items = list(items)
     if workers <= 1 or len(items) < 2:
         return [function(item) for item in progress(items, desc=description)]
-    with ThreadPool(workers) as pool:
-        return list(progress(pool.imap(function, items), desc=description, total=len(items)))
+    with ThreadPoolExecutor(workers) as executor:
+        return list(progress(executor.map(function, items), desc=description, total=len(items)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grandmaster_train
 from config import Config, with_values
-from files import IMAGE_SUFFIXES, ascii_safe, counted, csv_text, first_few, quoted_cell, walk
+from files import IMAGE_SUFFIXES, ascii_safe, counted, csv_text, first_few, kind_of, quoted_cell, walk
 from grandmaster_train import DONE, Parser
 from intake import Catalog
 from modeling.export import export_onnx
@@ -39,9 +39,9 @@ def find_images(paths, classes):
         if not path.is_dir():
             rows[ascii_safe(str(path))] = path
             continue
-        names = list(walk(path.resolve(), refused))
-        found = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-        others += [name for name in names if Path(name).suffix.lower() not in IMAGE_SUFFIXES]
+        found = []
+        for name in walk(path.resolve(), refused):
+            (found if kind_of(name, path) == "images" else others).append(name)
         if not found:
             raise UserError(f"IMAGES_OR_FOLDER must hold images ({', '.join(IMAGE_SUFFIXES)}), but there are none in "
                             f"{str(path)!r}: check the path")

@@ -4,7 +4,7 @@
     python -m benchmarks.seeds /tmp/doc/contest /tmp/doc/answers.csv --seeds 0 1 -- --weights_dir W
 
 DATA_DIR: train.csv with columns ID and target, and the images in train/. The distortions are none of the product's own: `paper`
-is the embedded contest's test set, `phone` is by Pillow, `none` changes nothing.
+is the embedded contest's test set, `phone` and `street` are by Pillow, `none` changes nothing.
 """
 import argparse
 import io
@@ -12,7 +12,7 @@ import random
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from benchmarks.shift_recovery import halves
 from data_loader import decode_image
@@ -41,7 +41,33 @@ def phone(image, rng, others):
     return np.array(Image.open(coded))
 
 
-DAMAGES = {"paper": paper, "phone": phone, "none": None}
+def street(image, rng, others):
+    """Seen at a slant, grey, moved or in large pixels, in a shadow, behind a post."""
+    picture = Image.fromarray(image)
+    width, height = picture.size
+    if rng.random() < 0.7:
+        corners = np.array([(0, 0), (0, height), (width, height), (width, 0)]) + rng.uniform(-0.12, 0.12, (4, 2)) * picture.size
+        picture = picture.transform(picture.size, Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BICUBIC,
+                                    fillcolor=(90, 90, 90))
+    if rng.random() < 0.3:
+        picture = ImageOps.grayscale(picture).convert("RGB")
+    if (seen := rng.random()) < 0.2:
+        picture = picture.filter(ImageFilter.Kernel((5, 5), np.eye(5).ravel().tolist(), 5))
+    elif seen < 0.4:
+        factor = rng.uniform(2, 5)
+        small = picture.resize((max(1, round(width / factor)), max(1, round(height / factor))), Image.Resampling.NEAREST)
+        picture = small.resize((width, height), Image.Resampling.NEAREST)
+    image = np.array(picture, dtype=np.float32)
+    if rng.random() < 0.6:
+        shadow = np.linspace(1, rng.uniform(0.2, 0.7), width)[::rng.choice([-1, 1])]
+        image *= shadow[:, None]
+    if rng.random() < 0.4:
+        left, share = rng.uniform(0, 0.8), rng.uniform(0.05, 0.2)
+        image[:, int(left * width):int((left + share) * width)] = rng.uniform(0, 255, 3)
+    return image.astype(np.uint8)
+
+
+DAMAGES = {"paper": paper, "phone": phone, "street": street, "none": None}
 
 
 def write_pretended(data_dir, folder, damage, seed):

@@ -404,10 +404,12 @@ class Augment:
     policy: ShiftPolicy = ShiftPolicy()
     native_scale: float = 1.0
     jitter: Jitter | None = None
+    share: float = 1.0      # of images that the policy is for; the others go without damage
 
     def __call__(self, image, seed=0, donor=None):
         rng = np.random.default_rng([seed, 1])
-        image = distort(image, self.policy, seed, donor, self.native_scale)
+        if self.share == 1 or rng.random() < self.share:
+            image = distort(image, self.policy, seed, donor, self.native_scale)
         if self.jitter is None:
             return to_square(image, self.image_size_px, self.resize, LETTERBOX_FILL)
         natural = self.policy.natural
@@ -448,13 +450,13 @@ def framed(image, size_px, resize, jitter, rng):
                           borderValue=LETTERBOX_FILL)
 
 
-def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0):
+def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0, share=1.0):
     """The training augmentation of an AugmentConfig for a ClassGroup; `matched` is the group's jitter after its test
-    images' distortions, a bit wider."""
+    images' distortions, a bit wider, on a share of the images."""
     if augment.policy == "none":
         return plain_view(image_size_px, resize)
     policy = group.policy.widened() if augment.policy == "matched" else ShiftPolicy(natural=group.policy.natural)
-    return Augment(image_size_px, resize, policy, native_scale, group.jitter)
+    return Augment(image_size_px, resize, policy, native_scale, group.jitter, share)
 
 
 def plain_view(image_size_px, resize):

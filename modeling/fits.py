@@ -231,7 +231,7 @@ def fit_stages(this, spec, available=None, known=None):
                 "resize": config.data.resize, "pad_type": weights.pad_type,
                 "compute": this.compute_of(spec.backbone), **({"time_budget_hours": hours} if hours else {})}
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
-    training = Stage.of(parent, spec.name, version=4, settings=settings, inputs=[
+    training = Stage.of(parent, spec.name, version=5, settings=settings, inputs=[
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in dict.fromkeys(sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available))))])
@@ -382,7 +382,7 @@ def training(this, spec, pixels, targets, n_epochs, teachers=()):
     distilled from."""
     config, names = this.config, (this.config.seed, spec.name, spec.fold)
     augments = by_class(this.shift.groups, this.audit.train.classes, lambda group: train_augment(
-        config.augment, group, native_scale=this.native_scale, **square_of(config)))
+        config.augment, group, native_scale=this.native_scale, share=this.shift.trained_share, **square_of(config)))
     dataset = ImageDataset(pixels, targets.sample_id, [augments[k] for k in targets.probs.argmax(1)], names,
                            targets.probs, targets.weight)
     sampler = EpochSampler(len(dataset), config.optim.batch_size, names)

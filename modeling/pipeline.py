@@ -271,6 +271,10 @@ def run_shift(this):
     elif reads_test(this) and this.shift.auc_before is None:
         this.warn(f"the augmentation is not matched to the test set: {len(audit.train)} training and {len(audit.test)} test "
                   f"images, and a shift shows in {FEWEST} readable ones of each at the earliest")
+    elif this.shift.trained_share < 1:
+        this.warn("training images with the measured distortions are still told from test images (AUC "
+                  f"{this.shift.auc_after['value']:.2f}), so that only {this.shift.trained_share:.0%} of those trained on have "
+                  "them: compare the strips of images in report.html, and the score with --set augment.policy=standard")
 
 
 def measure_shift(this, wanted):

@@ -62,6 +62,8 @@ COMPARED = 400           # images a side for the adversarial AUC
 PURE_SHARE = 0.3   # of a bank's rows
 NEARLY = 0.02      # of adversarial AUC: what the usual kind of a group, or one kind less, may be worse by and is still taken
 SURE_LOOK = 0.85   # share of the bank's rows whose look must be read rightly before looks are compared
+UNEXPLAINED_AUC = 0.9      # adversarial AUC after matching, above which the policy is not trusted with every training image
+UNEXPLAINED_SHARE = 0.5    # of them then get it (benchmarks/RESULTS.md)
 VISIBLE_QUALITY = 70   # a JPEG of higher quality is no damage worth training on
 
 
@@ -447,6 +449,13 @@ class ShiftReport:
     @property
     def is_empty(self):
         return all(policy.is_empty for policy in (self.policy, *(g.policy for g in self.groups)))
+
+    @property
+    def trained_share(self):
+        """Share of the training images that the policy is for: where the test images are as easily told apart after matching,
+        part of what was found may stand for something else, and doing without it is taught as well."""
+        is_apart = not self.is_empty and self.auc_after is not None and self.auc_after["value"] > UNEXPLAINED_AUC
+        return UNEXPLAINED_SHARE if is_apart else 1.0
 
     @property
     def symmetries(self):

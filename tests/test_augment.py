@@ -143,6 +143,13 @@ def test_an_augmentation_is_a_function_of_the_seed(picture, policy, resize):
     assert (len({o.tobytes() for o in out}) == 1) == (policy == "none")
 
 
+def test_a_share_of_the_images_goes_without_damage(picture):
+    dark = group(ShiftPolicy((Distortion("brightness", 1.0, 0.2, 0.2),)))
+    for share, low, high in ((0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)):
+        augment = train_augment(AugmentConfig(), dark, share=share, image_size_px=64, resize="squash")
+        assert low <= sum(np.median(augment(picture, seed)) < 0.5 * np.median(picture) for seed in range(200)) <= high
+
+
 def test_workers_that_are_spawned_agree(picture):
     augment = train_augment(AugmentConfig(), group(), **SQUARE)
     with multiprocessing.get_context("spawn").Pool(1) as pool:

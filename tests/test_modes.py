@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,10 @@ from sklearn.metrics import f1_score
 
 from config import FAMILIES
 from grandmaster_train import main
+from modeling import pipeline
+from modeling.augment import Distortion, ShiftPolicy
 from modeling.pipeline import warn_of_another
+from modeling.shift import match_shift
 from run_training import menu
 from tests.conftest import small_argv
 
@@ -211,3 +215,19 @@ def test_a_dry_run_says_what_each_fit_costs(contest, tmp_path, capsys):
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "noise images" in out and re.search(r"fold 0  to do +2 +[0-9]+ +[0-9.]+ GiB\n1 fit\(s\) to do in about \d+ s", out)
+
+
+def test_a_shift_that_the_measured_distortions_do_not_explain_is_said(contest, tmp_path, monkeypatch):
+    policy = ShiftPolicy((Distortion("brightness", 1.0, 0.3, 0.3),))
+
+    def unexplained(*values, **named):
+        report, auc = match_shift(*values, **named), {"value": 0.97, "ci90": [0.96, 0.98]}
+        groups = tuple(replace(group, policy=policy) for group in report.groups)
+        return replace(report, policy=policy, groups=groups, auc_before=auc, auc_after=auc)
+
+    monkeypatch.setattr(pipeline, "match_shift", unexplained)
+    argv = small_argv(contest, tmp_path, "augment.policy=matched")
+    for _ in range(2):      # also where it was measured before
+        assert main(argv) == 0
+        warnings = json.loads((tmp_path / "run" / "final_results.json").read_text())["warnings"]
+        assert any("AUC 0.97), so that only 50% of those trained on have them" in text for text in warnings)

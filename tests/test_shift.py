@@ -151,6 +151,13 @@ def test_broken_files_are_left_out(train, tmp_path):
     assert match_shift([*paths, tmp_path / "broken.png"], [*labels, 0], [], seed=0, workers=1).n_train == len(paths)
 
 
+@pytest.mark.parametrize("auc, found, share", [(0.97, True, 0.5), (0.7, True, 1.0), (0.97, False, 1.0)])
+def test_a_policy_that_leaves_the_test_images_apart_is_for_half_of_the_training_images(auc, found, share):
+    policy = ShiftPolicy((Distortion("blur", 0.5, 1, 2),) if found else ())
+    assert ShiftReport(policy, auc_after={"value": auc, "ci90": [auc, auc]}).trained_share == share
+    assert ShiftReport(policy).trained_share == 1.0      # nothing was read
+
+
 @pytest.mark.parametrize("shape", [(1, 3000), (2000, 32), (9, 700), (1, 1)])
 def test_lines_are_measured_like_other_images(tmp_path, shape):
     paths = save([np.full((*shape, 3), 120, np.uint8)], tmp_path / "lines")

@@ -97,7 +97,7 @@ class OptimConfig:
     micro_batch_size: int = setting(0, "samples per forward pass, divides the batch; 0: by scale", low=0)
     lr: float = setting(0.0, "peak learning rate of the backbone's last layers; 0: by weights, kind of network and "
                         "batch", low=0.0, high=10.0)
-    head_lr_scale: float = setting(4.0, "learning rate of the head over that of the backbone (pretrained weights)",
+    head_lr_scale: float = setting(2.0, "learning rate of the head over that of the backbone (pretrained weights)",
                                    low=0.01, high=1000.0)
     layer_decay: float = setting(0.8, "factor on the learning rate per group of layers towards the input (pretrained)",
                                  low=0.01, high=1.0)

@@ -2,12 +2,14 @@
 
     python -m benchmarks.overhead DATA_DIR -- --mode full_training --set data.image_size_px=96 optim.epochs=4
 
-A run of the real program. When a backbone comes first, its training step and its predicting of a batch in all views are timed
-alone, on one batch that is there already, with no process that loads beside them (median of 5); the sum counts each step and
-each predicted image at that price. What is over is loading, augmentation, building networks, checkpoints, adapting to the
-test images, writing and hashing. Reading the contest, the shift, the plan and the blend are no part of it.
+A run of the real program. At the start of each fit its training step and its predicting of a batch in all views are timed
+alone, on one batch that is there already, with no process that loads beside them (median of 5): a machine's pace changes
+within minutes. The sum counts each step and each predicted image of a fit at its prices. What is over is loading,
+augmentation, building networks, checkpoints, adapting to the test images, writing and hashing. Reading the contest, the shift,
+the plan and the blend are no part of it.
 """
 import argparse
+import contextlib
 import copy
 import statistics
 import sys
@@ -38,19 +40,19 @@ def median_seconds(step):
 
 
 class Prices:
-    """Seconds of a step and of predicting an image, by backbone, measured once each; what all fits cost by them."""
+    """Seconds of a step and of predicting an image in all views, measured in each fit; what all fits cost by them."""
 
     def __init__(self):
-        self.step, self.image, self.sums, self.walls, self.measuring, self.in_fit = {}, {}, {}, {}, 0.0, False
+        self.fits, self.measuring, self.running = [], 0.0, None
 
     def fit(self, spec, network, objective, loader, sampler, **values):
         """In place of `modeling.fits.fit`."""
-        if spec.backbone not in self.step:
-            with Timer() as timer, torch.random.fork_rng():
-                self.step[spec.backbone] = self.step_seconds(spec, network, objective, loader, sampler, **values)
-            self.measuring += timer.seconds
+        if self.running is None:      # steps measured for the plan
+            return fit(spec, network, objective, loader, sampler, **values)
+        with self.unseen(), torch.random.fork_rng():
+            price = self.step_seconds(spec, network, objective, loader, sampler, **values)
         result = fit(spec, network, objective, loader, sampler, **values)
-        self.add(spec.backbone, len(result.epochs) * len(sampler) * self.step[spec.backbone])
+        self.running["steps"] += len(result.epochs) * len(sampler) * price
         return result
 
     def step_seconds(self, spec, network, objective, loader, sampler, *, mix, config, compute, device, events, pretrained, **_):
@@ -63,27 +65,40 @@ class Prices:
 
     def predict(self, network, loader, sample_id, classes, *, source, views, room, **values):
         """In place of `modeling.fits.predict`."""
-        backbone = source.split("-")[1]
-        if (backbone, len(views)) not in self.image:
-            images = next(iter(make_loader(loader.dataset, loader.batch_sampler, 0)))
-            with Timer() as timer:
-                self.image[backbone, len(views)] = median_seconds(lambda: predict(
-                    network, [images], sample_id, classes, source=source, views=views, room=room, **values)) / len(images.index)
-            self.measuring += timer.seconds
-        self.add(backbone, len(sample_id) * self.image[backbone, len(views)])
-        return predict(network, loader, sample_id, classes, source=source, views=views, room=room, **values)
+
+        def once(batches):
+            return predict(network, batches, sample_id, classes, source=source, views=views, room=room, **values)
+
+        if self.running:
+            if "image" not in self.running:
+                with self.unseen():
+                    images = next(iter(make_loader(loader.dataset, loader.batch_sampler, 0)))
+                    self.running["image"] = median_seconds(lambda: once([images])) / len(images.index)
+            self.running["steps"] += len(sample_id) * self.running["image"]
+        return once(loader)
 
     def run_fit(self, site, this, spec, **values):
         """In place of `modeling.planner.run_fit`."""
-        before, self.in_fit = self.measuring, True
+        self.measuring, self.running = 0.0, {"backbone": spec.backbone, "steps": 0.0}
         with Timer() as timer:
             run_fit(site, this, spec, **values)
-        self.in_fit = False
-        self.walls.setdefault(spec.backbone, []).append(timer.seconds - (self.measuring - before))
+        self.fits.append({**self.running, "wall": timer.seconds - self.measuring})
+        self.running = None
 
-    def add(self, backbone, seconds):
-        if self.in_fit:      # and not where the plan is measured
-            self.sums[backbone] = self.sums.get(backbone, 0.0) + seconds
+    @contextlib.contextmanager
+    def unseen(self):
+        """What it takes is no part of the fit's seconds."""
+        with Timer() as timer:
+            yield
+        self.measuring += timer.seconds
+
+
+def rows(fits):
+    """Lines of the table: a backbone's fits, all fits."""
+    for backbone in [*dict.fromkeys(f["backbone"] for f in fits), None]:
+        own = [f for f in fits if backbone in (None, f["backbone"])]
+        wall, steps = (sum(f[part] for f in own) for part in ("wall", "steps"))
+        yield f"{backbone or 'all':<32}  {len(own):>4}  {wall:>7.1f}  {steps:>11.1f}  {wall / steps:.3f}"
 
 
 fit, predict, run_fit = fits.fit, fits.predict, planner.run_fit
@@ -99,13 +114,7 @@ def main():
           mock.patch.object(planner, "run_fit", prices.run_fit)):
         if status := train(["--data_path", args.data_path, "--results_dir", str(args.keep or scratch), *passed]):
             sys.exit(status)
-    print("\nbackbone                          fits  seconds  their steps  ratio")
-    for backbone, walls in prices.walls.items():
-        print(f"{backbone:<32}  {len(walls):>4}  {sum(walls):>7.1f}  {prices.sums[backbone]:>11.1f}  "
-              f"{sum(walls) / prices.sums[backbone]:.3f}")
-    n = sum(map(len, prices.walls.values()))
-    wall, steps = sum(map(sum, prices.walls.values())), sum(prices.sums.values())
-    print(f"all {n} fits: {wall:.1f} s, their steps alone {steps:.1f} s, ratio {wall / steps:.3f}")
+    print("\nbackbone                          fits  seconds  their steps  ratio", *rows(prices.fits), sep="\n")
 
 
 if __name__ == "__main__":

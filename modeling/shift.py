@@ -452,7 +452,7 @@ class ShiftReport:
 
     @property
     def trained_share(self):
-        """Share of the training images that the policy is for: where the test images are as easily told apart after matching,
+        """Share of the training images that the policy is for: where the test images are easily told apart after matching too,
         part of what was found may stand for something else, and doing without it is taught as well."""
         is_apart = not self.is_empty and self.auc_after is not None and self.auc_after["value"] > UNEXPLAINED_AUC
         return UNEXPLAINED_SHARE if is_apart else 1.0

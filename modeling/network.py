@@ -148,14 +148,16 @@ def weights_digest(source):
 # ---------------------------------------------------------------- the network
 
 class LinearHead(nn.Module):
-    """Dropout and a linear classifier: (B, D) -> (B, C). It begins with zeros: the first steps then turn no feature towards
-    where random weights happen to look (benchmarks/RESULTS.md)."""
+    """Dropout and a linear classifier: (B, D) -> (B, C). On pretrained weights it begins with zeros: the first steps then turn
+    no feature towards where random weights happen to look. From random weights that costs a lot (benchmarks/RESULTS.md)."""
 
-    def __init__(self, n_features, n_classes, drop_rate):
+    def __init__(self, n_features, n_classes, drop_rate, is_pretrained=False):
         super().__init__()
         self.drop = nn.Dropout(drop_rate)
         self.linear = nn.Linear(n_features, n_classes)
-        nn.init.zeros_(self.linear.weight)
+        nn.init.trunc_normal_(self.linear.weight, std=0.01)
+        if is_pretrained:
+            nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features):
@@ -193,10 +195,10 @@ class ArcFaceHead(nn.Module):
         return self.scale * ((1 - targets) * cosine + targets * shifted)
 
 
-def build_head(model, n_features, n_classes):
+def build_head(model, n_features, n_classes, is_pretrained):
     """The head of a ModelConfig."""
     if model.head == "linear":
-        return LinearHead(n_features, n_classes, model.drop_rate)
+        return LinearHead(n_features, n_classes, model.drop_rate, is_pretrained)
     return ArcFaceHead(n_features, n_classes, model.drop_rate, model.arcface_centers)
 
 
@@ -280,7 +282,8 @@ def build_network(model_name, *, n_classes, image_size_px, weights, model):
     backbone = build_backbone(model_name, size_px, weights, model.drop_path_rate)
     n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     cfg = backbone.pretrained_cfg
-    return Network(backbone, build_head(model, n_features, n_classes), cfg["mean"], cfg["std"], size_px)
+    head = build_head(model, n_features, n_classes, weights.is_pretrained)
+    return Network(backbone, head, cfg["mean"], cfg["std"], size_px)
 
 
 # ---------------------------------------------------------------- gradient checkpointing

@@ -5,7 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"      # before anything imports the hub's client: the suite works offline
 
@@ -44,13 +43,6 @@ def make_contest(folder, per_class=12, n_test=10, seed=0):
     (folder / "meta.csv").write_text("target,class_name\n" + "".join(f"{i},{c}\n" for i, c in enumerate(CLASSES)))
     (folder / "sample_submission.csv").write_text("ID,target\n" + "".join(f"{name},0\n" for name in reversed(tests)))
     return folder
-
-
-def with_random_head(network):
-    """A new network whose linear head is as random as the rest: one of zeros says the same of all images."""
-    if hasattr(network.head, "linear"):
-        torch.nn.init.trunc_normal_(network.head.linear.weight, std=0.01)
-    return network
 
 
 SMALL = ["model.backbones=mobilenetv3_small_050", "data.image_size_px=32", "data.n_folds=3", "optim.epochs=2",

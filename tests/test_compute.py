@@ -17,7 +17,7 @@ from modeling.fits import Run
 from modeling.inference import Predictions
 from modeling.network import WeightsSource, build_network
 from modeling.predictor import NAME, load_predictor
-from tests.conftest import small_argv, with_random_head
+from tests.conftest import small_argv
 from utils import read_json, write_json
 
 CPU = torch.device("cpu")
@@ -75,9 +75,8 @@ def test_a_run_computes_as_the_machine_of_its_fits_does_not_as_the_one_that_star
 @pytest.mark.parametrize("way", [BF16, Compute(channels_last=False), Compute("bf16", False)], ids=Compute.describe)
 def test_all_ways_compute_the_same(way):
     torch.manual_seed(0)
-    network = with_random_head(build_network(
-        "mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
-        weights=WeightsSource("mobilenetv3_small_050", "random"))).eval()
+    network = build_network("mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
+                            weights=WeightsSource("mobilenetv3_small_050", "random")).eval()
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     with torch.inference_mode():
         plain = PLAIN.prepare(network)(images)
@@ -110,9 +109,8 @@ def test_gradients_of_depthwise_convolutions_in_bf16_are_those_of_fp32(kernel, s
 
 def test_only_slow_depthwise_convolutions_are_replaced_and_a_copy_has_its_own():
     torch.manual_seed(0)
-    network = with_random_head(build_network(
-        "mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
-        weights=WeightsSource("mobilenetv3_small_050", "random"))).eval()
+    network = build_network("mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
+                            weights=WeightsSource("mobilenetv3_small_050", "random")).eval()
     own = BF16.prepare(copy.deepcopy(network))
     replaced = {name for name, module in own.named_modules() if "forward" in vars(module)}
     slow = {name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)

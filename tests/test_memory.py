@@ -16,7 +16,6 @@ from modeling.memory import Room
 from modeling.network import WeightsSource, build_network, checkpoint_gradients, norm_statistics
 from modeling.optim import make_ema, make_optimizer
 from modeling.train import TrainState, checkpoints, fit, seed_everything
-from tests.conftest import with_random_head
 from utils import EventLog, NoRoom, is_out_of_memory
 
 CPU = torch.device("cpu")
@@ -199,8 +198,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics_of_batch_norms(n
     found = []
     for is_checkpointed in (False, True):
         seed_everything("test")
-        network = with_random_head(build_network(
-            name, n_classes=5, image_size_px=64, weights=WeightsSource(name, "random"), model=model)).train()
+        network = build_network(name, n_classes=5, image_size_px=64, weights=WeightsSource(name, "random"), model=model).train()
         assert not is_checkpointed or checkpoint_gradients(network)
         seed_everything("step")
         for _ in range(2):

@@ -66,14 +66,15 @@ class Prices:
     def predict(self, network, loader, sample_id, classes, *, source, views, room, **values):
         """In place of `modeling.fits.predict`."""
 
-        def once(batches):
-            return predict(network, batches, sample_id, classes, source=source, views=views, room=room, **values)
+        def once(batches, ids=sample_id):
+            return predict(network, batches, ids, classes, source=source, views=views, room=room, **values)
 
         if self.running:
             if "image" not in self.running:
                 with self.unseen():
                     images = next(iter(make_loader(loader.dataset, loader.batch_sampler, 0)))
-                    self.running["image"] = median_seconds(lambda: once([images])) / len(images.index)
+                    n = len(images.index)      # the first rows
+                    self.running["image"] = median_seconds(lambda: once([images], sample_id[:n])) / n
             self.running["steps"] += len(sample_id) * self.running["image"]
         return once(loader)
 

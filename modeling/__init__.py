@@ -1,6 +1,7 @@
 """The learning part of the product. Read in this order:
 
 network    a timm backbone, a head, where its weights come from
+kernels    operations that torch computes slowly in bf16 on a CPU, another way
 compute    arithmetic, memory format, torch.compile: the fastest by timing
 augment    what happens to an image before the network sees it
 losses     what the network is asked to do: objectives with one contract

@@ -34,7 +34,7 @@ from modeling.fits import (
 )
 from modeling.losses import Distilled, Supervised
 from modeling.network import WeightsSource, build_network, fused
-from modeling.plan import Cost, Work, measured_cost
+from modeling.plan import UNKNOWN, Cost, Work, measured_cost
 from modeling.targets import distillers
 from modeling.train import fit, seed_everything, split_batch, train_step
 from utils import EventLog, Stage, read_json, write_json
@@ -82,18 +82,18 @@ def weights_bytes(this, backbone):
 def compute_stage(this, backbone):
     """How the steps of a backbone are computed. Not of one machine: a run that goes on elsewhere keeps its fits."""
     config = this.config
-    return Stage.of(this.folder / "compute", backbone, version=2, inputs=[], settings={
+    return Stage.of(this.folder / "compute", backbone, version=3, inputs=[], settings={
         "model": replace(config.model, backbones=()), "image_size_px": config.data.image_size_px,
         "micro_batch_size": config.optim.micro_batch_size, "precision": config.runtime.precision,
         "compile": config.runtime.compile})
 
 
 def steps_ahead(this, backbone):
-    """Steps of a micro-batch that each fit of a backbone takes; 0 where all together are too few to pay for timing them."""
+    """Steps of a micro-batch that all fits of a backbone take; 0 where they are too few to pay for timing them."""
     optim, rounds = this.config.optim, range(len(this.config.rounds))
     works = [work_of(this, spec) for number in rounds for spec in round_specs(this.config, number) if spec.backbone == backbone]
     n_images = sum(work.n_steps * work.n_epochs for work in works) * optim.batch_size
-    return math.ceil(n_images / (optim.micro_batch_size * len(works))) if n_images >= FEWEST_IMAGES else 0
+    return math.ceil(n_images / optim.micro_batch_size) if n_images >= FEWEST_IMAGES else 0
 
 
 def has_compute(this, backbone):
@@ -131,28 +131,30 @@ def choose_compute(this, backbone):
 
 def cost_stage(this, backbone):
     config = this.config
-    return Stage.of(this.folder / "costs", backbone, version=5, inputs=[this.keys["shift"], this.keys["folds"]], settings={
+    return Stage.of(this.folder / "costs", backbone, version=6, inputs=[this.keys["shift"], this.keys["folds"]], settings={
         **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
         "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine,
         "grad_checkpointing": config.runtime.grad_checkpointing})
 
 
-def find_costs(this, backbones, executor, goes_on=lambda costs: True):
-    """{backbone: Cost}, measured where fits run unless that was done before. goes_on(costs so far): asked before each but the
-    first; the backbones after a no are left out."""
+def find_costs(this, backbones, executor, wanted=True, goes_on=lambda costs: True):
+    """{backbone: Cost}, measured where fits run unless that was done before, UNKNOWN where that is not `wanted`; before it is
+    found how their steps are computed. goes_on(costs so far): asked before each but the first; backbones after a no are left
+    out."""
     costs = this.costs
 
     def read(backbone):
-        costs[backbone] = Cost(**read_json(cost_stage(this, backbone).folder / "cost.json"))
+        costs[backbone] = Cost(**read_json(cost_stage(this, backbone).folder / "cost.json")) if wanted else UNKNOWN
 
     def jobs():
         for backbone in backbones:
             if costs and not goes_on(costs):
                 return
-            if has_compute(this, backbone) and this.is_intact(cost_stage(this, backbone)):
+            if has_compute(this, backbone) and (not wanted or this.is_intact(cost_stage(this, backbone))):
                 read(backbone)
             else:
-                yield Job(backbone, partial(run_measuring, this=this, backbone=backbone), f"measuring {backbone}")
+                measure = partial(run_measuring, this=this, backbone=backbone, wanted=wanted)
+                yield Job(backbone, measure, f"measuring {backbone}")
 
     for backbone, _ in executor.run(jobs(), this.events):
         has_compute(this, backbone)
@@ -160,14 +162,16 @@ def find_costs(this, backbones, executor, goes_on=lambda costs: True):
     return costs
 
 
-def run_measuring(site, this, backbone):
-    """The stages of how a backbone's steps are computed and of what they cost so."""
+def run_measuring(site, this, backbone, wanted):
+    """The stages of how a backbone's steps are computed and, where that is `wanted`, of what they cost so."""
     this, _ = at_site(site, this, FitSpec(backbone, this.config.seed, 0, 0))
     if not has_compute(this, backbone):
         chosen = this.run_stage(compute_stage(this, backbone), lambda folder: write_json(
             folder / "compute.json", choose_compute(this, backbone)))
         site.deliver(chosen.folder)
         has_compute(this, backbone)
+    if not wanted:
+        return
     stage = this.with_workers(lambda: this.run_stage(cost_stage(this, backbone), lambda folder: write_json(
         folder / "cost.json", measure_cost(this, backbone))))
     site.deliver(stage.folder)

@@ -195,7 +195,7 @@ def print_plan(this, metric, executor):
         this.events.say("the images were not read yet: steps are timed on noise images, and reading them and measuring the "
                         "shift come on top")
     this.config = replace(this.config, rounds=allowed_rounds(this))
-    for line in Planner(this, specs_left(this), metric, executor).describe():
+    for line in Planner(this, specs_left(this), metric, executor, is_asked=True).describe():
         this.events.say(line, event="result")
 
 

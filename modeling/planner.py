@@ -14,8 +14,10 @@ import numpy as np
 from modeling.costs import find_costs, has_compute, needed_bytes, work_of
 from modeling.executor import Job
 from modeling.fits import finished_fit, fit_state, fold_scores, round_specs, run_fit
-from modeling.plan import UNKNOWN, Devices, differences, longest_first, make_plan
+from modeling.plan import Devices, differences, longest_first, make_plan
 from utils import duration
+
+FEWEST_STEPS = 1000      # of a fit that is the only one, from which it pays to measure beforehand how long it takes
 
 
 def planned_specs(this):
@@ -26,15 +28,18 @@ def planned_specs(this):
 class Planner:
     """The fits of a run in order, planned anew before each one: only then is it known how long those before took."""
 
-    def __init__(self, this, specs, metric, executor):
+    def __init__(self, this, specs, metric, executor, is_asked=False):
+        """is_asked: what the fits cost is wanted for its own sake."""
         self.this, self.metric, self.executor = this, metric, executor
         known = {backbone for backbone in {spec.backbone for spec in specs} if has_compute(this, backbone)}
         self.state = {spec: fit_state(this, spec) if spec.backbone in known else "to do" for spec in specs}
         self.works = {spec: work_of(this, spec) for spec in specs}
         to_do = [s for s in specs if self.state[s] != "done"]
         open_ = dict.fromkeys([*(s.backbone for s in to_do), *(t for s in to_do for t in self.works[s].teachers)])
-        measured = this.config.runtime.measure or this.deadline < math.inf
-        self.costs = find_costs(this, open_, executor, self.has_time_for) if measured else dict.fromkeys(open_, UNKNOWN)
+        n_steps = max((self.works[s].n_steps * self.works[s].n_epochs for s in to_do), default=0)
+        pays = is_asked or len(to_do) > 1 or n_steps >= FEWEST_STEPS
+        measured = this.deadline < math.inf or (this.config.runtime.measure and pays)
+        self.costs = find_costs(this, open_, executor, measured, self.has_time_for)
         self.is_known, self.pace = measured, {}       # seconds over planned seconds, by backbone
         if executor.n_devices > 1 and this.deadline == math.inf:      # else what a budget leaves out must come last
             self.works = {work.spec: work for work in longest_first(self.works.values(), self.costs)}

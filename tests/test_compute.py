@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from timm.layers import LayerNorm2d
 from timm.layers.conv2d_same import Conv2dSame
 
 from config import BASE, RuntimeConfig, build_config, with_values
 from data_loader import read_contest
 from grandmaster_train import main
 from modeling import compute
-from modeling.compute import Compute, fastest, with_fast_gradients
+from modeling.compute import Compute, fastest
 from modeling.fits import Run
 from modeling.inference import Predictions
+from modeling.kernels import with_fast_kernels
 from modeling.network import WeightsSource, build_network
 from modeling.predictor import NAME, load_predictor
 from tests.conftest import small_argv
@@ -47,8 +49,11 @@ def test_the_fastest_way_is_taken_where_it_is_clearly_faster(monkeypatch):
 
 
 def test_a_way_that_fails_or_is_far_slower_is_left(monkeypatch):
-    assert chosen(monkeypatch, {PLAIN: 1.0, BF16: math.inf}) == (PLAIN, {PLAIN: 6, BF16: 1, Compute(channels_last=False): 3})
+    assert chosen(monkeypatch, {PLAIN: 1.0, BF16: math.inf}) == (PLAIN, {PLAIN: 4, BF16: 1, Compute(channels_last=False): 3})
     assert chosen(monkeypatch, {PLAIN: 1.0, BF16: 4.0})[1][BF16] == 1
+    assert chosen(monkeypatch, {PLAIN: 1.0, BF16: 1.5})[1][BF16] == 2
+    best, timed = chosen(monkeypatch, {PLAIN: 1.0, BF16: 0.5})
+    assert best == BF16 and timed[PLAIN] == 2
 
 
 def test_compiling_is_tried_where_much_is_to_be_trained(monkeypatch):
@@ -64,7 +69,7 @@ def test_compiling_is_tried_where_much_is_to_be_trained(monkeypatch):
 def test_what_was_asked_for_is_not_timed_against_others(monkeypatch):
     best, timed = chosen(monkeypatch, {PLAIN: 1.0, BF16: 0.5}, runtime=RuntimeConfig(precision="fp32", compile="on"))
     assert best == Compute(compiled=True) and BF16 not in timed
-    assert timed[best] == compute.ROUNDS      # beside the other memory format, and not once more before
+    assert timed[best] == 3      # beside the other memory format, and not once more before
 
 
 def test_a_run_computes_as_the_machine_of_its_fits_does_not_as_the_one_that_started_it():
@@ -92,7 +97,7 @@ def test_gradients_of_depthwise_convolutions_in_bf16_are_those_of_fp32(kernel, s
     kind, padding = (Conv2dSame, 0) if is_same else (torch.nn.Conv2d, kernel // 2)
     exact = kind(6, 6, kernel, stride, padding, groups=6)
     fast = copy.deepcopy(exact)
-    with_fast_gradients(fast)
+    with_fast_kernels(fast)
     images = torch.randn(3, 6, height, 8).to(memory_format=torch.channels_last)
     share, found = torch.rand_like(exact(images)).detach(), []
     for module, precision in ((exact, PLAIN), (fast, BF16)):
@@ -107,19 +112,53 @@ def test_gradients_of_depthwise_convolutions_in_bf16_are_those_of_fp32(kernel, s
         assert right.shape == near.shape and (right - near).abs().max() < 0.02 * right.abs().max()
 
 
-def test_only_slow_depthwise_convolutions_are_replaced_and_a_copy_has_its_own():
+@pytest.mark.parametrize(("module", "shape"), [
+    (torch.nn.ReLU(inplace=True), (2, 6, 5, 5)), (torch.nn.ReLU6(inplace=True), (2, 6, 5, 5)), (torch.nn.ReLU(), (2, 6, 5, 5)),
+    (torch.nn.Conv2d(6, 9, 1), (2, 6, 5, 5)), (torch.nn.Conv2d(6, 9, 1, bias=False), (2, 6, 1, 1)),
+    (torch.nn.LayerNorm(40), (3, 5, 40)), (LayerNorm2d(6), (2, 6, 5, 5))], ids=str)
+def test_other_fast_ways_give_the_same_values_and_gradients(module, shape):
+    torch.manual_seed(0)
+    fast, found = copy.deepcopy(module), []
+    with_fast_kernels(fast)
+    assert "forward" in vars(fast)
+    memory_format = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    values = (4 * torch.randn(shape)).bfloat16().to(memory_format=memory_format)
+    for each in (module, fast):
+        own = values.clone().requires_grad_()
+        with BF16.autocast(CPU)():
+            answers = each(own * 1)
+        grads = torch.autograd.grad((answers.float() * answers.detach().float().cos()).sum(), (own, *each.parameters()))
+        assert answers.dtype == torch.bfloat16 and (len(shape) == 3 or answers.is_contiguous(memory_format=memory_format))
+        found.append((answers, *grads))
+    for right, near in zip(*found, strict=True):
+        assert right.shape == near.shape and right.dtype == near.dtype
+        assert (right - near).abs().max() <= 0.03 * right.abs().max()
+
+
+def test_the_ends_of_a_rectifier_in_bits():
+    values = torch.tensor([-math.inf, -2.0, -0.0, 0.0, 1e-38, 3.0, 6.0, 7.0, math.inf], dtype=torch.bfloat16)
+    for module in (torch.nn.ReLU(inplace=True), torch.nn.ReLU6(inplace=True)):
+        right = module(values.clone())
+        with_fast_kernels(module)
+        assert module(values.clone().requires_grad_() * 1).tolist() == right.tolist()
+
+
+def test_only_slow_parts_are_replaced_and_a_copy_has_its_own():
     torch.manual_seed(0)
     network = build_network("mobilenetv3_small_050", n_classes=3, image_size_px=32, model=build_config("quick_test").model,
                             weights=WeightsSource("mobilenetv3_small_050", "random")).eval()
-    own = BF16.prepare(copy.deepcopy(network))
-    replaced = {name for name, module in own.named_modules() if "forward" in vars(module)}
-    slow = {name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)
-            and module.groups == module.in_channels and (module.stride == (2, 2) or module.kernel_size == (5, 5))}
-    assert replaced == slow and len(slow) > 2
+    own, compiled = (replace(BF16, compiled=c).prepare(copy.deepcopy(network)) for c in (False, True))
+    replaced, if_compiled = ({name for name, m in n.named_modules() if "forward" in vars(m)} for n in (own, compiled))
+    convs = {name: m for name, m in network.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    slow = {name for name, m in convs.items() if m.groups == m.in_channels and (m.stride == (2, 2) or m.kernel_size == (5, 5))}
+    pointwise = {name for name, m in convs.items() if m.kernel_size == (1, 1)}
+    rectifiers = {name for name, m in network.named_modules() if type(m) is torch.nn.ReLU}
+    assert if_compiled == slow | pointwise and len(slow) > 2
+    assert replaced == if_compiled | rectifiers and len(rectifiers) > 2
     again = copy.deepcopy(BF16.prepare(own))      # a copy computes with its own weights
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        again.get_submodule(min(replaced)).weight.zero_()
+        again.get_submodule(min(slow)).weight.zero_()
         before = own(images)
         assert torch.allclose(before, network(images), atol=1e-5) and not torch.allclose(before, again(images), atol=1e-5)
 
@@ -135,6 +174,7 @@ def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypa
     folder = tmp_path / "run"
     stage, = folder.glob("compute/*")
     assert read_json(stage / "compute.json")["chosen"] == vars(BF16)
+    assert not any(folder.glob("costs/*"))      # one short fit
     before = sorted(p.name for p in folder.glob("fold_0/*"))
     monkeypatch.setattr(compute, "faster_of", lambda *args: pytest.fail("timed again"))
     assert main(argv) == 0 and sorted(p.name for p in folder.glob("fold_0/*")) == before

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = [
     ["utils"], ["config", "demo_contest"], ["files"], ["submission"], ["tables"], ["intake"], ["audit"], ["data_loader"],
-    ["modeling.network", "modeling.compute", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
-    ["modeling.memory", "modeling.traces"], ["modeling.inference"],
+    ["modeling.network", "modeling.kernels", "modeling.augment", "modeling.losses", "modeling.optim", "modeling.metrics"],
+    ["modeling.memory", "modeling.compute", "modeling.traces"], ["modeling.inference"],
     ["modeling.train", "modeling.orientation", "modeling.groups", "modeling.review", "modeling.figures"],
     ["modeling.shift", "modeling.targets", "modeling.ensemble", "modeling.executor", "modeling.report", "modeling.plan",
      "modeling.trackers"],

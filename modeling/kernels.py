@@ -125,7 +125,7 @@ def layer_norm(module, values):
 
 def pointwise(module, images):
     n, _, height, width = images.shape
-    if n * height * width > FEW_POSITIONS:
+    if n * height * width > FEW_POSITIONS or not images.is_contiguous(memory_format=torch.channels_last):
         return type(module).forward(module, images)
     return F.linear(images.permute(0, 2, 3, 1), module.weight.flatten(1), module.bias).permute(0, 3, 1, 2)
 

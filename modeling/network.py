@@ -7,6 +7,7 @@
 The network holds its backbone's own mean and standard deviation, so everything before it stays uint8.
 """
 import copy
+import functools
 import math
 import os
 import socket
@@ -19,6 +20,7 @@ import timm
 import torch
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from timm.layers import SelectAdaptivePool2d
 from timm.models import is_model_in_modules, load_state_dict
 from torch import nn
 from torch.nn import functional as F
@@ -39,7 +41,7 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 class WeightsSource:
     """kind: weights_dir, hub_cache, hub (not downloaded yet), random. `path` is '' for hub and random.
 
-    pad_type: '' (timm's default for the model) or 'same', see `with_padding`.
+    pad_type: '' (timm's default for the model) or 'same', see `with_padding`; global_pool: '' or 'max', see `pool_of`.
     """
 
     model_name: str
@@ -47,6 +49,7 @@ class WeightsSource:
     path: str = ""
     licence: str = ""
     pad_type: str = ""
+    global_pool: str = ""
 
     @property
     def is_pretrained(self):
@@ -70,7 +73,7 @@ def find_weights(model_name, weights_dir, pretrained):
     cfg = timm.get_pretrained_cfg(model_name)
     licence = (cfg.license if cfg else "") or ""
     if pretrained == "off":
-        return WeightsSource(model_name, "random")
+        return WeightsSource(model_name, "random", global_pool=pool_of(model_name))
     if path := file_in(weights_dir, model_name):
         return WeightsSource(model_name, "weights_dir", str(path), licence)
     if cfg is not None and cfg.hf_hub_id:
@@ -83,7 +86,7 @@ def find_weights(model_name, weights_dir, pretrained):
             f"model.pretrained=require needs weights for {model_name}, and none were found in --weights_dir "
             f"{weights_dir or '(not given)'}, the hub cache or the hub: put {model_name}.safetensors or .pth "
             + (f"(from {cfg.hf_hub_id}) " if cfg is not None and cfg.hf_hub_id else "") + "into --weights_dir")
-    return WeightsSource(model_name, "random")
+    return WeightsSource(model_name, "random", global_pool=pool_of(model_name))
 
 
 def file_in(weights_dir, model_name):
@@ -140,6 +143,20 @@ def fetch_weights(source):
                     "--weights_dir, or go on with random weights by --set model.pretrained=off")
 
 
+@functools.cache
+def pool_of(model_name):
+    """How a network with random weights pools its last feature maps: 'max' where it has no batch norms, '' its own way (or no
+    such maps).
+
+    Layer norms leave the means over an image of random features all but alike, and few epochs do not tell them apart; maxima,
+    batch-normed by the head, they do (benchmarks/RESULTS.md).
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        modules = list(timm.create_model(model_name, num_classes=0).modules())
+    has_maps, has_batch_norm = (any(isinstance(m, kind) for m in modules) for kind in (SelectAdaptivePool2d, _BatchNorm))
+    return "max" if has_maps and not has_batch_norm else ""
+
+
 def weights_digest(source):
     """What a fit's key holds of its weights: the file's sha256, or 'random'."""
     return digest_file(source.path) if source.path else source.kind
@@ -149,10 +166,14 @@ def weights_digest(source):
 
 class LinearHead(nn.Module):
     """Dropout and a linear classifier: (B, D) -> (B, C). On pretrained weights it begins with zeros: the first steps then turn
-    no feature towards where random weights happen to look. From random weights that costs a lot (benchmarks/RESULTS.md)."""
+    no feature towards where random weights happen to look. From random weights that costs a lot (benchmarks/RESULTS.md).
 
-    def __init__(self, n_features, n_classes, drop_rate, is_pretrained=False):
+    is_normed: features go through a batch norm before, which `fold` puts into the linear layer once it is trained.
+    """
+
+    def __init__(self, n_features, n_classes, drop_rate, is_pretrained=False, is_normed=False):
         super().__init__()
+        self.norm = nn.BatchNorm1d(n_features) if is_normed else None
         self.drop = nn.Dropout(drop_rate)
         self.linear = nn.Linear(n_features, n_classes)
         nn.init.trunc_normal_(self.linear.weight, std=0.01)
@@ -161,7 +182,18 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features):
+        if self.norm and (len(features) > 1 or not self.training):      # one row has no statistics
+            features = self.norm(features.float())
         return self.linear(self.drop(features))
+
+    @torch.no_grad()
+    def fold(self):
+        """The same function of features without a batch norm, as it predicts."""
+        if self.norm:
+            scale = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
+            self.linear.bias += self.linear.weight @ (self.norm.bias - self.norm.running_mean * scale)
+            self.linear.weight *= scale
+            self.norm = None
 
     def with_margin(self, logits, targets):
         """A linear head asks for no margin."""
@@ -195,10 +227,17 @@ class ArcFaceHead(nn.Module):
         return self.scale * ((1 - targets) * cosine + targets * shifted)
 
 
-def build_head(model, n_features, n_classes, is_pretrained):
+def fold_heads(network):
+    """As a finished fit keeps its network."""
+    for module in network.modules():
+        if isinstance(module, LinearHead):
+            module.fold()
+
+
+def build_head(model, n_features, n_classes, weights):
     """The head of a ModelConfig."""
     if model.head == "linear":
-        return LinearHead(n_features, n_classes, model.drop_rate, is_pretrained)
+        return LinearHead(n_features, n_classes, model.drop_rate, weights.is_pretrained, weights.global_pool == "max")
     return ArcFaceHead(n_features, n_classes, model.drop_rate, model.arcface_centers)
 
 
@@ -235,16 +274,17 @@ def input_size_px(model_name, image_size_px):
     return max(patch, round(image_size_px / patch) * patch)
 
 
-def timm_arguments(model_name, size_px, pad_type):
-    """What timm.create_model needs beside the name to take the weights of a fit."""
-    cfg = timm.get_pretrained_cfg(model_name)
-    return {**({"img_size": size_px} if cfg is not None and cfg.fixed_input_size else {}),
-            **({"pad_type": pad_type} if pad_type else {})}
+def timm_arguments(source, size_px):
+    """What timm.create_model needs beside the name to take the weights of a fit that began with this source's."""
+    cfg = timm.get_pretrained_cfg(source.model_name)
+    wanted = {"img_size": size_px if cfg is not None and cfg.fixed_input_size else 0, "pad_type": source.pad_type,
+              "global_pool": source.global_pool}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def build_backbone(model_name, size_px, weights, drop_path_rate):
     """The timm model without classifier, with the source's weights in it."""
-    kwargs = {"num_classes": 0, **timm_arguments(model_name, size_px, weights.pad_type)}
+    kwargs = {"num_classes": 0, **timm_arguments(weights, size_px)}
     if drop_path_rate:
         kwargs["drop_path_rate"] = drop_path_rate
     if not weights.path:
@@ -282,7 +322,7 @@ def build_network(model_name, *, n_classes, image_size_px, weights, model):
     backbone = build_backbone(model_name, size_px, weights, model.drop_path_rate)
     n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     cfg = backbone.pretrained_cfg
-    head = build_head(model, n_features, n_classes, weights.is_pretrained)
+    head = build_head(model, n_features, n_classes, weights)
     return Network(backbone, head, cfg["mean"], cfg["std"], size_px)
 
 

@@ -57,7 +57,7 @@ def fit_facts(this, spec, fitted):
     weights, adapted = fitted.result.folder / "weights.safetensors", fitted.predict_stage.folder / ADAPTED
     side_px = input_size_px(spec.backbone, this.config.data.image_size_px)
     return {"backbone": spec.backbone, "compute": this.compute_of(spec.backbone),
-            "timm": timm_arguments(spec.backbone, side_px, this.weights[spec.backbone].pad_type),
+            "timm": timm_arguments(this.weights[spec.backbone], side_px),
             "weights": weights.relative_to(this.folder).as_posix(),
             "adapted": adapted.relative_to(this.folder).as_posix() if adapted.exists() else "", "spec": spec}
 
@@ -138,8 +138,8 @@ def load_predictor(folder, config):
         config = with_values(config, stored["settings"])
         weights = {FitSpec(**fit["spec"]): folder / fit["weights"] for fit in stored["fits"]}
         adapted = {FitSpec(**fit["spec"]): folder / fit["adapted"] for fit in stored["fits"] if fit["adapted"]}
-        sources = {fit["backbone"]: WeightsSource(fit["backbone"], "random",
-                                                          pad_type=fit["timm"].get("pad_type", "")) for fit in stored["fits"]}
+        sources = {fit["backbone"]: WeightsSource(fit["backbone"], "random", **{
+            name: fit["timm"].get(name, "") for name in ("pad_type", "global_pool")}) for fit in stored["fits"]}
         computes = {fit["backbone"]: Compute(**fit["compute"]) for fit in stored["fits"]}
         device = torch.device(stored["device"])
         views, blend = tuple(View(**view) for view in stored["views"]), Blend(**stored["blend"])

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from config import FitSpec
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
+from modeling.network import fold_heads
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
 from utils import SCRATCH, RunError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
 
@@ -193,7 +194,8 @@ def diverged(spec, in_a_row, lr):
 
 
 def finish(spec, network, history, folder):
-    """Write the averaged weights and the history."""
+    """Write the averaged weights, a head's batch norm put into it, and the history."""
+    fold_heads(network)
     weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     save_file(weights, Path(folder) / "weights.safetensors")
     with open(Path(folder) / "history.csv", "w", newline="", encoding="utf-8") as f:
@@ -205,6 +207,7 @@ def finish(spec, network, history, folder):
 
 def load_weights(network, folder):
     """Put the weights of the finished fit in `folder` into a network of its kind."""
+    fold_heads(network)
     network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
 
 

@@ -12,8 +12,10 @@ from modeling.network import (
     adapted_to,
     build_network,
     find_weights,
+    fold_heads,
     fused,
     norm_statistics,
+    timm_arguments,
     with_padding,
     with_statistics,
 )
@@ -71,6 +73,30 @@ def test_a_local_file_is_really_loaded(tmp_path, no_hub, suffix):
     net = build(weights=find_weights(NAME, tmp_path, "require"))
     torch.testing.assert_close(net.backbone.conv_stem.weight, state["conv_stem.weight"], rtol=0, atol=0)
     assert not net.head.linear.weight.any() and build().head.linear.weight.all()      # only a head on weights begins with zeros
+
+
+def test_from_random_weights_a_network_of_layer_norms_pools_maxima_and_its_head_folds():
+    torch.manual_seed(0)
+    pools = {name: find_weights(name, None, "off").global_pool for name in ("convnext_atto", NAME, "vit_tiny_patch16_224")}
+    assert pools == {"convnext_atto": "max", NAME: "", "vit_tiny_patch16_224": ""}
+    source = find_weights("convnext_atto", None, "off")
+    net = build("convnext_atto", source)
+    images = torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8)
+    for _ in range(3):
+        net.train()(images)
+    net.train()(images[:1])      # one row has no statistics
+    torch.nn.init.normal_(net.head.norm.bias)
+    with torch.no_grad():
+        expected = net.eval()(images)
+        fold_heads(net)
+        assert torch.allclose(net(images), expected, atol=1e-5) and expected.std(0).min() > 1e-3
+    assert net.state_dict().keys() == build("convnext_atto").state_dict().keys()
+    in_timm = timm.create_model("convnext_atto", num_classes=0, **timm_arguments(source, 64)).eval()
+    in_timm.load_state_dict(net.backbone.state_dict())
+    pixels = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        maxima = in_timm.forward_features(pixels).amax((2, 3), keepdim=True)
+        assert torch.allclose(in_timm(pixels), in_timm.head.norm(maxima).flatten(1), atol=1e-5)
 
 
 def test_missing_weights_stop_when_required(tmp_path, no_hub):

@@ -67,7 +67,8 @@ def run_ensemble(this, fits, metric):
     score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, alike, there, metric.limits)
     low, high = score["oof_testlike_ci90"]
     if not low <= score["expected"] <= high:
-        surer, change = metric.sign * (there - alike) > 0, there - alike
+        change = there - alike
+        surer = metric.sign * change > 0
         this.warn(f"the models are {'more' if surer else 'less'} sure on the test images than on training images made like "
                   f"them, as if {metric.name} were {abs(change):.3f} {'higher' if change > 0 else 'lower'} there: something "
                   "about the test set is not matched")

@@ -82,7 +82,7 @@ def fastest(runtime, device, step_of, n_steps_ahead):
     """(the Compute to train with, {Compute: seconds of a step, math.inf where it cannot be done}).
 
     step_of(Compute) -> a function that does a step; n_steps_ahead: steps of all fits together. Compiling has to be made up for
-    by them: later fits find the compiled code in their process, or on disk in a tenth of the time (benchmarks/RESULTS.md).
+    by them: later fits find the compiled code in their process, or on disk in a sixth of the time (benchmarks/RESULTS.md).
     """
     (precision, *others), timed = precisions(device), {}
     best = untimed(runtime, precision)
@@ -105,7 +105,9 @@ def faster_of(best, others, step_of, timed):
     for hopeless in (math.inf, *HOPELESS):
         limit = hopeless * min((timed[way] for way in steps if way in timed), default=math.inf)
         open_ = [way for way in steps if timed.get(way, 0.0) <= limit]
-        for way in open_ if len(open_) > 1 else ():
+        if len(open_) == 1:
+            break
+        for way in open_:
             timed[way] = min(timed.get(way, math.inf), seconds_of(steps[way]))
     for way in others:
         best = way if timed[way] * WORTH < timed[best] else best

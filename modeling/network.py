@@ -152,9 +152,9 @@ def pool_of(model_name):
     batch-normed by the head, they do (benchmarks/RESULTS.md).
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        modules = list(timm.create_model(model_name, num_classes=0).modules())
-    has_maps, has_batch_norm = (any(isinstance(m, kind) for m in modules) for kind in (SelectAdaptivePool2d, _BatchNorm))
-    return "max" if has_maps and not has_batch_norm else ""
+        network = timm.create_model(model_name, num_classes=0)
+    has_maps = any(isinstance(m, SelectAdaptivePool2d) for m in network.modules())
+    return "max" if has_maps and not batch_norms(network) else ""
 
 
 def weights_digest(source):

@@ -55,8 +55,8 @@ class DataConfig:
                               "(train), shift matching only (statistics), nothing (none)",
                               choices=("train", "statistics", "none"))
     group_column: str = setting("", "column whose equal values must stay in one fold; '': none but near-duplicates")
-    label_table: str = setting("", "file of the labels, relative to the contest folder, or folders, or names (the class in "
-                               "the file name); '': found")
+    label_table: str = setting("", "file of the labels, relative to the contest folder, or folders, or subfolders "
+                               "(those in them), or names (the class in the file name); '': found")
     id_column: str = setting("", "column of the image ids; '': the one whose values are image files")
     target_column: str = setting("", "column of the class, or a comma list of columns of 0 and 1, one per class; '': found")
     sample_submission: str = setting("", "file that the submission must look like, relative to the contest folder; '': found")
@@ -109,8 +109,9 @@ class OptimConfig:
                                low=0.0, high=1.0)
     focal_gamma: float = setting(0.0, "focusing exponent of the focal loss; 0: cross-entropy", low=0.0, high=10.0)
     label_smoothing: float = setting(0.1, "share of each target spread over all classes", low=0.0, high=0.9)
-    class_weight_power: float = setting(0.5, "class weights are (mean count / count) to this power, 0: none; a "
-                                        "class's pseudo-labels share its weight", low=0.0, high=2.0)
+    class_weight_power: float = setting(-1.0, "class weights are (mean count / count) to this power, 0: none; a "
+                                        "class's pseudo-labels share its weight; -1: 0 for log loss, which asks for "
+                                        "probabilities as they are, else 0.5", low=-1.0, high=2.0)
     nonfinite_limit: int = setting(5, "consecutive non-finite steps that end the fit; each is skipped", low=1)
 
 
@@ -429,11 +430,11 @@ def member(backbone, scale):
     return BACKBONES[backbone][SCALES.index(scale)] if backbone in BACKBONES else backbone
 
 
-def resolve(config, *, gpu_memory_bytes, n_train):
+def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
     """Replace every automatic value that a key depends on by the value it takes here.
 
-    `n_train`: labelled images. The batch is 64 unless an epoch would then have fewer than 40 steps; the epochs are EPOCHS, or
-    as many as FEWEST_STEPS take.
+    `n_train`: labelled images; `metric`: its name. The batch is 64 unless an epoch would then have fewer than 40 steps; the
+    epochs are EPOCHS, or as many as FEWEST_STEPS take.
     """
     scale = scale_for(gpu_memory_bytes) if config.scale == "auto" else config.scale
     batch = config.optim.batch_size or max(8, min(64, 8 * round(n_train / 40 / 8)))
@@ -441,12 +442,14 @@ def resolve(config, *, gpu_memory_bytes, n_train):
     epochs = config.optim.epochs or min(max(EPOCHS, math.ceil(FEWEST_STEPS[scale] / max(1, n_steps))), MOST_EPOCHS)
     micro = config.optim.micro_batch_size or max(
         d for d in range(1, batch + 1) if batch % d == 0 and d <= MICRO_BATCH_SIZE[scale])
+    power = config.optim.class_weight_power
     return replace(
         config, scale=scale,
         data=replace(config.data, image_size_px=config.data.image_size_px or IMAGE_SIZE_PX[scale],
                      run_folds=config.data.run_folds or config.data.n_folds),
         model=replace(config.model, backbones=tuple(member(b, scale) for b in config.model.backbones)),
-        optim=replace(config.optim, epochs=epochs, batch_size=batch, micro_batch_size=micro))
+        optim=replace(config.optim, epochs=epochs, batch_size=batch, micro_batch_size=micro,
+                      class_weight_power=power if power >= 0 else 0.0 if metric == "log_loss" else 0.5))
 
 
 def key_settings(config, *names):

@@ -50,7 +50,7 @@ __all__ = [
     "load_folds", "make_folds", "make_loader", "process_map", "read_contest", "save_folds", "to_square",
 ]
 
-MID_GREY = (128, 128, 128)
+LETTERBOX_FILL = (124, 116, 104)     # ImageNet's mean
 BURST_BYTES, BURST_BATCHES = 2**27, 64      # loaded at a time, see `Bursts`
 
 
@@ -216,7 +216,7 @@ class Targets:
 
 # ---------------------------------------------------------------- batches
 
-def to_square(image, size_px, resize, fill=MID_GREY):
+def to_square(image, size_px, resize, fill=LETTERBOX_FILL):
     """uint8 (H, W, 3) -> (S, S, 3): padded ("letterbox"), stretched ("squash"), or its centre cut out ("crop")."""
     if resize == "letterbox":
         return letterbox(image, size_px, fill)
@@ -229,7 +229,7 @@ def to_square(image, size_px, resize, fill=MID_GREY):
     return resized(image[top:top + side, left:left + side], size_px, size_px)
 
 
-def letterbox(image, size_px, fill=MID_GREY):
+def letterbox(image, size_px, fill=LETTERBOX_FILL):
     """uint8 (H, W, 3) -> (S, S, 3): the whole image as large as fits, centred on a ground of colour `fill`."""
     scale = size_px / max(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])

@@ -10,6 +10,7 @@ import csv
 import functools
 import io
 import os
+import posixpath
 import re
 import stat
 import unicodedata
@@ -217,6 +218,11 @@ class Files:
     foreign: tuple[str, ...]    # formats that must be converted first
     by_name: dict
     by_stem: dict
+    n_wrappers: int = 0     # leading folders of every image that say nothing about it, see `wrappers_of`
+
+    def split_of(self, path):
+        """'train' or 'test' by the outermost folder of that name (train_images, Test, stage1_test, ...), else ''."""
+        return split_of("/".join(path.split("/")[self.n_wrappers:]))
 
 
 def scan_folder(folder):
@@ -240,7 +246,7 @@ def scan_folder(folder):
         name = normal(path.rsplit("/", 1)[-1])
         by_name[name].append(path)
         by_stem[without_suffix(name)].append(path)
-    return Files(root=root, **found, by_name=dict(by_name), by_stem=dict(by_stem))
+    return Files(root=root, **found, by_name=dict(by_name), by_stem=dict(by_stem), n_wrappers=wrappers_of(found["images"]))
 
 
 def walk(root, refused):
@@ -304,17 +310,24 @@ def without_suffix(name):
 
 
 def split_of(path):
-    """'train' or 'test' by the outermost folder of that name (train_images, Test, stage1_test, ...), else ''."""
+    """'train' or 'test' by the outermost folder of that name, else ''; a folder named after both says nothing."""
     return split_of_folder(path.rpartition("/")[0])
 
 
 @functools.cache
 def split_of_folder(folder):
     for part in folder.split("/"):
-        match = re.search(r"(?:^|[_\- ])(train|test)(?:ing)?(?:$|[_\- \d])", part.lower())
-        if match:
-            return match[1]
+        splits = set(re.findall(r"(?:^|[_\- ])(train|test)(?:ing)?(?:set|data|images?)?(?=$|[_\- \d])", part.lower()))
+        if len(splits) == 1:
+            return splits.pop()
     return ""
+
+
+def wrappers_of(images):
+    """How many leading folders hold all images and in them both splits, as training_data/train/.. and training_data/test/.."""
+    shared = posixpath.commonpath([path.rpartition("/")[0] for path in images]) if images else ""
+    n = shared.count("/") + 1 if shared else 0
+    return n if {"train", "test"} <= {split_of("/".join(path.split("/")[n:])) for path in images} else 0
 
 
 # ---------------------------------------------------------------- ids -> files
@@ -355,21 +368,21 @@ class Located:
     ambiguous: tuple[str, ...]
 
 
-def locate(files, ids, split, labels=None):
-    """The image file of every id of a train or test list.
+def locate(files, ids, split, labels=None, taken=()):
+    """The image file of every id of a train or test list; none of those that are `taken`.
 
     Where names repeat, files in folders of the right split win, then files in a folder named as the row's label.
     """
-    options = [candidates(files, i) for i in ids]
-    here = sum(any(split_of(p) == split for p in found) for found in options)
+    options = [[p for p in candidates(files, i) if p not in taken] for i in ids]
+    here = sum(any(files.split_of(p) == split for p in found) for found in options)
     elsewhere = sum(bool(found) for found in options) - here
     refused_stems = {without_suffix(path.rsplit("/", 1)[-1]) for path in files.refused}
     paths, missing, refused, ambiguous = [], [], [], []
     for row, (sample_id, found) in enumerate(zip(ids, options, strict=True)):
         if here and here >= elsewhere:
-            found = [p for p in found if split_of(p) == split]
+            found = [p for p in found if files.split_of(p) == split]
         else:
-            found = [p for p in found if split_of(p) in (split, "")] or found
+            found = [p for p in found if files.split_of(p) in (split, "")] or found
         if len(found) > 1 and labels is not None:
             found = [p for p in found if labels[row] in p.split("/")[:-1]] or found
         paths.append(found[0] if len(found) == 1 else "")
@@ -380,8 +393,14 @@ def locate(files, ids, split, labels=None):
     return Located(tuple(paths), tuple(missing), tuple(refused), tuple(ambiguous))
 
 
-def report_unlocated(located, where, consequence, findings):
-    """One problem for each reason why ids have no file."""
+def report_unlocated(files, located, where, consequence, findings):
+    """One problem for each reason why ids have no file; a fatal one where most fit several."""
+    if 2 * len(located.ambiguous) > len(located.paths):
+        example = located.ambiguous[0]
+        findings.fail("ambiguous_id", f"each id of {where} must fit one image file, but {counted(located.ambiguous, 'id')} fit "
+                      f"several: {example!r} fits {first_few(candidates(files, example))}; leave one copy of the images in the "
+                      "contest folder")
+        return
     for kind, ids, what in (
             ("missing_file", located.missing, "without an image file"),
             ("refused_path", located.refused, "that lead out of the contest folder, which is refused"),

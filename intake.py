@@ -47,6 +47,7 @@ from tables import (
 )
 from utils import UserError, digest_file, digest_json, nearest, parallel_map
 
+CROSSED = 0.8       # share of the pairs of outer and inner folders that exist, from which either may be the class
 # a folder's name that has a split's in it and yet is that of a class, among other classes
 IS_A_THING = re.compile(r"train|(?:test|train)(?:ing)?[_\- ]"
                         r"(?!(?:image|img|pic|photo|set|data|file|jpe?g|png|tif|small|large|\d)).+")
@@ -169,7 +170,7 @@ def read_contest(folder, data):
     label_table = find_label_table(tables, sample, data.label_table, n_in_folders, findings)
     sample = sample or find_form(files, tables, label_table, findings)
     check_used_table(files, label_table, findings)
-    if label_table is None and not any(split_of(p) != "test" for p in files.images):
+    if label_table is None and not any(files.split_of(p) != "test" for p in files.images):
         fail_without_images(files, findings)
     labelled = labelled_rows(files, tables, label_table, sample, data, findings)
     findings.stop_if_fatal()
@@ -219,8 +220,14 @@ def labelled_rows(files, tables, label_table, sample, data, findings):
     if empty and not data.label_table:
         findings.fail("empty_table", f"the label table must have rows, but {first_few(empty)} is empty: restore it")
         return None
-    folders, names = (rows_of_folders(files) if data.label_table != "names" else None,
-                      rows_of_names(files) if data.label_table != "folders" else None)
+    asked = data.label_table
+    folders, inner, names = (rows_of_folders(files) if asked in ("", "folders") else None,
+                             rows_of_folders(files, is_inner=True) if asked in ("", "subfolders") else None,
+                             rows_of_names(files) if asked in ("", "names") else None)
+    if folders and inner and are_crossed(folders, inner):
+        fail_two_readings(folders, inner, findings)
+    elif asked == "subfolders":
+        folders = inner
     if folders and names and len(set(folders.labels)) > 1 and not same_split(folders.labels, names.labels):
         fail_two_readings(folders, names, findings)
     rows = names if names and (not folders or len(set(folders.labels)) < 2) else folders
@@ -245,7 +252,7 @@ def same_split(labels, others):
 def fail_two_readings(one, other, findings):
     ways = [f"from {rows.source} ({first_few(sorted(set(rows.labels)))})" for rows in (one, other)]
     findings.fail("ambiguous_labels", f"the labels can be read in two ways, {ways[0]} and {ways[1]}: "
-                  "--set data.label_table=FILE, folders or names takes one")
+                  "--set data.label_table=FILE, folders, subfolders or names takes one")
 
 
 def rows_of_table(files, table, sample, data, findings):
@@ -265,13 +272,13 @@ def rows_of_table(files, table, sample, data, findings):
     target = find_target(table, form_columns, data, findings)
     if not target:
         return None
-    ids, labels = table.columns[table.id_column], labels_of(table, target, findings)
+    ids, labels = table.columns[table.id_column], labels_of(table, target, findings, bool(data.target_column))
     groups = table.columns[group] if group else ("",) * len(ids)
     offered = offered_groups(table, target, group, labels)
     keep = unrepeated_rows(table.path, ids, labels, findings)
     ids, labels, groups = (tuple(values[i] for i in keep) for values in (ids, labels, groups))
     located = locate(files, ids, "train", labels)
-    report_unlocated(located, table.path, "these rows are left out", findings)
+    report_unlocated(files, located, table.path, "these rows are left out", findings)
     rows = [i for i, path in enumerate(located.paths) if path]
     ids, labels, groups, paths = (tuple(values[i] for i in rows) for values in (ids, labels, groups, located.paths))
     found = Labelled(ids, paths, labels, tuple(f"{group}={g}" if g else "" for g in groups), table.id_column, target,
@@ -323,20 +330,30 @@ def unrepeated_rows(where, ids, labels, findings):
     return [row for sample_id, row in first_row.items() if sample_id not in out]
 
 
-def rows_of_folders(files):
-    """Labelled of class folders train/<class>/... (or <class>/... in the folder itself), or None."""
+def are_crossed(folders, inner):
+    """Whether folders of the same names lie in nearly all class folders, as <patient>/<class>/ or <class>/<patient>/."""
+    outer, within = set(folders.labels), set(inner.labels)
+    pairs = set(zip(folders.labels, inner.labels, strict=True)) if folders.paths == inner.paths else ()
+    return min(len(outer), len(within)) > 1 and len(pairs) >= CROSSED * len(outer) * len(within)
+
+
+def rows_of_folders(files, is_inner=False):
+    """Labelled of class folders train/<class>/... (or <class>/... in the folder itself), or None; is_inner: of the folders in
+    them."""
     by_class = class_named_like_a_split(files.images)
-    train = [] if by_class else [p for p in files.images if split_of(p) == "train"]
-    base = train or [p for p in files.images if by_class or split_of(p) != "test"]
+    train = [] if by_class else [p for p in files.images if files.split_of(p) == "train"]
+    base = train or [p for p in files.images if by_class or files.split_of(p) != "test"]
     parts = [p.split("/") for p in base]
-    depth = next((i + 1 for i, part in enumerate(parts[0]) if split_of(part + "/")), 0) if train else 0
+    below = range(files.n_wrappers, len(parts[0]))
+    depth = next((i + 1 for i in below if split_of(parts[0][i] + "/")), 0) if train else 0
     while len({tuple(p[:depth + 1]) for p in parts}) == 1 and all(len(p) > depth + 2 for p in parts):
         depth += 1                                              # a wrapper: its only content is one folder of folders
+    depth += is_inner
     found = [(path, p[depth]) for path, p in zip(base, parts, strict=True) if len(p) > depth + 1]
     if not found:
         return None
     paths, labels = zip(*found, strict=True)
-    where = "/".join([*parts[0][:depth], "<class>/"])
+    where = "/".join([*parts[0][:depth - is_inner], *["*"] * is_inner, "<class>/"])
     return Labelled(paths, paths, labels, ("",) * len(paths), "ID", ("target",),
                     f"class folders {where}")
 
@@ -353,7 +370,8 @@ def class_named_like_a_split(paths):
 
 def rows_of_names(files):
     """Labelled of file names that begin with the class and end with a number, as cat.0.jpg or maine_coon_12.jpg, or None."""
-    paths = [p for p in files.images if split_of(p) == "train"] or [p for p in files.images if split_of(p) != "test"]
+    paths = ([p for p in files.images if files.split_of(p) == "train"]
+             or [p for p in files.images if files.split_of(p) != "test"])
     labels = tuple(re.sub(r"[._\- (]*\d+\)?$", "", without_suffix(p.rsplit("/", 1)[-1])) for p in paths)
     is_numbered = all(label != without_suffix(p.rsplit("/", 1)[-1]) for p, label in zip(paths, labels, strict=True))
     counts = Counter(labels)
@@ -396,7 +414,7 @@ def test_catalog(files, test_list, labelled, classes, findings):
     """(Catalog of the test images, ids in the submission's order) by sample submission, test table or folder."""
     if test_list is None:
         labelled_paths = set(labelled.paths)
-        paths = [p for p in files.images if split_of(p) == "test" and p not in labelled_paths]
+        paths = [p for p in files.images if files.split_of(p) == "test" and p not in labelled_paths]
         names = [p.rsplit("/", 1)[-1] for p in paths]
         if all(without_suffix(i) == i for i in labelled.ids):   # as in the label table
             names = [without_suffix(name) for name in names]
@@ -404,7 +422,7 @@ def test_catalog(files, test_list, labelled, classes, findings):
         located = Located(tuple(paths), (), (), ())
     else:
         ids = test_list.columns[id_column_of(test_list, labelled)]
-        located = locate(files, ids, "test")
+        located = locate(files, ids, "test", taken={p for p in labelled.paths if files.split_of(p) == "train"})
     if not any(located.paths):
         why = ("no folder test*/" if test_list is None
                else f"none of the {len(ids)} ids of {test_list.path!r} is an image file")
@@ -415,7 +433,7 @@ def test_catalog(files, test_list, labelled, classes, findings):
     if repeated:
         findings.warn("repeated_id",
                       f"the test list repeats {counted(repeated, 'id')}: each row gets the same prediction", repeated)
-    report_unlocated(located, "the test list", "their submission rows get the class prior", findings)
+    report_unlocated(files, located, "the test list", "their submission rows get the class prior", findings)
     path_of = dict(zip(ids, located.paths, strict=True))
     rows = [{"sample_id": i, "path": str(files.root / p) if p else ""} for i, p in path_of.items()]
     return Catalog.of(rows, classes), tuple(ids)

@@ -4,16 +4,17 @@ import io
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from dataclasses import replace as with_fields
 
-from files import candidates, counted, first_few, read_bytes, split_of
+from files import candidates, counted, first_few, read_bytes
 from submission import match_columns
 from utils import nearest
 
 SUPPORTED = ("supported are contests with one class per image: a table with an id column and a class column or one column "
              "of 0 and 1 per class, folders train/<class>/, or the class in the file name as cat.0.jpg")
-LABEL_SOURCES = ("folders", "names")    # values of data.label_table that are no table
+MOST_WITHOUT_CLASS = 0.2            # share of one-hot rows without a 1 that are taken for gaps
+LABEL_SOURCES = ("folders", "subfolders", "names")    # values of data.label_table that are no table
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Table:
     n_rows: int
     id_column: str = ""
     images: frozenset = frozenset()
+    n_in: Counter = field(default_factory=Counter)      # how many of the images lie in folders of a split
     rivals: tuple[str, ...] = ()    # other columns that could hold the ids just as well
 
     @property
@@ -42,7 +44,7 @@ class Table:
 
     def share_in(self, split):
         """Share of the table's images that lie in folders of a split."""
-        return sum(split_of(p) == split for p in self.images) / max(1, len(self.images))
+        return self.n_in[split] / max(1, len(self.images))
 
 
 def read_tables(files, data, findings):
@@ -133,7 +135,7 @@ def with_id_column(files, table, asked=""):
     rivals = tuple(c for c in found if c != best != asked and len(found[c]) >= 0.9 * len(found[best])
                    and means_other_images(c))
     images = frozenset(path for paths in found[best].values() for path in paths)
-    return with_fields(table, id_column=best, images=images, rivals=rivals)
+    return with_fields(table, id_column=best, images=images, n_in=Counter(map(files.split_of, images)), rivals=rivals)
 
 
 def check_used_table(files, table, findings):
@@ -166,7 +168,7 @@ def find_sample(tables, asked, findings):
 def find_form(files, tables, label_table, findings):
     """A sample submission that does not say so in its name: it lists other images than the labelled ones, under columns of
     the label table or names of its classes. Without a label table, the one table of most images outside train/."""
-    n_images = sum(split_of(path) != "train" for path in files.images)
+    n_images = sum(files.split_of(path) != "train" for path in files.images)
 
     def is_form(table):
         others = table.others()
@@ -289,12 +291,14 @@ def are_one_hot(table, columns):
     return sum(any(map(as_flag, row)) for row in rows) > table.n_rows / 2
 
 
-def labels_of(table, columns, findings):
-    """The class of each row as text ('' = missing), from one class column or from one-hot columns."""
+def labels_of(table, columns, findings, is_asked=False):
+    """The class of each row as text ('' = missing), from one class column or from one-hot columns; is_asked: by a setting, so
+    that each value of the column is a class."""
     if len(columns) == 1:
         labels = table.columns[columns[0]]
         refuse_regression(table, columns[0], labels, findings)
-        refuse_sets(table, columns[0], labels, findings)
+        if not is_asked:
+            refuse_sets(table, columns[0], labels, findings)
         return labels
     odd = next((v for c in columns for v in table.columns[c] if as_flag(v) is None), None)
     if odd is not None:
@@ -304,6 +308,10 @@ def labels_of(table, columns, findings):
     found = [[c for c, v in zip(columns, row, strict=True) if as_flag(v)]
              for row in zip(*(table.columns[c] for c in columns), strict=True)]
     fail_multi_label(table, [" ".join(names) for names in found if len(names) > 1], findings)
+    if (n_none := sum(not names for names in found)) > MOST_WITHOUT_CLASS * len(found):
+        findings.fail("unsupported", f"{n_none} of {table.n_rows} rows of {table.path!r} have no 1 in the columns "
+                      f"{first_few(columns)}: 'none of them' would be a class of its own, which has no column; add one, or "
+                      "remove those rows")
     return tuple(names[0] if names else "" for names in found)
 
 
@@ -331,14 +339,15 @@ def refuse_sets(table, column, labels, findings):
     words, lengths = {word for found in parts.values() for word in found}, {len(found) for found in parts.values()}
     if sets and len(lengths) > 1 and 2 * len(words) < len(parts):       # few words, in all combinations
         several = list(sets)
-    fail_multi_label(table, [label for label in labels if label in set(several)], findings)
+    fail_multi_label(table, [label for label in labels if label in set(several)], findings,
+                     f"; where each value is one class all the same, --set data.target_column={column} takes them so")
 
 
-def fail_multi_label(table, several, findings):
+def fail_multi_label(table, several, findings, advice=""):
     """The fatal problem of rows with several classes, if there are any."""
     if several:
         findings.fail("multi_label", f"table {table.path!r} gives several classes to {len(several)} of {table.n_rows} images "
-                      f"({first_few(dict.fromkeys(several))}), and multi-label contests are not built; {SUPPORTED}")
+                      f"({first_few(dict.fromkeys(several))}), and multi-label contests are not built; {SUPPORTED}{advice}")
 
 
 def are_whole_numbers(texts):

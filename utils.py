@@ -198,6 +198,7 @@ def run_stage(stage, build, changed=lambda names: None):
     for path in [*stage.partial.rglob("*" + SCRATCH), *stage.partial.rglob("*" + BEGUN)]:
         path.unlink()
     os.replace(stage.partial, stage.folder)
+    return_freed_memory()
     return stage
 
 
@@ -520,8 +521,8 @@ def keep_freed_memory():
 
 
 def return_freed_memory():
-    """Give back what `keep_freed_memory` kept, before a fork: pages that parent and child share are copied one by one as the
-    parent writes them again, gigabytes a fit; new ones come empty."""
+    """Give back what `keep_freed_memory` kept: when a stage ends, and before a fork, as pages that parent and child share are
+    copied one by one when the parent writes them again, gigabytes a fit; new ones come empty."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 

@@ -29,7 +29,7 @@ def labelled_predictions(run, split):
 def estimates(metric, labels, probs, others, seed):
     """{name: estimate of the metric on the rows `others`}."""
     score, accuracy = metric(labels, probs), METRICS["accuracy"](labels, probs)
-    here, _, there = confident_scores(metric, labels, probs, others, seed=seed, draws=30)
+    here, _, there = confident_scores(metric, labels, probs, others, n_scored=len(labels), seed=seed, draws=30)
     surer = (others.max(1) > np.quantile(probs.max(1), 1 - accuracy)).mean() if accuracy else 0.0
     return {"score of the labelled half": score, "moved by sureness": score + there - here, "by sureness": there,
             "mean of the last two (used)": (score + there - here + there) / 2,

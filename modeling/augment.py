@@ -23,7 +23,7 @@ import torch
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")     # it asks the network for a newer version when imported
 import albumentations as A
 
-from data_loader import to_square
+from data_loader import LETTERBOX_FILL, to_square
 from utils import UserError, nearest
 
 # kind -> (lowest, highest value, unit). A value is drawn uniformly from a distortion's low..high.
@@ -58,7 +58,6 @@ SYMMETRIES = tuple(DISTORTIONS)[:7]
 GEOMETRY = ("rotate", "scale", "shift", "perspective")
 FILLS = ("white", "black", "border", "reflect")  # what geometry leaves empty: border = median colour of the outline
 SURE_SHARE = 0.08                               # a symmetry of at least this share of the test images is no misreading
-LETTERBOX_FILL = (124, 116, 104)  # ImageNet's mean
 NOISE_SIDE_PX, GRAIN_PX = 2048, 1.0
 
 Donor = Callable[[int], np.ndarray]
@@ -411,7 +410,7 @@ class Augment:
         if self.share == 1 or rng.random() < self.share:
             image = distort(image, self.policy, seed, donor, self.native_scale)
         if self.jitter is None:
-            return to_square(image, self.image_size_px, self.resize, LETTERBOX_FILL)
+            return to_square(image, self.image_size_px, self.resize)
         natural = self.policy.natural
         image = turn(image, (None, *natural)[rng.integers(1 + len(natural))])
         image = framed(image, self.image_size_px, self.resize, self.jitter, rng)

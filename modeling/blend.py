@@ -40,17 +40,18 @@ def run_ensemble(this, fits, metric):
     """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended test Predictions."""
     config, audit, groups = this.config, this.audit, by_source(fits)
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
-    stage = Stage.of(this.folder, "ensemble", version=5, settings={
+    stage = Stage.of(this.folder, "ensemble", version=6, settings={
         **key_settings(config, "ensemble", "seed"), "metric": metric.name}, inputs=[f.predict_stage.key for f in fits.values()])
     oof = {split: {name: out_of_fold(m, split, common_folds(groups)) for name, m in groups.items()}
            for split in ("valid", "valid_testlike")}
     ids = next(iter(next(iter(oof["valid"].values())).values())).sample_id.tolist()
     rows = [row[i] for i in ids]
-    labels, folds = audit.train.label[rows], this.folds.fold[rows]
+    labels, folds, kin = audit.train.label[rows], this.folds.fold[rows], audit.train.group[rows]
     stacked = {name: {view: p.align(ids) for view, p in views.items()} for name, views in oof["valid_testlike"].items()}
     parts = blend_parts(folds, seed_of(config.seed, "blend"))
     blend, nested, rounds = fit_rounds(stacked, {spec.name: spec.round for spec in fits}, labels, parts, metric,
-                                       config.ensemble.method, config.ensemble.bootstrap_draws, seed_of(config.seed, "rounds"))
+                                       config.ensemble.method, groups=kin, draws=config.ensemble.bootstrap_draws,
+                                       seed=seed_of(config.seed, "rounds"))
     for r in rounds:
         if not r.used:
             this.warn(f"round {r.round} is not used for the submission: with it the blend's {metric.name} out of fold changes "
@@ -61,7 +62,7 @@ def run_ensemble(this, fits, metric):
     for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
         probs = nested_cut(metric, labels, probs, parts) if blend.cuts else probs
         score[name] = metric(labels, probs)
-        score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, draws=config.ensemble.bootstrap_draws,
+        score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, groups=kin, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
     here, alike, there = by_confidence(this, groups, blend, nested, labels, folds, metric.with_cuts(blend.cuts))
     score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, alike, there, metric.limits)
@@ -123,7 +124,7 @@ def by_confidence(this, groups, blend, nested, labels, folds, metric):
         test = blend.apply({name: fitted.views("test") for name, members in groups.items()
                             for number, fitted in members if number == fold})
         scores.append(confident_scores(metric, labels[folds == fold], nested[folds == fold], test.probs,
-                                       seed=seed_of(this.config.seed, "confidence", int(fold))))
+                                       n_scored=len(labels), seed=seed_of(this.config.seed, "confidence", int(fold))))
     return tuple(np.mean(scores, axis=0).tolist())
 
 

@@ -37,7 +37,7 @@ from modeling.network import WeightsSource, build_network, fused
 from modeling.plan import UNKNOWN, Cost, Work, measured_cost
 from modeling.targets import distillers
 from modeling.train import fit, seed_everything, split_batch, train_step
-from utils import EventLog, Stage, read_json, write_json
+from utils import EventLog, Stage, discard, read_json, write_json
 
 FEWEST_IMAGES = 2000           # to be trained on, from which it pays to time how
 MEASURED_STEPS = 4
@@ -80,10 +80,11 @@ def weights_bytes(this, backbone):
 
 
 def compute_stage(this, backbone):
-    """How the steps of a backbone are computed. Not of one machine: a run that goes on elsewhere keeps its fits."""
+    """How the steps of a backbone are computed. Not of one machine: a run that goes on elsewhere keeps its fits, see
+    `has_compute`."""
     config = this.config
-    return Stage.of(this.folder / "compute", backbone, version=3, inputs=[], settings={
-        "model": replace(config.model, backbones=()), "image_size_px": config.data.image_size_px,
+    return Stage.of(this.folder / "compute", backbone, version=4, inputs=[], settings={
+        "model": replace(config.model, backbones=(), pretrained=""), "image_size_px": config.data.image_size_px,
         "micro_batch_size": config.optim.micro_batch_size, "precision": config.runtime.precision,
         "compile": config.runtime.compile})
 
@@ -102,8 +103,17 @@ def has_compute(this, backbone):
         return True
     stage = compute_stage(this, backbone)
     if this.is_intact(stage):
-        this.computes[backbone] = Compute(**read_json(stage.folder / "compute.json")["chosen"])
+        known = read_json(stage.folder / "compute.json")
+        if known["device"] != device_type(this) and not any(this.folder.glob(f"fold_*/*-{backbone}-*")):
+            discard(stage)      # no fit is bound to what was fast on another kind of machine
+            return False
+        this.computes[backbone] = Compute(**known["chosen"])
     return backbone in this.computes
+
+
+def device_type(this):
+    """Where fits are computed: cpu, cuda or mps."""
+    return torch.device(this.machine["device"]).type
 
 
 def choose_compute(this, backbone):
@@ -126,13 +136,13 @@ def choose_compute(this, backbone):
     others = ", ".join(f"{rate:.0f} {way}" for way, rate in rates.items() if way != chosen.describe())
     this.events.say(f"{backbone}: {rates[chosen.describe()]:.0f} images/s of training {chosen.describe()} ({others})",
                     event="compute", backbone=backbone, images_per_second=rates)
-    return {"chosen": chosen, "images_per_second": rates}
+    return {"chosen": chosen, "images_per_second": rates, "device": device_type(this)}
 
 
 def cost_stage(this, backbone):
     config = this.config
     return Stage.of(this.folder / "costs", backbone, version=6, inputs=[this.keys["shift"], this.keys["folds"]], settings={
-        **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=()),
+        **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=(), pretrained=""),
         "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine,
         "grad_checkpointing": config.runtime.grad_checkpointing})
 

@@ -198,10 +198,10 @@ class RoundResult(NamedTuple):
     used: bool
 
 
-def fit_rounds(sources, round_of, labels, parts, metric, method="auto", draws=1000, seed=0):
+def fit_rounds(sources, round_of, labels, parts, metric, method="auto", *, groups, draws=1000, seed=0):
     """(Blend, its nested probs (n, C), [RoundResult]): round by round, a later one's sources join unless the nested score
-    clearly falls by that: the whole interval of the change is below 0, or there is no change. round_of: {source: round}; else
-    as `fit_blend`. Sources of rounds that are not used have weight 0.
+    clearly falls by that: the whole interval of the change is below 0, or there is no change. round_of: {source: round};
+    groups (n,): rows that the interval keeps together; else as `fit_blend`. Sources of rounds that are not used have weight 0.
 
     Why not where it clearly rises: what a round learnt of the test images helps there, and rows made like them show little of
     it (benchmarks/RESULTS.md). Why not wherever it rises: rows are few, and the score of what is chosen on them is reported. Of
@@ -215,7 +215,7 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", draws=10
     for number in later:
         joined = [name for name in sources if name in used or round_of[name] == number]
         candidate, probs = fit_blend({name: sources[name] for name in joined}, labels, parts, metric, method)
-        change, ci90 = paired_change(metric, labels, nested, probs, draws=draws, seed=seed)
+        change, ci90 = paired_change(metric, labels, nested, probs, groups=groups, draws=draws, seed=seed)
         results.append(RoundResult(number, candidate.score_nested, change, ci90, ci90[1] > 0))
         if results[-1].used:
             used, blend, nested = joined, candidate, probs

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from data_loader import MID_GREY
+from data_loader import LETTERBOX_FILL
 from utils import RunError, import_extra, plain, write_json
 
 TOLERANCE = 1e-3
@@ -43,7 +43,7 @@ def description(predictor):
         "preprocessing": [
             "decode, turn by the EXIF orientation, RGB of 8 bits, transparent on white",
             f"where the long side is above {predictor.long_side_px} px, shrink it to that by area averaging",
-            f"S = {side}: {RESIZE[data.resize].format(fill=MID_GREY)}; shrink by area averaging, grow bilinear",
+            f"S = {side}: {RESIZE[data.resize].format(fill=LETTERBOX_FILL)}; shrink by area averaging, grow bilinear",
             "mean and standard deviation are inside the model"],
         "resize": data.resize, "image_size_px": side, "long_side_px": predictor.long_side_px,
         "output": {"name": "probabilities", "dtype": "float32", "shape": ["batch", len(predictor.classes)]},
@@ -61,7 +61,8 @@ def export_onnx(predictor, path):
     rng = np.random.default_rng(0)
     images = np.repeat(np.repeat(rng.integers(256, size=(3, 3, side // 8, side // 8), dtype=np.uint8), 8, 2), 8, 3)
     try:
-        with quiet(), sdpa_kernel(SDPBackend.MATH):      # attention as plain products: MaxViT's fused one does not convert
+        # as it predicts, not as it trains; attention as plain products: MaxViT's fused one does not convert
+        with torch.no_grad(), quiet(), sdpa_kernel(SDPBackend.MATH):
             torch.onnx.export(module, (torch.from_numpy(images[:2]),), path, input_names=["images"], dynamo=True, verbose=False,
                               output_names=["probabilities"], dynamic_shapes=({0: torch.export.Dim("batch")},),
                               external_data=False)

@@ -72,7 +72,7 @@ class Run:
     cores: int = field(default_factory=usable_cores)      # that a fit may use
     machine: dict = field(default_factory=dict)      # where fits run, see `costs.look`
     costs: dict[str, Cost] = field(default_factory=dict)      # of backbones, as far as they were measured
-    said: list[str] = field(default_factory=list)        # warnings since the last fit here began
+    said: list[str] = field(default_factory=list)        # warnings since the last stage of a fit here began
 
     def compute_of(self, backbone):
         """The Compute of a backbone's steps."""
@@ -231,11 +231,11 @@ def fit_stages(this, spec, available=None, known=None):
                 "resize": config.data.resize, "pad_type": weights.pad_type,
                 "compute": this.compute_of(spec.backbone), **({"time_budget_hours": hours} if hours else {})}
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
-    training = Stage.of(parent, spec.name, version=6, settings=settings, inputs=[
+    training = Stage.of(parent, spec.name, version=7, settings=settings, inputs=[
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in dict.fromkeys(sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available))))])
-    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=5, inputs=[training.key],
+    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=6, inputs=[training.key],
                                      settings=key_settings(config, "predict"))
     return known[spec]
 
@@ -283,9 +283,11 @@ def run_fit(site, this, spec, fitted, n_epochs, seconds, title):
     this, fitted = at_site(site, this, spec, fitted)
     training, prediction = fit_stages(this, spec, fitted)
     site.recall(training.folder)
+    this.said.clear()
     this.with_workers(lambda: this.run_stage(training, lambda folder: train_fit(
         this, spec, fitted, folder, n_epochs, train_until, title, site.advance), prediction))
     site.deliver(training.folder)
+    this.said.clear()
     this.with_workers(lambda: this.run_stage(prediction, lambda folder: predict_fit(
         this, spec, training.folder, folder, title)))
     site.deliver(prediction.folder)
@@ -296,9 +298,10 @@ def finished_fit(this, spec, fitted):
     a run that found it done."""
     training, prediction = fit_stages(this, spec, fitted)
     if this.is_intact(training, prediction) and this.is_intact(prediction):
-        result, kept = load_result(spec, training.folder), training.folder / WARNINGS
-        for text in read_json(kept) if kept.exists() else []:
-            this.warn(text)
+        result = load_result(spec, training.folder)
+        for kept in (training.folder / WARNINGS, prediction.folder / WARNINGS):
+            for text in read_json(kept) if kept.exists() else []:
+                this.warn(text)
         if note := memory_note(result, this.config.optim):
             this.warn(note)
         if result.skipped_steps:
@@ -400,7 +403,6 @@ def training(this, spec, pixels, targets, n_epochs, teachers=()):
 
 def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance):
     """Build everything a fit needs and train it in `folder`."""
-    this.said.clear()
     if damaged := drop_damaged_checkpoints(folder):
         this.warn(f"{spec.title} is trained from an earlier state: {first_few(damaged)} changed on the disk")
     teachers, temperature = able_teachers(this, spec, fitted)
@@ -422,6 +424,11 @@ def train_fit(this, spec, fitted, folder, n_epochs, train_until, title, advance)
                     f"{result.seconds:.0f} s, {result.epochs[-1]['images_per_second']:.0f} images/s")
     if n_done < n_epochs:
         this.warn(f"{spec.title}: ended after {n_done} of {n_epochs} planned epochs to stay in --time_budget")
+    keep_warnings(this, folder)
+
+
+def keep_warnings(this, folder):
+    """Leave in a stage's folder what was warned of while it was made, for a run that finds it done."""
     if this.said:
         write_json(folder / WARNINGS, this.said)
 
@@ -487,6 +494,7 @@ def predict_fit(this, spec, weights_folder, folder, title):
         for split, (catalog, pixels, transform) in splits.items():
             save_views(predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted),
                        folder / f"{split}.npz")
+    keep_warnings(this, folder)
     n, n_views = sum(len(c) for c, _, _ in splits.values()), len(views)
     this.events.say(f"{title} {spec.title}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
                     event="predicted", fit=spec.name, fold=spec.fold, images=n, seconds=timer.seconds)

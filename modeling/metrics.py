@@ -147,30 +147,42 @@ def fit_cuts(labels, probs, candidates=64, sweeps=3):
 
 # ---------------------------------------------------------------- how sure a score is
 
-def bootstrap_ci90(metric, labels, probs, *, draws, seed):
-    """5th and 95th percentile of the metric over resamples of the rows (Efron's percentile interval)."""
-    return percentile_ci90(lambda rows: metric(labels[rows], probs[rows]), len(labels), draws, seed)
+def bootstrap_ci90(metric, labels, probs, *, groups, draws, seed):
+    """5th and 95th percentile of the metric over resamples of the rows (Efron's percentile interval), whole `groups` (n,)."""
+    return percentile_ci90(lambda rows: metric(labels[rows], probs[rows]), groups, draws, seed)
 
 
-def percentile_ci90(score, n, draws, seed):
-    """[5th, 95th percentile] of score(rows) over resamples of n rows."""
+def percentile_ci90(score, groups, draws, seed):
+    """[5th, 95th percentile] of score(rows) over resamples: as many groups as there are, each with all of its rows."""
     rng = np.random.default_rng(seed)
-    return [float(v) for v in np.percentile([score(rng.integers(0, n, n)) for _ in range(draws)], [5, 95])]
+    return [float(v) for v in np.percentile([score(rows) for rows in resamples(groups, draws, rng)], [5, 95])]
 
 
-def paired_change(metric, labels, before, after, *, draws, seed):
+def resamples(groups, draws, rng):
+    """`draws` times the rows of groups (n,) drawn with replacement; rows without relatives are a group each."""
+    _, first, of, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    rank = np.argsort(np.argsort(first))      # groups by their first row, so that rows of their own are drawn as they stand
+    order, sizes = np.argsort(rank[of], kind="stable"), sizes[np.argsort(first)]
+    starts = np.cumsum(sizes) - sizes
+    for _ in range(draws):
+        drawn = rng.integers(0, len(sizes), len(sizes))
+        n = sizes[drawn]
+        yield order[np.repeat(starts[drawn] - (np.cumsum(n) - n), n) + np.arange(n.sum())]
+
+
+def paired_change(metric, labels, before, after, *, groups, draws, seed):
     """(change, [low, high]): how much better `after` (n, C) scores than `before`, larger is better whatever the metric, and its
-    90 % interval over resamples of the same rows for both."""
+    90 % interval over resamples of the same rows for both, whole `groups` (n,)."""
     def change(rows):
         return metric.sign * (metric(labels[rows], after[rows]) - metric(labels[rows], before[rows]))
 
-    return change(np.arange(len(labels))), percentile_ci90(change, len(labels), draws, seed)
+    return change(np.arange(len(labels))), percentile_ci90(change, groups, draws, seed)
 
 
-def confident_scores(metric, labels, probs, others, *, seed, draws=200):
-    """(here, alike, there): the score where labels are drawn from the predictions themselves: of the labelled rows (n, C),
-    of as many rows like them as there are `others`, and of the unlabelled `others` (m, C) by the same models. The two last
-    differ by sureness alone; the first has the number of rows that the score has, as averages over classes grow with it.
+def confident_scores(metric, labels, probs, others, *, n_scored, seed, draws=200):
+    """(here, alike, there): the score where labels are drawn from the predictions themselves: of `n_scored` rows like the
+    labelled ones (n, C), of as many as there are `others`, and of the unlabelled `others` (m, C) by the same models. The two
+    last differ by sureness alone; the first has the number of rows that the score has, as averages over classes grow with it.
 
     Predictions are tempered first so that their mean sureness equals the accuracy on the labelled rows (calibrated
     confidence, arXiv 2401.08348).
@@ -184,7 +196,7 @@ def confident_scores(metric, labels, probs, others, *, seed, draws=200):
 
     m = min(len(others), MOST_DRAWN_ROWS)
     return tuple(float(np.mean([drawn_score(rows, n) for _ in range(draws)]))
-                 for rows, n in ((ours, len(labels)), (ours, m), (theirs, m)))
+                 for rows, n in ((ours, n_scored), (ours, m), (theirs, m)))
 
 
 def normalized(probs, floor=1e-7):

@@ -13,7 +13,8 @@ import os
 import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import huggingface_hub
 import timm
@@ -115,17 +116,26 @@ _reachable = {}
 
 
 def hub_reachable(timeout_seconds=3.0):
-    """Whether the hub answers; asked once per process and not at all when HF_HUB_OFFLINE is set."""
-    host = urlparse(hub_constants.ENDPOINT).hostname
-    if host not in _reachable:
+    """Whether the hub, or the proxy that leads to it, answers; asked once per process and not at all when HF_HUB_OFFLINE is
+    set."""
+    hub = urlsplit(hub_constants.ENDPOINT)
+    if hub not in _reachable:
         try:
             if hub_constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
                 raise OSError("offline by HF_HUB_OFFLINE")
-            socket.create_connection((host, 443), timeout=timeout_seconds).close()
-            _reachable[host] = True
-        except OSError:
-            _reachable[host] = False
-    return _reachable[host]
+            socket.create_connection(address_towards(hub), timeout=timeout_seconds).close()
+            _reachable[hub] = True
+        except (OSError, ValueError):
+            _reachable[hub] = False
+    return _reachable[hub]
+
+
+def address_towards(url):
+    """(host, port) that a request for a split URL connects to: its own, or a proxy's that the environment names."""
+    proxies = {} if proxy_bypass(url.hostname or "") else getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    near = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else url
+    return near.hostname, near.port or (443 if near.scheme == "https" else 80)
 
 
 def fetch_weights(source):
@@ -182,7 +192,10 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features):
-        if self.norm and (len(features) > 1 or not self.training):      # one row has no statistics
+        if self.norm and self.training and len(features) == 1:      # which has no statistics
+            norm = self.norm
+            features = F.batch_norm(features.float(), norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        elif self.norm:
             features = self.norm(features.float())
         return self.linear(self.drop(features))
 
@@ -213,7 +226,8 @@ class ArcFaceHead(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features):
-        cosine = F.linear(F.normalize(self.drop(features).float()), F.normalize(self.weight.float()))
+        with torch.autocast(features.device.type, enabled=False):      # cosines near 1 lose the angle in half precision
+            cosine = F.linear(F.normalize(self.drop(features).float()), F.normalize(self.weight.float()))
         return self.scale * cosine.unflatten(1, (-1, self.n_centers)).amax(2)
 
     def with_margin(self, logits, targets):
@@ -285,7 +299,7 @@ def timm_arguments(source, size_px):
 def build_backbone(model_name, size_px, weights, drop_path_rate):
     """The timm model without classifier, with the source's weights in it."""
     kwargs = {"num_classes": 0, **timm_arguments(weights, size_px)}
-    if drop_path_rate:
+    if drop_path_rate and takes(model_name, drop_path_rate=drop_path_rate):
         kwargs["drop_path_rate"] = drop_path_rate
     if not weights.path:
         return timm.create_model(model_name, **kwargs)
@@ -304,6 +318,17 @@ def build_backbone(model_name, size_px, weights, drop_path_rate):
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"the weights file {weights.path} must hold a plain state dict of timm's {model_name}, and could "
                         f"not be loaded ({reason}): replace it, or use --set model.pretrained=off") from error
+
+
+@functools.cache
+def takes(model_name, **kwargs):
+    """Whether timm's model has these arguments."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            timm.create_model(model_name, num_classes=0, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def unchanged_share(backbone, fresh):
@@ -385,7 +410,7 @@ def fused(network):
                 setattr(parent, name, parts[part])
     copied.set_memory_format(plain.memory_format)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):      # else its rounding would hide or make differences
-        expected, found = plain(images), copied(images)
+        expected, found = plain.features(images), copied.features(images)      # a head may begin with zeros
     return copied if pairs and torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())) else plain
 
 

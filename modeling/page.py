@@ -75,7 +75,7 @@ class Page:
             "score_rows": score_rows(final["score"], self.metric) if final else [], "panels": curve_panels(fitted),
             "fits": fit_rows(specs, fitted, scores), "sources": source_rows(specs, scores, results, self.metric),
             "blend": results["blend"] if results else None, **oof_content(this.audit, oof, self.metric, this.shift),
-            **duplicates(this.audit), **shift_content(this.audit, this.shift.to_json()),
+            **duplicates(this.audit), **shift_content(this, this.shift.to_json()),
             "command": this.command, "config": json.dumps(plain(this.config), indent=1),
             "environment": json.dumps(read_json(this.folder / "environment.json"), indent=1)}
 
@@ -252,20 +252,22 @@ def duplicates(audit):
 
 # ---------------------------------------------------------------- from train to test
 
-def shift_content(audit, shift):
+def shift_content(this, shift):
     statistics = sorted(shift["statistics"].items(), key=lambda item: -abs(item[1]["auc"] - 0.5))[:MOST_STATISTICS]
     return {"shift": shift, "units": {kind: values[2] for kind, values in DISTORTIONS.items()},
             "statistics": [(name, values, quantile_bars(values)) for name, values in statistics],
-            "strips": strips(audit, shift) if shift["auc_before"] else []}
+            "strips": strips(this, shift) if shift["auc_before"] else []}
 
 
-def strips(audit, shift):
+def strips(this, shift):
     """[(caption, base64 JPEGs)] of training images, test images and training images under the policy."""
+    audit = this.audit
     policies = by_class([ClassGroup.from_json(g) for g in shift["groups"]], audit.train.classes, lambda group: group.policy)
     rng = np.random.default_rng(shift["examples"].get("seed", 0))
     train, test = audit.train_pixels, audit.test_pixels
     rows = rng.permutation(len(train))[:STRIP_IMAGES].tolist()
-    matched = [distort(train[r], policies[audit.train.label[r]], r, lambda seed: train[seed % len(train)]) for r in rows]
+    matched = [distort(train[r], policies[audit.train.label[r]], r, lambda seed: train[seed % len(train)], this.native_scale)
+               for r in rows]
     return [("Training images", [thumbnail(train[r], STRIP_PX) for r in rows]),
             ("Test images", [thumbnail(test[r], STRIP_PX) for r in rng.permutation(len(test))[:STRIP_IMAGES].tolist()]),
             ("The training images above, matched", [thumbnail(image, STRIP_PX) for image in matched])]

@@ -42,6 +42,7 @@ from utils import (
     Overall,
     Stage,
     Timer,
+    UserError,
     exclusive,
     keep_freed_memory,
     need_space,
@@ -74,9 +75,12 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
           make_executor(config.runtime.engine, folder, config.runtime.device) as executor):
         contest = read_contest(data_path, config.data)
         device = pick_device(config.runtime.device)
+        if device.type == "mps" and config.runtime.engine == "ray":
+            raise UserError("--engine ray starts a fit on each core, and they cannot share this machine's one GPU (mps): use "
+                            "--engine local, or --device cpu")
         machine = min(executor.survey(partial(look, config.runtime.device)), key=lambda m: m["gpu_memory_bytes"])
-        config = resolve(config, gpu_memory_bytes=machine["gpu_memory_bytes"], n_train=len(contest.train))
         metric = find_metric(config.metric, contest.form.has_class_columns)
+        config = resolve(config, gpu_memory_bytes=machine["gpu_memory_bytes"], n_train=len(contest.train), metric=metric.name)
         contest = contest.for_metric(metric)
         named_classes(config.augment.groups, contest.train.classes)
         weights = {name: find_weights(name, config.runtime.weights_dir, config.model.pretrained)
@@ -252,7 +256,7 @@ def shift_stage(this):
     config, source = this.config, pretrained_source(this)
     settings = {"reads_test": reads_test(this), "seed": config.seed, "augment": config.augment.policy != "none",
                 "groups": config.augment.groups}
-    return Stage.of(this.folder, "shift", version=5, settings=settings,
+    return Stage.of(this.folder, "shift", version=6, settings=settings,
                     inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
 
 

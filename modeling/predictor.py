@@ -162,6 +162,6 @@ def load_predictor(folder, config):
     machine = look(config.runtime.device)
     here = torch.device(machine["device"])      # of another kind than the run's: what was fast there may be slow or not there
     this = Run(config, contest, folder, EventLog(os.devnull, echo=False), here, sources, {}, machine=machine,
-               computes={name: compute for name, compute in computes.items()
-                         if here.type == device.type and compute.precision in ("fp32", *precisions(here))})
+               computes={name: compute for name, compute in computes.items() if here.type == device.type
+                         and compute.precision in ("fp32", *precisions(here), *(("fp16",) if here.type == "cuda" else ()))})
     return Predictor(this, weights, adapted, views, blend, metric, long_side_px, class_names)

@@ -648,12 +648,14 @@ def with_compression(policy, ours, theirs):
 
 
 def policy_of(found, orientation, natural, native):
-    """The findings as a ShiftPolicy, lengths in pixels of the original images."""
-    to_native = {"blur": native, "motion_blur": native, "noise": native, "grain": native}
+    """The findings as a ShiftPolicy, of original images whose side is `native` times that of the measured ones."""
+    as_native = dict.fromkeys(("blur", "motion_blur", "noise", "grain"), lambda value: value * native) | {
+        "downscale": lambda value: value / native, "jpeg": lambda value: 100 - (100 - value) * native}
     distortions = [Distortion(g, o["share"], 0, 0, f"share {o['ci90'][0]:.2f}..{o['ci90'][1]:.2f}")
                    for g, o in orientation.items() if g != "identity"]
     for f in found.kinds.values():
-        low, high = np.clip(np.array([f.low, f.high]) * to_native.get(f.kind, 1), *DISTORTIONS[f.kind][:2]).tolist()
+        values = [as_native.get(f.kind, float)(value) for value in (f.low, f.high)]
+        low, high = np.clip(values, *DISTORTIONS[f.kind][:2]).tolist()
         distortions.append(Distortion(f.kind, float(f.probability), low, high,
                                       f"log likelihood +{f.gain:.0f}, by chance +{f.chance:.0f}"))
     geometry = set(GEOMETRY) & set(found.kinds)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from config import FitSpec
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
-from modeling.network import fold_heads
+from modeling.network import fold_heads, norm_statistics
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
 from utils import SCRATCH, RunError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
 
@@ -52,7 +52,7 @@ def seed_everything(*names):
 def train_step(network, objective, optimizer, scaler, micro_batches, *, autocast, clip_norm):
     """One optimiser step over the micro-batches of one batch. Returns (loss () tensor, whether the step was taken).
 
-    A step whose loss or gradient is not finite changes nothing but, for fp16, the scale.
+    A step whose loss or gradient is not finite changes no parameter; for fp16, the scale.
     """
     optimizer.zero_grad(set_to_none=True)
     n = sum(len(m.index) for m in micro_batches)
@@ -251,6 +251,8 @@ class TrainState:
         loss, taken = room.find(attempt, self.forget)
         if taken:
             room.find(lambda: self.ema.update(network, step=number + 1), self.forget)
+        else:      # what overflowed has gone through the batch norms
+            network.load_state_dict(norm_statistics(self.ema.module), strict=False)
         return loss, taken
 
     def forget(self):

@@ -1,6 +1,7 @@
 """Which way of computing is taken by the times of its steps, what of it a run keeps, and that predicting takes the same way."""
 import copy
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from config import BASE, RuntimeConfig, build_config, with_values
 from data_loader import read_contest
 from grandmaster_train import main
-from modeling import compute
+from modeling import compute, costs
 from modeling.compute import Compute, fastest
 from modeling.fits import Run
 from modeling.inference import Predictions
@@ -20,7 +21,7 @@ from modeling.kernels import with_fast_kernels
 from modeling.network import WeightsSource, build_network
 from modeling.predictor import NAME, load_predictor
 from tests.conftest import small_argv
-from utils import read_json, write_json
+from utils import EventLog, read_json, write_json
 
 CPU = torch.device("cpu")
 PLAIN, BF16 = Compute(), Compute("bf16")
@@ -188,6 +189,22 @@ def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypa
     predicted, _ = predictor.predict(test)
     stored = Predictions.load(next(folder.glob("ensemble-*")) / "test.npz")
     assert np.abs(predicted.align(stored.sample_id.tolist()) - stored.probs).max() < 1e-6
+
+
+def test_what_another_kind_of_machine_chose_is_kept_for_its_fits_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "steps_ahead", lambda *_: 1000)
+    events = EventLog(os.devnull, echo=False)
+    run = Run(BASE, None, tmp_path, events, CPU, {}, {}, machine={"device": "cpu", "precision": "fp32"})
+    stage = costs.compute_stage(run, "convnext_atto")
+
+    def choose():
+        run.run_stage(stage, lambda folder: write_json(folder / "compute.json", {"chosen": BF16, "device": "cuda"}))
+
+    choose()
+    assert not costs.has_compute(run, "convnext_atto") and not stage.is_done
+    choose()
+    (tmp_path / "fold_0" / "r0-convnext_atto-s42-0123456789ab").mkdir(parents=True)
+    assert costs.has_compute(run, "convnext_atto") and run.compute_of("convnext_atto") == BF16
 
 
 @pytest.mark.parametrize(("device", "cores", "threads", "n", "in_bursts"), [

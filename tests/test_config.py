@@ -95,3 +95,11 @@ def test_the_help_shows_each_setting_once_with_its_default():
     keys = [line.split("=")[0].strip() for line in settings_text().splitlines() if "=" in line and line[2] != " "]
     assert sorted(keys) == sorted(known_keys())
     assert "  data.resize=letterbox (letterbox, squash, crop)\n      how an image" in settings_text()
+
+
+@pytest.mark.parametrize(("metric", "asked", "power"), [
+    ("macro_f1", (), 0.5), ("log_loss", (), 0.0), ("log_loss", ("optim.class_weight_power=1",), 1.0),
+    ("macro_f1", ("optim.class_weight_power=0",), 0.0)])
+def test_classes_are_weighted_but_where_probabilities_are_scored(metric, asked, power):
+    config = build_config("quick_test", overrides=list(asked))
+    assert resolve(config, gpu_memory_bytes=0, n_train=100, metric=metric).optim.class_weight_power == power

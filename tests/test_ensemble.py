@@ -9,6 +9,7 @@ RNG = np.random.default_rng(0)
 N, C = 600, 5
 LABELS = RNG.integers(0, C, N)
 PARTS = RNG.integers(0, 5, N)
+ALONE = np.arange(N)
 METRIC = METRICS["macro_f1"]
 
 
@@ -109,14 +110,14 @@ def test_the_blend_goes_by_every_metric_also_where_a_part_lacks_a_class(name):
 def test_a_round_that_does_not_help_is_not_used_and_one_that_does_is():
     rounds = {"r0": 0, "r1": 1}
     worse = {"r0": member(2.0, 1), "r1": shuffled(member(2.0, 2))}
-    blend, nested, (first, second) = fit_rounds(worse, rounds, LABELS, PARTS, METRIC, draws=50)
+    blend, nested, (first, second) = fit_rounds(worse, rounds, LABELS, PARTS, METRIC, groups=ALONE, draws=50)
     assert blend.weights == {"r0": 1.0, "r1": 0.0} and blend.left_out["r1"] == "its round does not help"
     assert first.used and not second.used and second.change <= 0 and METRIC(LABELS, nested) == first.score
     better = worse | {"r1": member(3.0, 2)}
-    blend, nested, (first, second) = fit_rounds(better, rounds, LABELS, PARTS, METRIC, draws=50)
+    blend, nested, (first, second) = fit_rounds(better, rounds, LABELS, PARTS, METRIC, groups=ALONE, draws=50)
     low, high = second.change_ci90
     assert second.used and 0 < low < second.change < high and second.score == pytest.approx(first.score + second.change)
     assert METRIC(LABELS, nested) == second.score and blend.weights["r1"] > 0
     few = {name: {"identity": probabilities(2.0, seed)[:80]} for name, seed in (("r0", 1), ("r1", 4))}
-    blend, _, (_, second) = fit_rounds(few, rounds, LABELS[:80], PARTS[:80], METRIC, draws=200)
+    blend, _, (_, second) = fit_rounds(few, rounds, LABELS[:80], PARTS[:80], METRIC, groups=ALONE[:80], draws=200)
     assert second.change_ci90[0] < 0 < second.change_ci90[1] and second.used and blend.weights["r1"] > 0     # not clearly worse

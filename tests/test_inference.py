@@ -73,3 +73,10 @@ def test_views_begin_plain_and_are_as_many_as_asked():
     image = torch.rand(2, 3, 16, 16)
     assert View("rotate_90", 1.1, 8.0)(image).shape == image.shape
     torch.testing.assert_close(View(scale=1.0000001)(image), image, atol=1e-4, rtol=1e-4)
+
+
+def test_a_zoom_and_a_turn_are_the_same_in_half_precision():
+    images, view = torch.rand(2, 3, 96, 96), View("identity", 1.1, 8.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = view(images)
+    torch.testing.assert_close(inside, view(images), rtol=0, atol=0)

@@ -147,6 +147,46 @@ def test_train_id_is_never_given_a_test_image(tmp_path):
     assert problem(contest, "missing_file").sample_ids == ("6", "7")
 
 
+def test_a_test_id_is_never_given_a_training_image(root):
+    """Where test images are missing, ids that are numbered alike in both splits."""
+    for path in (root / "test").iterdir():
+        path.unlink()
+    write(root / "sample_submission.csv", "ID,target", *(f"a{i}.png,0" for i in range(6)))
+    contest = read_contest(root, DATA)
+    assert kinds(contest) == {"no_test_images"} and len(contest.train) == 8
+
+
+@pytest.mark.parametrize(("train", "test"), [
+    ("trainset", "testset"), ("TrainImages", "TestImages"), ("pack/training_data", "pack/testing_data"),
+    ("train_test_split/train", "train_test_split/test"), ("training_2024/train", "training_2024/test"),
+    ("my test/a/train", "my test/a/test")])
+def test_splits_are_found_in_the_names_of_folders(tmp_path, train, test):
+    for i, name in enumerate(("cat", "dog")):
+        draw(tmp_path / train / name / f"{i}.png", i)
+        draw(tmp_path / test / f"{i}.png", 10 + i)
+    contest = read_contest(tmp_path, DATA)
+    assert contest.train.classes == ("cat", "dog") and len(contest.train) == len(contest.test) == 2
+
+
+def test_folders_that_cross_can_be_read_in_two_ways(tmp_path):
+    for i, name in enumerate(("p1", "p2", "p3")):
+        for k in "01":
+            draw(tmp_path / name / k / f"{i}.png", 10 * i + int(k))
+    with pytest.raises(UserError, match=r"two ways, from class folders <class>/ \('p1', 'p2', 'p3'\) and from class folders "
+                                        r"\*/<class>/ \('0', '1'\): --set data.label_table=FILE, folders, subfolders or names"):
+        read_contest(tmp_path, DATA)
+    for way, classes in (("folders", ("p1", "p2", "p3")), ("subfolders", ("0", "1"))):
+        contest = read_contest(tmp_path, DataConfig(n_folds=2, label_table=way))
+        assert contest.train.classes == classes and len(contest.train) == 6
+
+
+def test_a_second_copy_of_the_images_is_named(root):
+    for path in list((root / "train").iterdir()):
+        draw(root / "train_small" / path.name, 1)
+    with pytest.raises(UserError, match=r"'a0\.png' fits 'train/a0\.png', 'train_small/a0\.png'; leave one copy"):
+        read_contest(root, DATA)
+
+
 def test_label_folders_under_train_images(tmp_path):
     """paddy-disease: train_images/<label>/ with a table that has more columns; the same name in two label folders."""
     for label, seed in (("blast", 0), ("tungro", 10)):
@@ -341,6 +381,25 @@ def test_one_hot_columns_need_no_sample_submission(root):
     assert contest.train.classes == ("cat", "dog") and contest.train.label.tolist() == [1, 0, 1, 0, 1, 0, 1]
     assert problem(contest, "missing_label").sample_ids == ("a7.png",)
     assert "one-hot in 2 columns" in contest.understood[1]
+
+
+def test_images_of_no_class_have_no_column(root):
+    (root / "meta.csv").unlink()
+    write(root / "sample_submission.csv", "ID,dent,rust", *(f"t{i}.png,0,0" for i in range(4)))
+    write(root / "train.csv", "ID,dent,rust", *(f"a{i}.png,{int(i < 2)},{int(2 <= i < 4)}" for i in range(8)))
+    with pytest.raises(UserError, match=r"4 of 8 rows of 'train\.csv' have no 1 in the columns 'dent', 'rust'"):
+        read_contest(root, DATA)
+
+
+def test_names_of_several_words_are_classes_where_their_column_is_asked_for(tmp_path):
+    root = plain_contest(tmp_path, n_train=106)
+    (root / "meta.csv").unlink()
+    cards = ["joker", *(f"{rank} of {suit}" for rank in range(2, 15) for suit in ("spades", "hearts", "clubs", "diamonds"))]
+    write(root / "train.csv", "ID,target", *(f"a{i}.png,{card}" for i, card in enumerate(2 * cards)))
+    with pytest.raises(UserError, match=r"several classes to 104 of 106 .*--set data\.target_column=target takes them so"):
+        read_contest(root, DATA)
+    contest = read_contest(root, DataConfig(n_folds=2, target_column="target"))
+    assert len(contest.train.classes) == 53 and "9 of clubs" in contest.train.classes
 
 
 def test_one_class_in_the_file_names_is_none(tmp_path):

@@ -10,6 +10,7 @@ from modeling.metrics import (
     find_metric,
     fit_temperature,
     mixture_weights,
+    resamples,
     with_temperature,
 )
 from utils import UserError
@@ -31,10 +32,25 @@ def test_scores_of_the_likeliest_class_are_scikit_learns(rows):
 
 def test_the_bootstrap_interval_holds_the_score_and_narrows_with_n():
     metric = METRICS["accuracy"]
-    low, high = bootstrap_ci90(metric, LABELS, PROBS, draws=300, seed=1)
+    alone = np.arange(len(LABELS))
+    low, high = bootstrap_ci90(metric, LABELS, PROBS, groups=alone, draws=300, seed=1)
     assert low < metric(LABELS, PROBS) < high
-    many = bootstrap_ci90(metric, np.tile(LABELS, 9), np.tile(PROBS, (9, 1)), draws=300, seed=1)
+    labels, probs = np.tile(LABELS, 9), np.tile(PROBS, (9, 1))
+    many = bootstrap_ci90(metric, labels, probs, groups=np.arange(len(labels)), draws=300, seed=1)
     assert (many[1] - many[0]) < 0.5 * (high - low)
+    # nine copies of a row, kept together, tell no more than one
+    together = bootstrap_ci90(metric, labels, probs, groups=np.tile(alone.astype(str), 9), draws=300, seed=1)
+    assert together == pytest.approx([low, high], abs=0.01)
+
+
+def test_rows_of_a_group_are_drawn_together():
+    groups, rng = np.array(["b", "a", "b", "c", "a", "b"]), np.random.default_rng(0)
+    for rows in resamples(groups, 50, rng):
+        counts = np.bincount(rows, minlength=6)
+        assert counts[0] == counts[2] == counts[5] and counts[1] == counts[4]
+        assert counts[0] + counts[1] + counts[3] == 3
+    alone = next(resamples(np.array(["z", "y", "x"]), 1, np.random.default_rng(1)))
+    np.testing.assert_array_equal(alone, np.random.default_rng(1).integers(0, 3, 3))
 
 
 def test_the_temperature_of_a_calibrated_prediction_is_1_and_an_overconfident_one_is_undone():
@@ -56,7 +72,7 @@ def test_harder_rows_are_seen_without_their_labels(name):
     truth, hard = rows(2000, 0.6)
     for sharpened in (1.0, 0.5):       # overconfident predictions are calibrated first
         here, alike, there = confident_scores(metric, labels, with_temperature(easy, sharpened),
-                                              with_temperature(hard, sharpened), seed=0)
+                                              with_temperature(hard, sharpened), n_scored=2000, seed=0)
         assert here == pytest.approx(metric(labels, easy), abs=0.03) and alike == pytest.approx(here, abs=0.01)
         assert there == pytest.approx(metric(truth, hard), abs=0.03)
 
@@ -65,8 +81,10 @@ def test_a_small_sample_of_many_classes_scores_lower_than_a_large_one_of_the_sam
     rng = np.random.default_rng(2)
     probs = rng.dirichlet(np.full(17, 0.1), 2000)
     labels = (rng.random((2000, 1)) > probs.cumsum(1)[:, :-1]).sum(1)
-    here, alike, _ = confident_scores(METRICS["macro_f1"], labels[:80], probs[:80], probs, seed=0)
+    here, alike, _ = confident_scores(METRICS["macro_f1"], labels[:80], probs[:80], probs, n_scored=80, seed=0)
     assert here < alike - 0.01
+    pooled, again, _ = confident_scores(METRICS["macro_f1"], labels[:80], probs[:80], probs, n_scored=2000, seed=0)
+    assert pooled == pytest.approx(again, abs=0.005)      # a fold's rows stand for all that were scored
 
 
 @pytest.mark.parametrize(("right", "temperature"), [(1.0, 0.1), (0.0, 10.0)])

@@ -1,4 +1,5 @@
 import pickle
+from urllib.parse import urlsplit
 
 import pytest
 import timm
@@ -8,13 +9,17 @@ from safetensors.torch import save_file
 import modeling.network as network_module
 from config import BACKBONES, FAMILIES, ModelConfig
 from modeling.network import (
+    ArcFaceHead,
+    LinearHead,
     WeightsSource,
     adapted_to,
+    address_towards,
     build_network,
     find_weights,
     fold_heads,
     fused,
     norm_statistics,
+    takes,
     timm_arguments,
     with_padding,
     with_statistics,
@@ -198,3 +203,41 @@ def test_a_convolution_that_is_read_twice_is_not_fused():
 
     network = network_module.Network(Twice(), torch.nn.Identity(), (0.5,) * 3, (0.2,) * 3, 32)
     assert fused(network) is network
+
+
+def test_an_arcface_head_has_the_same_cosines_in_half_precision():
+    torch.manual_seed(0)
+    head, features = ArcFaceHead(64, 5, 0.0), torch.randn(3, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = head(features)
+    torch.testing.assert_close(inside, head(features), rtol=0, atol=0)
+
+
+def test_a_row_alone_is_normed_as_it_will_be_when_predicting():
+    torch.manual_seed(0)
+    head = LinearHead(6, 3, 0.0, is_normed=True).train()
+    for _ in range(20):
+        head(3 + 2 * torch.randn(8, 6))
+    one = torch.randn(1, 6)
+    alone, before = head(one), head.norm.running_mean.clone()
+    torch.testing.assert_close(alone, head.eval()(one))
+    torch.testing.assert_close(before, head.norm.running_mean, rtol=0, atol=0)
+
+
+def test_stochastic_depth_is_left_to_the_backbones_that_have_it():
+    assert build("vgg11", drop_path_rate=0.1) and not takes("vgg11", drop_path_rate=0.1) and takes(NAME, drop_path_rate=0.1)
+
+
+@pytest.mark.parametrize(("url", "proxies", "address"), [
+    ("https://huggingface.co", {}, ("huggingface.co", 443)), ("http://mirror:8080/hf", {}, ("mirror", 8080)),
+    ("http://mirror", {}, ("mirror", 80)),
+    ("https://huggingface.co", {"https": "http://proxy:3128"}, ("proxy", 3128)),
+    ("https://huggingface.co", {"all": "proxy:8888"}, ("proxy", 8888)),
+    ("https://huggingface.co", {"https": "http://proxy:3128", "no": "huggingface.co"}, ("huggingface.co", 443))])
+def test_the_hub_is_looked_for_where_requests_go(monkeypatch, url, proxies, address):
+    for name in ("http", "https", "all", "no"):
+        for variable in (f"{name}_proxy", f"{name}_proxy".upper()):
+            monkeypatch.delenv(variable, raising=False)
+        if name in proxies:
+            monkeypatch.setenv(f"{name}_proxy", proxies[name])
+    assert address_towards(urlsplit(url)) == address

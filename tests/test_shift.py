@@ -1,5 +1,6 @@
 """On small drawn images: nothing is found where nothing is, single distortions are found, natural mirrors are told."""
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from config import AugmentConfig
-from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort, train_augment, turn
+from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, apply, distort, train_augment, turn
 from modeling.inference import views_for
 from modeling.orientation import ORIENTATIONS, flip_shares, local_patterns, orientation_mixtures
 from modeling.shift import (
@@ -20,6 +21,7 @@ from modeling.shift import (
     coupled,
     load,
     match_shift,
+    policy_of,
     separability,
     simpler,
     trace_row,
@@ -194,6 +196,22 @@ def test_files_saved_alike_are_simulated_as_they_are_and_coarser_ones_become_a_d
     jpeg = with_compression(ShiftPolicy(), ours, theirs).get("jpeg")
     assert jpeg.probability == 1 and (jpeg.low, jpeg.high) == (20, 30)
     assert with_compression(ShiftPolicy(), ours, np.full(4, 75)).is_empty
+
+
+def test_a_policy_is_in_units_of_the_original_images():
+    """Measured on images of a quarter of the side: the cached ones, of a half of that, are damaged by the same as those are."""
+    def finding(kind, low, high):
+        return SimpleNamespace(kind=kind, low=low, high=high, probability=0.5, gain=9.0, chance=1.0)
+
+    kinds = {f.kind: f for f in (finding("blur", 1.0, 2.0), finding("downscale", 0.4, 0.8), finding("jpeg", 80, 90))}
+    policy = policy_of(Found(kinds), {}, (), native=4.0)
+    assert [(d.kind, round(d.low, 6), round(d.high, 6)) for d in policy.distortions] == [
+        ("blur", 4.0, 8.0), ("downscale", 0.1, 0.2), ("jpeg", 20, 60)]
+    image = cv2.resize(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), (120, 120))
+    for values, native in (({"downscale": 0.4}, {"downscale": 0.1}), ({"jpeg": 80}, {"jpeg": 20})):
+        measured, cached = (apply(image, v | {"fill": "white"}, np.random.default_rng(0), None, s)
+                            for v, s in ((values, 1.0), (native, 0.25)))
+        np.testing.assert_array_equal(measured, cached)
 
 
 @pytest.mark.slow

@@ -10,8 +10,10 @@ from config import FitSpec, build_config, resolve, with_values
 from data_loader import Batch, EpochSampler, ImageDataset, make_loader
 from modeling.compute import Compute
 from modeling.losses import Supervised
+from modeling.memory import Room
 from modeling.network import WeightsSource, build_network
-from modeling.train import checkpoints, drop_damaged_checkpoints, fit, seed_everything, train_step
+from modeling.optim import make_ema
+from modeling.train import TrainState, checkpoints, drop_damaged_checkpoints, fit, seed_everything, train_step
 from utils import EventLog, RunError, signals_interrupt
 
 CPU, NAME = torch.device("cpu"), "mobilenetv3_small_050"
@@ -189,3 +191,16 @@ def test_repeated_non_finite_steps_end_the_fit_with_advice(tmp_path, monkeypatch
 def test_bf16_autocast_runs_on_a_cpu():
     loss, taken = step(Toy(), [batch(4)], precision="bf16")
     assert taken and torch.isfinite(loss)
+
+
+def test_what_overflowed_leaves_nothing_in_the_batch_norms():
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    net.train()
+    state = TrainState(net, make_ema(net, CONFIG.optim, 10), torch.optim.SGD(net.parameters(), lr=0.1),
+                       torch.amp.GradScaler("cpu", enabled=False), Room(4, CPU))
+    bad = batch(4)
+    bad.images[0, 0] = torch.inf
+    for number, each in enumerate((batch(4), bad, batch(4))):
+        _, taken = state.step(number, Supervised(CONFIG.optim, torch.ones(2)), each, Compute().autocast(CPU), 1.0)
+        assert taken == (each is not bad)
+        assert all(torch.isfinite(value).all() for part in (net, state.ema.module) for value in part.state_dict().values())

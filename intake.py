@@ -344,8 +344,7 @@ def rows_of_folders(files, is_inner=False):
     train = [] if by_class else [p for p in files.images if files.split_of(p) == "train"]
     base = train or [p for p in files.images if by_class or files.split_of(p) != "test"]
     parts = [p.split("/") for p in base]
-    below = range(files.n_wrappers, len(parts[0]))
-    depth = next((i + 1 for i in below if split_of(parts[0][i] + "/")), 0) if train else 0
+    depth = 1 + next(i for i in range(files.n_wrappers, len(parts[0])) if split_of(parts[0][i] + "/")) if train else 0
     while len({tuple(p[:depth + 1]) for p in parts}) == 1 and all(len(p) > depth + 2 for p in parts):
         depth += 1                                              # a wrapper: its only content is one folder of folders
     depth += is_inner

@@ -452,6 +452,12 @@ def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
                       class_weight_power=power if power >= 0 else 0.0 if metric == "log_loss" else 0.5))
 
 
+def model_settings(config):
+    """The model part as a backbone's keys hold it: which others the run has changes nothing, nor whether its weights, which
+    keys hold by their content, had to be found."""
+    return replace(config.model, backbones=(), pretrained="")
+
+
 def key_settings(config, *names):
     """The named parts of a Config as they enter a stage's key; `runtime` never does."""
     assert "runtime" not in names

@@ -222,7 +222,7 @@ class Files:
 
     def split_of(self, path):
         """'train' or 'test' by the outermost folder of that name (train_images, Test, stage1_test, ...), else ''."""
-        return split_of("/".join(path.split("/")[self.n_wrappers:]))
+        return split_of(path, self.n_wrappers)
 
 
 def scan_folder(folder):
@@ -309,9 +309,10 @@ def without_suffix(name):
     return stem if suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def split_of(path):
-    """'train' or 'test' by the outermost folder of that name, else ''; a folder named after both says nothing."""
-    return split_of_folder(path.rpartition("/")[0])
+def split_of(path, n_wrappers=0):
+    """'train' or 'test' by the outermost folder of that name below the first n_wrappers, else ''; a folder named after both
+    says nothing."""
+    return split_of_folder("/".join(path.split("/")[n_wrappers:-1]))
 
 
 @functools.cache
@@ -327,7 +328,7 @@ def wrappers_of(images):
     """How many leading folders hold all images and in them both splits, as training_data/train/.. and training_data/test/.."""
     shared = posixpath.commonpath([path.rpartition("/")[0] for path in images]) if images else ""
     n = shared.count("/") + 1 if shared else 0
-    return n if {"train", "test"} <= {split_of("/".join(path.split("/")[n:])) for path in images} else 0
+    return n if {"train", "test"} <= {split_of(path, n) for path in images} else 0
 
 
 # ---------------------------------------------------------------- ids -> files

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from config import FitSpec, key_settings
+from config import FitSpec, key_settings, model_settings
 from data_loader import noise_batch
 from modeling.compute import Compute, fastest, pick_device, precisions
 from modeling.executor import Job
@@ -84,7 +84,7 @@ def compute_stage(this, backbone):
     `has_compute`."""
     config = this.config
     return Stage.of(this.folder / "compute", backbone, version=4, inputs=[], settings={
-        "model": replace(config.model, backbones=(), pretrained=""), "image_size_px": config.data.image_size_px,
+        "model": model_settings(config), "image_size_px": config.data.image_size_px,
         "micro_batch_size": config.optim.micro_batch_size, "precision": config.runtime.precision,
         "compile": config.runtime.compile})
 
@@ -142,7 +142,7 @@ def choose_compute(this, backbone):
 def cost_stage(this, backbone):
     config = this.config
     return Stage.of(this.folder / "costs", backbone, version=6, inputs=[this.keys["shift"], this.keys["folds"]], settings={
-        **key_settings(config, "augment", "optim", "predict"), "model": replace(config.model, backbones=(), pretrained=""),
+        **key_settings(config, "augment", "optim", "predict"), "model": model_settings(config),
         "image_size_px": config.data.image_size_px, "compute": this.compute_of(backbone), "machine": this.machine,
         "grad_checkpointing": config.runtime.grad_checkpointing})
 

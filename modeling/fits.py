@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from config import Config, FitSpec, key_settings
+from config import Config, FitSpec, key_settings, model_settings
 from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, load_audit, make_loader
 from files import first_few
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
@@ -226,7 +226,7 @@ def fit_stages(this, spec, available=None, known=None):
     if spec in known:
         return known[spec]
     config, weights, hours = this.config, this.weights[spec.backbone], this.config.runtime.time_budget_hours
-    settings = {"spec": spec, "model": replace(config.model, backbones=(), pretrained=""), "augment": config.augment,
+    settings = {"spec": spec, "model": model_settings(config), "augment": config.augment,
                 "optim": config.optim, "round": config.rounds[spec.round], "image_size_px": config.data.image_size_px,
                 "resize": config.data.resize, "pad_type": weights.pad_type,
                 "compute": this.compute_of(spec.backbone), **({"time_budget_hours": hours} if hours else {})}

@@ -2,7 +2,7 @@
 
     metric = METRICS["macro_f1"]
     score = metric(labels, probs)                        # labels (n,) int, probs (n, C)
-    low, high = bootstrap_ci90(metric, labels, probs, draws=1000, seed=0)
+    low, high = bootstrap_ci90(metric, labels, probs, groups=groups, draws=1000, seed=0)     # groups (n,): drawn as a whole
 """
 import math
 from dataclasses import dataclass, replace
@@ -160,9 +160,9 @@ def percentile_ci90(score, groups, draws, seed):
 
 def resamples(groups, draws, rng):
     """`draws` times the rows of groups (n,) drawn with replacement; rows without relatives are a group each."""
-    _, first, of, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    rank = np.argsort(np.argsort(first))      # groups by their first row, so that rows of their own are drawn as they stand
-    order, sizes = np.argsort(rank[of], kind="stable"), sizes[np.argsort(first)]
+    _, first, of = np.unique(groups, return_index=True, return_inverse=True)
+    leader = first[of]      # a group's first row: rows of their own are drawn as they stand
+    order, sizes = np.argsort(leader, kind="stable"), np.unique(leader, return_counts=True)[1]
     starts = np.cumsum(sizes) - sizes
     for _ in range(draws):
         drawn = rng.integers(0, len(sizes), len(sizes))

@@ -153,6 +153,12 @@ def fetch_weights(source):
                     "--weights_dir, or go on with random weights by --set model.pretrained=off")
 
 
+def without_weights(model_name, **kwargs):
+    """timm's model without classifier, to look at: it takes no memory and leaves torch's random state as it is."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return timm.create_model(model_name, num_classes=0, **kwargs)
+
+
 @functools.cache
 def pool_of(model_name):
     """How a network with random weights pools its last feature maps: 'max' where it has no batch norms, '' its own way (or no
@@ -161,8 +167,7 @@ def pool_of(model_name):
     Layer norms leave the means over an image of random features all but alike, and few epochs do not tell them apart; maxima,
     batch-normed by the head, they do (benchmarks/RESULTS.md).
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = timm.create_model(model_name, num_classes=0)
+    network = without_weights(model_name)
     has_maps = any(isinstance(m, SelectAdaptivePool2d) for m in network.modules())
     return "max" if has_maps and not batch_norms(network) else ""
 
@@ -324,8 +329,7 @@ def build_backbone(model_name, size_px, weights, drop_path_rate):
 def takes(model_name, **kwargs):
     """Whether timm's model has these arguments."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            timm.create_model(model_name, num_classes=0, **kwargs)
+        without_weights(model_name, **kwargs)
     except TypeError:
         return False
     return True

@@ -199,7 +199,7 @@ def test_files_saved_alike_are_simulated_as_they_are_and_coarser_ones_become_a_d
 
 
 def test_a_policy_is_in_units_of_the_original_images():
-    """Measured on images of a quarter of the side: the cached ones, of a half of that, are damaged by the same as those are."""
+    """Measured on images of a quarter of the side: cached ones of that size are damaged by the same as those are."""
     def finding(kind, low, high):
         return SimpleNamespace(kind=kind, low=low, high=high, probability=0.5, gain=9.0, chance=1.0)
 

@@ -170,7 +170,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
             raise diverged(spec, tally.n_skipped, lr)
         history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size), **state.room.state_dict(),
                         "peak_memory_bytes": peak_memory_bytes(device)})
-        state.save(folder, history)
+        if len(history) < n_epochs or stop_is_asked():      # the last epoch leaves its weights
+            state.save(folder, history)
         events.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
         if stop_is_asked():
             raise KeyboardInterrupt
@@ -227,7 +228,8 @@ def load_result(spec, folder):
 # ---------------------------------------------------------------- what changes from step to step
 
 class TrainState:
-    """Everything that the rest of a fit depends on: changed by steps, kept in one file that is replaced after each epoch.
+    """Everything that the rest of a fit depends on: changed by steps, kept in one file that is replaced after each epoch
+    but the last.
 
     The file is named by the epochs and steps done and by its content's digest, so that a damaged one is found.
     """

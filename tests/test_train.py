@@ -65,8 +65,10 @@ def test_a_fit_learns_and_leaves_its_weights(tmp_path):
     result = run(tmp_path / "a", n_epochs=12)
     losses = [e["loss"] for e in result.epochs]
     assert len(losses) == 12 and losses[-1] < 0.8 * losses[0]
+    [last] = [p.name for p in checkpoints(tmp_path / "a")]
+    assert last.startswith("checkpoint-00011-000000-")      # the last epoch leaves its weights
     assert [p.name for p in sorted((tmp_path / "a").iterdir())] == [
-        checkpoints(tmp_path / "a")[0].name, "events.jsonl", "history.csv", "weights.safetensors"]
+        last, "events.jsonl", "history.csv", "weights.safetensors"]
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2])

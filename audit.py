@@ -248,11 +248,11 @@ def near_duplicates(train, test, bits, workers):
     return pairs[look_alike(np.searchsorted(rows, pairs), thumbnails, colours)]
 
 
-def equal_files(sha256, usable):
-    """Lists of rows with equal bytes, two or more in each."""
+def equal_rows(values, usable):
+    """Lists of usable rows with equal values (n,), as digests of files, two or more in each."""
     rows_of = defaultdict(list)
     for row in np.flatnonzero(usable).tolist():
-        rows_of[str(sha256[row])].append(row)
+        rows_of[str(values[row])].append(row)
     return [rows for rows in rows_of.values() if len(rows) > 1]
 
 
@@ -288,7 +288,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     test = look_at_all(contest.test, folder / "pixels_test", long_side_px, workers, "audit: test images")
     findings = Findings()
     report_unreadable(contest, train, test, findings)
-    copies = equal_files(train.sha256, train.is_readable)
+    copies = equal_rows(train.sha256, train.is_readable)
     contradicted = [rows for rows in copies if len(set(contest.train.label[rows].tolist())) > 1]
     usable = train.is_readable.copy()
     usable[[row for rows in contradicted for row in rows]] = False
@@ -298,10 +298,12 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     report_copies(contest.train, copies, contradicted, near_train, findings)
     twins = train_test_twins(contest, train, test, near)
     report_twins(twins, findings)
-    group = joined_groups(contest.train.group, usable, [*copies, *near_train.tolist()])
+    same, ids = [*copies, *near_train.tolist()], contest.train.sample_id
+    group = joined_groups(contest.train.group, usable, same)
     report_classes(contest, usable, group, data.n_folds, findings)
     summary = {**summary_of(contest, train, test, usable, group), "n_exact_duplicates": sum(map(len, copies)),
-               "n_near_duplicate_pairs": len(near_train), "twins": twins, "long_side_px": long_side_px}
+               "n_near_duplicate_pairs": len(near_train), "twins": twins, "long_side_px": long_side_px,
+               "same_pictures": [ids[rows].tolist() for rows in equal_rows(joined_groups(ids, usable, same), usable)]}
     left_out = np.where(train.is_readable, np.where(usable, "", "equal files with different labels"), train.reason)
     write_catalog(folder / "catalog_train.csv", with_fields(contest.train, sha256=train.sha256, group=group), left_out,
                   contest.folder)

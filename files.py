@@ -184,10 +184,11 @@ def unquoted_cell(text):
     return text[1:] if text.startswith("'") and RUNS_IN_A_SPREADSHEET.match(text) else text
 
 
-def csv_text(rows):
+def csv_text(rows, separator=","):
     """Rows as csv whose cells are read back as they are: of themselves, writers leave a carriage return without quotes."""
     out = io.StringIO(newline="")
-    plain, quoted = (csv.writer(out, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    plain, quoted = (csv.writer(out, delimiter=separator, lineterminator="\n", quoting=how)
+                     for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
     for row in rows:
         (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
     return out.getvalue()

@@ -44,6 +44,7 @@ from tables import (
     is_fraction,
     labels_of,
     read_tables,
+    says_sample,
 )
 from utils import UserError, digest_file, digest_json, nearest, parallel_map
 
@@ -216,7 +217,7 @@ def labelled_rows(files, tables, label_table, sample, data, findings):
     """Labelled from the label table, else from class folders, else from file names; a fatal problem where all lack."""
     if label_table is not None:
         return rows_of_table(files, label_table, sample, data, findings)
-    empty = [t.path for t in tables if not t.n_rows and t is not sample and not t.is_of_test]
+    empty = [t.path for t in tables if not t.n_rows and not says_sample(t) and not t.is_of_test]
     if empty and not data.label_table:
         findings.fail("empty_table", f"the label table must have rows, but {first_few(empty)} is empty: restore it")
         return None
@@ -466,7 +467,7 @@ def make_form(table, labelled, ids, classes, class_names, findings):
     target = labelled.target_columns[0] if len(labelled.target_columns) == 1 else "target"
     if table is None or len(table.columns) < 2:
         return Form((labelled.id_column, target), labelled.id_column, ids)
-    form = Form(tuple(table.columns), id_column_of(table, labelled), ids, source=table.path)
+    form = Form(tuple(table.columns), id_column_of(table, labelled), ids, source=table.path, separator=table.separator)
     class_of = match_columns(form.columns, classes, class_names)
     if not form.has_class_columns:
         return form if -1 in class_of else with_fields(form, class_of=class_of)

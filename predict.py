@@ -68,7 +68,7 @@ def warn(text):
 
 def predict(argv):
     """What the arguments ask for."""
-    args = make_parser().parse_args(argv)
+    args = make_parser().parse_intermixed_args(argv)      # images may stand behind a flag
     predictor = load_predictor(args.run_folder, with_values(Config(), {"runtime.device": args.device, "runtime.workers": 0}))
     name = Path(args.run_folder).resolve().name
     out = Path(args.out or f"predictions_{name}.csv")

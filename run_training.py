@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config import BASE, PRESETS
-from grandmaster_train import BAD_INPUT, DONE, INTERRUPTED, main
+from grandmaster_train import BAD_INPUT, DONE, INTERRUPTED, main, say_any_text
 from utils import duration, read_json
 
 MOST_RECENT = 9
@@ -134,6 +134,13 @@ def ask(question, default=""):
     return line.strip() or default
 
 
+def ask_path(question):
+    """A path as a shell would read it: ~ is the home folder, and a dropped file comes in quotes."""
+    answer = ask(question)
+    quoted = len(answer) > 1 and answer[0] in "'\"" and answer[-1] == answer[0]
+    return os.path.expanduser(answer[1:-1] if quoted else answer)
+
+
 def ask_choice(question, allowed, say):
     """One of the allowed answers; asks again after anything else."""
     while (answer := ask(question, "1").lower()) not in list(allowed):
@@ -160,7 +167,7 @@ def ask_run(recent, say, results_dir):
 
 def ask_argv(mode, say):
     """The arguments of grandmaster_train.py that the answers stand for."""
-    data_path, name = ask(say["ask_data"]), ask(say["ask_name"])
+    data_path, name = ask_path(say["ask_data"]), ask(say["ask_name"])
     argv = ["--mode", mode] + (["--data_path", data_path] if data_path else [])
     return argv + (["--experiment_name", name] if name else []) + ask_more(say)
 
@@ -170,7 +177,7 @@ def ask_more(say):
     while True:
         try:
             answer = ask(say["ask_more"])
-            return shlex.split(answer)
+            return [os.path.expanduser(word) for word in shlex.split(answer)]
         except EOFError:
             print()
             return []
@@ -213,7 +220,7 @@ def predict(recent, say, results_dir):
     chosen = ask_run([e for e in recent if e.final], say, results_dir)
     if chosen is None:
         return None
-    images = ask(say["ask_images"])
+    images = ask_path(say["ask_images"])
     if not images:
         return None
     words = ["predict.py", str(chosen.folder), images]
@@ -275,6 +282,7 @@ def choose(tongue, results_dir):
 def menu(results_dir=BASE.runtime.results_dir):
     """Ask, print the command, run it; returns the exit status."""
     say = TEXTS[language()]
+    say_any_text()
     try:
         return choose(language(), results_dir)
     except EOFError:

@@ -50,7 +50,7 @@ class Form:
 
     header: column names in order; ids: of the rows, in order; class_of: index of the class that each column but the id's is
     named after (-1 = a class without training images), () = none is; source: the table that dictates this, '' = none does;
-    kind: what the cells hold, '' until `for_metric` decides: class, ranking, positive, probabilities.
+    kind: what the cells hold, '' until `for_metric` decides: class, ranking, positive, probabilities; separator: of cells.
     """
 
     header: tuple[str, ...]
@@ -60,6 +60,7 @@ class Form:
     source: str = ""
     kind: str = ""
     classes: tuple[str, ...] = ()
+    separator: str = ","
 
     @property
     def columns(self):
@@ -186,9 +187,9 @@ class Form:
     def write(self, rows, path):
         """The checked rows as csv, under the final name in one move."""
         self.check(rows)
-        write_atomic(path, csv_text([self.header, *rows]))
+        write_atomic(path, csv_text([self.header, *rows], self.separator))
         with open(path, newline="", encoding="utf-8") as f:
-            written = [tuple(row) for row in csv.reader(f)]
+            written = [tuple(row) for row in csv.reader(f, delimiter=self.separator)]
         if written != [self.header, *rows]:
             Path(path).unlink()
             raise RunError(f"the submission {path} could not be read back as it was written: check the disk")

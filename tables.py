@@ -28,6 +28,7 @@ class Table:
     images: frozenset = frozenset()
     n_in: Counter = field(default_factory=Counter)      # how many of the images lie in folders of a split
     rivals: tuple[str, ...] = ()    # other columns that could hold the ids just as well
+    separator: str = ","
 
     @property
     def name(self):
@@ -103,7 +104,7 @@ def read_table(root, path):
         values = tuple(row[i] for row in rows)
         if name and columns.get(name) != values:
             columns[name if name not in columns else f"{name}.{i}"] = values
-    return Table(path, columns, len(rows)), encoding
+    return Table(path, columns, len(rows), separator=separator), encoding
 
 
 def decoded_text(data):
@@ -156,10 +157,19 @@ def same_content(tables):
     return all(t.columns == tables[0].columns for t in tables)
 
 
+def says_sample(table):
+    """Whether a table's name says that it is a sample submission."""
+    return "submi" in table.name or "sample" in table.name
+
+
 def find_sample(tables, asked, findings):
     """The sample submission: the table that is asked for, or the one that says so in its name, or None."""
     if asked:
         return asked_table(tables, "sample_submission", asked, findings)
+    for table in tables:
+        if says_sample(table) and not table.n_rows:
+            findings.warn("empty_sample", f"the sample submission {table.path!r} has no rows and is not followed: the "
+                          "submission gets the ids of the test images and the label table's columns, so compare its first line")
     filled = [t for t in tables if t.n_rows]
     hinted = [t for t in filled if "submi" in t.name] or [t for t in filled if "sample" in t.name]
     return the_one([t for t in hinted if "sample" in t.name] or hinted, findings)

@@ -27,7 +27,7 @@ from data_loader import LETTERBOX_FILL, to_square
 from utils import UserError, nearest
 
 # kind -> (lowest, highest value, unit). A value is drawn uniformly from a distortion's low..high.
-# Lengths are pixels of the original image.
+# Lengths are pixels of the original image, so that what is seen on a copy of a tenth of its size is ten times as large.
 DISTORTIONS = {
     "flip_horizontal": (0, 0, "left and right exchanged (no value)"),
     "flip_vertical": (0, 0, "top and bottom exchanged (no value)"),
@@ -38,21 +38,21 @@ DISTORTIONS = {
     "transverse": (0, 0, "mirrored at the other diagonal (no value)"),
     "ghost": (0, 0.9, "weight of another image blended in"),
     "downscale": (0.05, 1, "factor by which the image was reduced and enlarged again"),
-    "blur": (0, 20, "sigma of a Gaussian, pixels"),
-    "motion_blur": (1, 60, "length of a straight motion in a random direction, pixels"),
+    "blur": (0, 100, "sigma of a Gaussian, pixels"),
+    "motion_blur": (1, 400, "length of a straight motion in a random direction, pixels"),
     "brightness": (0.1, 4, "factor on every pixel"),
     "contrast": (0.1, 4, "factor on the distance from the image's mean grey"),
     "gamma": (0.2, 5, "exponent on pixel / 255"),
     "colour_cast": (0.4, 2.5, "factor on red, and its inverse on blue"),
     "saturation": (0, 4, "factor on the distance from grey"),
-    "noise": (0, 100, "standard deviation of Gaussian noise, grey levels"),
-    "grain": (0, 60, "standard deviation of grey noise as coarse as paper or film, grey levels"),
+    "noise": (0, 1000, "standard deviation of Gaussian noise, grey levels"),
+    "grain": (0, 600, "standard deviation of grey noise as coarse as paper or film, grey levels"),
     "scale": (0.2, 4, "factor on the content, in the frame"),
     "shift": (0, 0.5, "largest move per axis, share of the side, random sign"),
     "rotate": (-180, 180, "degrees counter-clockwise, in the frame"),
     "perspective": (0, 0.3, "largest move of a corner, share of the side"),
     "patch": (0, 0.9, "side of a rectangle of another image, share of the side"),
-    "jpeg": (1, 100, "JPEG quality"),
+    "jpeg": (-2000, 100, "JPEG quality; below 1 where a copy, much reduced, was compressed"),
 }
 SYMMETRIES = tuple(DISTORTIONS)[:7]
 GEOMETRY = ("rotate", "scale", "shift", "perspective")
@@ -238,7 +238,8 @@ def photometric(image, values, rng, native_scale=1.0):
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         image = cv2.addWeighted(image, values["saturation"], grey, 1 - values["saturation"], 0)
     if values.get("noise", 0) * s > 0.3:
-        planes = [noise_plane(image.shape[:2], rng) for _ in range(3)]
+        planes = [noise_plane(image.shape[:2], rng) for _ in range(1 if is_grey(image) and rng.random() < 0.5 else 3)]
+        planes *= 3 // len(planes)
         image = cv2.add(image, cv2.merge(planes) * np.float32(values["noise"] * s), dtype=cv2.CV_8U)
     if values.get("grain", 0) > 0.3:
         h, w = image.shape[:2]
@@ -246,6 +247,12 @@ def photometric(image, values, rng, native_scale=1.0):
         plane = cv2.resize(plane, (w, h), interpolation=cv2.INTER_AREA) if s < 1 else plane
         image = cv2.add(image, cv2.merge([plane] * 3), dtype=cv2.CV_8U)
     return image
+
+
+def is_grey(image):
+    """Whether the channels are equal, by every eighth row and column: noise of such an image may be of one channel or three."""
+    some = image[::8, ::8]
+    return bool((some[..., :2] == some[..., 1:]).all())
 
 
 @functools.cache
@@ -338,7 +345,7 @@ def fill_colour(image, fill):
 
 def compress(image, quality, native_scale=1.0):
     """JPEG there and back; on a reduced image the artefacts are averaged, so the quality is milder."""
-    quality = round(100 - (100 - quality) * native_scale)
+    quality = max(1, round(100 - (100 - quality) * native_scale))
     coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB)
 

@@ -15,6 +15,8 @@ from modeling.metrics import bootstrap_ci90, confident_scores, normalized
 from modeling.targets import load_pseudo_labels
 from utils import Stage, seed_of, write_json
 
+FEWEST_GROUPS = 5      # of valid images, from which intervals resample groups
+
 
 def by_source(fits):
     """{source name: its Fitted over folds}, in the order they were trained."""
@@ -26,7 +28,12 @@ def by_source(fits):
 
 def common_folds(groups):
     """The folds that every source was trained on: with less time for some sources they may be fewer than for others."""
-    return set.intersection(*({fold for fold, _ in members if fold is not None} for members in groups.values()))
+    return set.intersection(*folds_of(groups))
+
+
+def folds_of(groups):
+    """The folds of each source, refits left out."""
+    return [{fold for fold, _ in members if fold is not None} for members in groups.values()]
 
 
 def out_of_fold(members, split, of_folds):
@@ -40,13 +47,21 @@ def run_ensemble(this, fits, metric):
     """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended test Predictions."""
     config, audit, groups = this.config, this.audit, by_source(fits)
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
-    stage = Stage.of(this.folder, "ensemble", version=6, settings={
+    stage = Stage.of(this.folder, "ensemble", version=7, settings={
         **key_settings(config, "ensemble", "seed"), "metric": metric.name}, inputs=[f.predict_stage.key for f in fits.values()])
-    oof = {split: {name: out_of_fold(m, split, common_folds(groups)) for name, m in groups.items()}
+    common, every = common_folds(groups), set.union(*folds_of(groups))
+    if common < every:
+        this.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all backbones were trained on: "
+                  "the others lack some")
+    oof = {split: {name: out_of_fold(m, split, common) for name, m in groups.items()}
            for split in ("valid", "valid_testlike")}
     ids = next(iter(next(iter(oof["valid"].values())).values())).sample_id.tolist()
     rows = [row[i] for i in ids]
     labels, folds, kin = audit.train.label[rows], this.folds.fold[rows], audit.train.group[rows]
+    if (n_groups := len(set(kin.tolist()))) < FEWEST_GROUPS:
+        kin = np.arange(len(rows))
+        this.warn(f"the valid images are of {n_groups} group(s): intervals resample images, as so few groups say nothing about "
+                  "how much others differ")
     stacked = {name: {view: p.align(ids) for view, p in views.items()} for name, views in oof["valid_testlike"].items()}
     parts = blend_parts(folds, seed_of(config.seed, "blend"))
     blend, nested, rounds = fit_rounds(stacked, {spec.name: spec.round for spec in fits}, labels, parts, metric,
@@ -64,15 +79,12 @@ def run_ensemble(this, fits, metric):
         score[name] = metric(labels, probs)
         score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, groups=kin, draws=config.ensemble.bootstrap_draws,
                                                seed=seed_of(config.seed, "bootstrap"))
-    here, alike, there = by_confidence(this, groups, blend, nested, labels, folds, metric.with_cuts(blend.cuts))
-    score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], here, alike, there, metric.limits)
-    low, high = score["oof_testlike_ci90"]
-    if not low <= score["expected"] <= high:
-        change = there - alike
-        surer = metric.sign * change > 0
-        this.warn(f"the models are {'more' if surer else 'less'} sure on the test images than on training images made like "
-                  f"them, as if {metric.name} were {abs(change):.3f} {'higher' if change > 0 else 'lower'} there: something "
-                  "about the test set is not matched")
+    if len(audit.test):
+        sureness = by_confidence(this, groups, blend, nested, labels, folds, metric.with_cuts(blend.cuts))
+        score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], *sureness, metric.limits)
+        warn_of_sureness(this, score, metric)
+    else:
+        score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
     test = blend.apply({name: joined([f.views("test") for _, f in members], Predictions.mean)
                         for name, members in groups.items()}) if len(audit.test) else None
 
@@ -89,6 +101,16 @@ def run_ensemble(this, fits, metric):
     return {"score": score, "blend": blend, "table": table, "test": test, "folder": stage.folder, "rounds": [
         r._asdict() | {"distillation": config.rounds[r.round].alpha} | pseudo_labels(fits, r.round, audit.train.classes)
         for r in rounds]}
+
+
+def warn_of_sureness(this, score, metric):
+    """Say it where sureness alone takes the score of rows made like the test images out of its interval."""
+    (low, high), change = score["oof_testlike_ci90"], score["confidence_shift"]
+    if not low <= score["oof_testlike"] + change <= high:
+        surer = metric.sign * change > 0
+        this.warn(f"the models are {'more' if surer else 'less'} sure on the test images than on training images made like "
+                  f"them, as if {metric.name} were {abs(change):.3f} {'higher' if change > 0 else 'lower'} there: something "
+                  "about the test set is not matched")
 
 
 def pseudo_labels(fits, round_number, classes):
@@ -110,15 +132,12 @@ def source_row(name, members, blend, views, labels, folds, metric):
     each = [metric(labels[folds == k], probs[folds == k]) for k in np.unique(folds)]
     return report.SourceRow(
         name, sum(fold is not None for fold, _ in members), metric(labels, probs),
-        float(np.std(each, ddof=1)) if len(each) > 1 else 0.0, blend.weights[name], len(kept),
+        float(np.std(each, ddof=1)) if len(each) > 1 else None, blend.weights[name], len(kept),
         tuple(v for v in views if v not in kept), blend.left_out.get(name, ""), sum(f.result.seconds for _, f in members))
 
 
 def by_confidence(this, groups, blend, nested, labels, folds, metric):
-    """`metrics.confident_scores` on test-like rows and on the test images, as each fold's own models see them; without
-    test images the score of the rows twice."""
-    if not len(this.audit.test):
-        return (metric(labels, nested),) * 3
+    """`metrics.confident_scores` on test-like rows and on the test images, as each fold's own models see them."""
     scores = []
     for fold in np.unique(folds):
         test = blend.apply({name: fitted.views("test") for name, members in groups.items()

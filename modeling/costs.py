@@ -45,11 +45,11 @@ MEASURED_BATCHES = (1, 4)      # of predicted images
 CHECKPOINT_WEIGHTS = 8         # network, EMA and AdamW's two moments, in the last checkpoint and in the one that replaces it
 
 
-def work_of(this, spec):
-    """The Work of a fit, before it is known how many test images its teachers are sure of."""
+def work_of(this, spec, available=None):
+    """The Work of a fit, before it is known how many test images its teachers, of those `available`, are sure of."""
     round_ = this.config.rounds[spec.round]
     n = len(fit_rows(this, spec)) + (len(this.audit.test) if round_.unlabelled else 0)
-    teachers = distillers(spec, teachers_of(this, spec), round_.max_teachers) if round_.alpha else []
+    teachers = distillers(spec, teachers_of(this, spec, available), round_.max_teachers) if round_.alpha else []
     return Work(spec, math.ceil(n / this.config.optim.batch_size), round_epochs(this.config, spec.round),
                 sum(len(catalog) for catalog, _, _ in predicted_splits(this, spec).values()),
                 tuple(t.backbone for t in teachers))
@@ -63,12 +63,12 @@ def look(device_name):
             "gpu_memory_bytes": gpu.total_memory if gpu else 0}
 
 
-def needed_bytes(this, works):
-    """Disk space that these fits will take: weights, predictions, and once the largest checkpoints."""
+def needed_bytes(this, works, n_at_once=1):
+    """Disk space that these fits will take: weights, predictions, and the largest checkpoints of as many as run at once."""
     weights = {backbone: weights_bytes(this, backbone) for backbone in {work.spec.backbone for work in works}}
     row_bytes = 4 * len(this.contest.train.classes) * (1 + len(views_of(this)))
     return (sum(weights[work.spec.backbone] + row_bytes * work.n_images for work in works)
-            + CHECKPOINT_WEIGHTS * max(weights.values(), default=0))
+            + CHECKPOINT_WEIGHTS * sum(sorted(weights[work.spec.backbone] for work in works)[-n_at_once:]))
 
 
 def weights_bytes(this, backbone):
@@ -149,8 +149,8 @@ def cost_stage(this, backbone):
 
 def find_costs(this, backbones, executor, wanted=True, goes_on=lambda costs: True):
     """{backbone: Cost}, measured where fits run unless that was done before, UNKNOWN where that is not `wanted`; before it is
-    found how their steps are computed. goes_on(costs so far): asked before each but the first; backbones after a no are left
-    out."""
+    found how their steps are computed. goes_on(costs so far): asked before each that is to be measured but the first; those
+    after a no are left out."""
     costs = this.costs
 
     def read(backbone):
@@ -158,11 +158,9 @@ def find_costs(this, backbones, executor, wanted=True, goes_on=lambda costs: Tru
 
     def jobs():
         for backbone in backbones:
-            if costs and not goes_on(costs):
-                return
             if has_compute(this, backbone) and (not wanted or this.is_intact(cost_stage(this, backbone))):
                 read(backbone)
-            else:
+            elif not costs or goes_on(costs):
                 measure = partial(run_measuring, this=this, backbone=backbone, wanted=wanted)
                 yield Job(backbone, measure, f"measuring {backbone}")
 

@@ -165,11 +165,6 @@ def fit_recipes(sources, labels, methods):
     return recipes
 
 
-def goodness(metric, labels, probs):
-    """(metric with larger better, minus log loss): equal scores are told apart."""
-    return metric.sign * metric(labels, probs), -log_loss(labels, probs)
-
-
 def fit_blend(sources, labels, parts, metric, method="auto"):
     """The Blend of {source: {view: probs (n, C)}} on labels (n,), and its nested probs (n, C) over parts (n,) (fold numbers).
 
@@ -177,12 +172,12 @@ def fit_blend(sources, labels, parts, metric, method="auto"):
     """
     methods = [method] if method in METHODS else ["mean"] if len(sources) == 1 else list(METHODS)
     nested = nested_probs(sources, labels, parts, methods)
-    scores = {m: metric(labels, probs) for m, probs in nested.items()}
-    winner = max(methods, key=lambda m: goodness(metric, labels, nested[m]))
+    plain = {m: metric(labels, probs) for m, probs in nested.items()}
+    cut = {m: metric(labels, nested_cut(metric, labels, probs, parts)) for m, probs in nested.items()}
+    scores = {m: max(plain[m], cut[m], key=lambda score: metric.sign * score) for m in methods}
+    winner = max(methods, key=lambda m: (metric.sign * scores[m], -log_loss(labels, nested[m])))
     recipe = fit_recipes(sources, labels, methods)[winner]
-    cut = metric(labels, nested_cut(metric, labels, nested[winner], parts))
-    cuts = metric.fit_cuts(labels, recipe.probs(sources)) if metric.sign * (cut - scores[winner]) > 0 else ()
-    scores[winner] = cut if cuts else scores[winner]
+    cuts = metric.fit_cuts(labels, recipe.probs(sources)) if scores[winner] != plain[winner] else ()
     return Blend(**vars(recipe), method=winner, score=metric.with_cuts(cuts)(labels, recipe.probs(sources)),
                  score_nested=scores[winner], nested_by_method=scores, cuts=cuts), nested[winner]
 
@@ -215,7 +210,9 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", *, group
     for number in later:
         joined = [name for name in sources if name in used or round_of[name] == number]
         candidate, probs = fit_blend({name: sources[name] for name in joined}, labels, parts, metric, method)
-        change, ci90 = paired_change(metric, labels, nested, probs, groups=groups, draws=draws, seed=seed)
+        before, after = (nested_cut(metric, labels, each, parts) if of.cuts else each
+                         for of, each in ((blend, nested), (candidate, probs)))
+        change, ci90 = paired_change(metric, labels, before, after, groups=groups, draws=draws, seed=seed)
         results.append(RoundResult(number, candidate.score_nested, change, ci90, ci90[1] > 0))
         if results[-1].used:
             used, blend, nested = joined, candidate, probs

@@ -240,9 +240,9 @@ def fit_stages(this, spec, available=None, known=None):
     return known[spec]
 
 
-def fit_state(this, spec):
-    """done, begun or to do."""
-    training, prediction = fit_stages(this, spec)
+def fit_state(this, spec, available=None):
+    """done, begun or to do; available: as for `fit_stages`."""
+    training, prediction = fit_stages(this, spec, available)
     return "done" if prediction.is_done else "begun" if training.is_done or training.partial.exists() else "to do"
 
 

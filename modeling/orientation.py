@@ -23,6 +23,7 @@ from modeling.augment import SYMMETRIES, turn
 from modeling.traces import border_statistics
 
 ORIENTATIONS = ("identity", *SYMMETRIES)
+OF_A_CLASS = 6     # images, where classes are so many that not all can be looked at
 MIN_GAIN = 8.0     # log likelihood above chance
 SURELY_SHOWN = 0.01     # the low end of a symmetry's share, below which none may be there at all
 UPRIGHT = {"identity": {"share": 1.0, "ci90": [1.0, 1.0]}}
@@ -193,7 +194,7 @@ def natural_symmetries(images, labels, embed, seed, workers, n=240):
         return ()
     rng = np.random.default_rng(seed)
     labels = np.asarray(labels)
-    picked = rng.permutation(len(images))[:n]
+    picked = some_of_classes(rng.permutation(len(images)), labels, n)
     picked = picked[np.argsort(labels[picked], kind="stable")]
     y = labels[picked]
     originals = [images[i] for i in picked]
@@ -203,6 +204,16 @@ def natural_symmetries(images, labels, embed, seed, workers, n=240):
     return tuple(g for g in SYMMETRIES if is_natural(rows["identity"], rows[g], y, seed))
 
 
+def some_of_classes(rows, labels, n):
+    """The first n of shuffled rows; where that would be fewer than OF_A_CLASS of each class, that many of as many classes."""
+    _, first, of = np.unique(labels[rows], return_index=True, return_inverse=True)
+    if n >= OF_A_CLASS * len(first):
+        return rows[:n]
+    order = np.argsort(first[of], kind="stable")      # class by class, as they come first
+    starts = np.searchsorted(first[of][order], first[of][order])
+    return rows[order[np.arange(len(rows)) - starts < OF_A_CLASS]][:n]
+
+
 def is_natural(original, mirrored, y, seed):
     classes = [c for c in np.unique(y) if (y == c).sum() > 2]
     nearer = np.concatenate([[0.5], *(nearest_share(original[y == c], mirrored[y == c]) for c in classes)])
@@ -210,8 +221,8 @@ def is_natural(original, mirrored, y, seed):
     middle = np.array([centre[c] for c in y])
     rows, side = np.concatenate([original - middle, mirrored - middle]), np.repeat([0, 1], len(y))
     guess = cross_val_predict(LogisticRegression(C=0.01), rows, side, cv=GroupKFold(5), groups=np.tile(np.arange(len(y)), 2))
-    limit = 0.5 + max(0.07, 1.4 / math.sqrt(len(y)))
-    return max(nearer.mean(), (guess == side).mean()) < limit
+    return all(share.mean() < 0.5 + max(0.07, 1.4 / math.sqrt(n))
+               for share, n in ((nearer, len(nearer)), (guess == side, len(y))))
 
 
 def nearest_share(original, mirrored):

@@ -240,8 +240,7 @@ def image_of(audit, row, names, split="train"):
 def duplicates(audit):
     """Sets of training images that are the same picture, and pairs of a training and a test image that are."""
     names, train = class_names(audit), audit.train
-    ids = [i for p in audit.problems if p.kind in ("near_duplicates", "exact_duplicates") for i in p.sample_ids]
-    sets = review.duplicate_sets(train.sample_id, train.group, train.label, ids)
+    sets = review.duplicate_sets(train.sample_id, train.label, audit.summary["same_pictures"])
     row_of = [{sample: row for row, sample in enumerate(c.sample_id.tolist())} for c in (train, audit.test)]
     twins = [(row_of[0][a], row_of[1][b]) for a, b, _ in audit.summary["twins"] if a in row_of[0] and b in row_of[1]]
     return {"n_sets": len(sets), "n_twins": len(twins),

@@ -223,7 +223,7 @@ def audit_stage(this):
     data = this.config.data
     settings = {"near_duplicate_bits": data.near_duplicate_bits, "group_column": data.group_column, "n_folds": data.n_folds,
                 "long_side_px": cache_side_px(this.config)}
-    return Stage.of(this.folder, "audit", version=2, settings=settings, inputs=contest_digests(this.contest, this.workers))
+    return Stage.of(this.folder, "audit", version=3, settings=settings, inputs=contest_digests(this.contest, this.workers))
 
 
 def cache_side_px(config):
@@ -256,7 +256,7 @@ def shift_stage(this):
     config, source = this.config, pretrained_source(this)
     settings = {"reads_test": reads_test(this), "seed": config.seed, "augment": config.augment.policy != "none",
                 "groups": config.augment.groups}
-    return Stage.of(this.folder, "shift", version=6, settings=settings,
+    return Stage.of(this.folder, "shift", version=7, settings=settings,
                     inputs=[this.keys["audit"], this.digests[source.model_name] if source else "none"])
 
 

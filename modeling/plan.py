@@ -133,7 +133,8 @@ def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True
     devices: where they run.
 
     Left out are, in this order: epochs, down to FLOOR_SHARE of them; folds, the last ones of the weakest backbones first,
-    to one each; backbones. `at_least_one`: one fit stays whatever it takes, with fewer epochs if it must be, down to one.
+    to one each; backbones; of the last one refits, then later rounds. `at_least_one`: one fit stays whatever it takes, with
+    fewer epochs if it must be, down to one.
     What then is left over goes to epochs.
     """
     kept, asked = list(works), {w.spec: w.n_epochs for w in works}
@@ -163,15 +164,19 @@ def total(works, costs, epochs, devices):
 
 
 def in_order_of_dropping(works, weakest, at_least_one):
-    """Sets of FitSpecs, each with what goes next: one fold of one backbone in all rounds, or one backbone."""
+    """Sets of FitSpecs, each with what goes next: one fold of one backbone in all rounds, or one backbone; of the last one its
+    refits, then its later rounds, then, unless `at_least_one`, all."""
     backbones = list(dict.fromkeys(w.spec.backbone for w in works))
     order = [*(b for b in weakest if b in backbones), *(b for b in reversed(backbones) if b not in weakest)]
     for backbone in order:
         folds = sorted({w.spec.fold for w in works if w.spec.backbone == backbone and w.spec.fold is not None})
         for fold in folds[:0:-1]:
             yield {w.spec for w in works if (w.spec.backbone, w.spec.fold) == (backbone, fold)}
-    for backbone in order[:-1] if at_least_one else order:
+    for backbone in order[:-1]:
         yield {w.spec for w in works if w.spec.backbone == backbone}
+    rest = sorted((w.spec for w in works if w.spec.backbone == order[-1]), key=lambda s: (s.round, s.fold is None, s.fold))
+    yield {spec for spec in rest[at_least_one:] if spec.fold is None}
+    yield {*rest[at_least_one:]}
 
 
 def lengthened(works, costs, epochs, seconds_left, devices):

@@ -32,8 +32,8 @@ class Planner:
         """is_asked: what the fits cost is wanted for its own sake."""
         self.this, self.metric, self.executor = this, metric, executor
         known = {backbone for backbone in {spec.backbone for spec in specs} if has_compute(this, backbone)}
-        self.state = {spec: fit_state(this, spec) if spec.backbone in known else "to do" for spec in specs}
-        self.works = {spec: work_of(this, spec) for spec in specs}
+        self.state = {spec: fit_state(this, spec, specs) if spec.backbone in known else "to do" for spec in specs}
+        self.works = {spec: work_of(this, spec, specs) for spec in specs}
         to_do = [s for s in specs if self.state[s] != "done"]
         open_ = dict.fromkeys([*(s.backbone for s in to_do), *(t for s in to_do for t in self.works[s].teachers)])
         n_steps = max((self.works[s].n_steps * self.works[s].n_epochs for s in to_do), default=0)
@@ -52,7 +52,8 @@ class Planner:
         """Whether more than one shortest fit of each of these backbones can still be done: else measuring further ones, which
         would be dropped first, is time lost."""
         first = {work.spec.backbone: work for work in reversed(self.works.values())}
-        return sum(first[b].seconds(costs, first[b].floor_epochs) for b in costs) < self.this.seconds_left
+        seconds = sum(first[b].seconds(costs, first[b].floor_epochs) for b in costs)
+        return seconds < self.executor.n_devices * self.this.seconds_left
 
     def plan(self, specs, fitted):
         """The Plan of those of the specs that are still to be done, of backbones whose costs are known."""
@@ -125,7 +126,7 @@ class Planner:
     @functools.cached_property
     def needed_bytes(self):
         """Disk space that the first plan takes."""
-        return needed_bytes(self.this, [self.works[spec] for spec in self.first.epochs])
+        return needed_bytes(self.this, [self.works[spec] for spec in self.first.epochs], self.executor.n_devices)
 
     def describe(self):
         """The plan as a table."""

@@ -6,12 +6,13 @@ from utils import duration, write_json
 
 
 class SourceRow(NamedTuple):
-    """A source of the blend in the summary: its out-of-fold score and that score's standard deviation over folds."""
+    """A source of the blend in the summary: its folds, its out-of-fold score in those that all sources have, and that score's
+    standard deviation over them (None: there is one)."""
 
     name: str
     folds: int
     score: float
-    fold_sd: float
+    fold_sd: float | None
     weight: float
     views: int
     views_dropped: tuple[str, ...]
@@ -35,7 +36,7 @@ def closing_lines(final, table, folder):
     yield f"\nscores are {final['metric']}, {final['better']} is better"
     yield f"{'source':<{width}}  folds  out of fold  fold sd  views  weight  seconds"
     for r in table:
-        sd = f"{r.fold_sd:.4f}" if r.folds > 1 else "-"
+        sd = "-" if r.fold_sd is None else f"{r.fold_sd:.4f}"
         yield (f"{r.name:<{width}}  {r.folds:>5}  {r.score:>11.4f}  {sd:>7}  {r.views:>5}  {r.weight:>6.3f}  {r.seconds:>7.0f}"
                + (f"  {r.note}" if r.note else ""))
     for r in table:
@@ -56,7 +57,8 @@ def closing_lines(final, table, folder):
                       ("oof_testlike", "out of fold, made like the test set"),
                       ("expected", f"expected {final['metric']} of the submission")):
         yield f"{text:<36} {score[key]:.4f}  (90 % interval {score[key + '_ci90'][0]:.4f} to {score[key + '_ci90'][1]:.4f})"
-    yield f"{'  by sureness on the test images':<36} {score['by_confidence']:.4f}"
+    if "by_confidence" in score:
+        yield f"{'  by sureness on the test images':<36} {score['by_confidence']:.4f}"
     if "test" in score:
         yield f"{'got on the test set':<36} {score['test']:.4f}"
     if final["plan"]["estimated_seconds"]:

@@ -3,7 +3,6 @@
     matrix = confusion(labels, probs)                    # labels (n,) int, probs (n, C)
     rows = suspect_labels(labels, probs, most=12)        # look at these images: the label may be wrong
 """
-from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -75,11 +74,8 @@ def reliability(labels, probs, n_bins=10):
     return bins, sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / len(labels)
 
 
-def duplicate_sets(sample_id, group, label, duplicates):
-    """[rows] of the samples among `duplicates` (ids) that share a group, sets with different labels first."""
-    wanted, rows_of = set(duplicates), defaultdict(list)
-    for row, (sample, name) in enumerate(zip(sample_id.tolist(), group.tolist(), strict=True)):
-        if sample in wanted:
-            rows_of[name].append(row)
-    sets = [rows for rows in rows_of.values() if len(rows) > 1]
-    return sorted(sets, key=lambda rows: len(set(label[rows].tolist())) == 1)
+def duplicate_sets(sample_id, label, sets):
+    """[rows] of each of the sets of sample ids, as far as they are there, those with different labels first."""
+    row_of = {sample: row for row, sample in enumerate(sample_id.tolist())}
+    found = [[row_of[i] for i in ids if i in row_of] for ids in sets]
+    return sorted((rows for rows in found if len(rows) > 1), key=lambda rows: len(set(label[rows].tolist())) == 1)

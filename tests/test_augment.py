@@ -57,6 +57,20 @@ def only(image, seed=0, native_scale=1.0, fill="white", **values):
     return apply(image, values | {"fill": fill}, np.random.default_rng(seed), other, native_scale)
 
 
+def test_noise_of_a_grey_image_is_of_one_channel_or_of_three():
+    grey, colour = np.full((2, 64, 64, 3), 128, np.uint8)
+    colour[0, 0, 0] = 0
+    policy = ShiftPolicy((Distortion("noise", 1.0, 20, 20),))
+
+    def is_of_one(image, seed):
+        noisy = distort(image, policy, seed)
+        assert 15 < noisy.std() < 25
+        return bool((noisy[..., 0] == noisy[..., 1]).all())
+
+    assert 5 < sum(is_of_one(grey, seed) for seed in range(20)) < 15
+    assert not any(is_of_one(colour, seed) for seed in range(20))
+
+
 @pytest.mark.parametrize("kind", [k for k in DISTORTIONS if k not in SYMMETRIES])
 def test_every_distortion_changes_the_image_and_keeps_its_type(picture, kind):
     low, high, _ = DISTORTIONS[kind]
@@ -111,7 +125,7 @@ def test_probabilities_and_ranges_are_met():
 
 @pytest.mark.parametrize("values, text", [
     (("smear", 0.5, 0, 1), "Distortion.kind must be one of"), (("blur", 1.5, 0, 1), "probability of blur must be 0..1"),
-    (("blur", 0.5, 2, 1), "range of blur must be low <= high"), (("jpeg", 0.5, 0, 50), "within 1..100")])
+    (("blur", 0.5, 2, 1), "range of blur must be low <= high"), (("jpeg", 0.5, 50, 101), "within -2000..100")])
 def test_a_wrong_distortion_is_refused(values, text):
     with pytest.raises(UserError, match=text):
         Distortion(*values)

@@ -553,6 +553,21 @@ def test_empty_train_csv(root, content):
         read_contest(root, DATA)
 
 
+def test_a_sample_without_rows_is_no_label_table(tmp_path):
+    for i in range(8):
+        draw(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", i)
+        draw(tmp_path / "test" / f"t{i}.png", 100 + i)
+    write(tmp_path / "sample_submission.csv", "image_id,label")
+    contest = read_contest(tmp_path, DATA)
+    assert contest.train.classes == ("a", "b") and len(contest.submission_ids) == 8
+    assert "'sample_submission.csv' has no rows and is not followed" in problem(contest, "empty_sample").text
+
+
+def test_cells_of_the_submission_are_separated_as_those_of_the_sample(root):
+    write(root / "sample_submission.csv", "ID;target", *(f"t{i}.png;0" for i in range(4)))
+    assert read_contest(root, DATA).form.separator == ";"
+
+
 def test_broken_train_csv_is_named(root):
     write(root / "train.csv", "ID,target", "a0.png,0,1", "a1.png,1")
     with pytest.raises(UserError, match=r"'train.csv' cannot be read \(row 2 has 3 cells, its header has 2\)"):
@@ -632,6 +647,7 @@ def test_near_duplicates_join_groups(root, out):
     assert problem(audit, "near_duplicates").sample_ids == ("a0.png", "a3.png")
     assert problem(audit, "near_duplicate_labels").sample_ids == ("a0.png", "a3.png")
     assert audit.train.group[0] == audit.train.group[3] == audit.train.group[6]
+    assert audit.summary["same_pictures"] == [["a0.png", "a3.png"]]
     assert len(set(audit.train.group)) == 6
     assert audit.summary["twins"] == [["a1.png", "t2.png", "near"]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import run_training
-from run_training import TEXTS, experiments, language, menu, started_by, time_words
+from run_training import TEXTS, ask_more, ask_path, experiments, language, menu, started_by, time_words
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,6 +98,14 @@ def test_predict_is_there_when_its_command_is(results, monkeypatch, capsys, tmp_
     typed(monkeypatch, "p\n1\nimages\n")
     assert menu(results) == 7
     assert f"python predict.py {results / 'ended'} images" in capsys.readouterr().out
+
+
+def test_paths_are_read_as_a_shell_reads_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    typed(monkeypatch, "~/my contest\n'/data/my contest'\n\"it's\n")
+    assert [ask_path("?") for _ in range(3)] == [str(tmp_path / "my contest"), "/data/my contest", '"it\'s']
+    typed(monkeypatch, "--weights_dir ~/w\n")
+    assert ask_more(TEXTS["en"]) == ["--weights_dir", str(tmp_path / "w")]
 
 
 def test_nothing_to_resume_and_wrong_numbers_lead_back(results, monkeypatch, capsys):

@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from modeling.augment import Distortion, ShiftPolicy
 from modeling.pipeline import warn_of_another
 from modeling.shift import match_shift
 from run_training import menu
-from tests.conftest import small_argv
+from tests.conftest import make_contest, small_argv
 
 TINY = ["data.image_size_px=64", "optim.epochs=1", "optim.batch_size=16", "predict.tta_views=1",
         "ensemble.bootstrap_draws=10", "runtime.workers=0"]
@@ -193,6 +194,20 @@ def test_the_blends_score_is_that_of_the_stored_files(contest, tmp_path):
     for split, path in final["predictions"].items():
         with np.load(run / path) as z:
             assert len(z["sample_id"]) == len(z["probs"]) > 0 and split in ("out_of_fold", "out_of_fold_clean", "test")
+
+
+def test_one_group_and_no_test_images_claim_nothing(tmp_path):
+    """Intervals are of images, not of zero width; no score is said to be that of test images."""
+    folder = make_contest(tmp_path / "shapes", per_class=15)
+    shutil.rmtree(folder / "test")
+    (folder / "sample_submission.csv").unlink()
+    header, *rows = (folder / "train.csv").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join([f"{header},who", *(f"{row},w{i % 3}" for i, row in enumerate(rows))]))
+    assert main([*small_argv(folder, tmp_path), "--group_column", "who"]) == 0
+    final = json.loads((tmp_path / "run/final_results.json").read_text())
+    score, (low, high) = final["score"], final["score"]["oof_testlike_ci90"]
+    assert low < high and any("are of 1 group(s): intervals resample images" in text for text in final["warnings"])
+    assert "by_confidence" not in score and score["expected"] == score["oof_testlike"] and score["expected_ci90"] == [low, high]
 
 
 def test_a_time_budget_leaves_out_what_does_not_fit_and_says_so(contest, tmp_path, capsys):

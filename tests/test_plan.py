@@ -46,6 +46,14 @@ def test_then_backbones_and_last_of_all_epochs_below_the_floor():
     assert left(make_plan(works(), COSTS, seconds_left=15, at_least_one=False)) == []
 
 
+def test_refits_and_later_rounds_go_before_the_only_fit_is_cut_below_the_floor():
+    both = [Work(FitSpec("a", 42, r, fold), 10, 10, 0) for r in (0, 1) for fold in (0, None)]
+    plan = make_plan(both, COSTS, seconds_left=75)
+    assert {(s.round, s.fold): n for s, n in plan.epochs.items()} == {(0, 0): 7}
+    plan = make_plan(both, COSTS, seconds_left=90)
+    assert {(s.round, s.fold): n for s, n in plan.epochs.items()} == {(0, 0): 5, (1, 0): 4}
+
+
 def test_teachers_cost_their_forward_passes_and_the_memory_of_their_weights():
     costs = {"a": Cost(1.0, 0.0, 5.0, 100), "b": Cost(2.0, 0.0, 0.0, 50, teach_seconds=0.5, weight_bytes=7)}
     work = Work(FitSpec("a", 42, 1, 0), 10, 4, 0, teachers=("b", "left out"))
@@ -95,8 +103,8 @@ def planner_of(monkeypatch):
     """Planner of these works in so many seconds, without a run behind it."""
     def make(all_works, seconds_left):
         monkeypatch.setattr(planner, "has_compute", lambda this, backbone: True)
-        monkeypatch.setattr(planner, "fit_state", lambda this, spec: "to do")
-        monkeypatch.setattr(planner, "work_of", lambda this, spec: {w.spec: w for w in all_works}[spec])
+        monkeypatch.setattr(planner, "fit_state", lambda this, spec, available: "to do")
+        monkeypatch.setattr(planner, "work_of", lambda this, spec, available: {w.spec: w for w in all_works}[spec])
         monkeypatch.setattr(planner, "find_costs", lambda *_: COSTS)
         monkeypatch.setattr(planner, "finished_fit", lambda *_: None)
         monkeypatch.setattr(planner, "weakest_first", lambda *_: [])

@@ -79,7 +79,7 @@ def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path):
 
 
 def test_fast_is_one_fit_in_one_view(contest, copied, tmp_path, capsys):
-    assert predict([str(copied), str(contest / "test" / "t001.png"), "--fast", "--out", str(tmp_path / "p.csv")]) == 0
+    assert predict([str(copied), "--fast", str(contest / "test" / "t001.png"), "--out", str(tmp_path / "p.csv")]) == 0
     assert "1 image(s), 1 fit(s), 1 prediction(s)" in capsys.readouterr().out
     assert rows_of(tmp_path / "p.csv")[0]["id"] == str(contest / "test" / "t001.png")
 

@@ -37,6 +37,6 @@ def test_reliability_of_predictions_that_are_right_as_often_as_they_say():
     assert reliability(LABELS, np.eye(3)[[1, 1, 1, 0, 0, 0]])[1] == 1.0
 
 
-def test_duplicates_are_sets_of_a_group_with_different_labels_first():
-    ids, group = np.array(list("abcdefg")), np.array(list("xxyyzxz"))
-    assert duplicate_sets(ids, group, np.array([0, 0, 1, 2, 0, 0, 0]), "abcdf") == [[2, 3], [0, 1, 5]]
+def test_duplicates_are_sets_of_one_picture_with_different_labels_first():
+    ids, sets = np.array(list("abcdefg")), [["a", "b", "f"], ["c", "d"], ["e", "gone"]]
+    assert duplicate_sets(ids, np.array([0, 0, 1, 2, 0, 0, 0]), sets) == [[2, 3], [0, 1, 5]]

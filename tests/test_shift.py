@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from config import AugmentConfig
 from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, apply, distort, train_augment, turn
 from modeling.inference import views_for
-from modeling.orientation import ORIENTATIONS, flip_shares, local_patterns, orientation_mixtures
+from modeling.orientation import ORIENTATIONS, flip_shares, local_patterns, orientation_mixtures, some_of_classes
 from modeling.shift import (
     DISTORTED_PX,
     Finding,
@@ -136,6 +136,13 @@ def test_no_mirror_of_letters_survives_in_views_and_augmentation_and_all_of_ring
     assert views == used | {"identity"} and turns == used
 
 
+def test_of_many_classes_some_are_looked_at_with_images_enough_to_compare():
+    rows, few, many = np.random.default_rng(0).permutation(3000), np.arange(3000) % 40, np.arange(3000) % 300
+    assert some_of_classes(rows, few, 240).tolist() == rows[:240].tolist()
+    picked = some_of_classes(rows, many, 240)
+    assert len(set(picked.tolist())) == 240 and set(np.unique(many[picked], return_counts=True)[1].tolist()) == {6}
+
+
 def test_without_test_images_only_the_natural_symmetries_are_measured(train):
     report = match_shift(*train, [], seed=0, workers=1)
     assert report.policy.is_empty and report.auc_before is None and list(report.describe()) == []
@@ -208,7 +215,11 @@ def test_a_policy_is_in_units_of_the_original_images():
     assert [(d.kind, round(d.low, 6), round(d.high, 6)) for d in policy.distortions] == [
         ("blur", 4.0, 8.0), ("downscale", 0.1, 0.2), ("jpeg", 20, 60)]
     image = cv2.resize(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), (120, 120))
-    for values, native in (({"downscale": 0.4}, {"downscale": 0.1}), ({"jpeg": 80}, {"jpeg": 20})):
+    strong = {f.kind: f for f in (finding("noise", 30, 50), finding("jpeg", 10, 30))}      # nothing is lost on the way there
+    assert [(round(d.low), round(d.high)) for d in policy_of(Found(strong), {}, (), native=4.0).distortions] == [
+        (120, 200), (-260, -180)]
+    for values, native in (({"downscale": 0.4}, {"downscale": 0.1}), ({"jpeg": 80}, {"jpeg": 20}),
+                           ({"jpeg": 10}, {"jpeg": -260})):
         measured, cached = (apply(image, v | {"fill": "white"}, np.random.default_rng(0), None, s)
                             for v, s in ((values, 1.0), (native, 0.25)))
         np.testing.assert_array_equal(measured, cached)

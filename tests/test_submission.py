@@ -53,6 +53,12 @@ def test_ids_that_need_quotes_survive(tmp_path):
         "ID,target", '"a,""b"".png",fox', "한 글.png,cat"]
 
 
+def test_cells_are_separated_as_in_the_sample(tmp_path):
+    form = Form(("ID", "target"), "ID", ("a;b", "c"), separator=";").for_metric("some", "class", CLASSES)
+    form.write(form.rows(PROBS), tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines() == ["ID;target", '"a;b";fox', "c;cat"]
+
+
 def test_an_id_without_a_prediction_gets_the_class_shares():
     predictions = Predictions(np.array(["a"]), np.array([[0.2, 0.8]], np.float32), ("x", "y"), "test", ("m",))
     assert probs_of_ids(("b", "a", "b"), predictions, np.array([0.9, 0.1])) == pytest.approx(

@@ -4,7 +4,8 @@
     python -m benchmarks.seeds /tmp/doc/contest /tmp/doc/answers.csv --seeds 0 1 -- --weights_dir W
 
 DATA_DIR: train.csv with columns ID and target, and the images in train/. The distortions are none of the product's own: `paper`
-is the embedded contest's test set, `phone` and `street` are by Pillow, `none` changes nothing.
+is the embedded contest's test set, `phone` and `street` are by Pillow, `scan` is noise of one channel, `none` changes nothing.
+--grey: all images are made grey before, those to train on too.
 """
 import argparse
 import io
@@ -67,18 +68,34 @@ def street(image, rng, others):
     return image.astype(np.uint8)
 
 
-DAMAGES = {"paper": paper, "phone": phone, "street": street, "none": None}
+def scan(image, rng, others):
+    """Every other one with noise that is equal in all channels."""
+    if rng.random() < 0.5:
+        return image
+    noise = rng.normal(0, rng.uniform(8, 25), (*image.shape[:2], 1))
+    return np.clip(image + noise, 0, 255).round().astype(np.uint8)
 
 
-def write_pretended(data_dir, folder, damage, seed):
+DAMAGES = {"paper": paper, "phone": phone, "street": street, "scan": scan, "none": None}
+
+
+def as_grey(image):
+    return np.array(ImageOps.grayscale(Image.fromarray(image)).convert("RGB"))
+
+
+def write_pretended(data_dir, folder, damage, seed, is_grey=False):
     """folder/contest as a contest of one half, folder/answers.csv of the other."""
     (train, labels), (held, answers) = halves(data_dir, seed)
     contest = folder / "contest"
     for split in ("train", "test"):
         (contest / split).mkdir(parents=True)
     for path in train:
-        (contest / "train" / path.name).write_bytes(path.read_bytes())
+        if is_grey:
+            Image.fromarray(as_grey(decode_image(path))).save(contest / "train" / path.name, quality=95)
+        else:
+            (contest / "train" / path.name).write_bytes(path.read_bytes())
     images = [decode_image(path) for path in held] if damage else []
+    images = [as_grey(image) for image in images] if is_grey else images
     for i, path in enumerate(held):
         target = contest / "test" / path.name
         if damage:
@@ -96,9 +113,12 @@ def main():
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("folder", type=Path, help="is made, with contest/ and answers.csv in it")
     parser.add_argument("--damage", choices=list(DAMAGES), default="paper")
+    parser.add_argument("--grey", action="store_true", help="not with --damage none")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    write_pretended(args.data_dir, args.folder, DAMAGES[args.damage], args.seed)
+    if args.grey and args.damage == "none":
+        parser.error("--grey needs a --damage")
+    write_pretended(args.data_dir, args.folder, DAMAGES[args.damage], args.seed, args.grey)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ class ShiftPolicy:
     expand: float = 0.0          # share of rotations shrunk to keep all of the image in a canvas of the same long side
     geometry_first: float = 0.0  # share of images whose ghost, blur, tone and noise come after the geometry
     natural: tuple[str, ...] = ()
+    grey_noise: float = 0.5      # share of the grey images with noise whose noise is grey too
 
     def __post_init__(self):
         kinds = [d.kind for d in self.distortions]
@@ -170,6 +171,7 @@ def draw(policy, rng):
         values["fill"] = FILLS[min(np.searchsorted(np.cumsum(policy.fill), rng.random(), "right"), len(FILLS) - 1)]
         values["expand"] = rng.random() < policy.expand
         values["geometry_first"] = rng.random() < policy.geometry_first
+        values["grey_noise"] = policy.grey_noise
     return values
 
 
@@ -238,8 +240,8 @@ def photometric(image, values, rng, native_scale=1.0):
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         image = cv2.addWeighted(image, values["saturation"], grey, 1 - values["saturation"], 0)
     if values.get("noise", 0) * s > 0.3:
-        planes = [noise_plane(image.shape[:2], rng) for _ in range(1 if is_grey(image) and rng.random() < 0.5 else 3)]
-        planes *= 3 // len(planes)
+        has_one = is_grey(image) and rng.random() < values.get("grey_noise", ShiftPolicy.grey_noise)
+        planes = [noise_plane(image.shape[:2], rng) for _ in range(1 if has_one else 3)] * (3 if has_one else 1)
         image = cv2.add(image, cv2.merge(planes) * np.float32(values["noise"] * s), dtype=cv2.CV_8U)
     if values.get("grain", 0) > 0.3:
         h, w = image.shape[:2]
@@ -250,7 +252,7 @@ def photometric(image, values, rng, native_scale=1.0):
 
 
 def is_grey(image):
-    """Whether the channels are equal, by every eighth row and column: noise of such an image may be of one channel or three."""
+    """Whether the channels are equal, by every eighth row and column."""
     some = image[::8, ::8]
     return bool((some[..., :2] == some[..., 1:]).all())
 

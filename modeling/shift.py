@@ -36,6 +36,7 @@ from modeling.augment import (
     apply,
     compress,
     draw,
+    is_grey,
     resized,
 )
 from modeling.groups import find_looks, make_groups
@@ -588,10 +589,13 @@ def measured(report, train, look, test, embed, seed, workers, n):
                                  min(8 * len(train.images), 4 * n), workers)
     names, native = sorted({g.look for g in report.groups}), float(np.median(train.scale))
 
+    shares = [np.mean([is_grey(image) for image in split.images]) for split in (train, test)]
+
     def policies(native, quality):
         """(of all, [of each look]) with lengths in pixels of the original images divided by `native`."""
         both = zip(each * (len(names) // len(each)), turned * (len(names) // len(turned)), strict=True)
-        return [with_compression(policy_of(f, o, (), native), *quality) for f, o in ((found, whole), *both)]
+        return [with_grey_noise(with_compression(policy_of(f, o, (), native), *quality), *shares)
+                for f, o in ((found, whole), *both)]
 
     some = [shrunk(image, MEASURED_PX) for image in train.images[:COMPARED]]
     local = policies(1.0, (train.quality, train.quality))[1:]
@@ -645,6 +649,14 @@ def with_compression(policy, ours, theirs):
     low, high = np.quantile(theirs[coarser], (0.02, 0.98)).tolist()
     return replace(policy, distortions=(*policy.distortions, Distortion(
         "jpeg", float(coarser.mean()), low, high, "as the headers of the test files say")))
+
+
+def with_grey_noise(policy, ours, theirs):
+    """With the share of grey noise that makes the share of grey training images, `ours`, that of grey test images."""
+    noise = policy.get("noise")
+    if not noise or not ours:
+        return policy
+    return replace(policy, grey_noise=float(np.clip(1 - (1 - theirs / ours) / noise.probability, 0, 1)))
 
 
 def policy_of(found, orientation, natural, native):

@@ -60,15 +60,15 @@ def only(image, seed=0, native_scale=1.0, fill="white", **values):
 def test_noise_of_a_grey_image_is_of_one_channel_or_of_three():
     grey, colour = np.full((2, 64, 64, 3), 128, np.uint8)
     colour[0, 0, 0] = 0
-    policy = ShiftPolicy((Distortion("noise", 1.0, 20, 20),))
-
-    def is_of_one(image, seed):
+    def is_of_one(image, seed, share=0.5):
+        policy = ShiftPolicy((Distortion("noise", 1.0, 20, 20),), grey_noise=share)
         noisy = distort(image, policy, seed)
         assert 15 < noisy.std() < 25
         return bool((noisy[..., 0] == noisy[..., 1]).all())
 
     assert 5 < sum(is_of_one(grey, seed) for seed in range(20)) < 15
-    assert not any(is_of_one(colour, seed) for seed in range(20))
+    assert all(is_of_one(grey, seed, 1.0) for seed in range(20)) and not any(is_of_one(grey, seed, 0.0) for seed in range(20))
+    assert not any(is_of_one(colour, seed, 1.0) for seed in range(20))
 
 
 @pytest.mark.parametrize("kind", [k for k in DISTORTIONS if k not in SYMMETRIES])

@@ -26,6 +26,7 @@ from modeling.shift import (
     simpler,
     trace_row,
     with_compression,
+    with_grey_noise,
 )
 from modeling.traces import border_statistics, jpeg_quality, statistics
 
@@ -134,6 +135,13 @@ def test_no_mirror_of_letters_survives_in_views_and_augmentation_and_all_of_ring
     (train, y), (test, _) = (images_of(draw, kinds, 120, seed) for seed in (2, 3))
     views, turns = symmetries_used(save(train, tmp_path / "train"), y, save(test, tmp_path / "test"))
     assert views == used | {"identity"} and turns == used
+
+
+def test_noise_of_grey_images_is_grey_as_far_as_test_images_are():
+    policy = ShiftPolicy((Distortion("noise", 0.5, 5, 9),))
+    found = [with_grey_noise(policy, 0.8, theirs).grey_noise for theirs in (0.9, 0.8, 0.6, 0.4, 0.1)]
+    assert found == pytest.approx([1, 1, 0.5, 0, 0])
+    assert with_grey_noise(policy, 0.0, 0.5) == policy and with_grey_noise(ShiftPolicy(), 1.0, 0.5) == ShiftPolicy()
 
 
 def test_of_many_classes_some_are_looked_at_with_images_enough_to_compare():

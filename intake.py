@@ -217,7 +217,7 @@ def labelled_rows(files, tables, label_table, sample, data, findings):
     """Labelled from the label table, else from class folders, else from file names; a fatal problem where all lack."""
     if label_table is not None:
         return rows_of_table(files, label_table, sample, data, findings)
-    empty = [t.path for t in tables if not t.n_rows and not says_sample(t) and not t.is_of_test]
+    empty = [t.path for t in tables if not t.n_rows and t is not sample and not says_sample(t) and not t.is_of_test]
     if empty and not data.label_table:
         findings.fail("empty_table", f"the label table must have rows, but {first_few(empty)} is empty: restore it")
         return None

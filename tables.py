@@ -166,12 +166,12 @@ def find_sample(tables, asked, findings):
     """The sample submission: the table that is asked for, or the one that says so in its name, or None."""
     if asked:
         return asked_table(tables, "sample_submission", asked, findings)
-    for table in tables:
-        if says_sample(table) and not table.n_rows:
-            findings.warn("empty_sample", f"the sample submission {table.path!r} has no rows and is not followed: the "
-                          "submission gets the ids of the test images and the label table's columns, so compare its first line")
     filled = [t for t in tables if t.n_rows]
     hinted = [t for t in filled if "submi" in t.name] or [t for t in filled if "sample" in t.name]
+    for table in tables if not hinted else ():
+        if says_sample(table):
+            findings.warn("empty_sample", f"the sample submission {table.path!r} has no rows and is not followed: the "
+                          "submission gets the ids of the test images and the label table's columns, so compare its first line")
     return the_one([t for t in hinted if "sample" in t.name] or hinted, findings)
 
 

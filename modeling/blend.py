@@ -26,13 +26,8 @@ def by_source(fits):
     return groups
 
 
-def common_folds(groups):
-    """The folds that every source was trained on: with less time for some sources they may be fewer than for others."""
-    return set.intersection(*folds_of(groups))
-
-
 def folds_of(groups):
-    """The folds of each source, refits left out."""
+    """The folds of each source, refits left out: with less time for some sources they may be fewer than for others."""
     return [{fold for fold, _ in members if fold is not None} for members in groups.values()]
 
 
@@ -49,7 +44,7 @@ def run_ensemble(this, fits, metric):
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
     stage = Stage.of(this.folder, "ensemble", version=7, settings={
         **key_settings(config, "ensemble", "seed"), "metric": metric.name}, inputs=[f.predict_stage.key for f in fits.values()])
-    common, every = common_folds(groups), set.union(*folds_of(groups))
+    common, every = set.intersection(*folds_of(groups)), set.union(*folds_of(groups))
     if common < every:
         this.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all backbones were trained on: "
                   "the others lack some")

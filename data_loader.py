@@ -46,8 +46,8 @@ from utils import (
 
 __all__ = [
     "Audit", "Batch", "Catalog", "Contest", "EpochSampler", "Folds", "ImageDataset", "InOrderSampler", "PixelStore",
-    "Problem", "Targets", "audit_contest", "contest_digests", "decode_bytes", "decode_image", "letterbox", "load_audit",
-    "load_folds", "make_folds", "make_loader", "process_map", "read_contest", "save_folds", "to_square",
+    "Problem", "SplitLoader", "Targets", "audit_contest", "contest_digests", "decode_bytes", "decode_image", "letterbox",
+    "load_audit", "load_folds", "make_folds", "make_loader", "process_map", "read_contest", "save_folds", "to_square",
 ]
 
 LETTERBOX_FILL = (124, 116, 104)     # ImageNet's mean
@@ -321,20 +321,17 @@ class EpochSampler:
 
 
 class InOrderSampler:
-    """Lists of (0, i) in order, the last one may be short: for prediction."""
+    """Lists of (number, i) in order, the last one may be short: for prediction. number: 0, or of one of several datasets."""
 
     def __init__(self, n, batch_size):
-        self.n, self.batch_size = n, batch_size
-
-    def set_epoch(self, epoch):
-        pass
+        self.n, self.batch_size, self.number = n, batch_size, 0
 
     def __len__(self):
         return math.ceil(self.n / self.batch_size)
 
     def __iter__(self):
         for start in range(0, self.n, self.batch_size):
-            yield [(0, i) for i in range(start, min(start + self.batch_size, self.n))]
+            yield [(self.number, i) for i in range(start, min(start + self.batch_size, self.n))]
 
 
 def make_loader(dataset, sampler, workers, in_bursts=False):
@@ -352,6 +349,35 @@ def torch_loader(dataset, batch_sampler, workers, collate):
                       persistent_workers=workers > 0,
                       worker_init_fn=start_worker if workers else None, pin_memory=torch.cuda.is_available(),
                       generator=torch.Generator())   # its own: the global random state must not depend on the loader
+
+
+class Several(Dataset):
+    """several[(number, i)]: row i of the dataset of that number."""
+
+    def __init__(self, datasets):
+        self.datasets = list(datasets)
+
+    def __getitem__(self, key):
+        number, i = key
+        return self.datasets[number][0, i]
+
+
+class SplitLoader:
+    """Batches of any of several datasets, {split: ImageDataset}, in order, by one set of processes: to fork them costs.
+
+        for batch in loader.batches("test"): ...
+    """
+
+    def __init__(self, datasets, batch_size, workers, in_bursts=False):
+        self.datasets, self.batch_size, self.sampler = datasets, batch_size, InOrderSampler(0, batch_size)
+        self.loader = make_loader(Several(datasets.values()), self.sampler, workers, in_bursts)
+
+    def batches(self, split, batch_size=None):
+        """Of one split, of `batch_size` images if given; valid until another's are asked for."""
+        sampler = self.sampler
+        sampler.number, sampler.n = list(self.datasets).index(split), len(self.datasets[split])
+        sampler.batch_size = batch_size or self.batch_size
+        return self.loader
 
 
 class Bursts:

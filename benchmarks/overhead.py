@@ -2,9 +2,9 @@
 
     python -m benchmarks.overhead DATA_DIR -- --mode full_training --set data.image_size_px=96 optim.epochs=4
 
-A run of the real program. At the start of each fit its training step and its predicting of a batch in all views are timed
-alone, on one batch that is there already, with no process that loads beside them (median of 5): a machine's pace changes
-within minutes. The sum counts each step and each predicted image of a fit at its prices. What is over is loading,
+A run of the real program. At the start of each fit its training step, and at its end its predicting of a batch in all views,
+are timed alone, on one batch that is there already, with no process that loads beside them (median of 5): a machine's pace
+changes within minutes. The sum counts each step and each predicted image of a fit at its prices. What is over is loading,
 augmentation, building networks, checkpoints, adapting to the test images, writing and hashing. Reading the contest, the shift,
 the plan and the blend are no part of it.
 """
@@ -51,6 +51,7 @@ class Prices:
             return fit(spec, network, objective, loader, sampler, **values)
         with self.unseen(), torch.random.fork_rng():
             price = self.step_seconds(spec, network, objective, loader, sampler, **values)
+            return_freed_memory()      # else it is copied page by page once loading processes are forked, which is not yet
         result = fit(spec, network, objective, loader, sampler, **values)
         self.running["steps"] += len(result.epochs) * len(sampler) * price
         return result
@@ -70,29 +71,30 @@ class Prices:
             return predict(network, batches, ids, classes, source=source, views=views, room=room, **values)
 
         if self.running:
-            if "image" not in self.running:
+            self.running["images"] += len(sample_id)
+            if "image_seconds" not in self.running:
                 with self.unseen():
                     images = next(iter(make_loader(loader.dataset, loader.batch_sampler, 0)))
-                    n = len(images.index)      # the first rows
-                    self.running["image"] = median_seconds(lambda: once([images], sample_id[:n])) / n
-            self.running["steps"] += len(sample_id) * self.running["image"]
+                n = len(images.index)      # the first rows
+                self.running["image_seconds"] = lambda: median_seconds(lambda: once([images], sample_id[:n])) / n
         return once(loader)
 
     def run_fit(self, site, this, spec, **values):
         """In place of `modeling.planner.run_fit`."""
-        self.measuring, self.running = 0.0, {"backbone": spec.backbone, "steps": 0.0}
+        self.measuring, self.running = 0.0, {"backbone": spec.backbone, "steps": 0.0, "images": 0}
         with Timer() as timer:
             run_fit(site, this, spec, **values)
-        self.fits.append({**self.running, "wall": timer.seconds - self.measuring})
-        self.running = None
+        done, self.running = self.running, None
+        if done["images"]:
+            done["steps"] += done["images"] * done["image_seconds"]()
+        self.fits.append({**done, "wall": timer.seconds - self.measuring})
+        print("so far", list(rows(self.fits))[-1], flush=True)
 
     @contextlib.contextmanager
     def unseen(self):
-        """What it takes is no part of the fit's seconds, and the memory that it freed goes back before loading processes are
-        forked, as a loader that is there already has given back what was free before it was made."""
+        """What it takes is no part of the fit's seconds."""
         with Timer() as timer:
             yield
-            return_freed_memory()
         self.measuring += timer.seconds
 
 

@@ -28,6 +28,7 @@ from modeling.fits import (
     predicted_splits,
     round_epochs,
     round_specs,
+    split_loader,
     teachers_of,
     training,
     views_of,
@@ -207,8 +208,8 @@ def measure_cost(this, backbone):
         return fused(network)
 
     def predict_some(n):
-        some = catalog.take(np.arange(n)), images.take(np.arange(n))
-        predict_images(this, spec, folded(), *some, transform, "measuring", views_of(this))
+        some = {"measuring": (catalog.take(np.arange(n)), images.take(np.arange(n)), transform)}
+        predict_images(this, spec, folded(), split_loader(this, some), "measuring", views_of(this))
 
     def teach():
         distilled = Distilled(objective, [folded()], 1.0, 1.0)

@@ -18,7 +18,17 @@ import torch
 from safetensors.torch import save_file
 
 from config import Config, FitSpec, key_settings, model_settings
-from data_loader import Audit, Contest, EpochSampler, Folds, ImageDataset, InOrderSampler, Targets, load_audit, make_loader
+from data_loader import (
+    Audit,
+    Contest,
+    EpochSampler,
+    Folds,
+    ImageDataset,
+    SplitLoader,
+    Targets,
+    load_audit,
+    make_loader,
+)
 from files import first_few
 from modeling.augment import BatchMix, by_class, plain_view, testlike_view, train_augment
 from modeling.compute import Compute, pick_device, untimed
@@ -235,7 +245,7 @@ def fit_stages(this, spec, available=None, known=None):
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in dict.fromkeys(sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available))))])
-    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=6, inputs=[training.key],
+    known[spec] = training, Stage.of(parent, f"predict-{spec.name}", version=7, inputs=[training.key],
                                      settings=key_settings(config, "predict"))
     return known[spec]
 
@@ -486,14 +496,14 @@ def predict_fit(this, spec, weights_folder, folder, title):
     """valid.npz, valid_testlike.npz and test.npz of a finished fit, each with its views and their mean."""
     network, splits = new_network_with(this, spec, weights_folder), predicted_splits(this, spec)
     with Timer() as timer:
-        adapted = adapted_to_test(this, spec, network)
+        loader = split_loader(this, splits | adapting_split(this))
+        adapted = adapted_to_test(this, spec, network, loader)
         if adapted:
             save_file(norm_statistics(adapted), folder / ADAPTED)
         network, adapted = fused(network), adapted and fused(adapted)
         views = views_of(this, adapted is not None)
-        for split, (catalog, pixels, transform) in splits.items():
-            save_views(predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted),
-                       folder / f"{split}.npz")
+        for split in splits:
+            save_views(predict_images(this, spec, network, loader, split, views, adapted), folder / f"{split}.npz")
     keep_warnings(this, folder)
     n, n_views = sum(len(c) for c, _, _ in splits.values()), len(views)
     this.events.say(f"{title} {spec.title}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
@@ -506,19 +516,24 @@ def views_of(this, with_adapted=False):
                      with_adapted=with_adapted)
 
 
-def adapted_to_test(this, spec, network):
-    """`adapted_to` some test images where they were found to differ from the training images, else None; fewer at a time
-    where memory runs out."""
+def adapting_split(this):
+    """Some test images, where they were found to differ from the training images: as `predicted_splits`, else {}."""
     if this.shift.is_empty:
-        return None
+        return {}
     rows = np.random.default_rng(0).permutation(len(this.audit.test))[:ADAPTED_IMAGES]
-    square = plain_view(**square_of(this.config))
+    return {"adapting": (this.audit.test.take(rows), this.audit.test_pixels.take(rows), plain_view(**square_of(this.config)))}
+
+
+def adapted_to_test(this, spec, network, loader):
+    """`adapted_to` the loader's split "adapting", if it has one; fewer images at a time where memory runs out."""
+    if "adapting" not in loader.datasets:
+        return None
+    n = len(loader.datasets["adapting"])
     room = Room(ADAPTED_BATCH_SIZE, this.device, told=lambda text: this.warn(f"adapting {spec.title} to test images: {text}"))
 
     def adapt():
-        batches = np.array_split(rows, math.ceil(len(rows) / room.micro_batch_size))      # of equal size: each counts alike
-        return adapted_to(network, (torch.from_numpy(np.stack([square(this.audit.test_pixels[row]) for row in batch]))
-                                    .permute(0, 3, 1, 2).to(this.device) for batch in batches))
+        even = math.ceil(n / math.ceil(n / room.micro_batch_size))      # batches of about one size: each counts alike
+        return adapted_to(network, (batch.images.to(this.device) for batch in loader.batches("adapting", even)))
 
     return room.find(adapt)
 
@@ -528,15 +543,19 @@ def predict_batch_size(config):
     return max(PREDICT_BATCH_SIZE, config.optim.micro_batch_size)
 
 
-def predict_images(this, spec, network, catalog, pixels, transform, split, views, adapted=None):
-    """{view name: Predictions} of a catalog's images in these views; in smaller batches where memory runs out."""
-    config, batch_size = this.config, predict_batch_size(this.config)
-    dataset = ImageDataset(pixels, catalog.sample_id, transform, (config.seed, "predict", split))
-    loader = make_loader(dataset, InOrderSampler(len(dataset), batch_size), this.workers, this.loads_in_bursts)
-    room = Room(batch_size, this.device, told=lambda text: this.warn(
+def split_loader(this, splits):
+    """The SplitLoader of splits as `predicted_splits` gives them."""
+    return SplitLoader({split: ImageDataset(pixels, catalog.sample_id, transform, (this.config.seed, "predict", split))
+                        for split, (catalog, pixels, transform) in splits.items()},
+                       predict_batch_size(this.config), this.workers, this.loads_in_bursts)
+
+
+def predict_images(this, spec, network, loader, split, views, adapted=None):
+    """{view name: Predictions} of a split of a SplitLoader in these views; in smaller batches where memory runs out."""
+    room = Room(loader.batch_size, this.device, told=lambda text: this.warn(
         f"predicting with {spec.title}: {text}, with the same results"))
-    return predict(network, loader, catalog.sample_id, catalog.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
-                   views=views, room=room, adapted=adapted,
+    return predict(network, loader.batches(split), loader.datasets[split].sample_id, this.contest.train.classes, split=split,
+                   source=f"{spec.name}-fold{spec.fold}", views=views, room=room, adapted=adapted,
                    autocast=this.compute_of(spec.backbone).autocast(this.device))
 
 

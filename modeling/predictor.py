@@ -23,7 +23,7 @@ from modeling.augment import plain_view
 from modeling.compute import Compute, precisions
 from modeling.costs import look
 from modeling.ensemble import Blend
-from modeling.fits import ADAPTED, Run, new_network_with, predict_images, square_of, views_of
+from modeling.fits import ADAPTED, Run, new_network_with, predict_images, split_loader, square_of, views_of
 from modeling.inference import Predictions, View, joined
 from modeling.metrics import METRICS, Metric
 from modeling.network import WeightsSource, fused, input_size_px, timm_arguments, with_statistics
@@ -120,13 +120,14 @@ class Predictor:
     def predict_pixels(self, catalog, pixels):
         """The blend's Predictions of images in a PixelStore."""
         view_of, by_source = {view.name: view for view in self.views}, {}
+        loader = split_loader(self.this, {"new": (catalog, pixels, plain_view(**square_of(self.this.config)))})
         for spec in progress(self.weights, desc="fits"):
             views = [view_of[name] for name in self.blend.views[spec.name]]
             network = self.network(spec)
             adapted = with_statistics(network, load_file(self.adapted[spec])) if spec in self.adapted else None
             network, adapted = fused(network), adapted and fused(adapted)
-            by_source.setdefault(spec.name, []).append(predict_images(
-                self.this, spec, network, catalog, pixels, plain_view(**square_of(self.this.config)), "new", views, adapted))
+            by_source.setdefault(spec.name, []).append(
+                predict_images(self.this, spec, network, loader, "new", views, adapted))
         return self.blend.apply({name: joined(each, Predictions.mean) for name, each in by_source.items()})
 
 

@@ -28,6 +28,7 @@ from data_loader import (
     ImageDataset,
     InOrderSampler,
     PixelStore,
+    SplitLoader,
     Targets,
     decode_bytes,
     decode_image,
@@ -484,6 +485,23 @@ def test_prediction_goes_in_order(store):
     batches = list(make_loader(dataset, InOrderSampler(6, 4), 0))
     assert [b.index.tolist() for b in batches] == [[0, 1, 2, 3], [4, 5]] and batches[0].targets.shape == (4, 0)
     assert len(InOrderSampler(6, 4)) == 2
+
+
+@pytest.mark.parametrize(("workers", "in_bursts"), [(0, False), (2, False), (2, True)])
+def test_splits_share_their_loading_processes_and_keep_their_batches(store, workers, in_bursts, monkeypatch):
+    made = []
+    monkeypatch.setattr("data_loader.return_freed_memory", lambda: made.append(1))
+    datasets = {"a": ImageDataset(store, list("abcdef"), noisy_square, ("a",)),
+                "b": ImageDataset(store.take([4, 2, 0]), list("eca"), noisy_square, ("b",))}
+    loader = SplitLoader(datasets, 4, workers, in_bursts)
+    next(iter(loader.batches("a")))      # one is not read to its end
+    for split, size in (("b", None), ("a", None), ("b", 2)):
+        found = list(loader.batches(split, size))
+        expected = list(make_loader(datasets[split], InOrderSampler(len(datasets[split]), size or 4), 0))
+        assert len(found) == len(expected) == len(loader.batches(split, size))
+        for a, b in zip(found, expected, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert len(made) == (workers > 0)
 
 
 def test_a_dataset_with_wrong_rows_is_refused(store):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from config import FitSpec, build_config, resolve, with_values
-from data_loader import EpochSampler, ImageDataset, InOrderSampler, make_loader
+from data_loader import EpochSampler, ImageDataset, InOrderSampler, SplitLoader, make_loader
 from modeling import fits
 from modeling.compute import Compute
 from modeling.inference import predict, views_for
@@ -258,9 +258,8 @@ def test_adapting_to_test_images_goes_on_with_fewer_at_a_time(monkeypatch):
         return "adapted"
 
     monkeypatch.setattr(fits, "adapted_to", adapted)
-    pixels = np.zeros((100, 40, 30, 3), np.uint8)
-    this = SimpleNamespace(
-        shift=SimpleNamespace(is_empty=False), device=CPU, config=CONFIG, warn=warnings.append,
-        audit=SimpleNamespace(test=pixels, test_pixels=pixels))
-    assert fits.adapted_to_test(this, SPEC, None) == "adapted"
+    images = ImageDataset(np.zeros((100, 8, 8, 3), np.uint8), [f"i{i}" for i in range(100)], lambda image, *_: image, ("t",))
+    this = SimpleNamespace(device=CPU, warn=warnings.append)
+    assert fits.adapted_to_test(this, SPEC, None, SplitLoader({"test": images, "adapting": images}, 40, 0)) == "adapted"
     assert sizes == [[50, 50], [25, 25, 25, 25]] and "goes on with 32 image(s) at a time" in warnings[0]
+    assert fits.adapted_to_test(this, SPEC, None, SplitLoader({"test": images}, 40, 0)) is None

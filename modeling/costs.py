@@ -52,7 +52,7 @@ def work_of(this, spec, available=None):
     n = len(fit_rows(this, spec)) + (len(this.audit.test) if round_.unlabelled else 0)
     teachers = distillers(spec, teachers_of(this, spec, available), round_.max_teachers) if round_.alpha else []
     return Work(spec, math.ceil(n / this.config.optim.batch_size), round_epochs(this.config, spec.round),
-                sum(len(catalog) for catalog, _, _ in predicted_splits(this, spec).values()),
+                sum(len(ids) for ids, _, _ in predicted_splits(this, spec).values()),
                 tuple(t.backbone for t in teachers))
 
 
@@ -194,7 +194,7 @@ def measure_cost(this, backbone):
     rows = np.arange(MEASURED_STEPS * optim.batch_size) % len(targets)
     pixels, targets = pixels.take(rows), targets.take(rows)
     splits = predicted_splits(this, spec)
-    catalog, images, transform = splits.get("test", splits["valid"])
+    ids, images, transform = splits.get("test", splits["valid"])
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, 2)
 
     def train():
@@ -208,7 +208,7 @@ def measure_cost(this, backbone):
         return fused(network)
 
     def predict_some(n):
-        some = {"measuring": (catalog.take(np.arange(n)), images.take(np.arange(n)), transform)}
+        some = {"measuring": (ids[:n], images.take(np.arange(n)), transform)}
         predict_images(this, spec, folded(), split_loader(this, some), "measuring", views_of(this))
 
     def teach():
@@ -218,6 +218,6 @@ def measure_cost(this, backbone):
         with compute.autocast(this.device)():
             return sum(distilled.teacher_probs(images).sum().item() for _ in range(optim.batch_size // micro))
 
-    n_images = [min(k * predict_batch_size(config), len(catalog) - 1 + (k > 1)) for k in MEASURED_BATCHES]
+    n_images = [min(k * predict_batch_size(config), len(ids) - 1 + (k > 1)) for k in MEASURED_BATCHES]
     weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
     return replace(measured_cost(train, predict_some, teach, MEASURED_STEPS, n_images), weight_bytes=weight_bytes)

@@ -477,18 +477,18 @@ def square_of(config):
 
 
 def predicted_splits(this, spec):
-    """{split: (Catalog, PixelStore, transform or one per image)} of what a fit predicts."""
+    """{split: (sample ids, PixelStore, transform or one per image)} of what a fit predicts."""
     audit, plain = this.audit, plain_view(**square_of(this.config))
-    splits = {"test": (audit.test, audit.test_pixels, plain)} if len(audit.test) else {}
+    splits = {"test": (audit.test.sample_id, audit.test_pixels, plain)} if len(audit.test) else {}
     if spec.fold is None:
         return splits
     rows = this.folds.valid_rows(spec.fold)
     valid, pixels = audit.train.take(rows), audit.train_pixels.take(rows)
-    splits["valid"] = (valid, pixels, plain)
+    splits["valid"] = (valid.sample_id, pixels, plain)
     if not this.shift.is_empty:
         testlike = by_class(this.shift.groups, valid.classes, lambda group: testlike_view(
             group.policy, native_scale=this.native_scale, **square_of(this.config)))
-        splits["valid_testlike"] = (valid, pixels, [testlike[k] for k in valid.label])
+        splits["valid_testlike"] = (valid.sample_id, pixels, [testlike[k] for k in valid.label])
     return splits
 
 
@@ -505,7 +505,7 @@ def predict_fit(this, spec, weights_folder, folder, title):
         for split in splits:
             save_views(predict_images(this, spec, network, loader, split, views, adapted), folder / f"{split}.npz")
     keep_warnings(this, folder)
-    n, n_views = sum(len(c) for c, _, _ in splits.values()), len(views)
+    n, n_views = sum(len(ids) for ids, _, _ in splits.values()), len(views)
     this.events.say(f"{title} {spec.title}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
                     event="predicted", fit=spec.name, fold=spec.fold, images=n, seconds=timer.seconds)
 
@@ -520,8 +520,9 @@ def adapting_split(this):
     """Some test images, where they were found to differ from the training images: as `predicted_splits`, else {}."""
     if this.shift.is_empty:
         return {}
-    rows = np.random.default_rng(0).permutation(len(this.audit.test))[:ADAPTED_IMAGES]
-    return {"adapting": (this.audit.test.take(rows), this.audit.test_pixels.take(rows), plain_view(**square_of(this.config)))}
+    audit = this.audit
+    rows = np.random.default_rng(0).permutation(len(audit.test))[:ADAPTED_IMAGES]
+    return {"adapting": (audit.test.sample_id[rows], audit.test_pixels.take(rows), plain_view(**square_of(this.config)))}
 
 
 def adapted_to_test(this, spec, network, loader):
@@ -545,8 +546,8 @@ def predict_batch_size(config):
 
 def split_loader(this, splits):
     """The SplitLoader of splits as `predicted_splits` gives them."""
-    return SplitLoader({split: ImageDataset(pixels, catalog.sample_id, transform, (this.config.seed, "predict", split))
-                        for split, (catalog, pixels, transform) in splits.items()},
+    return SplitLoader({split: ImageDataset(pixels, sample_id, transform, (this.config.seed, "predict", split))
+                        for split, (sample_id, pixels, transform) in splits.items()},
                        predict_batch_size(this.config), this.workers, this.loads_in_bursts)
 
 

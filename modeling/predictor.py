@@ -120,7 +120,7 @@ class Predictor:
     def predict_pixels(self, catalog, pixels):
         """The blend's Predictions of images in a PixelStore."""
         view_of, by_source = {view.name: view for view in self.views}, {}
-        loader = split_loader(self.this, {"new": (catalog, pixels, plain_view(**square_of(self.this.config)))})
+        loader = split_loader(self.this, {"new": (catalog.sample_id, pixels, plain_view(**square_of(self.this.config)))})
         for spec in progress(self.weights, desc="fits"):
             views = [view_of[name] for name in self.blend.views[spec.name]]
             network = self.network(spec)

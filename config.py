@@ -99,8 +99,8 @@ class OptimConfig:
                         "batch", low=0.0, high=10.0)
     head_lr_scale: float = setting(2.0, "learning rate of the head over that of the backbone (pretrained weights)",
                                    low=0.01, high=1000.0)
-    layer_decay: float = setting(0.8, "factor on the learning rate per group of layers towards the input (pretrained)",
-                                 low=0.01, high=1.0)
+    layer_decay: float = setting(0.8, "factor on the learning rate per block towards the input (pretrained weights); more than "
+                                 "20 blocks get as much in all as 20", low=0.01, high=1.0)
     weight_decay: float = setting(0.05, "AdamW weight decay; none on biases and norms", low=0.0, high=10.0)
     warmup_share: float = setting(0.1, "share of all steps in which the learning rate rises linearly", low=0.0, high=0.9)
     final_lr_share: float = setting(0.01, "learning rate at the end of the cosine over its peak", low=0.0, high=1.0)
@@ -202,6 +202,8 @@ def field_problems(prefix, section):
             yield f"{name} must be at least {want['low']}, got {value!r}"
         elif want["high"] is not None and not value <= want["high"]:
             yield f"{name} must be at most {want['high']}, got {value!r}"
+        elif value == math.inf:
+            yield f"{name} must be a finite number, got {value!r} ({want['doc']})"
 
 
 def pair_problems(config):

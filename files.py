@@ -256,7 +256,7 @@ def walk(root, refused):
         refused.append(ascii_safe(os.path.relpath(error.filename, root).replace(os.sep, "/")))
 
     for folder, subfolders, names in os.walk(root, onerror=unlisted):
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith((".", "__MACOSX")))
+        subfolders[:] = sorted(s for s in subfolders if not (s.startswith((".", "__MACOSX")) or is_run(Path(folder, s))))
         links = [s for s in subfolders if os.path.islink(os.path.join(folder, s))]
         for name in sorted(names) + links:
             if name.startswith("."):
@@ -275,6 +275,11 @@ def walk(root, refused):
                 yield path
             else:
                 refused.append(ascii_safe(path))
+
+
+def is_run(folder):
+    """Whether a folder is that of one of our runs, whose submission and pictures are no part of a contest."""
+    return all((folder / name).is_file() for name in ("events.jsonl", "environment.json", "config.json"))
 
 
 def ascii_safe(path):

@@ -72,8 +72,9 @@ def predict(argv):
     predictor = load_predictor(args.run_folder, with_values(Config(), {"runtime.device": args.device, "runtime.workers": 0}))
     name = Path(args.run_folder).resolve().name
     out = Path(args.out or f"predictions_{name}.csv")
-    if not out.parent.is_dir():
-        raise UserError(f"--out must be a file in an existing folder, got {str(out)!r}: create the folder first")
+    if out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--out must be a file in an existing folder, got {str(out)!r}: "
+                        + ("add a file name to it" if out.is_dir() else "create the folder first"))
     if args.export:
         print(export_onnx(predictor.fast(), out.with_name(f"{name}.onnx")))
     if not args.images:

@@ -312,7 +312,7 @@ def need_space(folder, n_bytes, what):
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OF_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EISDIR, errno.ENOTDIR,
-                 errno.ENAMETOOLONG, *NETWORK_ERRORS)
+                 errno.EEXIST, errno.ENAMETOOLONG, *NETWORK_ERRORS)
 GO_ON = "then run the same command again to continue"
 
 
@@ -343,8 +343,9 @@ def fault_sentence(error):
 
 def is_out_of_memory(error):
     """Whether a device, or the machine, had less memory than was asked for."""
+    said = r"can't allocate|not enough memory|ALLOC_FAILED|out of memory"
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and bool(re.search(r"can't allocate|ALLOC_FAILED|out of memory", str(error))))
+        isinstance(error, RuntimeError) and bool(re.search(said, str(error))))
 
 
 class Stopping:

@@ -241,7 +241,7 @@ def fit_stages(this, spec, available=None, known=None):
                 "resize": config.data.resize, "pad_type": weights.pad_type,
                 "compute": this.compute_of(spec.backbone), **({"time_budget_hours": hours} if hours else {})}
     parent = this.folder / (f"fold_{spec.fold}" if spec.fold is not None else "refit")
-    training = Stage.of(parent, spec.name, version=7, settings=settings, inputs=[
+    training = Stage.of(parent, spec.name, version=8, settings=settings, inputs=[
         this.keys["audit"], this.keys["shift"], this.keys["folds"], this.digests[spec.backbone],
         *(fit_stages(this, teacher, available, known)[1].key for teacher in dict.fromkeys(sum(
             calibrators_of(this, spec, available), teachers_of(this, spec, available))))])

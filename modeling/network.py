@@ -29,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from config import size_problem
+from files import first_few
 from utils import UserError, digest_file, nearest
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth")
@@ -66,6 +67,12 @@ def check_model_name(model_name):
     if not timm.is_model(model_name):
         raise UserError(f"model.backbones must hold family names or timm model names, got {model_name!r}"
                         f"{nearest(model_name, timm.list_models())}")
+    try:
+        timm.get_pretrained_cfg(model_name)
+    except RuntimeError:      # a model that timm knows, with a tag that it does not
+        tagged = timm.list_pretrained(model_name.split(".")[0] + ".*")
+        raise UserError("model.backbones must hold timm model names with a tag that timm knows, if with one, got "
+                        f"{model_name!r}{nearest(model_name, tagged)}: known are {first_few(tagged)}") from None
 
 
 def find_weights(model_name, weights_dir, pretrained):
@@ -76,7 +83,8 @@ def find_weights(model_name, weights_dir, pretrained):
     if pretrained == "off":
         return WeightsSource(model_name, "random", global_pool=pool_of(model_name))
     if path := file_in(weights_dir, model_name):
-        return WeightsSource(model_name, "weights_dir", str(path), licence)
+        tagged = path.stem if timm.models.is_model_pretrained(path.stem) else model_name      # the hub's files are named so
+        return WeightsSource(model_name, "weights_dir", str(path), timm.get_pretrained_cfg(tagged).license or "" if cfg else "")
     if cfg is not None and cfg.hf_hub_id:
         if path := cached_file(cfg.hf_hub_id):
             return WeightsSource(model_name, "hub_cache", str(path), licence)

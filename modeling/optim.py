@@ -8,6 +8,7 @@ from timm.utils import ModelEmaV3
 # Peaks for batches of 64 and more. Networks with batch norm fine-tune at higher rates than those with layer norm
 # (measured on mobilenetv2_100, see benchmarks/RESULTS.md; the rate for layer norm is the usual one, e.g. arXiv 2106.08254).
 LR_BATCH_NORM, LR_LAYER_NORM, LR_RANDOM = 2e-3, 1e-3, 2e-3
+LAYERS = 20      # the layer decay is one for networks of 12 (arXiv 2106.08254, 2201.03545) to 17 (measured) blocks
 
 
 def peak_lr(network, optim, pretrained):
@@ -34,14 +35,24 @@ def parameter_groups(network, optim, pretrained):
 
     No weight decay on biases and norms. Random weights learn at one rate everywhere.
     """
-    backbone = param_groups_layer_decay(
-        network.backbone, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay if pretrained else 1.0,
-        no_weight_decay_list=getattr(network.backbone, "no_weight_decay", set)())
+    backbone = decayed_groups(network.backbone, optim, optim.layer_decay if pretrained else 1.0)
     head_scale = optim.head_lr_scale if pretrained else 1.0
     head = [{"params": [p for p in network.head.parameters() if p.ndim > 1], "weight_decay": optim.weight_decay},
             {"params": [p for p in network.head.parameters() if p.ndim <= 1], "weight_decay": 0.0}]
     groups = [{"params": g["params"], "weight_decay": g["weight_decay"], "lr_scale": g["lr_scale"]} for g in backbone]
     return groups + [{**g, "lr_scale": head_scale} for g in head if g["params"]]
+
+
+def decayed_groups(backbone, optim, layer_decay):
+    """timm's groups, by blocks, of which tf_efficientnetv2_xl has 100: the first would learn at 2e-10 of the rate. So a network
+    of more than LAYERS decays over all of them as much as one of LAYERS."""
+    def groups_by(decay):
+        return param_groups_layer_decay(backbone, weight_decay=optim.weight_decay, layer_decay=decay,
+                                        no_weight_decay_list=getattr(backbone, "no_weight_decay", set)())
+
+    groups = groups_by(layer_decay)
+    smallest, least = min(group["lr_scale"] for group in groups), layer_decay ** LAYERS
+    return groups_by(layer_decay ** (math.log(least) / math.log(smallest))) if 0 < smallest < 0.999 * least else groups
 
 
 def make_optimizer(network, optim, pretrained):

@@ -47,6 +47,7 @@ from utils import (
     keep_freed_memory,
     need_space,
     no_bars,
+    plain,
     read_json,
     seed_of,
     usable_cores,
@@ -130,14 +131,35 @@ def begin(this, data_path):
 
 
 def warn_of_another(this, data_path):
-    """Say so where the folder holds the run of another contest folder: its submission and page will be replaced."""
-    try:
-        before = read_json(this.folder / "environment.json")["data_path"]
-    except (OSError, ValueError, KeyError, TypeError):      # a new folder, or one that someone changed
+    """Say so where the folder holds the run of another contest folder, or a finished one of other settings: its submission and
+    page will be replaced."""
+    before, settings = (kept(this.folder / name) for name in ("environment.json", "config.json"))
+    if before and before.get("data_path") != str(Path(data_path).resolve()):
+        what = f"on {before.get('data_path')}"
+    elif settings and kept(this.folder / "final_results.json") and (changed := changed_settings(settings, plain(this.config))):
+        what = f"with other settings ({', '.join(changed)})"
+    else:
         return
-    if before != str(Path(data_path).resolve()):
-        this.warn(f"{this.folder} holds a run on {before}, whose submission and report are replaced: use another "
-                  "--experiment_name to keep both")
+    this.warn(f"{this.folder} holds a run {what}, whose submission and report are replaced: use another --experiment_name to "
+              "keep both")
+
+
+def kept(path):
+    """What a JSON file of a run holds; {} in a new folder, or where someone changed it."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def changed_settings(before, now):
+    """Names of the settings, or of their section, that change what a run finds."""
+    def deciding(settings):      # of the runtime's only the time budget
+        return settings | {"runtime": settings.get("runtime", {}).get("time_budget_hours")}
+
+    before, now = deciding(before), deciding(now)
+    return ["--time_budget" if key == "runtime" else key for key in now if now[key] != before.get(key)]
 
 
 def introduce(this, metric):
@@ -394,6 +416,8 @@ def conclude(this, fits, planned, results, metric, answers, timer, page):
         form.write(rows, folder / submission)
         if answers:
             score["test"] = score_against(form, rows, answers, metric)
+    else:
+        (folder / f"submission_{folder.name}.csv").unlink(missing_ok=True)      # of a run that had test images
     all_fits = [(f.result, fold_scores(this, f, metric)) for f in fits.values()]
     report.training_results(config, all_fits, folder / "training_results.json")
     final = {"mode": config.mode, "experiment_name": folder.name, "metric": metric.name,

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from audit import PixelStore, look_at_all
 from config import FitSpec, ModelConfig, with_values
@@ -27,6 +26,7 @@ from modeling.fits import ADAPTED, Run, new_network_with, predict_images, split_
 from modeling.inference import Predictions, View, joined
 from modeling.metrics import METRICS, Metric
 from modeling.network import WeightsSource, fused, input_size_px, timm_arguments, with_statistics
+from modeling.train import read_tensors
 from utils import EventLog, UserError, progress, read_json, usable_cores, write_json
 
 NAME = "model.json"
@@ -124,7 +124,7 @@ class Predictor:
         for spec in progress(self.weights, desc="fits"):
             views = [view_of[name] for name in self.blend.views[spec.name]]
             network = self.network(spec)
-            adapted = with_statistics(network, load_file(self.adapted[spec])) if spec in self.adapted else None
+            adapted = with_statistics(network, read_tensors(self.adapted[spec])) if spec in self.adapted else None
             network, adapted = fused(network), adapted and fused(adapted)
             by_source.setdefault(spec.name, []).append(
                 predict_images(self.this, spec, network, loader, "new", views, adapted))

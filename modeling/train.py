@@ -14,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from config import FitSpec
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
 from modeling.network import fold_heads, norm_statistics
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
-from utils import SCRATCH, RunError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
+from utils import SCRATCH, RunError, UserError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,16 @@ def finish(spec, network, history, folder):
 def load_weights(network, folder):
     """Put the weights of the finished fit in `folder` into a network of its kind."""
     fold_heads(network)
-    network.load_state_dict(load_file(Path(folder) / "weights.safetensors"))
+    network.load_state_dict(read_tensors(Path(folder) / "weights.safetensors"))
+
+
+def read_tensors(path):
+    """{name: tensor} of a file that a fit left; UserError where it is damaged, as a copy that broke off."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} must be as its run wrote it, but is damaged ({error}): copy the run's folder again, or run "
+                        "its training command again") from None
 
 
 def result_of(spec, folder, history):

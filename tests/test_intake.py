@@ -713,3 +713,16 @@ def test_audit_is_the_same_for_any_number_of_workers(root, tmp_path):
         texts.append([(folder / name).read_text() for name in ("audit.json", "catalog_train.csv", "catalog_test.csv")]
                      + [image.tobytes() for image in (audit.train_pixels[i] for i in range(8))])
     assert texts[0] == texts[1]
+
+
+def test_our_own_runs_are_no_part_of_the_contest_that_they_lie_in(tmp_path):
+    root = plain_contest(tmp_path / "contest")
+    (root / "sample_submission.csv").unlink()
+    before = read_contest(root, DATA)
+    for name in ("events.jsonl", "environment.json", "config.json"):
+        write(root / "run" / name, "{}")
+    write(root / "run" / "submission_run.csv", "ID,target", "t0.png,0")
+    draw(root / "run" / "figures" / "x.png", 7)
+    after = read_contest(root, DATA)
+    assert after.form.ids == before.form.ids and len(after.test) == len(before.test) == 4
+    assert kinds(after) == kinds(before)

@@ -235,6 +235,7 @@ def test_a_prediction_that_runs_out_of_memory_goes_on_in_halves_with_the_same_re
 
 
 @pytest.mark.parametrize(("error", "expected"), [
+    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), True),
     (CUDA_ERROR, True), (MemoryError(), True), (NoRoom("x"), True), (RuntimeError("MPS backend out of memory"), True),
     (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), True), (RuntimeError("shape"), False), (ValueError("out of memory"), False)])
 def test_which_errors_say_that_memory_ran_out(error, expected):

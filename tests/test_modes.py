@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from config import FAMILIES
+from config import FAMILIES, build_config
 from grandmaster_train import main
 from modeling import pipeline
 from modeling.augment import Distortion, ShiftPolicy
@@ -21,6 +21,7 @@ from modeling.pipeline import warn_of_another
 from modeling.shift import match_shift
 from run_training import menu
 from tests.conftest import make_contest, small_argv
+from utils import write_json
 
 TINY = ["data.image_size_px=64", "optim.epochs=1", "optim.batch_size=16", "predict.tta_views=1",
         "ensemble.bootstrap_draws=10", "runtime.workers=0"]
@@ -137,7 +138,12 @@ def test_the_menu_ends_cleanly_when_the_pipe_does(monkeypatch, capsys):
     (["--data_path", "/no/such/folder"], "/no/such/folder"),
     (["--demo_size", "-1"], "-1"),
     (["--experiment_name", "../x"], "must be a plain folder name"),
+    (["--experiment_name", ""], "--experiment_name must name something, got ''"),
+    (["--verify", ""], "--verify must name something, got ''"),
+    (["--data_path", ""], "--data_path must name something, got ''"),
+    (["--set", "optim.clip_norm=inf"], "optim.clip_norm must be a finite number, got inf (largest norm of the gradient; 0"),
     (["--metric", "macro_g1"], "did you mean 'macro_f1'"),
+    (["--set", "model.backbones=resnet18.in99k"], "a tag that timm knows, if with one, got 'resnet18.in99k'"),
 ])
 def test_a_users_mistake_is_one_sentence_and_status_2(argv, message, capsys, tmp_path, contest):
     data = [] if "--data_path" in argv or "--demo_size" in argv else ["--data_path", str(contest)]
@@ -168,6 +174,27 @@ def test_a_run_on_another_folder_under_the_same_name_is_named(tmp_path):
     assert said == []
     warn_of_another(this, "b/data")
     assert "whose submission and report are replaced" in said[0]
+
+
+def test_a_finished_run_with_other_settings_under_the_same_name_is_named(tmp_path):
+    said = []
+
+    def start(*settings):
+        config = build_config("quick_test", settings)
+        warn_of_another(SimpleNamespace(folder=tmp_path, warn=said.append, config=config), "a/data")
+
+    write_json(tmp_path / "environment.json", {"data_path": str(Path("a/data").resolve())})
+    write_json(tmp_path / "config.json", build_config("quick_test", []))
+    start("optim.lr=0.1")      # it has no result to lose
+    write_json(tmp_path / "final_results.json", {"mode": "quick_test"})
+    start()
+    start("runtime.workers=0", "runtime.quiet=on")
+    assert said == []
+    start("optim.lr=0.1", "runtime.time_budget_hours=1")
+    assert "with other settings (optim, --time_budget), whose submission and report are replaced" in said[0]
+    (tmp_path / "config.json").write_text("[")
+    start("optim.lr=0.1")
+    assert len(said) == 1
 
 
 def test_the_blends_score_is_that_of_the_stored_files(contest, tmp_path):

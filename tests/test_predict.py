@@ -111,6 +111,8 @@ def test_files_that_are_no_images_by_their_names_are_named(copied, tmp_path, cap
     (lambda run: (run / "model.json").unlink(), ["test"], "RUN_FOLDER must be the folder of a finished run"),
     (lambda run: (run / "model.json").write_text("{}"), ["test"], "must be as its run wrote it"),
     (lambda run: shutil.rmtree(run / "fold_0"), ["test"], "2 are missing"),
+    (lambda run: [path.write_bytes(path.read_bytes()[:999]) for path in run.rglob("weights.safetensors")], ["test"],
+     "must be as its run wrote it, but is damaged"),
     (lambda run: (run / "model.json").write_text((run / "model.json").read_text().replace('"fold_0/', '"../x/fold_0/')),
      ["test"], "must name weights in its own folder"),
     (lambda run: None, ["test/t003.png", "test/none.png"], "images that can be read, got none: "),
@@ -124,6 +126,7 @@ def test_a_users_mistake_is_one_sentence_and_status_2(contest, copied, tmp_path,
     damage(run)
     paths = [str(tmp_path / i if i == "empty" else contest / i) for i in images]
     assert predict([str(run), *paths, "--out", str(tmp_path / "p.csv")]) == 2
+    assert predict([str(run), *paths, "--out", str(tmp_path)]) == 2
     assert predict([str(run), "--no_such_flag"]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and not (tmp_path / "p.csv").exists()

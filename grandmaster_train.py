@@ -70,7 +70,7 @@ def config_of(args) -> Config:
 
 
 def experiment_folder(args, config, data_path):
-    name = args.experiment_name if args.experiment_name is not None else f"{config.mode}_{Path(data_path).resolve().name}"
+    name = args.experiment_name or f"{config.mode}_{Path(data_path).resolve().name}"
     if Path(name).name != name or name.startswith("."):
         raise UserError(f"--experiment_name must be a plain folder name, got {name!r}")
     return Path(config.runtime.results_dir) / name
@@ -109,7 +109,7 @@ def command(argv):
         if getattr(args, flag) == "":
             raise UserError(f"--{flag} must name something, got '': check the variable in its place, or leave the flag out")
     config = config_of(args)
-    if args.verify is not None:
+    if args.verify:
         return verify(Path(config.runtime.results_dir) / args.verify)
     data_path, answers = contest_folder(args, config)
     folder = experiment_folder(args, config, data_path)

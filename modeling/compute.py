@@ -69,8 +69,14 @@ def precisions(device):
     itself, mobilenetv2_100 scored as well in it as in fp32 (n=3, benchmarks/RESULTS.md)."""
     if device.type == "cuda":      # a T4 emulates bf16, slowly
         return ("bf16",) if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp16",)
-    has_bf16 = device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return ("fp32", "bf16") if has_bf16 else ("fp32",)
+    return ("fp32", "bf16") if device.type == "cpu" and cpu_computes_bf16() else ("fp32",)
+
+
+def cpu_computes_bf16():
+    """Whether this CPU has bf16 arithmetic of its own. ATEN_CPU_CAPABILITY=avx2 hides it, as it does from torch."""
+    if torch.backends.cpu.get_cpu_capability() in ("NO AVX", "DEFAULT", "AVX2"):
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def untimed(runtime, precision):

@@ -2,7 +2,10 @@
 import copy
 import math
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,7 +169,7 @@ def test_only_slow_parts_are_replaced_and_a_copy_has_its_own():
 
 def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypatch):
     monkeypatch.setattr("modeling.costs.FEWEST_IMAGES", 1)
-    monkeypatch.setattr(compute, "precisions", lambda device: ("fp32", "bf16"))
+    monkeypatch.setattr(compute, "cpu_computes_bf16", lambda: True)
     monkeypatch.setattr(compute, "seconds_of", lambda step: step() or 1.0)
     monkeypatch.setattr(compute, "faster_of", lambda best, others, step_of, timed: timed.update({best: 1.0}) or (
         next((way for way in others if way == BF16), best)))
@@ -189,6 +192,13 @@ def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypa
     predicted, _ = predictor.predict(test)
     stored = Predictions.load(next(folder.glob("ensemble-*")) / "test.npz")
     assert np.abs(predicted.align(stored.sample_id.tolist()) - stored.probs).max() < 1e-6
+
+
+def test_a_hidden_capability_leaves_fp32_alone():
+    code = "import torch; from modeling.compute import precisions; print(*precisions(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          cwd=Path(__file__).parent.parent, env=os.environ | {"ATEN_CPU_CAPABILITY": "avx2"})
+    assert done.stdout.split() == ["fp32"]
 
 
 def test_what_another_kind_of_machine_chose_is_kept_for_its_fits_alone(tmp_path, monkeypatch):

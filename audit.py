@@ -63,7 +63,8 @@ class PixelStore:
         height, width = self.shape[row].tolist()
         if height == 0:
             raise RunError(f"row {row} of the pixel store {self.paths} holds no image: it was unreadable in the audit")
-        file, start = int(self.file[row]), int(self.offset[row])
+        file = int(self.file[row])
+        start = int(self.offset[row])
         if file not in self.maps:
             self.maps[file] = np.memmap(self.paths[file], dtype=np.uint8, mode="r")
         return np.array(self.maps[file][start:start + height * width * 3]).reshape(height, width, 3)
@@ -85,8 +86,10 @@ class PixelWriter:
     """Writes n images in any order from many threads to path.bin, then their places to path.npz."""
 
     def __init__(self, path, n):
-        self.path, self.lock = path, threading.Lock()
-        self.offset, self.shape = np.zeros(n, dtype=np.int64), np.zeros((n, 2), dtype=np.int64)
+        self.path = path
+        self.lock = threading.Lock()
+        self.offset = np.zeros(n, dtype=np.int64)
+        self.shape = np.zeros((n, 2), dtype=np.int64)
 
     def __enter__(self):
         self.file = open(f"{self.path}.bin", "wb")  # closed in __exit__
@@ -94,7 +97,8 @@ class PixelWriter:
 
     def write(self, row, image):
         with self.lock:
-            self.offset[row], self.shape[row] = self.file.tell(), image.shape[:2]
+            self.offset[row] = self.file.tell()
+            self.shape[row] = image.shape[:2]
             self.file.write(np.ascontiguousarray(image).data)
 
     def __exit__(self, *_):
@@ -203,7 +207,8 @@ def close_hashes(hashes, bits, workers):
     starts = range(0, len(hashes), size)
 
     def pairs_from(start):
-        rows, found = hashes[start:start + size, None], []
+        rows = hashes[start:start + size, None]
+        found = []
         for other in range(start, len(hashes), size):
             near = np.bitwise_count(rows ^ hashes[None, other:other + size]) <= bits
             if near.any():
@@ -221,7 +226,8 @@ def look_alike(pairs, thumbnails, colours):
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         left, right = pairs[start:start + PAIRS_AT_ONCE].T
         a, b = (thumbnails[side].reshape(len(side), -1).astype(np.float32) for side in (left, right))
-        a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+        a = a - a.mean(axis=1, keepdims=True)
+        b = b - b.mean(axis=1, keepdims=True)
         norm = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
         colour = np.abs(colours[left] - colours[right]).max(axis=1)
         alike = (a * b).sum(axis=1) >= SAME_CORRELATION * norm
@@ -241,7 +247,8 @@ def near_duplicates(train, test, bits, workers):
     first[np.unique(sha256, return_index=True)[1]] = True
     rows = np.flatnonzero(first & readable & ~is_flat)
     pairs = close_hashes(np.concatenate([train.phash, test.phash])[rows], bits, workers)
-    pairs, n = rows[pairs], len(train.sha256)
+    pairs = rows[pairs]
+    n = len(train.sha256)
     rows = np.unique(pairs)
     thumbnails, colours = (np.concatenate([ours[rows[rows < n]], theirs[rows[rows >= n] - n]]) for ours, theirs in (
         (train.thumbnail, test.thumbnail), (train.colour, test.colour)))
@@ -298,7 +305,8 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     report_copies(contest.train, copies, contradicted, near_train, findings)
     twins = train_test_twins(contest, train, test, near)
     report_twins(twins, findings)
-    same, ids = [*copies, *near_train.tolist()], contest.train.sample_id
+    same = [*copies, *near_train.tolist()]
+    ids = contest.train.sample_id
     group = joined_groups(contest.train.group, usable, same)
     report_classes(contest, usable, group, data.n_folds, findings)
     summary = {**summary_of(contest, train, test, usable, group), "n_exact_duplicates": sum(map(len, copies)),
@@ -329,7 +337,8 @@ def report_unreadable(contest, train, test, findings):
 
 def report_copies(catalog, copies, contradicted, near, findings):
     """Warnings for training images that are the same picture."""
-    ids, label = catalog.sample_id, catalog.label
+    ids = catalog.sample_id
+    label = catalog.label
     agreed = [row for rows in copies if rows not in contradicted for row in rows]
     if agreed:
         findings.warn("exact_duplicates",
@@ -377,7 +386,8 @@ def report_twins(twins, findings):
 
 def report_classes(contest, usable, group, n_folds, findings):
     """Problems of the classes that the usable images leave."""
-    classes, label = contest.train.classes, contest.train.label[usable]
+    classes = contest.train.classes
+    label = contest.train.label[usable]
     counts = np.bincount(label, minlength=len(classes))
     if not usable.any():
         findings.fail("no_usable_images",
@@ -459,7 +469,8 @@ class Audit:
 
 def load_audit(folder, contest_folder):
     """The Audit of a folder that audit_contest wrote."""
-    folder, contest_folder = Path(folder), Path(contest_folder).expanduser().resolve()
+    folder = Path(folder)
+    contest_folder = Path(contest_folder).expanduser().resolve()
     stored = read_json(folder / "audit.json")
     problems = tuple(Problem(**{**p, "sample_ids": tuple(p["sample_ids"])}) for p in stored["problems"])
     parts = {}

@@ -32,7 +32,9 @@ BACKBONES = {
 }
 IMAGE_SIZE_PX = {"large": 384, "base": 384, "small": 224, "tiny": 128}
 # a fit's, in at most MOST_EPOCHS (benchmarks/RESULTS.md); not measured for large networks, of which more would take days
-FEWEST_STEPS, EPOCHS, MOST_EPOCHS = {"large": 0, "base": 0, "small": 1000, "tiny": 1000}, 12, 60
+FEWEST_STEPS = {"large": 0, "base": 0, "small": 1000, "tiny": 1000}
+EPOCHS = 12
+MOST_EPOCHS = 60
 MICRO_BATCH_SIZE = {"large": 8, "base": 16, "small": 32, "tiny": 64}
 # members that take over 15 GB with that (python -m benchmarks.memory): with gradient checkpointing on GPUs smaller than this
 GRAD_CHECKPOINTING_BELOW_GIB = {"resnext101_32x32d": 20}
@@ -188,7 +190,8 @@ def field_problems(prefix, section):
     """One sentence per field whose value is of the wrong type, not a choice, or out of range."""
     hints = typing.get_type_hints(type(section))
     for f in fields(section):
-        value, want = getattr(section, f.name), f.metadata
+        value = getattr(section, f.name)
+        want = f.metadata
         if is_dataclass(value) or f.name == "rounds" or not want:
             continue
         name = prefix + f.name
@@ -208,7 +211,8 @@ def field_problems(prefix, section):
 
 def pair_problems(config):
     """Settings that are each allowed but not together."""
-    data, optim = config.data, config.optim
+    data = config.data
+    optim = config.optim
     if problem := size_problem(data.image_size_px):
         yield problem
     if data.run_folds > data.n_folds:
@@ -366,7 +370,9 @@ def parse_value(key, text, kind):
 
 def apply_overrides(config, overrides):
     """A new Config with `KEY=VALUE` strings applied; all bad ones are reported together."""
-    keys, problems, changes = known_keys(), [], {}
+    keys = known_keys()
+    problems = []
+    changes = {}
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:

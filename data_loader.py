@@ -51,7 +51,9 @@ __all__ = [
 ]
 
 LETTERBOX_FILL = (124, 116, 104)     # ImageNet's mean
-BURST_BYTES, BURST_BATCHES = 2**27, 64      # loaded at a time, see `Bursts`
+# loaded at a time, see `Bursts`
+BURST_BYTES = 2**27
+BURST_BATCHES = 64
 
 
 # ---------------------------------------------------------------- folds
@@ -225,7 +227,8 @@ def to_square(image, size_px, resize, fill=LETTERBOX_FILL):
     if resize != "crop":
         raise UserError(f"data.resize must be letterbox, squash or crop, got {resize!r}")
     side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    top = (image.shape[0] - side) // 2
+    left = (image.shape[1] - side) // 2
     return resized(image[top:top + side, left:left + side], size_px, size_px)
 
 
@@ -235,7 +238,8 @@ def letterbox(image, size_px, fill=LETTERBOX_FILL):
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     square = np.empty((size_px, size_px, 3), dtype=np.uint8)
     square[:] = fill
-    top, left = (size_px - height) // 2, (size_px - width) // 2
+    top = (size_px - height) // 2
+    left = (size_px - width) // 2
     square[top:top + height, left:left + width] = resized(image, height, width)
     return square
 
@@ -273,7 +277,9 @@ class ImageDataset(Dataset):
     """
 
     def __init__(self, store, sample_id, transform, seed_names, probs=None, weight=None):
-        self.store, self.sample_id, n = store, as_strings(sample_id), len(store)
+        self.store = store
+        self.sample_id = as_strings(sample_id)
+        n = len(store)
         self.transforms = [transform] * n if callable(transform) else list(transform)
         self.seed_names = tuple(seed_names)
         self.probs = np.zeros((n, 0), np.float32) if probs is None else np.asarray(probs, dtype=np.float32)
@@ -302,12 +308,16 @@ class EpochSampler:
     """
 
     def __init__(self, n, batch_size, seed_names, full_batches=True):
-        self.n, self.batch_size, self.seed_names, self.full_batches = n, batch_size, tuple(seed_names), full_batches
+        self.n = n
+        self.batch_size = batch_size
+        self.seed_names = tuple(seed_names)
+        self.full_batches = full_batches
         self.epoch = self.first = 0
 
     def set_epoch(self, epoch, first=0):
         """first: the batch to begin with, where the ones before were trained on already."""
-        self.epoch, self.first = epoch, first
+        self.epoch = epoch
+        self.first = first
 
     def __len__(self):
         return math.ceil(self.n / self.batch_size)
@@ -324,7 +334,9 @@ class InOrderSampler:
     """Lists of (number, i) in order, the last one may be short: for prediction. number: 0, or of one of several datasets."""
 
     def __init__(self, n, batch_size):
-        self.n, self.batch_size, self.number = n, batch_size, 0
+        self.n = n
+        self.batch_size = batch_size
+        self.number = 0
 
     def __len__(self):
         return math.ceil(self.n / self.batch_size)
@@ -369,13 +381,16 @@ class SplitLoader:
     """
 
     def __init__(self, datasets, batch_size, workers, in_bursts=False):
-        self.datasets, self.batch_size, self.sampler = datasets, batch_size, InOrderSampler(0, batch_size)
+        self.datasets = datasets
+        self.batch_size = batch_size
+        self.sampler = InOrderSampler(0, batch_size)
         self.loader = make_loader(Several(datasets.values()), self.sampler, workers, in_bursts)
 
     def batches(self, split, batch_size=None):
         """Of one split, of `batch_size` images if given; valid until another's are asked for."""
         sampler = self.sampler
-        sampler.number, sampler.n = list(self.datasets).index(split), len(self.datasets[split])
+        sampler.number = list(self.datasets).index(split)
+        sampler.n = len(self.datasets[split])
         sampler.batch_size = batch_size or self.batch_size
         return self.loader
 
@@ -389,7 +404,9 @@ class Bursts:
     """
 
     def __init__(self, dataset, sampler, workers):
-        self.dataset, self.batch_sampler, self.workers = dataset, sampler, workers
+        self.dataset = dataset
+        self.batch_sampler = sampler
+        self.workers = workers
         self.parts = []        # of each batch of a burst at most one per worker, so that all end at the same time
         self.largest_bytes = 0      # of a batch so far; before the first one is there, a burst is that one
         self.loader = torch_loader(dataset, self.parts, workers, collate_arrays)
@@ -414,7 +431,8 @@ class Bursts:
 
     def load(self, burst):
         """[Batch] of lists of keys; the first alone once the run is asked to stop, which it does after the next step."""
-        each, whole = [split_evenly(keys, self.workers) for keys in burst], []
+        each = [split_evenly(keys, self.workers) for keys in burst]
+        whole = []
         self.parts[:] = itertools.chain(*each)
         loaded = iter(self.loader)
         for parts in each:
@@ -469,7 +487,8 @@ class Calls(Dataset):
     """calls[i] is function(items[i])."""
 
     def __init__(self, function, items):
-        self.function, self.items = function, items
+        self.function = function
+        self.items = items
 
     def __len__(self):
         return len(self.items)

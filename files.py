@@ -129,7 +129,8 @@ def rgb_of(image):
 def scaled_to_8_bits(values):
     """uint8 of 16-bit levels (over 257), of floats in 0..1 (times 255), or of any other range (stretched)."""
     deep = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = deep.min(), deep.max()
+    low = deep.min()
+    high = deep.max()
     if values.dtype.kind == "u" or (values.dtype.kind == "i" and low >= 0 and 255 < high <= 65535):
         deep = deep / 257.0
     elif values.dtype.kind == "f" and low >= 0 and high <= 1:
@@ -242,7 +243,8 @@ def scan_folder(folder):
         raise UserError(f"--data_path must be a contest folder (a label table and its images, or train/<class>/ with "
                         f"images), but {str(folder)!r} holds neither tables nor images: check the path")
     found = {kind: tuple(sorted(paths)) for kind, paths in found.items()}
-    by_name, by_stem = defaultdict(list), defaultdict(list)
+    by_name = defaultdict(list)
+    by_stem = defaultdict(list)
     for path in found["images"]:
         name = normal(path.rsplit("/", 1)[-1])
         by_name[name].append(path)
@@ -384,7 +386,10 @@ def locate(files, ids, split, labels=None, taken=()):
     here = sum(any(files.split_of(p) == split for p in found) for found in options)
     elsewhere = sum(bool(found) for found in options) - here
     refused_stems = {without_suffix(path.rsplit("/", 1)[-1]) for path in files.refused}
-    paths, missing, refused, ambiguous = [], [], [], []
+    paths = []
+    missing = []
+    refused = []
+    ambiguous = []
     for row, (sample_id, found) in enumerate(zip(ids, options, strict=True)):
         if here and here >= elsewhere:
             found = [p for p in found if files.split_of(p) == split]

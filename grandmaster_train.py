@@ -24,7 +24,10 @@ from modeling.metrics import METRICS
 from modeling.pipeline import RESULTS_MANIFEST, run
 from utils import RunError, UserError, changed_files, fault_of, printable, signals_interrupt, usable_cores
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):

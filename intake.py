@@ -157,7 +157,8 @@ class Labelled:
 
 def read_contest(folder, data):
     """What a contest folder holds; UserError with all fatal problems at once. `data`: DataConfig."""
-    files, findings = scan_folder(folder), Findings()
+    files = scan_folder(folder)
+    findings = Findings()
     if files.refused:
         findings.warn("refused_path",
                       f"the folder holds {counted(files.refused, 'link or special file')} that lead out of it, are no regular "
@@ -222,9 +223,9 @@ def labelled_rows(files, tables, label_table, sample, data, findings):
         findings.fail("empty_table", f"the label table must have rows, but {first_few(empty)} is empty: restore it")
         return None
     asked = data.label_table
-    folders, inner, names = (rows_of_folders(files) if asked in ("", "folders") else None,
-                             rows_of_folders(files, is_inner=True) if asked in ("", "subfolders") else None,
-                             rows_of_names(files) if asked in ("", "names") else None)
+    folders = rows_of_folders(files) if asked in ("", "folders") else None
+    inner = rows_of_folders(files, is_inner=True) if asked in ("", "subfolders") else None
+    names = rows_of_names(files) if asked in ("", "names") else None
     if folders and inner and are_crossed(folders, inner):
         fail_two_readings(folders, inner, findings)
     elif asked == "subfolders":
@@ -273,7 +274,8 @@ def rows_of_table(files, table, sample, data, findings):
     target = find_target(table, form_columns, data, findings)
     if not target:
         return None
-    ids, labels = table.columns[table.id_column], labels_of(table, target, findings, bool(data.target_column))
+    ids = table.columns[table.id_column]
+    labels = labels_of(table, target, findings, bool(data.target_column))
     groups = table.columns[group] if group else ("",) * len(ids)
     offered = offered_groups(table, target, group, labels)
     keep = unrepeated_rows(table.path, ids, labels, findings)
@@ -333,7 +335,8 @@ def unrepeated_rows(where, ids, labels, findings):
 
 def are_crossed(folders, inner):
     """Whether folders of the same names lie in nearly all class folders, as <patient>/<class>/ or <class>/<patient>/."""
-    outer, within = set(folders.labels), set(inner.labels)
+    outer = set(folders.labels)
+    within = set(inner.labels)
     pairs = set(zip(folders.labels, inner.labels, strict=True)) if folders.paths == inner.paths else ()
     return min(len(outer), len(within)) > 1 and len(pairs) >= CROSSED * len(outer) * len(within)
 

@@ -34,7 +34,9 @@ def make_parser():
 def find_images(paths, classes):
     """(Catalog of all images that the paths mean, named relative to their folder; paths that are not followed; files of other
     kinds)."""
-    rows, refused, others = {}, [], []
+    rows = {}
+    refused = []
+    others = []
     for path in map(Path, paths):
         if not path.is_dir():
             rows[ascii_safe(str(path))] = path
@@ -52,7 +54,8 @@ def find_images(paths, classes):
 
 def table(predictor, predictions):
     """The csv's text: id, prob_<class> each, label, its name where the classes have names, confidence."""
-    classes, names = predictor.classes, predictor.class_names
+    classes = predictor.classes
+    names = predictor.class_names
     named = names != classes
     rows = [["id", *(f"prob_{c}" for c in classes), "label", *(["class_name"] if named else []), "confidence"]]
     for sample, row, label in zip(predictions.sample_id.tolist(), predictions.probs, predictor.labels(predictions.probs),

@@ -95,7 +95,8 @@ def read_final(folder):
     """final_results.json's content; None where it is missing, cut off, of another kind, or older than the last start."""
     path = folder / "final_results.json"
     try:
-        final, started = read_json(path), last_start(folder).get("time")
+        final = read_json(path)
+        started = last_start(folder).get("time")
         is_older = started and path.stat().st_mtime < datetime.fromisoformat(started).timestamp()
         return final if {"mode", "metric", "score", "n_fits"} <= set(final) and not is_older else None
     except (OSError, ValueError):
@@ -167,7 +168,8 @@ def ask_run(recent, say, results_dir):
 
 def ask_argv(mode, say):
     """The arguments of grandmaster_train.py that the answers stand for."""
-    data_path, name = ask_path(say["ask_data"]), ask(say["ask_name"])
+    data_path = ask_path(say["ask_data"])
+    name = ask(say["ask_name"])
     argv = ["--mode", mode] + (["--data_path", data_path] if data_path else [])
     return argv + (["--experiment_name", name] if name else []) + ask_more(say)
 
@@ -260,9 +262,11 @@ def cost_seconds(experiment):
 def choose(tongue, results_dir):
     """Ask until something was run or the person leaves; returns the exit status."""
     while True:
-        say, recent = TEXTS[tongue], experiments(results_dir)
+        say = TEXTS[tongue]
+        recent = experiments(results_dir)
         show_menu(recent, say)
-        answer, status = ask_choice(say["ask_mode"], ("1", "2", "3", "4", *letters(), *PRESETS, "quit", "exit"), say), None
+        answer = ask_choice(say["ask_mode"], ("1", "2", "3", "4", *letters(), *PRESETS, "quit", "exit"), say)
+        status = None
         if answer in ("q", "quit", "exit"):
             return DONE
         if answer == "l":

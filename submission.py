@@ -33,12 +33,14 @@ def match_columns(columns, *namings):
     may be longer than the prefix that was meant (`prob_ca` of `prob_cat` and `prob_car`); of a single column without its first
     words (`is_cat`): `prediction` does not name the class `n`.
     """
-    readings, prefix = [(-1,) * len(columns)], os.path.commonprefix(columns)  # noqa: RUF071 (characters are meant)
+    readings = [(-1,) * len(columns)]
+    prefix = os.path.commonprefix(columns)     # noqa: RUF071 (characters are meant)
     cuts = [n for n in range(len(prefix) + 1) if len(columns) > 1 or n == 0 or not prefix[n - 1].isalnum()]
     for names in namings:
         for key in (str, plain_name):
             for cut in cuts:
-                index, keys = {key(name): k for k, name in enumerate(names)}, [key(c[cut:]) for c in columns]
+                index = {key(name): k for k, name in enumerate(names)}
+                keys = [key(c[cut:]) for c in columns]
                 if len(index) == len(names) and len(set(keys)) == len(keys):
                     readings.append(tuple(index.get(k, -1) for k in keys))
     return max(readings, key=lambda found: len(set(found) - {-1}))

@@ -346,7 +346,8 @@ def refuse_sets(table, column, labels, findings):
     parts = {value: re.split(r"[\s,;|]+", value) for value in set(labels)}
     sets = {value: found for value, found in parts.items() if len(found) > 1 and all(found)}
     several = [v for v, found in sets.items() if set(found) <= set(parts) or are_whole_numbers(found)]
-    words, lengths = {word for found in parts.values() for word in found}, {len(found) for found in parts.values()}
+    words = {word for found in parts.values() for word in found}
+    lengths = {len(found) for found in parts.values()}
     if sets and len(lengths) > 1 and 2 * len(words) < len(parts):       # few words, in all combinations
         several = list(sets)
     fail_multi_label(table, [label for label in labels if label in set(several)], findings,
@@ -366,7 +367,8 @@ def are_whole_numbers(texts):
 
 def find_class_names(files, tables, labels, findings):
     """({class value: name}, where from) of a table or json map whose keys are the class values; ({}, '') for none."""
-    present, best = Counter(labels), ({}, "", 0)
+    present = Counter(labels)
+    best = ({}, "", 0)
     readings = [(t.path, t.columns[key], t.columns[name])
                 for t in tables if not t.is_of_test for key in t.columns for name in t.columns if key != name]
     for path in files.maps:
@@ -396,5 +398,6 @@ def map_readings(full, path):
         return []
     if not isinstance(value, dict) or not all(isinstance(v, (str, int)) for v in value.values()):
         return []
-    keys, names = tuple(map(str, value)), tuple(map(str, value.values()))
+    keys = tuple(map(str, value))
+    names = tuple(map(str, value.values()))
     return [(path, keys, names), (path, names, keys)]

@@ -31,7 +31,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3     # of malloc.h
+# of malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 PR_SET_PDEATHSIG = 1     # of linux/prctl.h
 
 
@@ -252,7 +254,8 @@ def changed_files(folder, top):
     return len(named), sorted(path.relative_to(folder).as_posix() for path in changed)
 
 
-OWNER, ORPHAN_SECONDS = ".owner.json", 20
+OWNER = ".owner.json"
+ORPHAN_SECONDS = 20
 
 
 def is_alive(owner):
@@ -274,7 +277,8 @@ def exclusive(folder):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(folder / ".lock"), folder / OWNER
+    lock = FileLock(folder / ".lock")
+    owner = folder / OWNER
     try:
         # loading processes of a killed run hold its lock for the seconds in which they notice that it is gone
         lock.acquire(timeout=0 if is_alive(owner) else ORPHAN_SECONDS)
@@ -326,7 +330,8 @@ def fault_of(error):
 
 
 def fault_sentence(error):
-    kind, code = type(error).__name__, getattr(error, "errno", None)
+    kind = type(error).__name__
+    code = getattr(error, "errno", None)
     text = (str(error).splitlines() or [kind])[0]
     if code in FULL or re.search(r"No space left|quota exceeded|requested and \d+ written", text):
         return f"the disk is full ({text}): free some space, {GO_ON}"
@@ -382,7 +387,8 @@ def stops_after_a_step():
 
     An exception after such a signal is an interruption too: loading processes may have got the same signal.
     """
-    Stopping.may_wait, Stopping.is_asked = True, False
+    Stopping.may_wait = True
+    Stopping.is_asked = False
     try:
         yield
     except Exception as error:
@@ -416,7 +422,10 @@ class EventLog:
     """
 
     def __init__(self, path, echo=True, events=None, also=lambda event, values: None):
-        self.path, self.echo, self.events, self.also = Path(path), echo, events, also
+        self.path = Path(path)
+        self.echo = echo
+        self.events = events
+        self.also = also
         self.warnings = []
         self.end_torn_line()
 
@@ -484,7 +493,8 @@ class Bars:
 @contextlib.contextmanager
 def no_bars(hidden=True):
     """Hide all bars inside the block."""
-    before, Bars.hidden = Bars.hidden, hidden
+    before = Bars.hidden
+    Bars.hidden = hidden
     try:
         yield
     finally:

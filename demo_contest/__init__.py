@@ -51,7 +51,8 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
 
     The same (size, seed) gives the same bytes for any number of `workers` (processes; None: one a core).
     """
-    folder, made_of = Path(folder), {"version": VERSION, "size": _checked_size(size), "seed": seed}
+    folder = Path(folder)
+    made_of = {"version": VERSION, "size": _checked_size(size), "seed": seed}
     samples = plan(size, seed)
     with FileLock(folder.with_name(f".{folder.name}.lock")):       # a second start at the same time waits for the first
         if not _is_drawn(folder, made_of):

@@ -11,7 +11,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-PORTRAIT, LANDSCAPE, CARD = (443, 591), (591, 443), (612, 432)      # (width, height), each about 261,800 px
+# (width, height), each about 261,800 px
+PORTRAIT = (443, 591)
+LANDSCAPE = (591, 443)
+CARD = (612, 432)
 BLACK = (0, 0, 0)
 DESKS = ((58, 40, 30), (40, 42, 48), (84, 66, 48), (110, 106, 100), (34, 48, 42), (72, 58, 50), (26, 26, 30))
 DESK_SHARE = 0.6                                                    # forms that show the desk around them
@@ -76,7 +79,8 @@ class Page:
     """A sheet to print on. Every method draws; those that go down the page return the y below what they drew."""
 
     def __init__(self, rng, size, paper, ink=(16, 16, 20)):
-        self.rng, self.ink = rng, ink
+        self.rng = rng
+        self.ink = ink
         self.width, self.height = size
         self.image = Image.new("RGB", size, paper) if isinstance(paper, tuple) else Image.fromarray(paper)
         self.pen = ImageDraw.Draw(self.image)
@@ -88,7 +92,8 @@ class Page:
     def prose(self, x, y, width, n_lines, size=8, leading=1.2):
         """Lines of random words, the last one short."""
         for line in range(n_lines):
-            left, right = x, x + width * (self.rng.uniform(0.3, 1) if line == n_lines - 1 else 1)
+            left = x
+            right = x + width * (self.rng.uniform(0.3, 1) if line == n_lines - 1 else 1)
             while (picture := _picture(self.rng.choice(WORDS), size)).width + left <= right:
                 self.pen.bitmap((round(left), round(y)), picture, fill=self.ink)
                 left += picture.width
@@ -130,7 +135,8 @@ class Page:
 
     def grid(self, x, y, widths, n_rows, row_height, cell, size=7, heading=None, side=None):
         """A ruled table. `cell(row, column)` gives a text, '' or MASKED; `heading`, `side`: fill of first row, column."""
-        total, height = sum(widths), n_rows * row_height
+        total = sum(widths)
+        height = n_rows * row_height
         if side:
             self.band(x, y, widths[0], height, side)
         if heading:
@@ -220,7 +226,8 @@ def _spread(rng, shape, size):
 
 def lay(rng, sheet, ground, share, wobble=0.012):
     """Put a sheet on a ground, centred up to chance, its longer fit at `share` of the frame, its corners not quite square."""
-    (h, w), (height, width) = sheet.shape[:2], ground.shape[:2]
+    (h, w) = sheet.shape[:2]
+    (height, width) = ground.shape[:2]
     scale = share * min(width / w, height / h)
     left = (width - scale * w) * rng.uniform(0.25, 0.75)
     top = (height - scale * h) * rng.uniform(0.25, 0.75)
@@ -234,7 +241,8 @@ def lay(rng, sheet, ground, share, wobble=0.012):
 
 def paper_colour(rng):
     """Photographed paper is grey and slightly warm or cold, never white."""
-    level, warmth = rng.randint(212, 242), rng.randint(-6, 10)
+    level = rng.randint(212, 242)
+    warmth = rng.randint(-6, 10)
     return level + warmth // 2, level, level - warmth
 
 

@@ -10,8 +10,12 @@ import numpy as np
 
 from .canvas import noise, rng_of
 
-GHOST_SHARE, DAMAGE_SHARE, SECOND_PASS_SHARE, PATCH_SHARE = 0.27, 0.46, 0.25, 0.04
-ROTATE_SHARE, LARGE_ANGLE_SHARE = 0.78, 0.36
+GHOST_SHARE = 0.27
+DAMAGE_SHARE = 0.46
+SECOND_PASS_SHARE = 0.25
+PATCH_SHARE = 0.04
+ROTATE_SHARE = 0.78
+LARGE_ANGLE_SHARE = 0.36
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def _damage(rng, illegible=False):
 
 
 def _patch(rng):
-    width, height = rng.uniform(0.2, 0.5), rng.uniform(0.2, 0.5)
+    width = rng.uniform(0.2, 0.5)
+    height = rng.uniform(0.2, 0.5)
     box = (rng.uniform(0, 1 - width), rng.uniform(0, 1 - height), width, height)
     return Patch(box, rng.uniform(0.6, 1.4) if rng.random() < 0.5 else None)
 
@@ -157,15 +162,18 @@ def _copy_badly(damage, image):
     grain = cv2.GaussianBlur(noise(rng_of(damage.seed), (height, width)), (0, 0), damage.grain_px)
     mean, deviation = cv2.meanStdDev(grain)
     # value x (1 + grain / 220): grain in proportion to the light, as on a copy, where black stays black.
-    light, share = min(1.4, damage.paper / max(paper, 1)), damage.grain / 220 / deviation.item()
+    light = min(1.4, damage.paper / max(paper, 1))
+    share = damage.grain / 220 / deviation.item()
     factor = grain.astype(np.float32) * (light * share) + light * (1 - mean.item() * share)
     return cv2.multiply(image, cv2.merge([factor] * 3), dtype=cv2.CV_8U)
 
 
 def _add_patch(patch, image, other):
     height, width = image.shape[:2]
-    left, top = int(patch.box[0] * width), int(patch.box[1] * height)
-    rows, columns = slice(top, top + int(patch.box[3] * height)), slice(left, left + int(patch.box[2] * width))
+    left = int(patch.box[0] * width)
+    top = int(patch.box[1] * height)
+    rows = slice(top, top + int(patch.box[3] * height))
+    columns = slice(left, left + int(patch.box[2] * width))
     image = image.copy()
     if patch.brightness is None:
         image[rows, columns] = _like(other, image)[rows, columns]

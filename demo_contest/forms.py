@@ -52,7 +52,8 @@ def _pregnancy_form():
 
 def draw_pregnancy_application(rng):
     """The form above, filled in: bars, a few dates, ticks, a signature."""
-    paper, ink = paper_colour(rng), jitter(rng, (40, 40, 90), 30)
+    paper = paper_colour(rng)
+    ink = jitter(rng, (40, 40, 90), 30)
     page = Page(rng, PORTRAIT, (_pregnancy_form().astype("uint16") * paper // 255).astype("uint8"), ink)
     for row in range(7):
         for x, width in ((88, 92), (248, 160)):
@@ -62,7 +63,8 @@ def draw_pregnancy_application(rng):
             else:
                 page.text(x + 4, y + 3, rng.choice((date(rng), words(rng, 16))), 9)
     for _ in range(rng.randint(2, 5)):
-        x, y = 34 + 128 * rng.randrange(3), 300 + 13 * rng.randrange(4)
+        x = 34 + 128 * rng.randrange(3)
+        y = 300 + 13 * rng.randrange(4)
         page.text(x, y - 1, "v", 12)
     for row in range(rng.randint(1, 5)):
         for x in (78, 176, 274):
@@ -85,14 +87,17 @@ def draw_receipt(rng, pharmacy):
 
 def _bill_body(page, colour):
     """Many thin rows under thin bands over nearly the whole page, and a column of sums at the right."""
-    rng, margin = page.rng, page.rng.randint(14, 26)
-    width, rows = page.width - 2 * margin, page.rng.randint(11, 15)
+    rng = page.rng
+    margin = page.rng.randint(14, 26)
+    width = page.width - 2 * margin
+    rows = page.rng.randint(11, 15)
     page.text(margin, margin, rng.choice(("MEDICAL BILL RECEIPT", "RECEIPT OF MEDICAL EXPENSES")), 15, bold=True)
     page.text(page.width - margin, margin + 4, rng.choice(("Inpatient [ ]  Outpatient [v]", "Copy", "")), 8, anchor="ra")
     y = page.grid(margin, margin + 24, [width * s for s in (0.2, 0.3, 0.2, 0.3)], 2, 18,
                   lambda r, c: words(rng, 10) if c % 2 == 0 else (MASKED if r == 0 else date(rng)), side=colour)
     step = (page.height - margin - 40 - y) / (rows + 1)
-    left, labels = width * 0.66, [words(rng, 12) for _ in range(rows)]
+    left = width * 0.66
+    labels = [words(rng, 12) for _ in range(rows)]
     page.grid(margin, y + 6, [left * s for s in (0.31, 0.23, 0.23, 0.23)], rows, step,
               lambda r, c: (labels[r] if c == 0 or r == 0 else number(rng, rng.randint(3, 6)) if rng.random() < 0.6 else ""),
               heading=colour, side=shade(colour, 1.15))
@@ -109,13 +114,16 @@ def _bill_body(page, colour):
 
 def _pharmacy_body(page, colour):
     """A smaller form of two or three thick bands, a list of drugs with their colours, a large sum."""
-    rng, height = page.rng, page.height * page.rng.uniform(0.6, 0.85)
+    rng = page.rng
+    height = page.height * page.rng.uniform(0.6, 0.85)
     margin = rng.randint(22, 50)
-    width, top = page.width - 2 * margin, rng.randint(18, 40)
+    width = page.width - 2 * margin
+    top = rng.randint(18, 40)
     page.band(margin, top, width, 34, colour)
     page.text(margin + 10, top + 9, rng.choice(("PHARMACY RECEIPT", "DRUG RECEIPT")), 16, ink=(245, 245, 245), bold=True)
     page.bar(margin + width - 96, top + 10, 84, 14)
-    y, drugs = top + 40, rng.randint(3, 6)
+    y = top + 40
+    drugs = rng.randint(3, 6)
     step = (height - 170) / drugs
     for _ in range(drugs):
         page.band(margin + 4, y + 3, min(34, step * 1.2), step - 8, jitter(rng, rng.choice(BAND_COLOURS), 40))
@@ -147,7 +155,8 @@ def draw_payment_confirmation(rng):
     y = page.grid(margin, y + 10, [width * s for s in (0.2, 0.3, 0.2, 0.3)], rng.randint(2, 3), 20,
                   lambda r, c: ("Name", MASKED, "Resident No.", MASKED)[c] if r == 0 else
                   ("Period", date(rng), "Use", words(rng, 14))[c], 8, side=heading)
-    columns, year = rng.randint(4, 6), rng.randint(2015, 2024)
+    columns = rng.randint(4, 6)
+    year = rng.randint(2015, 2024)
 
     def cell(row, column):
         if row == 0:
@@ -177,7 +186,8 @@ def draw_prescription(rng):
               lambda r, c: ("Clinic", "Phone", "Fax", "E-mail")[r] if c == 0 else (words(rng, 16) if r == 0 else MASKED))
     y = page.grid(x, patient + 6, [width * 0.1] + [width * 0.06] * 5 + [width * 0.3, width * 0.3], 2, 20,
                   lambda r, c: rng.choice("JKMR0123456789") if 0 < c < 6 else ("Code", "Doctor")[c == 6] if c < 7 else MASKED)
-    n_rows, n_drugs = rng.randint(11, 13), rng.randint(2, 7)
+    n_rows = rng.randint(11, 13)
+    n_drugs = rng.randint(2, 7)
 
     def cell(row, column):
         if row == 0:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from .canvas import MASKED, PORTRAIT, Page, date, jitter, paper_colour, photograph_sheet, shade, words
 
-CONFIRMATION, DIAGNOSIS, OUTPATIENT, OPINION = 3, 4, 7, 14
+CONFIRMATION = 3
+DIAGNOSIS = 4
+OUTPATIENT = 7
+OPINION = 14
 
 TITLES = {
     CONFIRMATION: ("CONFIRMATION OF ADMISSION AND DISCHARGE", "ADMISSION AND DISCHARGE RECORD",
@@ -131,7 +134,8 @@ def _foot(page, style, x, y, width):
 
 def _frame(page, style, margin):
     inset = margin - 12
-    width, height = page.width - 2 * inset, page.height - 2 * inset
+    width = page.width - 2 * inset
+    height = page.height - 2 * inset
     if style.frame == "rules":
         for y in (inset, inset + height):
             page.box(inset, y, width, 0, line=2)
@@ -156,7 +160,8 @@ def _codes(page, style, x, y, width):
     """A grid of disease codes: a letter and two or three digits, one character a cell."""
     rng = page.rng
     rows = [f"{rng.choice('ABCEGHIJKLMNRSTZ')}{rng.randint(0, 9999):04d}" for _ in range(rng.randint(2, 4))]
-    side, name = 15, rng.choice(("Code", "KCD", "Disease code"))
+    side = 15
+    name = rng.choice(("Code", "KCD", "Disease code"))
     page.text(x, y + 3, name, style.text_size)
     left = x + width - 5 * side if rng.random() < 0.6 else x + 70
     return page.grid(left, y, [side] * 5, len(rows), side, lambda row, column: rows[row][column], 9)
@@ -165,7 +170,8 @@ def _codes(page, style, x, y, width):
 def _visits(page, style, x, y, width):
     """The dates of the visits, three or four a line."""
     rng = page.rng
-    columns, n_rows = rng.randint(3, 4), rng.randint(3, 7)
+    columns = rng.randint(3, 4)
+    n_rows = rng.randint(3, 7)
     page.text(x, y, f"Visits: {columns * n_rows}", style.text_size, bold=True)
     for row in range(n_rows):
         for column in range(columns):

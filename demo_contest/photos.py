@@ -36,7 +36,8 @@ def draw_account_number(rng):
     paper = surface(rng, size, jitter(rng, rng.choice(((228, 226, 220), (218, 218, 220), (234, 228, 212))), 12), 0.08)
     ink = rng.choice(((36, 36, 42), (30, 40, 110), (60, 60, 66)))
     page = Page(rng, size, paper, ink)
-    text_size, y = rng.randint(20, 34), page.height * rng.uniform(0.15, 0.5)
+    text_size = rng.randint(20, 34)
+    y = page.height * rng.uniform(0.15, 0.5)
     x = page.width * rng.uniform(0.08, 0.25)
     masked = rng.randrange(2)
     for line in range(rng.randint(1, 4)):
@@ -63,7 +64,8 @@ def draw_car_dashboard(rng):
     page = Page(rng, LANDSCAPE, ground, light)
     if rng.random() < DAYLIGHT_SHARE:
         page.band(0, 0, page.width, rng.randint(40, 90), jitter(rng, (222, 228, 234), 20))
-    y, radius = rng.randint(190, 250), rng.randint(108, 142)
+    y = rng.randint(190, 250)
+    radius = rng.randint(108, 142)
     gap = radius + rng.randint(34, 52)
     centre = page.width / 2 + rng.randint(-24, 24)
     page.pen.rounded_rectangle((centre - gap - radius - 14, y - radius - 22, centre + gap + radius + 14, y + radius + 16),
@@ -83,7 +85,9 @@ def _gauge(page, x, y, radius, face, light, top):
     page.pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=face, outline=shade(light, 0.6), width=4)
     for i in range(2 * top + 1):
         angle = math.radians(150 + 240 * i / (2 * top))
-        dx, dy, major = math.cos(angle), math.sin(angle), i % 2 == 0
+        dx = math.cos(angle)
+        dy = math.sin(angle)
+        major = i % 2 == 0
         inner = radius * (0.84 if major else 0.9)
         page.pen.line((x + inner * dx, y + inner * dy, x + 0.96 * radius * dx, y + 0.96 * radius * dy), light, 2)
         if major:
@@ -115,7 +119,8 @@ def draw_registration_plate(rng):
     page = Page(rng, size, _street(rng, size))
     body = jitter(rng, rng.choice(CAR_COLOURS), 12)
     width = page.width * rng.uniform(0.66, 1.0)
-    x, base = page.width * rng.uniform(0.44, 0.56), page.height * rng.uniform(0.72, 0.85)
+    x = page.width * rng.uniform(0.44, 0.56)
+    base = page.height * rng.uniform(0.72, 0.85)
     height = width * rng.uniform(0.62, 0.76)
     _body(page, x, base, width, height, body)
     _lamps_and_grille(page, x, base, width, height, body)
@@ -136,7 +141,8 @@ def _street(rng, size):
 
 def _body(page, x, base, width, height, colour):
     """Roof and windscreen, bonnet, bumper, wheels and the shadow below."""
-    half, top = width / 2, base - height
+    half = width / 2
+    top = base - height
     page.pen.ellipse((x - half, base - 0.06 * height, x + half, base + 0.1 * height), fill=(26, 26, 28))
     for side in (-1, 1):
         wheel = sorted((x + side * 0.47 * width, x + side * 0.34 * width))
@@ -160,7 +166,9 @@ def _lamps_and_grille(page, x, base, width, height, colour):
         left = x + side * 0.38 * width - lamp[0] / 2
         page.pen.ellipse((left, base - 0.46 * height, left + lamp[0], base - 0.46 * height + lamp[1]),
                          fill=jitter(rng, (214, 220, 226), 16), outline=shade(colour, 0.5), width=3)
-    half, top, bottom = rng.uniform(0.17, 0.27) * width, base - 0.42 * height, base - 0.27 * height
+    half = rng.uniform(0.17, 0.27) * width
+    top = base - 0.42 * height
+    bottom = base - 0.27 * height
     page.band(x - half, top, 2 * half, bottom - top, (24, 24, 27))
     for i in range(1, 5):
         page.pen.line((x - half, top + i * (bottom - top) / 5, x + half, top + i * (bottom - top) / 5), (110, 112, 116), 2)
@@ -170,7 +178,8 @@ def _lamps_and_grille(page, x, base, width, height, colour):
 
 def _plate(page, x, y, width):
     rng = page.rng
-    colour, height = rng.choice(PLATES), width * rng.uniform(0.21, 0.45)
+    colour = rng.choice(PLATES)
+    height = width * rng.uniform(0.21, 0.45)
     page.pen.rounded_rectangle((x - width / 2, y - height / 2, x + width / 2, y + height / 2), 4, fill=colour,
                                outline=(44, 44, 46), width=2)
     ink = (236, 236, 232) if sum(colour) < 330 else (26, 26, 30)

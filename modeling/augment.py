@@ -58,7 +58,8 @@ SYMMETRIES = tuple(DISTORTIONS)[:7]
 GEOMETRY = ("rotate", "scale", "shift", "perspective")
 FILLS = ("white", "black", "border", "reflect")  # what geometry leaves empty: border = median colour of the outline
 SURE_SHARE = 0.08                               # a symmetry of at least this share of the test images is no misreading
-NOISE_SIDE_PX, GRAIN_PX = 2048, 1.0
+NOISE_SIDE_PX = 2048
+GRAIN_PX = 1.0
 
 Donor = Callable[[int], np.ndarray]
 
@@ -146,7 +147,8 @@ def generated(kinds):
     """The symmetries that combinations of `kinds` make, without the identity."""
     index = np.arange(9).reshape(3, 3, 1)
     codes = {turn(index, kind).tobytes(): kind for kind in SYMMETRIES}
-    found, images = set(), [index]
+    found = set()
+    images = [index]
     while images:
         image = images.pop()
         for kind in kinds:
@@ -159,7 +161,8 @@ def generated(kinds):
 
 def draw(policy, rng):
     """{kind: value} of the distortions that one image gets, with the settings "fill", "expand", "geometry_first"."""
-    values, left = {}, rng.random()
+    values = {}
+    left = rng.random()
     for d in policy.distortions:
         if d.kind in SYMMETRIES:
             if 0 <= left < d.probability:
@@ -212,8 +215,10 @@ def blend(image, other, weight):
 def paste(image, other, side_share, rng):
     """A rectangle at a random place replaced by the same place of another image."""
     h, w = image.shape[:2]
-    ph, pw = max(1, round(h * side_share)), max(1, round(w * side_share))
-    y, x = rng.integers(h - ph + 1), rng.integers(w - pw + 1)
+    ph = max(1, round(h * side_share))
+    pw = max(1, round(w * side_share))
+    y = rng.integers(h - ph + 1)
+    x = rng.integers(w - pw + 1)
     image = image.copy()
     image[y:y + ph, x:x + pw] = resized(other, image.shape)[y:y + ph, x:x + pw]
     return image
@@ -267,7 +272,8 @@ def noise_source(sigma_px):
 
 def noise_plane(shape, rng, sigma_px=0.0):
     """An (H, W) piece of the noise from a random place; a larger one repeats it."""
-    source, half = noise_source(sigma_px), NOISE_SIDE_PX // 2
+    source = noise_source(sigma_px)
+    half = NOISE_SIDE_PX // 2
     more = [max(0, side - half) for side in shape]
     if any(more):
         source = cv2.copyMakeBorder(source, 0, more[0], 0, more[1], cv2.BORDER_WRAP)
@@ -281,15 +287,18 @@ def motion_kernel(length_px, angle):
     size = 2 * math.ceil(half) + 1
     kernel = np.zeros((size, size), np.float32)
     steps = np.linspace(-half, half, 4 * size)
-    x, y = steps * math.cos(angle) + size // 2, steps * math.sin(angle) + size // 2
+    x = steps * math.cos(angle) + size // 2
+    y = steps * math.sin(angle) + size // 2
     np.add.at(kernel, (np.rint(y).astype(int), np.rint(x).astype(int)), 1)
     return kernel / kernel.sum()
 
 
 def tone(image, values):
     """Gamma, contrast, brightness and colour cast as one table per channel."""
-    brightness, contrast = values.get("brightness", 1), values.get("contrast", 1)
-    gamma, cast = values.get("gamma", 1), values.get("colour_cast", 1)
+    brightness = values.get("brightness", 1)
+    contrast = values.get("contrast", 1)
+    gamma = values.get("gamma", 1)
+    cast = values.get("colour_cast", 1)
     if brightness == contrast == gamma == cast == 1:
         return image
     table = 255 * (np.arange(256) / 255) ** gamma
@@ -317,13 +326,19 @@ def geometric(image, values, rng):
     if not set(GEOMETRY) & values.keys():
         return image
     h, w = image.shape[:2]
-    angle, scale, matrix = values.get("rotate", 0), values.get("scale", 1), np.eye(3)
-    out_w, out_h = w, h
+    angle = values.get("rotate", 0)
+    scale = values.get("scale", 1)
+    matrix = np.eye(3)
+    out_w = w
+    out_h = h
     if values.get("expand") and angle:
         a = math.radians(angle)
-        wide, high = h * abs(math.sin(a)) + w * abs(math.cos(a)), h * abs(math.cos(a)) + w * abs(math.sin(a))
+        wide = h * abs(math.sin(a)) + w * abs(math.cos(a))
+        high = h * abs(math.cos(a)) + w * abs(math.sin(a))
         fit = max(h, w) / max(wide, high)
-        out_w, out_h, scale = round(wide * fit), round(high * fit), scale * fit
+        out_w = round(wide * fit)
+        out_h = round(high * fit)
+        scale = scale * fit
     matrix[:2] = cv2.getRotationMatrix2D((w / 2 - 0.5, h / 2 - 0.5), angle, scale)
     matrix[:2, 2] += values.get("shift", 0) * rng.uniform(-1, 1, 2) * (w, h) + np.array([out_w - w, out_h - h]) / 2
     if "perspective" in values:
@@ -432,7 +447,8 @@ class Augment:
 @functools.cache
 def jitter_pipeline(jitter):
     """Colour jitter and random erasing by albumentations, one pipeline per process and jitter."""
-    low, high = 1 - jitter.tone, 1 + jitter.tone
+    low = 1 - jitter.tone
+    high = 1 + jitter.tone
     return A.Compose([
         A.ColorJitter(brightness=(low, high), contrast=(low, high), saturation=(low, high), hue=(0, 0), p=1.0),
         A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.4), hole_width_range=(0.1, 0.4),
@@ -446,11 +462,13 @@ def framed(image, size_px, resize, jitter, rng):
     scale = np.array([size_px / fit.get(resize, w), size_px / fit.get(resize, h)])
     if min(scale) < 0.6:
         shape = [max(1, round(h * scale[1] * 1.25)), max(1, round(w * scale[0] * 1.25))]
-        image, scale = resized(image, shape), scale * (w / shape[1], h / shape[0])
+        image = resized(image, shape)
+        scale = scale * (w / shape[1], h / shape[0])
         h, w = shape
     zoom, stretch, rotate, shift = (rng.uniform(-1, 1, n) * half for half, n in (
         (jitter.zoom, 1), (jitter.stretch, 1), (jitter.rotate, 1), (jitter.shift, 2)))
-    a, side = math.radians(rotate[0]), np.exp([zoom[0] + stretch[0] / 2, zoom[0] - stretch[0] / 2])
+    a = math.radians(rotate[0])
+    side = np.exp([zoom[0] + stretch[0] / 2, zoom[0] - stretch[0] / 2])
     linear = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]) @ np.diag(scale * side)
     centre = np.array([w, h]) / 2 - 0.5
     offset = size_px * (0.5 + shift) - 0.5 - linear @ centre
@@ -506,8 +524,10 @@ class BatchMix:
     @staticmethod
     def cutmix(images, order, kept, rng):
         h, w = images.shape[-2:]
-        half_h, half_w = h * math.sqrt(1 - kept) / 2, w * math.sqrt(1 - kept) / 2
-        y, x = rng.uniform(0, h), rng.uniform(0, w)
+        half_h = h * math.sqrt(1 - kept) / 2
+        half_w = w * math.sqrt(1 - kept) / 2
+        y = rng.uniform(0, h)
+        x = rng.uniform(0, w)
         top, bottom = (int(np.clip(v, 0, h)) for v in (y - half_h, y + half_h))
         left, right = (int(np.clip(v, 0, w)) for v in (x - half_w, x + half_w))
         images = images.clone()

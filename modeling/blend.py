@@ -40,11 +40,14 @@ def out_of_fold(members, split, of_folds):
 
 def run_ensemble(this, fits, metric):
     """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended test Predictions."""
-    config, audit, groups = this.config, this.audit, by_source(fits)
+    config = this.config
+    audit = this.audit
+    groups = by_source(fits)
     row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
     stage = Stage.of(this.folder, "ensemble", version=7, settings={
         **key_settings(config, "ensemble", "seed"), "metric": metric.name}, inputs=[f.predict_stage.key for f in fits.values()])
-    common, every = set.intersection(*folds_of(groups)), set.union(*folds_of(groups))
+    common = set.intersection(*folds_of(groups))
+    every = set.union(*folds_of(groups))
     if common < every:
         this.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all backbones were trained on: "
                   "the others lack some")
@@ -52,7 +55,9 @@ def run_ensemble(this, fits, metric):
            for split in ("valid", "valid_testlike")}
     ids = next(iter(next(iter(oof["valid"].values())).values())).sample_id.tolist()
     rows = [row[i] for i in ids]
-    labels, folds, kin = audit.train.label[rows], this.folds.fold[rows], audit.train.group[rows]
+    labels = audit.train.label[rows]
+    folds = this.folds.fold[rows]
+    kin = audit.train.group[rows]
     if (n_groups := len(set(kin.tolist()))) < FEWEST_GROUPS:
         kin = np.arange(len(rows))
         this.warn(f"the valid images are of {n_groups} group(s): intervals resample images, as so few groups say nothing about "
@@ -100,7 +105,8 @@ def run_ensemble(this, fits, metric):
 
 def warn_of_sureness(this, score, metric):
     """Say it where sureness alone takes the score of rows made like the test images out of its interval."""
-    (low, high), change = score["oof_testlike_ci90"], score["confidence_shift"]
+    (low, high) = score["oof_testlike_ci90"]
+    change = score["confidence_shift"]
     if not low <= score["oof_testlike"] + change <= high:
         surer = metric.sign * change > 0
         this.warn(f"the models are {'more' if surer else 'less'} sure on the test images than on training images made like "

@@ -22,8 +22,11 @@ from modeling.optim import make_optimizer, peak_lr, set_lr
 from modeling.train import seed_everything, split_batch, train_step
 from utils import RunError, Timer, UserError, fault_of, free_bytes, printable, usable_cores
 
-PASSED, WARNING, FAILED = "passed", "warning", "FAILED"
-STEP_SIZE_PX, STEP_IMAGES = 64, 4
+PASSED = "passed"
+WARNING = "warning"
+FAILED = "FAILED"
+STEP_SIZE_PX = 64
+STEP_IMAGES = 4
 MOST_GIB = {"large": 100, "base": 30, "small": 10, "tiny": 3}      # of 84 fits: their parameters, and checkpoints
 MOST_AUDITED = 3000      # larger folders are listed, not decoded, to stay under a minute
 
@@ -80,7 +83,8 @@ def check_gpu(config):
 
 
 def check_disk(config, folder):
-    gib, scale = free_bytes(folder) / 2**30, scaled(config).scale
+    gib = free_bytes(folder) / 2**30
+    scale = scaled(config).scale
     found = f"{gib:.0f} GiB free for {Path(folder).parent}"
     return (PASSED, found, "") if gib > MOST_GIB[scale] else (
         WARNING, found, f"competition_ready writes about {MOST_GIB[scale]} GiB at scale {scale}: see --dry_run")
@@ -112,7 +116,8 @@ def check_backbone(config, backbone):
     """Where the weights of a backbone would come from at this machine's scale, whether they are its own, and one real training
     step (of a family: by its tiny member)."""
     own = scaled(config)
-    name, small = member(backbone, own.scale), member(backbone, "tiny")
+    name = member(backbone, own.scale)
+    small = member(backbone, "tiny")
     source = find_weights(name, config.runtime.weights_dir, config.model.pretrained)
     if source.path and name != small:
         build_network(name, n_classes=4, image_size_px=own.data.image_size_px, model=config.model, weights=source)

@@ -90,7 +90,8 @@ def fastest(runtime, device, step_of, n_steps_ahead):
     step_of(Compute) -> a function that does a step; n_steps_ahead: steps of all fits together. Compiling has to be made up for
     by them: later fits find the compiled code in their process, or on disk in a sixth of the time (benchmarks/RESULTS.md).
     """
-    (precision, *others), timed = precisions(device), {}
+    (precision, *others) = precisions(device)
+    timed = {}
     best = untimed(runtime, precision)
     if device.type == "cuda":
         seconds_of(step_of(best))      # loads the libraries, which the first way that is timed would pay for

@@ -92,7 +92,8 @@ def compute_stage(this, backbone):
 
 def steps_ahead(this, backbone):
     """Steps of a micro-batch that all fits of a backbone take; 0 where they are too few to pay for timing them."""
-    optim, rounds = this.config.optim, range(len(this.config.rounds))
+    optim = this.config.optim
+    rounds = range(len(this.config.rounds))
     works = [work_of(this, spec) for number in rounds for spec in round_specs(this.config, number) if spec.backbone == backbone]
     n_images = sum(work.n_steps * work.n_epochs for work in works) * optim.batch_size
     return math.ceil(n_images / optim.micro_batch_size) if n_images >= FEWEST_IMAGES else 0
@@ -119,8 +120,12 @@ def device_type(this):
 
 def choose_compute(this, backbone):
     """Time steps of one micro-batch of noise, the same in all ways; returns what is to be known of it."""
-    config, optim, device = this.config, this.config.optim, this.device
-    n, n_classes, side_px = optim.micro_batch_size, len(this.contest.train.classes), config.data.image_size_px
+    config = this.config
+    optim = this.config.optim
+    device = this.device
+    n = optim.micro_batch_size
+    n_classes = len(this.contest.train.classes)
+    side_px = config.data.image_size_px
     seed_everything(config.seed, "compute", backbone)
     network = new_network(this, FitSpec(backbone, config.seed, 0, 0)).to(device).train()
     micro_batches = split_batch(noise_batch(n, n_classes, side_px), n, device)
@@ -188,11 +193,14 @@ def run_measuring(site, this, backbone, wanted):
 
 def measure_cost(this, backbone):
     """The Cost of a backbone: the real training and prediction of a few batches, of which nothing stays."""
-    config, optim, spec = this.config, this.config.optim, FitSpec(backbone, this.config.seed, 0, 0)
+    config = this.config
+    optim = this.config.optim
+    spec = FitSpec(backbone, this.config.seed, 0, 0)
     compute = this.compute_of(backbone)
     pixels, targets = fit_targets(this, spec)
     rows = np.arange(MEASURED_STEPS * optim.batch_size) % len(targets)
-    pixels, targets = pixels.take(rows), targets.take(rows)
+    pixels = pixels.take(rows)
+    targets = targets.take(rows)
     splits = predicted_splits(this, spec)
     ids, images, transform = splits.get("test", splits["valid"])
     network, objective, loader, sampler, mix = training(this, spec, pixels, targets, 2)
@@ -213,7 +221,8 @@ def measure_cost(this, backbone):
 
     def teach():
         distilled = Distilled(objective, [folded()], 1.0, 1.0)
-        side_px, micro = config.data.image_size_px, optim.micro_batch_size
+        side_px = config.data.image_size_px
+        micro = optim.micro_batch_size
         images = torch.zeros(micro, 3, side_px, side_px, dtype=torch.uint8, device=this.device)
         with compute.autocast(this.device)():
             return sum(distilled.teacher_probs(images).sum().item() for _ in range(optim.batch_size // micro))

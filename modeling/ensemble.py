@@ -100,7 +100,8 @@ def choose_views(views, labels):
 
 def useless(stack, labels, names):
     """{name: why} of the calibrated sources (m, n, C) that know no more than the class shares, or what an earlier one knows."""
-    out, prior = {}, np.bincount(labels, minlength=stack.shape[2]) / len(labels)
+    out = {}
+    prior = np.bincount(labels, minlength=stack.shape[2]) / len(labels)
     for i, name in enumerate(names):
         gain = row_losses(stack[i], labels) + np.log(np.maximum(prior[labels], 1e-7))
         if not clearly(gain, -1):
@@ -124,15 +125,18 @@ def greedy_weights(stack, labels):
 
     It goes by log loss whatever the metric: macro-F1 on a few hundred rows rewards members that are noise.
     """
-    counts, total = np.zeros(len(stack)), np.zeros(stack.shape[1:])
-    best_counts, best = None, np.inf
+    counts = np.zeros(len(stack))
+    total = np.zeros(stack.shape[1:])
+    best_counts = None
+    best = np.inf
     for step in range(1, GREEDY_STEPS + 1):
         losses = [log_loss(labels, (total + member) / step) for member in stack]
         pick = int(np.argmin(losses))
         counts[pick] += 1
         total += stack[pick]
         if losses[pick] < best:
-            best, best_counts = losses[pick], counts.copy()
+            best = losses[pick]
+            best_counts = counts.copy()
     return best_counts / best_counts.sum()
 
 
@@ -215,7 +219,9 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", *, group
         change, ci90 = paired_change(metric, labels, before, after, groups=groups, draws=draws, seed=seed)
         results.append(RoundResult(number, candidate.score_nested, change, ci90, ci90[1] > 0))
         if results[-1].used:
-            used, blend, nested = joined, candidate, probs
+            used = joined
+            blend = candidate
+            nested = probs
     return with_unused(blend, sources), nested, results
 
 

@@ -38,7 +38,9 @@ from utils import (
 )
 
 CODE = Path(__file__).resolve().parent.parent
-CONTEXT_BYTES, ALLOCATED_SHARE = 2**29, 0.85      # of a GPU's memory: CUDA's own; what tensors fill of what torch reserves
+# of a GPU's memory: CUDA's own; what tensors fill of what torch reserves
+CONTEXT_BYTES = 2**29
+ALLOCATED_SHARE = 0.85
 RETRIES = 5             # of a job whose worker, node or Ray died
 TOLD_SECONDS = 1.0      # between two looks at what the workers said
 
@@ -84,7 +86,8 @@ class LocalExecutor:
     n_devices = 1
 
     def __init__(self, folder, device="auto"):
-        self.folder, self.cores = Path(folder), usable_cores()
+        self.folder = Path(folder)
+        self.cores = usable_cores()
 
     def __enter__(self):
         return self
@@ -155,13 +158,17 @@ class Home:
 
     def __init__(self, folder, directory):
         os.chdir(directory)
-        self.ray, self.folder, self.heard, self.given = import_extra("ray", "--engine ray"), folder, [], {}
+        self.ray = import_extra("ray", "--engine ray")
+        self.folder = folder
+        self.heard = []
+        self.given = {}
 
     def tell(self, name, method, args, values):
         self.heard.append((name, method, args, values))
 
     def told(self):
-        heard, self.heard = self.heard, []
+        heard = self.heard
+        self.heard = []
         return heard
 
     def give(self, path):
@@ -203,8 +210,13 @@ class RemoteSite:
     is_home = False
 
     def __init__(self, home, name, folder, directory, owner, cores):
-        self.ray, self.home, self.name, self.cores = import_extra("ray", "--engine ray"), home, name, cores
-        self.events, self.done, self.told_at = RemoteLog(self.tell), 0.0, time.monotonic()
+        self.ray = import_extra("ray", "--engine ray")
+        self.home = home
+        self.name = name
+        self.cores = cores
+        self.events = RemoteLog(self.tell)
+        self.done = 0.0
+        self.told_at = time.monotonic()
         self.home_folder = folder
         self.sees_home = owner is not None and owner_of(Path(directory) / folder) == owner
         if self.sees_home:
@@ -220,7 +232,8 @@ class RemoteSite:
         self.done += share
         if time.monotonic() - self.told_at > TOLD_SECONDS:
             self.tell("advance", self.done)
-            self.done, self.told_at = 0.0, time.monotonic()
+            self.done = 0.0
+            self.told_at = time.monotonic()
 
     def flush(self):
         """Returns when all that was told has arrived."""
@@ -281,7 +294,10 @@ class RayExecutor:
 
     def __init__(self, folder, device="auto"):
         self.ray = import_extra("ray", "--engine ray")
-        self.folder, self.device, self.card_bytes, self.lost = Path(folder), device, 0, Counter()
+        self.folder = Path(folder)
+        self.device = device
+        self.card_bytes = 0
+        self.lost = Counter()
 
     def __enter__(self):
         self.start()
@@ -350,7 +366,10 @@ class RayExecutor:
 
     def run(self, jobs, events):
         """As LocalExecutor's, several at a time. A job is asked for while a device has room, so that at most one waits."""
-        jobs, running, bars, advanced = iter(jobs), {}, {}, Counter()
+        jobs = iter(jobs)
+        running = {}
+        bars = {}
+        advanced = Counter()
         while True:
             while sum(self.share(j.memory_bytes) for j in running.values()) < self.n_devices and (job := next(jobs, None)):
                 running[self.submit(job)] = job

@@ -28,7 +28,8 @@ class Exported(nn.Module):
 
     def __init__(self, network, temperature):
         super().__init__()
-        self.network, self.temperature = network, temperature
+        self.network = network
+        self.temperature = temperature
 
     def forward(self, images):
         return (self.network(images) / self.temperature).softmax(1)
@@ -36,7 +37,8 @@ class Exported(nn.Module):
 
 def description(predictor):
     """What someone without this repository must know to use the model."""
-    data, spec = predictor.this.config.data, predictor.best
+    data = predictor.this.config.data
+    spec = predictor.best
     side = data.image_size_px
     return {
         "input": {"name": "images", "dtype": "uint8", "shape": ["batch", 3, side, side], "layout": "NCHW, RGB, 0..255"},

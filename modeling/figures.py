@@ -7,10 +7,18 @@ import math
 
 import cv2
 
-THUMBNAIL_PX, STRIP_PX = 132, 192
-PANEL_WIDTH, PANEL_HEIGHT = 320, 190             # of a learning curve, and its margins
-LEFT, RIGHT, TOP, BOTTOM = 36, 10, 10, 24
-SQUARE, EDGE = 300, 36                           # of the reliability figure
+THUMBNAIL_PX = 132
+STRIP_PX = 192
+# of a learning curve, and its margins
+PANEL_WIDTH = 320
+PANEL_HEIGHT = 190
+LEFT = 36
+RIGHT = 10
+TOP = 10
+BOTTOM = 24
+# of the reliability figure
+SQUARE = 300
+EDGE = 36
 
 
 def place(value, low, high, start, end):
@@ -28,7 +36,8 @@ def nice_ticks(low, high, about=4):
 
 def padded(values, share=0.08, limits=(-math.inf, math.inf)):
     """(low, high) around the values with some room, inside the limits."""
-    low, high = min(values), max(values)
+    low = min(values)
+    high = max(values)
     room = share * (high - low) or 0.05
     return max(limits[0], low - room), min(limits[1], high + room)
 

@@ -55,9 +55,12 @@ from utils import (
 )
 
 PREDICT_BATCH_SIZE = 32
-PSEUDO_LABELS, WARNINGS = "pseudo_labels.csv", "warnings.json"      # in the folder of a fit
+# in the folder of a fit
+PSEUDO_LABELS = "pseudo_labels.csv"
+WARNINGS = "warnings.json"
 ADAPTED = "adapted.safetensors"          # in that of its predictions: statistics of the test images
-ADAPTED_IMAGES, ADAPTED_BATCH_SIZE = 512, 64
+ADAPTED_IMAGES = 512
+ADAPTED_BATCH_SIZE = 64
 
 
 @dataclass
@@ -188,7 +191,8 @@ class Fitted:
 def allowed_rounds(this):
     """The rounds without test images to learn from where the contest forbids it or has none: what is left of a round is its
     distillation, or nothing."""
-    rounds, usage = this.config.rounds, this.config.data.test_usage
+    rounds = this.config.rounds
+    usage = this.config.data.test_usage
     if (usage == "train" and len(this.audit.test)) or not any(r.unlabelled for r in rounds):
         return rounds
     kept = tuple(replace(r, unlabelled=False) for r in rounds if r.alpha or not r.unlabelled)
@@ -235,7 +239,9 @@ def fit_stages(this, spec, available=None, known=None):
     known = {} if known is None else known
     if spec in known:
         return known[spec]
-    config, weights, hours = this.config, this.weights[spec.backbone], this.config.runtime.time_budget_hours
+    config = this.config
+    weights = this.weights[spec.backbone]
+    hours = this.config.runtime.time_budget_hours
     settings = {"spec": spec, "model": model_settings(config), "augment": config.augment,
                 "optim": config.optim, "round": config.rounds[spec.round], "image_size_px": config.data.image_size_px,
                 "resize": config.data.resize, "pad_type": weights.pad_type,
@@ -274,7 +280,8 @@ def at_site(site, this, spec, fitted=None):
     def fetched(other, before):
         if other.round != spec.round - 1:
             return before
-        stage, result = before.predict_stage, before.result
+        stage = before.predict_stage
+        result = before.result
         teaches = this.config.rounds[spec.round].alpha and spec.fold in (other.fold, None)
         if teaches or other == start_of(this, spec):      # its network is read
             result = replace(result, folder=site.fetch(result.folder))
@@ -375,8 +382,10 @@ def distilled_from(this, spec, fitted, teachers):
 
 def fit_targets(this, spec, taught=None):
     """(PixelStore, Targets) of a fit: its fold's labelled images, and those that it was taught."""
-    audit, rows = this.audit, fit_rows(this, spec)
-    pixels, labelled = audit.train_pixels.take(rows), Targets.from_labels(audit.train.take(rows))
+    audit = this.audit
+    rows = fit_rows(this, spec)
+    pixels = audit.train_pixels.take(rows)
+    labelled = Targets.from_labels(audit.train.take(rows))
     if taught is None:
         return pixels, labelled
     row = {sample: i for i, sample in enumerate(audit.test.sample_id.tolist())}
@@ -393,7 +402,8 @@ def new_network(this, spec):
 def training(this, spec, pixels, targets, n_epochs, teachers=()):
     """What `fit` needs of this spec, from values: (network, objective, loader, sampler, mix). teachers: networks that it is
     distilled from."""
-    config, names = this.config, (this.config.seed, spec.name, spec.fold)
+    config = this.config
+    names = (this.config.seed, spec.name, spec.fold)
     augments = by_class(this.shift.groups, this.audit.train.classes, lambda group: train_augment(
         config.augment, group, native_scale=this.native_scale, share=this.shift.trained_share, **square_of(config)))
     dataset = ImageDataset(pixels, targets.sample_id, [augments[k] for k in targets.probs.argmax(1)], names,
@@ -403,10 +413,12 @@ def training(this, spec, pixels, targets, n_epochs, teachers=()):
     network = new_network(this, spec)
     labelled = np.bincount(this.audit.train.label[fit_rows(this, spec)], minlength=targets.probs.shape[1])
     weights = class_weights(labelled, config.optim.class_weight_power, (targets.probs * targets.weight[:, None]).sum(0))
-    objective, round_ = Supervised(config.optim, weights, network.head.with_margin), config.rounds[spec.round]
+    objective = Supervised(config.optim, weights, network.head.with_margin)
+    round_ = config.rounds[spec.round]
     if teachers:
         objective = Distilled(objective, teachers, round_.alpha, round_.temperature)
-    mix, n_clean = BatchMix(config.augment), config.augment.clean_epochs
+    mix = BatchMix(config.augment)
+    n_clean = config.augment.clean_epochs
     return (network, objective, make_loader(dataset, sampler, this.workers, this.loads_in_bursts), sampler,
             lambda batch, generator, n_left: mix(batch, generator) if n_left > n_clean else batch)
 
@@ -459,7 +471,8 @@ def warm_start(this, spec, fitted, network):
 
 def with_room(config, cost):
     """The Config of a fit, to begin with what its backbone fitted into memory with as its Cost was measured."""
-    runtime, micro = config.runtime, cost.micro_batch_size or config.optim.micro_batch_size
+    runtime = config.runtime
+    micro = cost.micro_batch_size or config.optim.micro_batch_size
     return replace(config, optim=replace(config.optim, micro_batch_size=micro),
                    runtime=replace(runtime, grad_checkpointing="on") if cost.grad_checkpointing else runtime)
 
@@ -478,12 +491,14 @@ def square_of(config):
 
 def predicted_splits(this, spec):
     """{split: (sample ids, PixelStore, transform or one per image)} of what a fit predicts."""
-    audit, plain = this.audit, plain_view(**square_of(this.config))
+    audit = this.audit
+    plain = plain_view(**square_of(this.config))
     splits = {"test": (audit.test.sample_id, audit.test_pixels, plain)} if len(audit.test) else {}
     if spec.fold is None:
         return splits
     rows = this.folds.valid_rows(spec.fold)
-    valid, pixels = audit.train.take(rows), audit.train_pixels.take(rows)
+    valid = audit.train.take(rows)
+    pixels = audit.train_pixels.take(rows)
     splits["valid"] = (valid.sample_id, pixels, plain)
     if not this.shift.is_empty:
         testlike = by_class(this.shift.groups, valid.classes, lambda group: testlike_view(
@@ -494,18 +509,21 @@ def predicted_splits(this, spec):
 
 def predict_fit(this, spec, weights_folder, folder, title):
     """valid.npz, valid_testlike.npz and test.npz of a finished fit, each with its views and their mean."""
-    network, splits = new_network_with(this, spec, weights_folder), predicted_splits(this, spec)
+    network = new_network_with(this, spec, weights_folder)
+    splits = predicted_splits(this, spec)
     with Timer() as timer:
         loader = split_loader(this, splits | adapting_split(this))
         adapted = adapted_to_test(this, spec, network, loader)
         if adapted:
             save_file(norm_statistics(adapted), folder / ADAPTED)
-        network, adapted = fused(network), adapted and fused(adapted)
+        network = fused(network)
+        adapted = adapted and fused(adapted)
         views = views_of(this, adapted is not None)
         for split in splits:
             save_views(predict_images(this, spec, network, loader, split, views, adapted), folder / f"{split}.npz")
     keep_warnings(this, folder)
-    n, n_views = sum(len(ids) for ids, _, _ in splits.values()), len(views)
+    n = sum(len(ids) for ids, _, _ in splits.values())
+    n_views = len(views)
     this.events.say(f"{title} {spec.title}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
                     event="predicted", fit=spec.name, fold=spec.fold, images=n, seconds=timer.seconds)
 

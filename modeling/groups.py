@@ -31,8 +31,10 @@ def stroke_and_ground(image):
     scale = SIDE_PX / max(image.shape)
     grey = cv2.cvtColor(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     kernel = np.ones((9, 9), np.uint8)
-    closed, opened = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, kernel), cv2.morphologyEx(grey, cv2.MORPH_OPEN, kernel)
-    dark, light = cv2.subtract(closed, grey) > STROKE_LEVELS, cv2.subtract(grey, opened) > STROKE_LEVELS
+    closed = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, kernel)
+    opened = cv2.morphologyEx(grey, cv2.MORPH_OPEN, kernel)
+    dark = cv2.subtract(closed, grey) > STROKE_LEVELS
+    light = cv2.subtract(grey, opened) > STROKE_LEVELS
     ground = cv2.morphologyEx(closed if dark.mean() >= light.mean() else opened, cv2.MORPH_GRADIENT, kernel)
     return max(dark.mean(), light.mean()), (ground <= STROKE_LEVELS).mean()
 
@@ -40,7 +42,8 @@ def stroke_and_ground(image):
 def find_looks(images, labels, n_classes, workers=2):
     """(C,) "document" or "photo": the look of most images of each class; of most images where a class has none."""
     votes = np.array(parallel_map(is_document, images, workers), dtype=float)
-    labels, usual = np.asarray(labels), 2 * votes.sum() >= len(votes)
+    labels = np.asarray(labels)
+    usual = 2 * votes.sum() >= len(votes)
     shares = [votes[labels == c].mean() if (labels == c).any() else float(usual) for c in range(n_classes)]
     return tuple("document" if share >= 0.5 else "photo" for share in shares)
 
@@ -64,7 +67,8 @@ def make_groups(classes, counts, looks, setting):
     """The ClassGroups of `setting` (augment.groups): each class is in exactly one. looks: of `find_looks`, or None with off."""
     if setting == "off":
         return (ClassGroup("all", "any", tuple(classes), int(np.sum(counts))),)
-    by_hand, look = named_classes(setting, classes), dict(zip(classes, looks, strict=True))
+    by_hand = named_classes(setting, classes)
+    look = dict(zip(classes, looks, strict=True))
     look |= {c: name for name in ("document", "photo") for c in by_hand.get(name, ())}
     few = set(by_hand["minority"] if "minority" in by_hand else np.array(classes)[minorities(counts)].tolist())
     members = {}

@@ -35,7 +35,8 @@ class Predictions:
         """probs in the order of `ids`; RunError with the first missing and extra id unless the sets are equal."""
         row = {sample: i for i, sample in enumerate(self.sample_id.tolist())}
         asked = set(ids)
-        missing, extra = [i for i in ids if i not in row], [i for i in row if i not in asked]
+        missing = [i for i in ids if i not in row]
+        extra = [i for i in row if i not in asked]
         if missing or extra:
             raise RunError(f"predictions of {self.split} must be for exactly the asked ids: {len(missing)} missing "
                            f"(first {missing[:1]}), {len(extra)} extra (first {extra[:1]})")

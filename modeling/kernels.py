@@ -27,7 +27,8 @@ class DepthwiseConv2d(torch.autograd.Function):
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx, images, weight, bias, stride, padding):
         ctx.save_for_backward(images, weight)
-        ctx.stride, ctx.padding = stride, padding
+        ctx.stride = stride
+        ctx.padding = padding
         return F.conv2d(images, weight, bias, stride, padding, groups=len(weight))
 
     @staticmethod
@@ -80,7 +81,8 @@ def depthwise_weight_grad(grad, images, weight, stride, padding):
 def depthwise(module, images):
     padding = module.padding
     if isinstance(module, Conv2dSame):
-        images, padding = pad_same(images, module.kernel_size, module.stride), (0, 0)
+        images = pad_same(images, module.kernel_size, module.stride)
+        padding = (0, 0)
     return DepthwiseConv2d.apply(images, module.weight, module.bias, module.stride, padding)
 
 

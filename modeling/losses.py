@@ -60,7 +60,9 @@ class Supervised(nn.Module):
     def __init__(self, optim, weights, with_margin=lambda logits, targets: logits):
         """`optim`: an OptimConfig; `weights` (C,): class weights; `with_margin`: of the network's head."""
         super().__init__()
-        self.gamma, self.label_smoothing, self.with_margin = optim.focal_gamma, optim.label_smoothing, with_margin
+        self.gamma = optim.focal_gamma
+        self.label_smoothing = optim.label_smoothing
+        self.with_margin = with_margin
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32))
 
     def weighted(self, per_sample, batch):
@@ -69,7 +71,8 @@ class Supervised(nn.Module):
 
     def forward(self, network, batch):
         logits = network(batch.images)
-        asked, targets = self.with_margin(logits, batch.targets), smooth(batch.targets, self.label_smoothing)
+        asked = self.with_margin(logits, batch.targets)
+        targets = smooth(batch.targets, self.label_smoothing)
         loss = self.weighted(focal_loss(asked, targets, self.gamma), batch)
         return LossParts(loss, logits, {"supervised": loss.detach()})
 
@@ -83,7 +86,9 @@ class Distilled(nn.Module):
     def __init__(self, supervised, teachers, alpha, temperature):
         """`teachers`: networks, equally weighted; see `distillation_loss` for the `temperature`."""
         super().__init__()
-        self.supervised, self.alpha, self.temperature = supervised, alpha, temperature
+        self.supervised = supervised
+        self.alpha = alpha
+        self.temperature = temperature
         self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -31,8 +31,13 @@ class Room:
     """
 
     def __init__(self, micro_batch_size, device, network=None, grad_checkpointing="off", told=lambda text: None):
-        self.micro_batch_size, self.device, self.network, self.told = micro_batch_size, device, network, told
-        self.may_checkpoint, self.grad_checkpointing, self.out_of_memory = grad_checkpointing != "off", False, 0
+        self.micro_batch_size = micro_batch_size
+        self.device = device
+        self.network = network
+        self.told = told
+        self.may_checkpoint = grad_checkpointing != "off"
+        self.grad_checkpointing = False
+        self.out_of_memory = 0
         if grad_checkpointing == "on" and not self.checkpoint():
             told("runtime.grad_checkpointing=on has no effect: timm's model has no gradient checkpointing")
 
@@ -80,7 +85,8 @@ class Room:
                 "out_of_memory": self.out_of_memory}
 
     def load_state_dict(self, state):
-        self.micro_batch_size, self.out_of_memory = state["micro_batch_size"], state["out_of_memory"]
+        self.micro_batch_size = state["micro_batch_size"]
+        self.out_of_memory = state["out_of_memory"]
         if state["grad_checkpointing"]:
             self.checkpoint()
 

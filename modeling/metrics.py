@@ -162,7 +162,8 @@ def resamples(groups, draws, rng):
     """`draws` times the rows of groups (n,) drawn with replacement; rows without relatives are a group each."""
     _, first, of = np.unique(groups, return_index=True, return_inverse=True)
     leader = first[of]      # a group's first row: rows of their own are drawn as they stand
-    order, sizes = np.argsort(leader, kind="stable"), np.unique(leader, return_counts=True)[1]
+    order = np.argsort(leader, kind="stable")
+    sizes = np.unique(leader, return_counts=True)[1]
     starts = np.cumsum(sizes) - sizes
     for _ in range(draws):
         drawn = rng.integers(0, len(sizes), len(sizes))
@@ -187,8 +188,10 @@ def confident_scores(metric, labels, probs, others, *, n_scored, seed, draws=200
     Predictions are tempered first so that their mean sureness equals the accuracy on the labelled rows (calibrated
     confidence, arXiv 2401.08348).
     """
-    rng, temperature = np.random.default_rng(seed), accuracy_temperature(labels, probs)
-    ours, theirs = with_temperature(probs, temperature), with_temperature(others, temperature)
+    rng = np.random.default_rng(seed)
+    temperature = accuracy_temperature(labels, probs)
+    ours = with_temperature(probs, temperature)
+    theirs = with_temperature(others, temperature)
 
     def drawn_score(probs, n):
         rows = probs[rng.integers(len(probs), size=n)]

@@ -233,7 +233,9 @@ class ArcFaceHead(nn.Module):
 
     def __init__(self, n_features, n_classes, drop_rate, n_centers=1, scale=16.0, margin=0.2):
         super().__init__()
-        self.n_centers, self.scale, self.margin = n_centers, scale, margin
+        self.n_centers = n_centers
+        self.scale = scale
+        self.margin = margin
         self.drop = nn.Dropout(drop_rate)
         self.weight = nn.Parameter(torch.empty(n_classes * n_centers, n_features))      # the centres of a class side by side
         nn.init.xavier_uniform_(self.weight)
@@ -273,7 +275,9 @@ class Network(nn.Module):
 
     def __init__(self, backbone, head, mean, std, input_size_px):
         super().__init__()
-        self.backbone, self.head, self.input_size_px = backbone, head, input_size_px
+        self.backbone = backbone
+        self.head = head
+        self.input_size_px = input_size_px
         self.set_memory_format(torch.channels_last)
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).mul(255).view(1, 3, 1, 1), persistent=False)
@@ -348,7 +352,8 @@ def unchanged_share(backbone, fresh):
     same = total = 0
     for loaded, random in zip(backbone.parameters(), fresh.parameters(), strict=True):
         if random.numel() > 1 and random.std() > 0:
-            same, total = same + int((loaded == random).sum()), total + random.numel()
+            same = same + int((loaded == random).sum())
+            total = total + random.numel()
     return same / max(1, total)
 
 
@@ -392,7 +397,8 @@ def is_computed_again():
 
 def hold_statistics(norm, inputs):
     if is_computed_again():
-        norm.held, norm.momentum = norm.momentum, 0.0
+        norm.held = norm.momentum
+        norm.momentum = 0.0
 
 
 def release_statistics(norm, inputs, output):
@@ -409,8 +415,11 @@ def fused(network):
     50 to 80 % of the time on a CPU (benchmarks/RESULTS.md). The network itself without any, and where outputs would differ."""
     if not batch_norms(network):
         return network.eval()
-    plain, copied, device = network.eval(), twin(network), next(network.parameters()).device
-    shape, generator = (2, 3, plain.input_size_px, plain.input_size_px), torch.Generator().manual_seed(0)
+    plain = network.eval()
+    copied = twin(network)
+    device = next(network.parameters()).device
+    shape = (2, 3, plain.input_size_px, plain.input_size_px)
+    generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
     pairs = norms_after_convolutions(copied, images)
     parts = {conv: fuse_conv_bn_eval(conv, norm) for norm, conv in pairs.items()}
@@ -422,13 +431,16 @@ def fused(network):
                 setattr(parent, name, parts[part])
     copied.set_memory_format(plain.memory_format)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):      # else its rounding would hide or make differences
-        expected, found = plain.features(images), copied.features(images)      # a head may begin with zeros
+        # a head may begin with zeros
+        expected = plain.features(images)
+        found = copied.features(images)
     return copied if pairs and torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())) else plain
 
 
 def norms_after_convolutions(network, images):
     """{batch norm: the convolution whose output it reads, as no other module does} in a forward pass."""
-    outputs, readers = {}, {}
+    outputs = {}
+    readers = {}
 
     def keep(conv, inputs, output):
         outputs[id(output)] = conv, output

@@ -7,7 +7,9 @@ from timm.utils import ModelEmaV3
 
 # Peaks for batches of 64 and more. Networks with batch norm fine-tune at higher rates than those with layer norm
 # (measured on mobilenetv2_100, see benchmarks/RESULTS.md; the rate for layer norm is the usual one, e.g. arXiv 2106.08254).
-LR_BATCH_NORM, LR_LAYER_NORM, LR_RANDOM = 2e-3, 1e-3, 2e-3
+LR_BATCH_NORM = 2e-3
+LR_LAYER_NORM = 1e-3
+LR_RANDOM = 2e-3
 LAYERS = 20      # the layer decay is one for networks of 12 (arXiv 2106.08254, 2201.03545) to 17 (measured) blocks
 
 
@@ -51,7 +53,8 @@ def decayed_groups(backbone, optim, layer_decay):
                                         no_weight_decay_list=getattr(backbone, "no_weight_decay", set)())
 
     groups = groups_by(layer_decay)
-    smallest, least = min(group["lr_scale"] for group in groups), layer_decay ** LAYERS
+    smallest = min(group["lr_scale"] for group in groups)
+    least = layer_decay ** LAYERS
     return groups_by(layer_decay ** (math.log(least) / math.log(smallest))) if 0 < smallest < 0.999 * least else groups
 
 

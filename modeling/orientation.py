@@ -167,7 +167,8 @@ def resampled(source, allowed, n, rng):
 
 def linear_ratios(rows, y, source, test, seed, folds=3):
     """As `modeling.shift.likelihood_ratios`, with a linear classifier for many smooth features."""
-    p_bank, p_test = np.zeros((len(rows), 8)), np.zeros((len(test), 8))
+    p_bank = np.zeros((len(rows), 8))
+    p_test = np.zeros((len(test), 8))
     for fold, (fit, held) in enumerate(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, y, source)):
         model = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3))
         model.fit(rows[fit], y[fit])
@@ -175,11 +176,14 @@ def linear_ratios(rows, y, source, test, seed, folds=3):
         p_test[fold::folds] = model.predict_proba(test[fold::folds])
     prior = np.bincount(y) / len(y)
     half = source % 2 == 0
-    log_bank, log_test = np.log(p_bank + 1e-4), np.log(p_test + 1e-4)
-    ours, theirs = np.empty_like(p_bank), np.empty_like(p_test)
+    log_bank = np.log(p_bank + 1e-4)
+    log_test = np.log(p_test + 1e-4)
+    ours = np.empty_like(p_bank)
+    theirs = np.empty_like(p_test)
     for k, part in enumerate((half, ~half)):
         model = LogisticRegression(C=1.0, max_iter=500, tol=1e-2).fit(log_bank[part], y[part])
-        ours[~part], theirs[k::2] = model.predict_proba(log_bank[~part]), model.predict_proba(log_test[k::2])
+        ours[~part] = model.predict_proba(log_bank[~part])
+        theirs[k::2] = model.predict_proba(log_test[k::2])
     return ours / prior, theirs / prior
 
 
@@ -219,7 +223,8 @@ def is_natural(original, mirrored, y, seed):
     nearer = np.concatenate([[0.5], *(nearest_share(original[y == c], mirrored[y == c]) for c in classes)])
     centre = {c: (original[y == c].mean(0) + mirrored[y == c].mean(0)) / 2 for c in np.unique(y)}
     middle = np.array([centre[c] for c in y])
-    rows, side = np.concatenate([original - middle, mirrored - middle]), np.repeat([0, 1], len(y))
+    rows = np.concatenate([original - middle, mirrored - middle])
+    side = np.repeat([0, 1], len(y))
     guess = cross_val_predict(LogisticRegression(C=0.01), rows, side, cv=GroupKFold(5), groups=np.tile(np.arange(len(y)), 2))
     return all(share.mean() < 0.5 + max(0.07, 1.4 / math.sqrt(n))
                for share, n in ((nearer, len(nearer)), (guess == side, len(y))))

@@ -31,8 +31,14 @@ from modeling.inference import Predictions
 from utils import Timer, duration, plain, read_json, write_atomic
 
 PAUSE_FACTOR = 20           # while a run goes on, the page is written in less than this share of the time
-MOST_CLASSES, MOST_PAIRS, PAIR_IMAGES, MOST_IMAGES, MOST_SETS, SET_IMAGES = 30, 6, 4, 12, 8, 4
-STRIP_IMAGES, MOST_STATISTICS = 8, 12
+MOST_CLASSES = 30
+MOST_PAIRS = 6
+PAIR_IMAGES = 4
+MOST_IMAGES = 12
+MOST_SETS = 8
+SET_IMAGES = 4
+STRIP_IMAGES = 8
+MOST_STATISTICS = 12
 SPLITS = {"valid": "as they are", "valid_testlike": "made like the test set"}
 SCORES = {"oof_clean": "out of fold, images as they are", "oof_testlike": "out of fold, made like the test set",
           "by_confidence": "by sureness on the test images", "expected": "expected of the submission",
@@ -47,7 +53,9 @@ class Page:
     """The page of one run, and when it was last written."""
 
     def __init__(self, this, metric):
-        self.this, self.metric, self.pause_until = this, metric, 0.0
+        self.this = this
+        self.metric = metric
+        self.pause_until = 0.0
 
     def show(self, fitted, specs, final=None, results=None):
         """Write the page of {FitSpec: Fitted} out of all specs; at most every now and then until there is a `final`."""
@@ -182,7 +190,8 @@ def oof_content(audit, oof, metric, shift):
     row_of = {sample: row for row, sample in enumerate(audit.train.sample_id.tolist())}
     ids = oof["valid"].sample_id.tolist()
     rows = np.array([row_of[i] for i in ids])
-    labels, probs = audit.train.label[rows], {split: p.align(ids) for split, p in oof.items()}
+    labels = audit.train.label[rows]
+    probs = {split: p.align(ids) for split, p in oof.items()}
     if shift.is_empty:      # nothing was found that test images differ by
         del probs["valid_testlike"]
     matrices = {split: review.confusion(labels, p) for split, p in probs.items()}
@@ -239,7 +248,8 @@ def image_of(audit, row, names, split="train"):
 
 def duplicates(audit):
     """Sets of training images that are the same picture, and pairs of a training and a test image that are."""
-    names, train = class_names(audit), audit.train
+    names = class_names(audit)
+    train = audit.train
     sets = review.duplicate_sets(train.sample_id, train.label, audit.summary["same_pictures"])
     row_of = [{sample: row for row, sample in enumerate(c.sample_id.tolist())} for c in (train, audit.test)]
     twins = [(row_of[0][a], row_of[1][b]) for a, b, _ in audit.summary["twins"] if a in row_of[0] and b in row_of[1]]
@@ -263,7 +273,8 @@ def strips(this, shift):
     audit = this.audit
     policies = by_class([ClassGroup.from_json(g) for g in shift["groups"]], audit.train.classes, lambda group: group.policy)
     rng = np.random.default_rng(shift["examples"].get("seed", 0))
-    train, test = audit.train_pixels, audit.test_pixels
+    train = audit.train_pixels
+    test = audit.test_pixels
     rows = rng.permutation(len(train))[:STRIP_IMAGES].tolist()
     matched = [distort(train[r], policies[audit.train.label[r]], r, lambda seed: train[seed % len(train)], this.native_scale)
                for r in rows]

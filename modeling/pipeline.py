@@ -58,7 +58,9 @@ from utils import (
 CACHE_FACTOR = 1.25      # cached images are this much larger than the network's input, for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features are used as they are: to measure the shift and the padding
 PROBE_IMAGES = 64
-RESERVE_SECONDS, RESERVE_SHARE = 12, 0.03      # of a time budget: for starting, blending and the report
+# of a time budget: for starting, blending and the report
+RESERVE_SECONDS = 12
+RESERVE_SHARE = 0.03
 RESULTS_MANIFEST = "results_manifest.json"     # of the result files and of all stages' manifests, for --verify
 PREDICTIONS = {"out_of_fold": "oof_testlike", "out_of_fold_clean": "oof_clean", "test": "test"}      # files of the blend
 QUIET_EVENTS = ("warning", "result")      # whose sentences --quiet leaves
@@ -158,7 +160,8 @@ def changed_settings(before, now):
     def deciding(settings):      # of the runtime's only the time budget
         return settings | {"runtime": settings.get("runtime", {}).get("time_budget_hours")}
 
-    before, now = deciding(before), deciding(now)
+    before = deciding(before)
+    now = deciding(now)
     return ["--time_budget" if key == "runtime" else key for key in now if now[key] != before.get(key)]
 
 
@@ -167,7 +170,8 @@ def introduce(this, metric):
     config = this.config
     for line in this.contest.describe(metric, config.metric != "auto"):
         this.events.say(line)
-    refit, n_fits = " and a refit" * config.ensemble.refit, sum(len(round_specs(config, k)) for k in range(len(config.rounds)))
+    refit = " and a refit" * config.ensemble.refit
+    n_fits = sum(len(round_specs(config, k)) for k in range(len(config.rounds)))
     this.events.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} fold(s){refit} x "
                     f"{len(config.rounds)} round(s) = {n_fits} fits of {config.optim.epochs} epochs at "
                     f"{config.data.image_size_px} px, batch {config.optim.batch_size}, on {this.machine['device']}")
@@ -175,7 +179,8 @@ def introduce(this, metric):
         this.events.say(f"weights: {source.describe()}")
     random = [s.model_name for s in this.weights.values() if not s.is_pretrained]
     if random and config.model.pretrained != "off":
-        files, given = ", ".join(f"{name}.safetensors or .pth" for name in random), config.runtime.weights_dir
+        files = ", ".join(f"{name}.safetensors or .pth" for name in random)
+        given = config.runtime.weights_dir
         this.warn(f"{', '.join(random)} start(s) from RANDOM WEIGHTS and will score far lower: put {files} into "
                   + (f"{given}, where none was found" if given else "a folder and pass it as --weights_dir"))
     for source in this.weights.values():
@@ -191,7 +196,8 @@ class NoiseImages:
     """n noise images in place of a PixelStore, for timing."""
 
     def __init__(self, n, side_px):
-        self.n, self.image = n, np.random.default_rng(0).integers(256, size=(side_px * 3 // 4, side_px, 3), dtype=np.uint8)
+        self.n = n
+        self.image = np.random.default_rng(0).integers(256, size=(side_px * 3 // 4, side_px, 3), dtype=np.uint8)
 
     def __len__(self):
         return self.n
@@ -227,7 +233,8 @@ def print_plan(this, metric, executor):
 
 def rehearse(this):
     """Fill a Run as if its first stages were done: no image read, no shift known, no weights loaded."""
-    contest, side_px = this.contest, cache_side_px(this.config)
+    contest = this.contest
+    side_px = cache_side_px(this.config)
     this.audit = SimpleNamespace(
         train=contest.train, test=contest.test, train_pixels=NoiseImages(len(contest.train), side_px),
         test_pixels=NoiseImages(len(contest.test), side_px),
@@ -253,7 +260,8 @@ def cache_side_px(config):
 
 
 def run_audit(this):
-    stage, contest = audit_stage(this), this.contest
+    stage = audit_stage(this)
+    contest = this.contest
     if not stage.is_done:
         n_images = len(contest.train) + len(contest.test)
         need_space(this.folder, 3 * cache_side_px(this.config)**2 * n_images, f"{n_images} reduced images")
@@ -275,7 +283,8 @@ def pretrained_source(this):
 
 
 def shift_stage(this):
-    config, source = this.config, pretrained_source(this)
+    config = this.config
+    source = pretrained_source(this)
     settings = {"reads_test": reads_test(this), "seed": config.seed, "augment": config.augment.policy != "none",
                 "groups": config.augment.groups}
     return Stage.of(this.folder, "shift", version=7, settings=settings,
@@ -284,7 +293,9 @@ def shift_stage(this):
 
 def run_shift(this):
     """Measure how test images differ and match it; with `data.test_usage=none` training images are measured alone."""
-    config, audit, stage = this.config, this.audit, shift_stage(this)
+    config = this.config
+    audit = this.audit
+    stage = shift_stage(this)
     this.run_stage(stage, lambda folder: write_json(
         folder / "shift.json", measure_shift(this, config.augment.policy != "none").to_json()))
     this.shift = ShiftReport.from_json(read_json(stage.folder / "shift.json"))
@@ -320,7 +331,8 @@ def make_embed(this, source):
     seed_everything("embed")
     network = fused(build_network(source.model_name, n_classes=2, image_size_px=PROBE_SIZE_PX, weights=source,
                                   model=this.config.model).to(this.device))
-    square, autocast = plain_view(PROBE_SIZE_PX, "letterbox"), Compute(precisions(this.device)[-1]).autocast(this.device)
+    square = plain_view(PROBE_SIZE_PX, "letterbox")
+    autocast = Compute(precisions(this.device)[-1]).autocast(this.device)
 
     @torch.inference_mode()
     def embed(images):
@@ -346,7 +358,8 @@ def run_folds(this):
 
 def run_weights(this):
     """Get every backbone's weights onto this machine, their digests, and the padding they were trained with."""
-    config, square = this.config, plain_view(PROBE_SIZE_PX, "crop")
+    config = this.config
+    square = plain_view(PROBE_SIZE_PX, "crop")
     rows = np.random.default_rng(seed_of("probe")).permutation(len(this.audit.train))[:PROBE_IMAGES]
     images = np.stack([square(this.audit.train_pixels[row]) for row in rows]).transpose(0, 3, 1, 2)
     for name, source in this.weights.items():
@@ -367,7 +380,8 @@ def plan_stage(this):
 
 def specs_left(this):
     """The FitSpecs of all rounds but what `plan_stage` has left out."""
-    specs, stage = planned_specs(this), plan_stage(this)
+    specs = planned_specs(this)
+    stage = plan_stage(this)
     if not stage.is_done:
         return specs
     chosen = read_json(stage.folder / "plan.json")["fits"]
@@ -376,7 +390,8 @@ def specs_left(this):
 
 def run_rounds(this, metric, page, executor):
     """({FitSpec: Fitted} of all rounds, what was planned); each round reads only the rounds before it."""
-    specs, stage = specs_left(this), plan_stage(this)
+    specs = specs_left(this)
+    stage = plan_stage(this)
     planner = Planner(this, specs, metric, executor)
     for line in planner.describe():
         this.events.say(line)
@@ -405,8 +420,13 @@ def run_rounds(this, metric, page, executor):
 
 def conclude(this, fits, planned, results, metric, answers, timer, page):
     """Write the submission, the result files and the page; returns final_results.json's content."""
-    config, folder, audit, score, shift = this.config, this.folder, this.audit, results["score"], this.shift.to_json()
-    submission, form = "", this.contest.form
+    config = this.config
+    folder = this.folder
+    audit = this.audit
+    score = results["score"]
+    shift = this.shift.to_json()
+    submission = ""
+    form = this.contest.form
     (folder / RESULTS_MANIFEST).unlink(missing_ok=True)
     if form.ids:
         prior = np.bincount(audit.train.label, minlength=len(audit.train.classes)) / len(audit.train)

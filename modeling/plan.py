@@ -79,7 +79,8 @@ class Devices:
 
     def seconds(self, fits):
         """When the last of [(backbone, seconds)] ends: each, in order, goes where it can begin first."""
-        devices, last = [[] for _ in range(self.n)], 0.0
+        devices = [[] for _ in range(self.n)]
+        last = 0.0
         for seconds, share in [*self.busy, *((seconds, self.shares.get(backbone, 1.0)) for backbone, seconds in fits)]:
             begin, device = min(((earliest(placed, share), placed) for placed in devices), key=lambda pair: pair[0])
             device.append((begin + seconds, share))
@@ -137,7 +138,8 @@ def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True
     fewer epochs if it must be, down to one.
     What then is left over goes to epochs.
     """
-    kept, asked = list(works), {w.spec: w.n_epochs for w in works}
+    kept = list(works)
+    asked = {w.spec: w.n_epochs for w in works}
     if total(kept, costs, asked, devices) <= seconds_left:
         return Plan(asked, total(kept, costs, asked, devices))
     shortest = {w.spec: w.floor_epochs for w in works}
@@ -181,7 +183,8 @@ def in_order_of_dropping(works, weakest, at_least_one):
 
 def lengthened(works, costs, epochs, seconds_left, devices):
     """The epochs with what is left over: one more for the fit that has the smallest share of what it was asked for."""
-    epochs, open_ = dict(epochs), {w.spec: w for w in works}
+    epochs = dict(epochs)
+    open_ = {w.spec: w for w in works}
     while open_:
         spec = min(open_, key=lambda s: epochs[s] / open_[s].n_epochs)
         more = {**epochs, spec: epochs[spec] + 1}
@@ -208,5 +211,6 @@ def differences(works, epochs):
             yield f"{backbone}: its refit"
         shorter = [(epochs[w.spec], w.n_epochs) for w in mine if epochs.get(w.spec, w.n_epochs) < w.n_epochs]
         if shorter:
-            low, high = min(shorter)[0], max(shorter)[0]
+            low = min(shorter)[0]
+            high = max(shorter)[0]
             yield f"{backbone}: {low if low == high else f'{low} to {high}'} of {shorter[0][1]} epochs"

@@ -30,7 +30,9 @@ class Planner:
 
     def __init__(self, this, specs, metric, executor, is_asked=False):
         """is_asked: what the fits cost is wanted for its own sake."""
-        self.this, self.metric, self.executor = this, metric, executor
+        self.this = this
+        self.metric = metric
+        self.executor = executor
         known = {backbone for backbone in {spec.backbone for spec in specs} if has_compute(this, backbone)}
         self.state = {spec: fit_state(this, spec, specs) if spec.backbone in known else "to do" for spec in specs}
         self.works = {spec: work_of(this, spec, specs) for spec in specs}
@@ -40,7 +42,9 @@ class Planner:
         pays = is_asked or len(to_do) > 1 or n_steps >= FEWEST_STEPS
         measured = this.deadline < math.inf or (this.config.runtime.measure and pays)
         self.costs = find_costs(this, open_, executor, measured, self.has_time_for)
-        self.is_known, self.pace = measured, {}       # seconds over planned seconds, by backbone
+        # seconds over planned seconds, by backbone
+        self.is_known = measured
+        self.pace = {}
         if executor.n_devices > 1 and this.deadline == math.inf:      # else what a budget leaves out must come last
             self.works = {work.spec: work for work in longest_first(self.works.values(), self.costs)}
         self.running = {}                             # {FitSpec: [planned seconds or steps, those done]}

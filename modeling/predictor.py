@@ -54,7 +54,8 @@ def write_predictor(this, fits, blend, metric):
 def fit_facts(this, spec, fitted):
     """Where the weights of a fit lie in the run's folder, and the statistics of its adapted views ('': it has none), and what
     takes them; `timm` as timm.create_model wants it."""
-    weights, adapted = fitted.result.folder / "weights.safetensors", fitted.predict_stage.folder / ADAPTED
+    weights = fitted.result.folder / "weights.safetensors"
+    adapted = fitted.predict_stage.folder / ADAPTED
     side_px = input_size_px(spec.backbone, this.config.data.image_size_px)
     return {"backbone": spec.backbone, "compute": this.compute_of(spec.backbone),
             "timm": timm_arguments(this.weights[spec.backbone], side_px),
@@ -119,13 +120,15 @@ class Predictor:
 
     def predict_pixels(self, catalog, pixels):
         """The blend's Predictions of images in a PixelStore."""
-        view_of, by_source = {view.name: view for view in self.views}, {}
+        view_of = {view.name: view for view in self.views}
+        by_source = {}
         loader = split_loader(self.this, {"new": (catalog.sample_id, pixels, plain_view(**square_of(self.this.config)))})
         for spec in progress(self.weights, desc="fits"):
             views = [view_of[name] for name in self.blend.views[spec.name]]
             network = self.network(spec)
             adapted = with_statistics(network, read_tensors(self.adapted[spec])) if spec in self.adapted else None
-            network, adapted = fused(network), adapted and fused(adapted)
+            network = fused(network)
+            adapted = adapted and fused(adapted)
             by_source.setdefault(spec.name, []).append(
                 predict_images(self.this, spec, network, loader, "new", views, adapted))
         return self.blend.apply({name: joined(each, Predictions.mean) for name, each in by_source.items()})
@@ -143,9 +146,12 @@ def load_predictor(folder, config):
             name: fit["timm"].get(name, "") for name in ("pad_type", "global_pool")}) for fit in stored["fits"]}
         computes = {fit["backbone"]: Compute(**fit["compute"]) for fit in stored["fits"]}
         device = torch.device(stored["device"])
-        views, blend = tuple(View(**view) for view in stored["views"]), Blend(**stored["blend"])
+        views = tuple(View(**view) for view in stored["views"])
+        blend = Blend(**stored["blend"])
         metric = METRICS[stored["metric"]]
-        classes, class_names, long_side_px = tuple(stored["classes"]), tuple(stored["class_names"]), stored["long_side_px"]
+        classes = tuple(stored["classes"])
+        class_names = tuple(stored["class_names"])
+        long_side_px = stored["long_side_px"]
     except OSError:
         raise UserError(f"RUN_FOLDER must be the folder of a finished run, which holds {NAME}, got {str(folder)!r}: finish "
                         "the run by its training command (a run of an older version too), or check the path") from None

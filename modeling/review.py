@@ -18,7 +18,9 @@ def confusion(labels, probs):
 
 def per_class(matrix):
     """(C, 3): recall, precision and F1 of each class by its counts; 0 where a class is never the label, or never the answer."""
-    hits, of_label, of_answer = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    hits = np.diag(matrix)
+    of_label = matrix.sum(1)
+    of_answer = matrix.sum(0)
     return np.stack([hits / np.maximum(of_label, 1), hits / np.maximum(of_answer, 1),
                      2 * hits / np.maximum(of_label + of_answer, 1)], axis=1)
 
@@ -67,7 +69,8 @@ class Bin(NamedTuple):
 
 def reliability(labels, probs, n_bins=10):
     """(Bins of equal width that hold rows, expected calibration error: the mean |confidence - accuracy| over rows)."""
-    confidence, right = probs.max(1), probs.argmax(1) == labels
+    confidence = probs.max(1)
+    right = probs.argmax(1) == labels
     index = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     bins = [Bin(float(confidence[index == k].mean()), float(right[index == k].mean()), int((index == k).sum()))
             for k in np.unique(index)]

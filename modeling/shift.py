@@ -154,7 +154,8 @@ def draw_values(rng, found, kinds=(), free=0.15):
     """{kind: value} of one image: each kind as found so far, or freely for `kinds` (half the time, anywhere in its range)."""
     values = {}
     for kind, (edges, classes, _) in AXES.items():
-        d, u = found.distortion(kind), rng.random(2)
+        d = found.distortion(kind)
+        u = rng.random(2)
         if kind in kinds and u[0] < free:
             if u[1] < 0.5:
                 i = rng.choice(np.flatnonzero(classes))
@@ -189,7 +190,8 @@ def classes_of(values, kind):
 
 def likelihood_ratios(rows, y, source, test, n_classes, seed, folds=2):
     """P(class | row) / P(class), up to a factor per row: (n, K) for the bank, out of fold, and (m, K) for the test rows."""
-    p_bank, p_test = np.full((len(rows), n_classes), 1e-3), np.full((len(test), n_classes), 1e-3)
+    p_bank = np.full((len(rows), n_classes), 1e-3)
+    p_test = np.full((len(test), n_classes), 1e-3)
     splits = GroupKFold(folds, shuffle=True, random_state=seed).split(rows, y, source)
     for fold, (fit, held) in enumerate(splits):
         forest = ExtraTreesClassifier(50, min_samples_leaf=4, max_features=0.2, random_state=seed + fold)
@@ -266,7 +268,8 @@ class Found:
 def read_kind(kind, bank, test, seed):
     y = classes_of(bank.values, kind)
     ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, AXES[kind].classes.max() + 1, seed)
-    rng, none = np.random.default_rng(seed), (y == 0) & bank.pure
+    rng = np.random.default_rng(seed)
+    none = (y == 0) & bank.pure
     none = none if none.sum() > 50 else y == 0
     chance = max(fit_range(ours[resampled(bank.source, none, len(test), rng)], kind, 10, parts=1)[3] for _ in range(10))
     return Finding(kind, *fit_range(theirs, kind), max(chance, 0.0))
@@ -291,7 +294,9 @@ def search(train, test, seed, workers, n, rounds=4):
     The first tries much at once and finds what is plain; the second looks for single kinds on top of that, in more
     images; the next ones only for what may still be there.
     """
-    found, kinds, bank = Found({}), list(AXES), None
+    found = Found({})
+    kinds = list(AXES)
+    bank = None
     for r in range(rounds):
         size, free = ((n, 0.3), (2 * n, 0.15), (n, 0.15))[min(r, 2)]
         new = make_bank(train, size, found, kinds, free, seed_of(seed, "bank", r), workers)
@@ -299,7 +304,8 @@ def search(train, test, seed, workers, n, rounds=4):
         read = read_kinds(kinds, bank, test, seed, workers)
         kept = chosen(read, found.kinds)
         kept = decided(kept, read, found, train, test, seed_of(seed, "decide", r), workers)
-        before, found = found, with_settings(Found(kept), bank, test, seed, workers)
+        before = found
+        found = with_settings(Found(kept), bank, test, seed, workers)
         if set(before.kinds) == set(found.kinds) and r >= (2 if found.kinds else 1):
             break
         kinds = [kind for kind, f in read.items() if r == 0 or kind in found.kinds or f.gain > f.chance]
@@ -416,14 +422,16 @@ def split_kind(kind, bank, look, test, part, seed):
 
 def separability(one, other, seed, workers):
     """{"value", "ci90"}: AUC of telling the two sets of rows apart, cross-validated (adversarial validation)."""
-    rows, y = np.concatenate([one, other]), np.repeat([0, 1], [len(one), len(other)])
+    rows = np.concatenate([one, other])
+    y = np.repeat([0, 1], [len(one), len(other)])
 
     def read(split):
         fit, held = split
         forest = ExtraTreesClassifier(100, min_samples_leaf=3, random_state=seed).fit(rows[fit], y[fit])
         return forest.predict_proba(rows[held])[:, 1]
 
-    splits, score = list(StratifiedKFold(4, shuffle=True, random_state=seed).split(rows, y)), np.zeros(len(y))
+    splits = list(StratifiedKFold(4, shuffle=True, random_state=seed).split(rows, y))
+    score = np.zeros(len(y))
     for (_, held), part in zip(splits, process_map(read, splits, workers), strict=True):
         score[held] = part
     rng = np.random.default_rng(seed)
@@ -513,10 +521,12 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     """
     if classes is None:
         classes, train_labels = np.unique(train_labels, return_inverse=True)
-    classes, train_labels = tuple(map(str, classes)), np.asarray(train_labels)
+    classes = tuple(map(str, classes))
+    train_labels = np.asarray(train_labels)
     with Timer() as timer, threadpool_limits(1, user_api="blas"):
         train = load(train_paths, seed, workers, max_images, DISTORTED_PX)
-        labels, images = train_labels[train.index], [shrunk(image, MEASURED_PX) for image in train.images]
+        labels = train_labels[train.index]
+        images = [shrunk(image, MEASURED_PX) for image in train.images]
         looks = find_looks(images, labels, len(classes), workers) if groups != "off" else None
         report = ShiftReport(groups=make_groups(
             classes, np.bincount(train_labels, minlength=len(classes)), looks, groups), n_train=len(train.images))
@@ -542,7 +552,8 @@ def looks_of_train(groups, classes, labels):
 
 def with_natural(report, images, labels, look, embed, seed, workers):
     """The report with the natural symmetries of each look, and of all."""
-    names, natural = sorted({g.look for g in report.groups}), []
+    names = sorted({g.look for g in report.groups})
+    natural = []
     for k in range(len(names)):
         rows = np.flatnonzero(look == k)
         natural.append(natural_symmetries([images[i] for i in rows], labels[rows], embed, seed, workers,
@@ -587,7 +598,8 @@ def measured(report, train, look, test, embed, seed, workers, n):
     each = [found] if part is None else by_look(found, bank, look, rows["test"], part, seed)
     whole, turned = orientations(train, look, test, part, found, seed_of(seed, "turn"),
                                  min(8 * len(train.images), 4 * n), workers)
-    names, native = sorted({g.look for g in report.groups}), float(np.median(train.scale))
+    names = sorted({g.look for g in report.groups})
+    native = float(np.median(train.scale))
 
     shares = [np.mean([is_grey(image) for image in split.images]) for split in (train, test)]
 
@@ -631,7 +643,8 @@ def orientations(train, look, test, part, found, seed, n, workers):
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.maximum(np.arange(n) % 10 - 2, 0))
     drawn = [draw_values(rng, found) | {"symmetry": None if k == 0 else ORIENTATIONS[k]} for k in y]
-    bank, source = train.distorted(drawn, seed, orientation_row, workers), np.arange(n) % len(train.images)
+    bank = train.distorted(drawn, seed, orientation_row, workers)
+    source = np.arange(n) % len(train.images)
     ours, theirs = linear_ratios(np.array(bank, np.float32), y, source, features(test.images, None, workers), seed)
     whole = count_orientations(ours, theirs, y, source, seed)
     if part is None or not orientations_differ(theirs, part):

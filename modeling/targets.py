@@ -73,7 +73,8 @@ def pseudo_targets(teachers, round_, fold, temperature=1.0):
     vote for, within the quota of their class; their weight is that probability.
     """
     mean = Predictions.mean(teachers)
-    ids, winner = mean.sample_id.tolist(), mean.probs.argmax(1)
+    ids = mean.sample_id.tolist()
+    winner = mean.probs.argmax(1)
     votes = np.mean([t.align(ids).argmax(1) == winner for t in teachers], axis=0)
     probs = with_temperature(mean.probs, temperature)
     confidence = probs.max(1)
@@ -85,7 +86,8 @@ def pseudo_targets(teachers, round_, fold, temperature=1.0):
 def within_quota(probs, keep, quota):
     """(n,) bool: the surest of the kept rows of each class, at most `quota` times the median class's share of the images
     expected in it, so that easy classes do not swamp the others. probs (n, C), keep (n,) bool."""
-    winner, expected = probs.argmax(1), probs.sum(0)
+    winner = probs.argmax(1)
+    expected = probs.sum(0)
     counts = np.bincount(winner[keep], minlength=probs.shape[1])
     found = counts > 0
     if not found.any():

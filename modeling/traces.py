@@ -50,7 +50,8 @@ def tone_statistics(image, grey):
 
 def sharpness_statistics(g):
     """Laplacian variance at three scales, and how differences grow with distance in four directions."""
-    values, level = {}, g
+    values = {}
+    level = g
     for scale in (1, 2, 4):
         values[f"log_laplacian_{scale}"] = log(cv2.meanStdDev(cv2.Laplacian(level, cv2.CV_32F))[1][0, 0] ** 2)
         level = cv2.resize(level, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(level.shape) > 8 else level
@@ -70,14 +71,16 @@ def quantile(values, q):
 def step(g, dy, dx):
     """|difference| between pixels that far apart."""
     h, w = g.shape
-    a, b = g[:h - dy], g[dy:]
+    a = g[:h - dy]
+    b = g[dy:]
     return cv2.absdiff(a[:, :w - dx], b[:, dx:]) if dx >= 0 else cv2.absdiff(a[:, -dx:], b[:, :w + dx])
 
 
 def noise_statistics(image, g):
     """Immerkaer's noise estimate (1996), and high-frequency energy in the flattest tiles, grey and colour."""
     mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-    red, green = cv2.extractChannel(image, 0), cv2.extractChannel(image, 1)
+    red = cv2.extractChannel(image, 0)
+    green = cv2.extractChannel(image, 1)
     planes = {"flat": g, "noise": cv2.filter2D(g, -1, mask),
               "colour_noise": cv2.filter2D(cv2.subtract(red, green, dtype=cv2.CV_32F), -1, mask)}
     values = {}
@@ -106,13 +109,16 @@ BAND = np.add.outer(np.arange(8), np.arange(8))
 
 def block_statistics(g):
     """JPEG: steps at the 8-pixel grid against steps elsewhere; zero and mean coefficients by diagonal of the block."""
-    dx, dy = np.abs(np.diff(g, axis=1)).mean(0), np.abs(np.diff(g, axis=0)).mean(1)
+    dx = np.abs(np.diff(g, axis=1)).mean(0)
+    dy = np.abs(np.diff(g, axis=0)).mean(1)
     on_grid = {"x": dx[7::8].sum() / max(1, len(dx) // 8), "y": dy[7::8].sum() / max(1, len(dy) // 8)}
     values = {f"blocking_{name}": log(on_grid[name] / (d.mean() + 1e-3)) for name, d in (("x", dx), ("y", dy))}
-    h, w = g.shape[0] // 8, g.shape[1] // 8
+    h = g.shape[0] // 8
+    w = g.shape[1] // 8
     columns = (DCT @ g[:8 * h, :8 * w].reshape(h, 8, 8 * w)).reshape(-1, 8)
     coefficients = cv2.absdiff(columns @ DCT.T, 0).reshape(h, 8, w, 8)
-    energy, zero = coefficients.mean((0, 2)), (coefficients < 1).mean((0, 2))
+    energy = coefficients.mean((0, 2))
+    zero = (coefficients < 1).mean((0, 2))
     for low, high in ((1, 2), (3, 4), (5, 6), (7, 9), (10, 14)):
         band = (low <= BAND) & (high >= BAND)
         values |= {f"log_dct_{low}": log(energy[band].mean()), f"zero_dct_{low}": zero[band].mean()}
@@ -143,10 +149,12 @@ def border_statistics(grey):
     outline = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
     values = {"outline_white": (outline > 235).mean(), "outline_black": (outline < 20).mean(),
               "outline_mean": outline.mean(), "outline_std": outline.std()}
-    area, tilts = [], []
+    area = []
+    tilts = []
     corners = {"tl": (small, 1), "tr": (small[:, ::-1], -1), "bl": (small[::-1], -1), "br": (small[::-1, ::-1], 1)}
     for name, (view, sign) in corners.items():
-        a, b = run_length(view[0]), run_length(view[:, 0])
+        a = run_length(view[0])
+        b = run_length(view[:, 0])
         t = math.degrees(math.atan2(b, a))
         tilts.append(sign * (t if t < 45 else t - 90))
         area.append(a * b)

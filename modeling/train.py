@@ -85,7 +85,9 @@ class Tally:
     """The steps of one epoch so far: their losses, how many were skipped, of those how many in a row, the seconds."""
 
     def __init__(self, losses=(), n_skipped=0, in_a_row=0, seconds=0.0):
-        self.losses, self.n_skipped, self.in_a_row = list(losses), n_skipped, in_a_row
+        self.losses = list(losses)
+        self.n_skipped = n_skipped
+        self.in_a_row = in_a_row
         self.start = time.perf_counter() - seconds
 
     @property
@@ -99,7 +101,8 @@ class Tally:
     def add(self, loss, taken):
         if taken:
             self.losses.append(loss)
-        self.n_skipped, self.in_a_row = self.n_skipped + (not taken), 0 if taken else self.in_a_row + 1
+        self.n_skipped = self.n_skipped + (not taken)
+        self.in_a_row = 0 if taken else self.in_a_row + 1
 
     def row(self, lr, batch_size):
         """What the history keeps of a whole epoch."""
@@ -134,13 +137,17 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
     shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time; the learning rate
     then goes on from where its schedule over the fewer steps would be. advance(): called after each step.
     """
-    optim, n_steps, autocast = config.optim, n_epochs * len(sampler), compute.autocast(device)
+    optim = config.optim
+    n_steps = n_epochs * len(sampler)
+    autocast = compute.autocast(device)
     compute.prepare(network.to(device))      # before what copies its memory format
     objective.to(device)
     optimizer = make_optimizer(network, optim, pretrained)
-    peak, ema = peak_lr(network, optim, pretrained), make_ema(network, optim, n_steps)
+    peak = peak_lr(network, optim, pretrained)
+    ema = make_ema(network, optim, n_steps)
     state = TrainState(network, ema, optimizer, compute.scaler(device), room_of(spec, network, config, device, events))
-    (history, begun), tally = state.load(folder), Tally()
+    (history, begun) = state.load(folder)
+    tally = Tally()
     reset_peak_memory(device)
 
     bar = progress(total=n_steps, initial=len(history) * len(sampler), desc=description,
@@ -149,7 +156,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
         bar.total = n_steps = n_epochs * len(sampler)
         seed_everything(config.seed, spec.name, spec.fold, epoch)
         generator = torch.Generator().manual_seed(seed_of(config.seed, spec.name, spec.fold, epoch, "mix"))
-        tally, begun = Tally.of(begun, generator, device) if begun else Tally(in_a_row=tally.in_a_row), None
+        tally = Tally.of(begun, generator, device) if begun else Tally(in_a_row=tally.in_a_row)
+        begun = None
         sampler.set_epoch(epoch, tally.n_steps)
         network.train()
         for batch in loader:
@@ -245,7 +253,11 @@ class TrainState:
     """
 
     def __init__(self, network, ema, optimizer, scaler, room):
-        self.network, self.ema, self.optimizer, self.scaler, self.room = network, ema, optimizer, scaler, room
+        self.network = network
+        self.ema = ema
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self.room = room
         self.parts = {"network": network, "ema": ema.module, "optimizer": optimizer, "scaler": scaler, "room": room}
 
     def step(self, number, objective, batch, autocast, clip_norm):
@@ -253,7 +265,8 @@ class TrainState:
 
         Both change nothing for good before they have all the memory they take, so that none is half done twice.
         """
-        network, room = self.network, self.room
+        network = self.network
+        room = self.room
 
         def attempt():
             micro_batches = split_batch(batch, room.micro_batch_size, room.device)
@@ -275,7 +288,8 @@ class TrainState:
 
     def save(self, folder, history, begun=None):
         """begun: the state of the Tally of an epoch that was stopped, None after a whole one."""
-        partial, before = Path(folder) / f"checkpoint{SCRATCH}", checkpoints(folder)
+        partial = Path(folder) / f"checkpoint{SCRATCH}"
+        before = checkpoints(folder)
         with open(partial, "wb") as f:
             torch.save({"history": history, "begun": begun, **{k: v.state_dict() for k, v in self.parts.items()}}, f)
         sync(partial)

@@ -1,1 +1,2 @@
-"""Measurements behind the figures of README.md and the notes. Nothing in the product or its tests imports this."""
+"""Measurements behind the figures of README.md and the notes. Nothing in the product or its tests
+imports this."""

@@ -1,12 +1,14 @@
-"""What each of the settings that competition_ready adds is worth alone: on top of plain cross-entropy, on one fold.
+"""What each of the settings that competition_ready adds is worth alone: on top of plain
+cross-entropy, on one fold.
 
     python -m benchmarks.ablations DATA_DIR ANSWERS.csv --seeds 0 1 2 --results_dir DIR -- --weights_dir W --set \\
         model.backbones=mobilenetv2_100 optim.epochs=8
 
-Prints a markdown table: macro-F1 on the test set and out of fold (images made like the test set), mean and sd over the seeds.
-The score is that of the last round's backbones alone (their mean where there are several), whether a run would use that round
-or not. All variants are runs in one folder, so that what they have in common (audit, shift, folds, the cross-entropy round
-that teaches) is done once. Called again it goes on, and reads what ended from DIR/ablations.json.
+Prints a markdown table: macro-F1 on the test set and out of fold (images made like the test set),
+mean and sd over the seeds. The score is that of the last round's backbones alone (their mean where
+there are several), whether a run would use that round or not. All variants are runs in one folder,
+so that what they have in common (audit, shift, folds, the cross-entropy round that teaches) is done
+once. Called again it goes on, and reads what ended from DIR/ablations.json.
 """
 import argparse
 import json
@@ -18,8 +20,10 @@ from benchmarks.seeds import member_score, read_pairs, split_argv
 from grandmaster_train import main as train
 from utils import read_json, write_json
 
-PLAIN = ("model.head=linear optim.label_smoothing=0 optim.focal_gamma=0 optim.class_weight_power=0 augment.mix_share=0 "
-         "optim.ema_share=0 data.run_folds=1 data.image_size_px=128 runtime.measure=off")
+PLAIN = (
+    "model.head=linear optim.label_smoothing=0 optim.focal_gamma=0 optim.class_weight_power=0 augment.mix_share=0 "
+    "optim.ema_share=0 data.run_folds=1 data.image_size_px=128 runtime.measure=off"
+)
 OF_FULL_TRAINING = "optim.label_smoothing=0.1 optim.class_weight_power=0.5 augment.mix_share=0.3 optim.ema_share=0.1"
 VARIANTS = {
     "CE": "",
@@ -38,14 +42,17 @@ VARIANTS = {
 
 
 def run_variant(args, passed, variant, seed, answers):
-    """{"test", "oof", "seconds", "pseudo_labels"} of the last round of one run; seconds of a fit."""
-    argv = ["--mode", "full_training", "--data_path", args.data_path, "--results_dir", str(args.results_dir),
-            "--experiment_name", "ablations", "--set", *PLAIN.split(), *passed, "--set", *variant.split(), f"seed={seed}"]
+    """{"test", "oof", "seconds", "pseudo_labels"} of the last round of one run; seconds of a fit.
+    """
+    argv = ["--mode", "full_training", "--data_path", args.data_path, "--results_dir",
+            str(args.results_dir), "--experiment_name", "ablations", "--set", *PLAIN.split(),
+            *passed, "--set", *variant.split(), f"seed={seed}"]
     if status := train(argv):
         sys.exit(status)
     folder = args.results_dir / "ablations"
     final = read_json(folder / "final_results.json")
-    last = [s for s in final["sources"] if s["name"].startswith(f"r{final['rounds'][-1]['round']}-")]
+    last = [s for s in final["sources"]
+            if s["name"].startswith(f"r{final['rounds'][-1]['round']}-")]
     return {"test": statistics.mean(member_score(folder, s["name"], final, answers) for s in last),
             "oof": statistics.mean(s["score"] for s in last),
             "seconds": statistics.mean(s["seconds"] / s["folds"] for s in last),
@@ -53,16 +60,19 @@ def run_variant(args, passed, variant, seed, answers):
 
 
 def table(names, seeds, results):
-    """Markdown lines: a variant's mean and sd over its seeds, and its mean difference to cross-entropy on the same seeds."""
+    """Markdown lines: a variant's mean and sd over its seeds, and its mean difference to
+    cross-entropy on the same seeds."""
     yield "| variant | test macro-F1 | sd | minus CE | out of fold | sd | minus CE | seconds a fit | n |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name in names:
         rows, cells = {seed: results[name, seed] for seed in seeds}, [name]
         for key in ("test", "oof"):
             values = [row[key] for row in rows.values()]
-            gains = [row[key] - results["CE", seed][key] for seed, row in rows.items() if ("CE", seed) in results]
-            cells += [f"{statistics.mean(values):.4f}", f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-",
-                      f"{statistics.mean(gains):+.4f}" if gains and name != "CE" else ""]
+            gains = [row[key] - results["CE", seed][key] for seed,
+                     row in rows.items() if ("CE", seed) in results]
+            cells += [f"{statistics.mean(values):.4f}", f"{statistics.stdev(values):.4f}"
+                      if len(values) > 1 else "-", f"{statistics.mean(gains):+.4f}" if gains
+                      and name != "CE" else ""]
         cells += [f"{statistics.mean(row['seconds'] for row in rows.values()):.0f}", str(len(rows))]
         yield f"| {' | '.join(cells)} |"
 
@@ -73,8 +83,8 @@ def main():
     parser.add_argument("data_path")
     parser.add_argument("answers", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME",
-                        help=", ".join(VARIANTS))
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS),
+                        metavar="NAME", help=", ".join(VARIANTS))
     parser.add_argument("--results_dir", type=Path, default=Path("training_results"))
     args = parser.parse_args(own)
     answers, path, results = read_pairs(args.answers), args.results_dir / "ablations.json", {}

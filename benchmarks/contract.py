@@ -1,12 +1,14 @@
-"""The work that benchmarks/peers.py hands to every competitor: the same images, split, backbone, size, batch and epochs.
+"""The work that benchmarks/peers.py hands to every competitor: the same images, split, backbone,
+size, batch and epochs.
 
     folder/settings.json    a Job: backbone, size, batch, epochs, file of the weights ('' = random), computing
     folder/classes.json     the class values, a label is an index into them
     folder/train.csv        path,label of the images to train on; valid.csv: of those held out
     folder/test.csv         id,path of the images to predict
 
-A peer runs as `python benchmarks/peer_NAME.py CONTRACT OUT` in an environment without the product, with this folder first on
-its path, and leaves OUT/predictions.csv (id,label) and OUT/timing.json. Standard library only, but for what a peer has anyway.
+A peer runs as `python benchmarks/peer_NAME.py CONTRACT OUT` in an environment without the product,
+with this folder first on its path, and leaves OUT/predictions.csv (id,label) and OUT/timing.json.
+Standard library only, but for what a peer has anyway.
 """
 import contextlib
 import csv
@@ -21,7 +23,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained and how much. weights: a file, '' for random; bf16, channels_last: whether a step is faster so."""
+    """What is trained and how much. weights: a file, '' for random; bf16, channels_last: whether a
+    step is faster so."""
 
     backbone: str
     image_size_px: int
@@ -36,7 +39,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Contract:
-    """A Job with its images. train, valid: (path, index of the class); test: (path, id); classes: values as text."""
+    """A Job with its images. train, valid: (path, index of the class); test: (path, id); classes:
+    values as text."""
 
     job: Job
     classes: tuple[str, ...]
@@ -75,14 +79,17 @@ def write_contract(folder, contract):
 def read_contract(folder):
     folder = Path(folder)
     classes = tuple(json.loads((folder / "classes.json").read_text()))
-    train, valid = (tuple((path, classes.index(label)) for path, label in read_rows(folder / f"{split}.csv"))
-                    for split in ("train", "valid"))
+    train, valid = (tuple((path, classes.index(label)) for path,
+                          label in read_rows(folder / f"{split}.csv")) for split in ("train",
+                                                                                     "valid"))
     test = tuple((path, name) for name, path in read_rows(folder / "test.csv"))
-    return Contract(Job(**json.loads((folder / "settings.json").read_text())), classes, train, valid, test)
+    return Contract(Job(**json.loads((folder / "settings.json").read_text())), classes, train,
+                    valid, test)
 
 
 class Peer:
-    """What a peer script does around its own work: with Peer() as peer: .. with peer.timed("train"): .. peer.write(labels)."""
+    """What a peer script does around its own work: with Peer() as peer: .. with
+    peer.timed("train"): .. peer.write(labels)."""
 
     def __init__(self, argv=None):
         folder, out = argv or sys.argv[1:]
@@ -107,7 +114,8 @@ class Peer:
 
     def write(self, labels):
         """predictions.csv of one class index per test image, in the order of contract.test."""
-        rows = [(name, self.contract.classes[int(k)]) for (_, name), k in zip(self.contract.test, labels, strict=True)]
+        rows = [(name, self.contract.classes[int(k)]) for (_, name),
+                k in zip(self.contract.test, labels, strict=True)]
         write_rows(self.out / "predictions.csv", ("id", "label"), rows)
 
 
@@ -121,7 +129,9 @@ def seed_all(seed):
 
 def weights_kwargs(job):
     """How timm is told about the weights: a file instead of a download."""
-    return {"pretrained": True, "pretrained_cfg_overlay": {"file": job.weights}} if job.weights else {"pretrained": False}
+    return {"pretrained": True,
+            "pretrained_cfg_overlay": {"file": job.weights}} if job.weights else {
+                "pretrained": False}
 
 
 def make_model(job, n_classes):
@@ -139,7 +149,8 @@ def autocast(job):
 
 
 class Images:
-    """A data set of (path, target) rows; a loader may set `transform`, which takes an RGB PIL image."""
+    """A data set of (path, target) rows; a loader may set `transform`, which takes an RGB PIL
+    image."""
 
     def __init__(self, rows, transform=None):
         self.rows, self.transform = rows, transform
@@ -160,7 +171,8 @@ def untargeted(test):
 
 
 def step_seconds(job, steps=3):
-    """Seconds of a training step on noise, after one that warms up: to choose how a peer computes, before any timed run."""
+    """Seconds of a training step on noise, after one that warms up: to choose how a peer computes,
+    before any timed run."""
     import torch
     model = make_model(job, 10).train()
     images = torch.randn(job.batch_size, 3, job.image_size_px, job.image_size_px)
@@ -177,11 +189,14 @@ def step_seconds(job, steps=3):
 
 
 def main():
-    """`python contract.py CONTRACT` prints the seconds of a step in this environment, per way of computing, as JSON."""
+    """`python contract.py CONTRACT` prints the seconds of a step in this environment, per way of
+    computing, as JSON."""
     from dataclasses import replace
     job = read_contract(sys.argv[1]).job
-    ways = [{"bf16": bf16, "channels_last": last} for bf16 in (False, True) for last in (False, True)]
-    print(json.dumps([{**way, "seconds": step_seconds(replace(job, weights="", **way))} for way in ways]))
+    ways = [{"bf16": bf16, "channels_last": last} for bf16 in (False, True) for last in (False,
+                                                                                         True)]
+    print(json.dumps([{**way, "seconds": step_seconds(replace(job, weights="", **way))}
+                      for way in ways]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Wall time of the same run by both engines: one fit after the other, and Ray with a one-core worker per core; the bytes too.
+"""Wall time of the same run by both engines: one fit after the other, and Ray with a one-core
+worker per core; the bytes too.
 
     python -m benchmarks.engines [--repeats 3] [--data_path DATA_DIR] [--backbones A,B] [--keep DIR] -- --weights_dir W \\
         --set optim.epochs=12 data.image_size_px=128
 
-A quick 2-backbone x 3-fold run, on the embedded contest unless told otherwise. One thread per fit in both, of torch and of
-OpenCV, images loaded in the process. Each is a command of its own, start and end included, by turns. Prints seconds and
-whether the submissions are equal.
+A quick 2-backbone x 3-fold run, on the embedded contest unless told otherwise. One thread per fit
+in both, of torch and of OpenCV, images loaded in the process. Each is a command of its own, start
+and end included, by turns. Prints seconds and whether the submissions are equal.
 """
 import argparse
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import demo_contest
 from benchmarks.seeds import split_argv
-from utils import Timer
+from system.log import Timer
 
 ENGINES = ("local", "ray")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
@@ -26,13 +27,16 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
 def command(engine, results, args, passed):
     words = [sys.executable, "grandmaster_train.py"]
     words += ["--engine", engine, "--results_dir", str(results), "--experiment_name", "run"]
-    words += ["--data_path", args.data_path] if args.data_path else ["--demo_size", str(args.demo_size)]
-    own = [f"model.backbones={args.backbones}", "data.n_folds=3", "data.run_folds=3", "runtime.workers=0"]
+    words += ["--data_path", args.data_path] if args.data_path else ["--demo_size",
+                                                                     str(args.demo_size)]
+    own = [f"model.backbones={args.backbones}", "data.n_folds=3", "data.run_folds=3",
+           "runtime.workers=0"]
     return [*words, *passed, "--set", *own]
 
 
 def timed(engine, args, passed, results):
-    """(seconds, bytes of the submission) of one run in a folder of its own, the contest drawn before."""
+    """(seconds, bytes of the submission) of one run in a folder of its own, the contest drawn
+    before."""
     results.mkdir(parents=True, exist_ok=True)
     if not args.data_path:
         demo_contest.draw_contest(results / f"demo_contest_{args.demo_size:g}", args.demo_size)
@@ -59,12 +63,15 @@ def main():
                 taken, submission = timed(engine, args, passed, folder)
                 seconds[engine].append(taken)
                 written.add(submission)
-                print(f"{repeat + 1}  {engine:<5}  {taken:6.1f} s  load {os.getloadavg()[0]:.1f}", flush=True)
+                print(f"{repeat + 1}  {engine:<5}  {taken:6.1f} s  load {os.getloadavg()[0]:.1f}",
+                      flush=True)
     means = {engine: statistics.mean(taken) for engine, taken in seconds.items()}
     ratios = [ray / local for local, ray in zip(*seconds.values(), strict=True)]
-    print(f"means {means['local']:.1f} and {means['ray']:.1f} s, ray over local {statistics.mean(ratios):.3f} "
-          f"({min(ratios):.3f} to {max(ratios):.3f}), n={args.repeats}; "
-          + ("the submissions are equal" if len(written) == 1 else "THE SUBMISSIONS DIFFER"))
+    print(
+        f"means {means['local']:.1f} and {means['ray']:.1f} s, ray over local {statistics.mean(ratios):.3f} "
+        f"({min(ratios):.3f} to {max(ratios):.3f}), n={args.repeats}; "
+        + ("the submissions are equal" if len(written) == 1 else "THE SUBMISSIONS DIFFER")
+    )
 
 
 if __name__ == "__main__":

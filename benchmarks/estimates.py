@@ -1,9 +1,10 @@
-"""Which estimate of the test score is best? Random halves of finished runs' valid images, one half playing the test set.
+"""Which estimate of the test score is best? Random halves of finished runs' valid images, one half
+playing the test set.
 
     python -m benchmarks.estimates RUN_FOLDER [RUN_FOLDER ...] [--draws 80]
 
-Prints, per run and split, bias and root mean square error of each estimate against the other half's score. That score is
-noisy itself, so only differences between estimates count.
+Prints, per run and split, bias and root mean square error of each estimate against the other half's
+score. That score is noisy itself, so only differences between estimates count.
 """
 import argparse
 import csv
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.metrics import METRICS, confident_scores
 from modeling.inference import Predictions
-from modeling.metrics import METRICS, confident_scores
 
 
 def labelled_predictions(run, split):
@@ -29,10 +30,11 @@ def labelled_predictions(run, split):
 def estimates(metric, labels, probs, others, seed):
     """{name: estimate of the metric on the rows `others`}."""
     score, accuracy = metric(labels, probs), METRICS["accuracy"](labels, probs)
-    here, _, there = confident_scores(metric, labels, probs, others, n_scored=len(labels), seed=seed, draws=30)
+    here, _, there = confident_scores(metric, labels, probs, others, n_scored=len(labels),
+                                      seed=seed, draws=30)
     surer = (others.max(1) > np.quantile(probs.max(1), 1 - accuracy)).mean() if accuracy else 0.0
-    return {"score of the labelled half": score, "moved by sureness": score + there - here, "by sureness": there,
-            "mean of the last two (used)": (score + there - here + there) / 2,
+    return {"score of the labelled half": score, "moved by sureness": score + there - here,
+            "by sureness": there, "mean of the last two (used)": (score + there - here + there) / 2,
             "moved by thresholded confidence": score * surer / max(accuracy, 1e-9)}
 
 
@@ -52,11 +54,14 @@ def main():
                 order = np.random.default_rng(draw).permutation(len(labels))
                 one, other = order[:len(order) // 2], order[len(order) // 2:]
                 truth = metric(labels[other], probs[other])
-                for name, value in estimates(metric, labels[one], probs[one], probs[other], draw).items():
+                for name, value in estimates(metric, labels[one], probs[one], probs[other],
+                                             draw).items():
                     errors.setdefault(name, []).append(value - truth)
             print(f"{run.name} {split}, {len(labels)} images, {args.draws} halves")
             for name, e in errors.items():
-                print(f"  {name:32} bias {np.mean(e):+.3f}  rmse {np.sqrt(np.mean(np.square(e))):.4f}")
+                print(
+                    f"  {name:32} bias {np.mean(e):+.3f}  rmse {np.sqrt(np.mean(np.square(e))):.4f}"
+                )
 
 
 if __name__ == "__main__":

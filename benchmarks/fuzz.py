@@ -1,12 +1,14 @@
-"""Damaged contests by a seeded generator, each through debug mode: a finished check or a named problem, no traceback, no hang.
+"""Damaged contests by a seeded generator, each through debug mode: a finished check or a named
+problem, no traceback, no hang.
 
     OMP_NUM_THREADS=1 python -m benchmarks.fuzz --n 300                # exit status 1 if one of them ends in anything else
     OMP_NUM_THREADS=1 python -m benchmarks.fuzz --only 137 --keep DIR  # one of them again, its folder and output kept
 
-A variant is one of five layouts with one to three damages to its tables, images, folders or weights. Each is checked in a
-process of its own, forked from one that has imported everything (no Windows), within --seconds. Wrong is: an exit status that
-does not fit the table, an error that is no sentence of ours, a raw control character, no end in time, a crash, or an image
-that was destroyed and is named by no problem although the check went on.
+A variant is one of five layouts with one to three damages to its tables, images, folders or
+weights. Each is checked in a process of its own, forked from one that has imported everything (no
+Windows), within --seconds. Wrong is: an exit status that does not fit the table, an error that is
+no sentence of ours, a raw control character, no end in time, a crash, or an image that was
+destroyed and is named by no problem although the check went on.
 """
 import argparse
 import contextlib
@@ -35,19 +37,22 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.kills import killed_after
+from contest import audit, intake
 from grandmaster_train import main as train
-from modeling import checks
-from utils import Timer
+from running import checks
+from system.log import Timer
 
 NAME = "mobilenetv3_small_050"
 SETTINGS = (f"model.backbones={NAME}", "data.n_folds=2")
 CLASSES = ("cat", "dog", "old owl")
 KINDS = {"tables": [], "images": [], "folders": [], "weights": []}
-WEIGHTS = ".weights"        # beside nothing of the contest: folders that begin with a dot are not searched
+# beside nothing of the contest: folders that begin with a dot are not searched
+WEIGHTS = ".weights"
 
 
 def damage(kind):
-    """Register a function (root, rng) as a damage; it returns the names of the images that it destroyed, or None."""
+    """Register a function (root, rng) as a damage; it returns the names of the images that it
+    destroyed, or None."""
     def register(function):
         KINDS[kind].append(function)
         return function
@@ -78,7 +83,8 @@ def write(path, rows):
 def with_table(root, rng, header=("ID", "target"), cells=lambda k: (k,)):
     for name in names("a", 12):
         draw(root / "train" / name, rng)
-    write(root / "train.csv", [header, *((name, *cells(i % 3)) for i, name in enumerate(names("a", 12)))])
+    write(root / "train.csv",
+          [header, *((name, *cells(i % 3)) for i, name in enumerate(names("a", 12)))])
     write(root / "sample_submission.csv", [header, *((name, *cells(0)) for name in names("t", 4))])
 
 
@@ -115,7 +121,8 @@ def some_table(root, rng):
     """A table that is there, or a new one."""
     found = sorted(p for p in root.rglob("*.csv") if p.is_file() and not p.is_symlink())
     if not found:
-        write(root / "train.csv", [("ID", "target"), *((n, i % 3) for i, n in enumerate(names("a", 12)))])
+        write(root / "train.csv",
+              [("ID", "target"), *((n, i % 3) for i, n in enumerate(names("a", 12)))])
     return rng.choice(found or [root / "train.csv"])
 
 
@@ -134,7 +141,8 @@ def edit_rows(change):
     """A damage to the rows of a table, as lists of cells."""
     def edit(root, rng):
         path = some_table(root, rng)
-        rows = [line.split(",") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+        rows = [line.split(",") for line in path.read_text(encoding="utf-8",
+                                                           errors="replace").splitlines()]
         write(path, change(rows or [["ID", "target"]], rng))
 
     edit.__name__ = change.__name__
@@ -178,8 +186,11 @@ def zero_characters(data, rng):
 
 @edit_bytes
 def other_encoding(data, rng):
-    text = data.decode("utf-8", "replace").replace("cat", rng.choice(("고양이", "café", "кот", "猫"))).replace("\ufffd", "?")
-    return text.encode(rng.choice(("utf-16", "utf-16-be", "utf-32", "cp949", "latin-1", "utf-7")), "ignore")
+    text = data.decode("utf-8", "replace").replace("cat",
+                                                   rng.choice(("고양이", "café", "кот",
+                                                               "猫"))).replace("\ufffd", "?")
+    return text.encode(rng.choice(("utf-16", "utf-16-be", "utf-32", "cp949", "latin-1", "utf-7")),
+                       "ignore")
 
 
 @edit_bytes
@@ -236,20 +247,23 @@ def shuffled_columns(rows, rng):
 
 @edit_rows
 def ragged(rows, rng):
-    return [row + ["9"] * rng.choice((0, 0, 0, 1, 3)) if rng.random() < 0.9 else row[:1] for row in rows]
+    return [row + ["9"] * rng.choice((0, 0, 0, 1, 3)) if rng.random() < 0.9 else row[:1]
+            for row in rows]
 
 
 @edit_rows
 def lost_labels(rows, rng):
-    return [rows[0], *(row if rng.random() < 0.6 else [*row[:1], *[rng.choice(("", "nan", "None", "NULL"))] * (len(row) - 1)]
-                       for row in rows[1:])]
+    return [rows[0],
+            *(row if rng.random() < 0.6 else [*row[:1], *[rng.choice(("", "nan", "None", "NULL"))]
+                                              * (len(row) - 1)] for row in rows[1:])]
 
 
 @edit_rows
 def odd_labels(rows, rng):
-    odd = ("1.5", "-1", "1e3", "inf", "", "0,1", "cat dog", "[1, 2]", "{'a': 1}", "١", "²", "1_000", "True",
-           "0x10", "00", "1.0")
-    return [rows[0], *(row if rng.random() < 0.6 else [*row[:-1], rng.choice(odd)] for row in rows[1:])]
+    odd = ("1.5", "-1", "1e3", "inf", "", "0,1", "cat dog", "[1, 2]", "{'a': 1}", "١", "²", "1_000",
+           "True", "0x10", "00", "1.0")
+    return [rows[0], *(row if rng.random() < 0.6 else [*row[:-1], rng.choice(odd)]
+                       for row in rows[1:])]
 
 
 @edit_rows
@@ -264,35 +278,39 @@ def a_class_each(rows, rng):
 
 @edit_rows
 def evil_labels(rows, rng):
-    evil = rng.choice(("\x1b[2J\x1b]0;x\x07", "<script>alert(1)</script>", "=cmd|' /C calc'!A0", "\u202egnp", "a\u0000b",
-                       "{{7*7}}", "${jndi:ldap://x}", "%s%n", "../../etc/passwd", "🦉🦉", "'; DROP TABLE x;--",
-                       "\ud7ff", "\x85\u2028"))
+    evil = rng.choice(("\x1b[2J\x1b]0;x\x07", "<script>alert(1)</script>", "=cmd|' /C calc'!A0",
+                       "\u202egnp", "a\u0000b", "{{7*7}}", "${jndi:ldap://x}", "%s%n",
+                       "../../etc/passwd", "🦉🦉", "'; DROP TABLE x;--", "\ud7ff", "\x85\u2028"))
     old = rows[-1][-1] if rows[-1] else ""
     return [[evil if cell == old else cell for cell in row] for row in rows]
 
 
 @edit_rows
 def ids_that_leave(rows, rng):
-    bad = ("../secret.png", "/etc/passwd", "C:\\x.png", "train/../../secret.png", "\\\\host\\x.png", "~/x.png",
-           "file:///etc/passwd", "")
-    return [rows[0], *([rng.choice(bad), *row[1:]] if rng.random() < 0.3 else row for row in rows[1:])]
+    bad = ("../secret.png", "/etc/passwd", "C:\\x.png", "train/../../secret.png", "\\\\host\\x.png",
+           "~/x.png", "file:///etc/passwd", "")
+    return [rows[0], *([rng.choice(bad), *row[1:]] if rng.random() < 0.3 else row
+                       for row in rows[1:])]
 
 
 @edit_rows
 def other_ids(rows, rng):
-    change = rng.choice((str.upper, lambda i: i.removesuffix(".png"), lambda i: f" {i} ", lambda i: f"train/{i}",
-                         lambda i: i + ".png", lambda i: i.replace("a", "b"), lambda i: "x" * 300, lambda i: "1"))
+    change = rng.choice((str.upper, lambda i: i.removesuffix(".png"), lambda i: f" {i} ",
+                         lambda i: f"train/{i}", lambda i: i + ".png",
+                         lambda i: i.replace("a", "b"), lambda i: "x" * 300, lambda i: "1"))
     return [rows[0], *([change(row[0]), *row[1:]] for row in rows[1:] if row)]
 
 
 @edit_rows
 def contradictions(rows, rng):
-    return rows + [[row[0], *rows[1 if len(rows) > 1 else 0][1:]] for row in rows[1:] if rng.random() < 0.4]
+    return rows + [[row[0], *rows[1 if len(rows) > 1 else 0][1:]] for row in rows[1:]
+                   if rng.random() < 0.4]
 
 
 @edit_rows
 def formulas(rows, rng):
-    return [[rng.choice("=+-@") + cell if rng.random() < 0.3 else cell for cell in row] for row in rows]
+    return [[rng.choice("=+-@") + cell if rng.random() < 0.3 else cell for cell in row]
+            for row in rows]
 
 
 @edit_rows
@@ -302,7 +320,8 @@ def many_rows(rows, rng):
 
 @edit_rows
 def many_columns(rows, rng):
-    return [[*row, *(f"f{j}" if i == 0 else f"0.{j}" for j in range(500))] for i, row in enumerate(rows)]
+    return [[*row, *(f"f{j}" if i == 0 else f"0.{j}" for j in range(500))] for i,
+            row in enumerate(rows)]
 
 
 @damage("tables")
@@ -310,7 +329,8 @@ def table_that_is_no_file(root, rng):
     path = some_table(root, rng)
     path.unlink()
     rng.choice((path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero"),
-                lambda: path.symlink_to("/etc/passwd"), lambda: path.symlink_to(path), lambda: path.symlink_to("nowhere")))()
+                lambda: path.symlink_to("/etc/passwd"), lambda: path.symlink_to(path),
+                lambda: path.symlink_to("nowhere")))()
 
 
 @damage("tables")
@@ -320,7 +340,9 @@ def table_gone(root, rng):
 
 @damage("tables")
 def second_table(root, rng):
-    shutil.copy(some_table(root, rng), root / rng.choice(("train_2.csv", "labels.csv", "sample_submission_b.csv", "test.csv")))
+    shutil.copy(some_table(root, rng),
+                root / rng.choice(("train_2.csv", "labels.csv", "sample_submission_b.csv",
+                                   "test.csv")))
 
 
 @damage("tables")
@@ -369,9 +391,10 @@ def zero_bytes(path, rng):
 
 @destroyed
 def no_image(path, rng):
-    path.write_bytes(rng.choice((
-        b"text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%!PS-Adobe-3.0", b"GIF89a", b"\xff\xd8\xff",
-        b"<?php system($_GET[0]);", b"\0" * 5000, pickle.dumps({"a": 1}), b"II*\0" + b"\xff" * 40)))
+    path.write_bytes(rng.choice((b"text", b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+                                 b"%!PS-Adobe-3.0", b"GIF89a", b"\xff\xd8\xff",
+                                 b"<?php system($_GET[0]);", b"\0" * 5000, pickle.dumps({"a": 1}),
+                                 b"II*\0" + b"\xff" * 40)))
 
 
 @destroyed
@@ -383,18 +406,22 @@ def half_an_image(path, rng):
 @destroyed
 def image_bomb(path, rng):
     def chunk(kind, data):
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4,
+                                                                                             "big")
 
     side = rng.choice((20_000, 60_000, 2**31 - 1))
     header = side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT",
+                                                                           zlib.compress(
+                                                                               bytes(10**6)))
                      + chunk(b"IEND", b""))
 
 
 @destroyed
 def link_out(path, rng):
     path.unlink()
-    path.symlink_to(rng.choice(("/etc/passwd", "/dev/zero", "/dev/random", "/proc/self/mem", "../../../../etc/hosts")))
+    path.symlink_to(rng.choice(("/etc/passwd", "/dev/zero", "/dev/random", "/proc/self/mem",
+                                "../../../../etc/hosts")))
 
 
 @destroyed
@@ -414,13 +441,16 @@ def flipped_image_bits(path, rng):
 @replaced
 def other_mode(path, rng):
     mode = rng.choice(("1", "L", "LA", "P", "RGBA", "I;16", "I", "CMYK", "F", "YCbCr"))
-    image = picture(rng).convert("L").convert("I").convert(mode) if mode in ("I;16", "I", "F") else picture(rng).convert(mode)
+    image = picture(rng).convert("L").convert("I").convert(mode) if mode in ("I;16", "I",
+                                                                             "F") else picture(
+                                                                                 rng).convert(mode)
     image.save(path, format="TIFF" if mode in ("F", "CMYK", "YCbCr") else "PNG")
 
 
 @replaced
 def other_format(path, rng):
-    picture(rng).save(path, format=rng.choice(("JPEG", "GIF", "BMP", "WEBP", "TIFF", "ICO", "PPM", "TGA")))
+    picture(rng).save(path, format=rng.choice(("JPEG", "GIF", "BMP", "WEBP", "TIFF", "ICO", "PPM",
+                                               "TGA")))
 
 
 @replaced
@@ -440,9 +470,25 @@ def blank(path, rng):
 
 @replaced
 def odd_name(path, rng):
-    odd = ("고양이.png", unicodedata.normalize("NFD", "고양이.png"), "🦉.PNG", "a b.png", "-rf.png", "a\nb.png", "\x1b[31m.png",
-           "x" * 240 + ".png", "=1+1.png", "a.png.png", ".png", "%00.png", "a..png", "con.png", "<b>.png", "a'b\"c.png",
-           b"\xff\xfe.png".decode("utf-8", "surrogateescape"))
+    odd = (
+        "고양이.png",
+        unicodedata.normalize("NFD", "고양이.png"),
+        "🦉.PNG",
+        "a b.png",
+        "-rf.png",
+        "a\nb.png",
+        "\x1b[31m.png",
+        "x" * 240 + ".png",
+        "=1+1.png",
+        "a.png.png",
+        ".png",
+        "%00.png",
+        "a..png",
+        "con.png",
+        "<b>.png",
+        "a'b\"c.png",
+        b"\xff\xfe.png".decode("utf-8", "surrogateescape"),
+    )
     os.replace(path, path.with_name(rng.choice(odd)))
 
 
@@ -457,7 +503,8 @@ def folder_gone(root, rng):
 def folder_renamed(root, rng):
     for old in rng.sample(("train", "test"), rng.randint(1, 2)):
         if (root / old).is_dir():
-            new = rng.choice(("Train", "images", "test_images", "훈련", "train set", "x", "testing", "a\nb"))
+            new = rng.choice(("Train", "images", "test_images", "훈련", "train set", "x", "testing",
+                              "a\nb"))
             (root / old).rename(root / new)
 
 
@@ -479,13 +526,15 @@ def all_in_one(root, rng):
 @damage("folders")
 def loops(root, rng):
     (root / "train" / "loop").parent.mkdir(exist_ok=True)
-    (root / "train" / "loop").symlink_to(rng.choice((root, root / "train", "loop", "/", "/proc", root.parent)))
+    (root / "train" / "loop").symlink_to(rng.choice((root, root / "train", "loop", "/", "/proc",
+                                                     root.parent)))
 
 
 @damage("folders")
 def strangers(root, rng):
-    for name in rng.sample(("Thumbs.db", "x.dcm", "a.npy", "train.zip", "__MACOSX/._a.png", ".hidden.png", "a.tfrec",
-                            "README.md", "b.bson", "train.parquet", "images.h5", "a.csv.gz", "empty/"), 4):
+    for name in rng.sample(("Thumbs.db", "x.dcm", "a.npy", "train.zip", "__MACOSX/._a.png",
+                            ".hidden.png", "a.tfrec", "README.md", "b.bson", "train.parquet",
+                            "images.h5", "a.csv.gz", "empty/"), 4):
         (root / name).parent.mkdir(exist_ok=True)
         if name.endswith("/"):
             (root / name).mkdir(exist_ok=True)
@@ -498,7 +547,8 @@ def only_strangers(root, rng):
     shutil.rmtree(root)
     root.mkdir()
     for i in range(rng.randrange(4)):
-        (root / f"{i}{rng.choice(('.dcm', '.npy', '.tfrecord', '.txt', '.zip', ''))}").write_bytes(b"x")
+        (root / f"{i}{rng.choice(('.dcm', '.npy', '.tfrecord', '.txt', '.zip', ''))}").write_bytes(
+            b"x")
 
 
 @damage("folders")
@@ -577,37 +627,46 @@ def pickle_with_code(path, rng):
 def damaged_weights(path, rng):
     suffix = rng.choice((".safetensors", ".pth"))
     target = path.with_suffix(suffix)
-    save_file(state_dict(), target) if suffix == ".safetensors" else torch.save(state_dict(), target)
+    save_file(state_dict(), target) if suffix == ".safetensors" else torch.save(state_dict(),
+                                                                                target)
     data = bytearray(target.read_bytes())
     if rng.random() < 0.5:
         data = data[:rng.randrange(len(data))]
     else:
         for _ in range(20):
-            data[rng.randrange(min(len(data), rng.choice((64, 4000, len(data)))))] = rng.randrange(256)
+            data[rng.randrange(min(len(data), rng.choice((64, 4000, len(data)))))] = rng.randrange(
+                256)
     target.write_bytes(data)
 
 
 @weights_file
 def no_weights(path, rng):
-    path.with_suffix(rng.choice((".safetensors", ".pth"))).write_bytes(rng.choice((
-        b"", b"text", b"\xff" * 100, (2**60).to_bytes(8, "little") + b"{}", b"PK\x03\x04" + bytes(50), b"\x80\x04N.")))
+    path.with_suffix(rng.choice((".safetensors", ".pth"))).write_bytes(rng.choice((b"", b"text",
+                                                                                   b"\xff" * 100,
+                                                                                   (2**60).to_bytes(
+                                                                                       8, "little")
+                                                                                   + b"{}",
+                                                                                   b"PK\x03\x04"
+                                                                                   + bytes(50),
+                                                                                   b"\x80\x04N.")))
 
 
 @weights_file
 def odd_values(path, rng):
     value = rng.choice((float("nan"), float("inf"), 1e38))
-    save_file({k: torch.full_like(v, value) if v.is_floating_point() else v for k, v in state_dict().items()},
-              path.with_suffix(".safetensors"))
+    save_file({k: torch.full_like(v, value) if v.is_floating_point() else v for k,
+               v in state_dict().items()}, path.with_suffix(".safetensors"))
 
 
 @weights_file
 def other_shapes(path, rng):
     state = state_dict()
-    torch.save(rng.choice((
-        {}, [1], {k: v[:1] if v.ndim else v for k, v in state.items()}, {"state_dict": state}, {"model": state},
-        {f"module.{k}": v for k, v in state.items()}, {f"x.{k}": v for k, v in state.items()},
-        {k: v.half() for k, v in state.items()}, dict.fromkeys(state, "x"), state["conv_stem.weight"])),
-               path.with_suffix(".pth"))
+    torch.save(rng.choice(({}, [1], {k: v[:1] if v.ndim else v for k, v in state.items()},
+                           {"state_dict": state}, {"model": state},
+                           {f"module.{k}": v for k, v in state.items()},
+                           {f"x.{k}": v for k, v in state.items()},
+                           {k: v.half() for k, v in state.items()}, dict.fromkeys(state, "x"),
+                           state["conv_stem.weight"])), path.with_suffix(".pth"))
 
 
 @weights_file
@@ -624,8 +683,10 @@ def make_variant(root, number, seed):
     layout(root, rng)
     for name in names("t", 4):
         draw(root / "test" / name, rng)
-    kinds = [list(KINDS)[number % len(KINDS)], *rng.choices(("tables", "images", "folders"), k=rng.choice((0, 0, 1, 2)))]
-    kinds.sort(key=("weights", "tables", "folders", "images").index)      # so that destroyed images stay where they are
+    kinds = [list(KINDS)[number % len(KINDS)], *rng.choices(("tables", "images", "folders"),
+                                                            k=rng.choice((0, 0, 1, 2)))]
+    # so that destroyed images stay where they are
+    kinds.sort(key=("weights", "tables", "folders", "images").index)
     done, lost = [layout.__name__], []
     for kind in kinds:
         function = rng.choice(KINDS[kind])
@@ -638,7 +699,8 @@ def make_variant(root, number, seed):
 
 
 def run_debug(root, results, output):
-    """In a fork: debug mode on a folder; writes {status, said, named} to `output` and ends the process."""
+    """In a fork: debug mode on a folder; writes {status, said, named} to `output` and ends the
+    process."""
     named, said = set(), io.StringIO()
 
     def recorded(function, *args):
@@ -646,7 +708,7 @@ def run_debug(root, results, output):
         named.update(sample for p in found.problems for sample in p.sample_ids)
         return found
 
-    for function in (checks.read_contest, checks.load_audit):
+    for function in (intake.read_contest, audit.load_audit):
         setattr(checks, function.__name__, partial(recorded, function))
     argv = ["--mode", "debug", "--data_path", str(root), "--results_dir", str(results)]
     argv += ["--weights_dir", str(root / WEIGHTS)] if (root / WEIGHTS).is_dir() else []
@@ -656,7 +718,8 @@ def run_debug(root, results, output):
         except BaseException:
             traceback.print_exc()
             status = -1
-    output.write_text(json.dumps({"status": status, "said": said.getvalue(), "named": sorted(named)}, ensure_ascii=True))
+    output.write_text(json.dumps({"status": status, "said": said.getvalue(),
+                                  "named": sorted(named)}, ensure_ascii=True))
     os._exit(0)
 
 
@@ -670,9 +733,16 @@ def check_variant(folder, number, seed, seconds):
         run_debug(root, folder / "results", output)
     status = killed_after(pid, seconds)
     if status:
-        return done, f"no end in {seconds} s" if status == -signal.SIGKILL else f"crashed with status {status}", ""
+        return (
+            done,
+            f"no end in {seconds} s"
+            if status == -signal.SIGKILL
+            else f"crashed with status {status}",
+            "",
+        )
     got = json.loads(output.read_text())
-    return done, wrong_in(got["status"], got["said"], got["named"], lost, folder), ending(got["said"])
+    return done, wrong_in(got["status"], got["said"], got["named"], lost,
+                          folder), ending(got["said"])
 
 
 def wrong_in(status, said, named, lost, folder):
@@ -690,7 +760,8 @@ def wrong_in(status, said, named, lost, folder):
         return "code of the weights file ran"
     if re.search(r"^data +FAILED", said, re.MULTILINE):
         return ""
-    silent = [name for name in lost if not any(sample.endswith(name) or Path(name).stem in sample for sample in named)]
+    silent = [name for name in lost if not any(sample.endswith(name) or Path(name).stem in sample
+                                               for sample in named)]
     return f"destroyed images that no problem names: {silent}" if silent else ""
 
 
@@ -708,7 +779,8 @@ def main(argv=None):
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave folders and outputs there")
     args = parser.parse_args(argv)
     state_dict()
-    numbers, wrong, endings, used, slowest = range(args.n) if args.only is None else [args.only], [], Counter(), Counter(), 0.0
+    numbers, wrong, endings, used, slowest = range(args.n) if args.only is None else [
+        args.only], [], Counter(), Counter(), 0.0
     with tempfile.TemporaryDirectory() as scratch, Timer() as timer:
         for number in numbers:
             folder, start = (args.keep or Path(scratch)) / str(number), time.perf_counter()
@@ -724,9 +796,11 @@ def main(argv=None):
     for how, count in endings.most_common():
         print(f"{count:>4}  {how}")
     damages = {name for name in used if not name.startswith("(")}
-    print(f"{len(numbers) - len(wrong)} of {len(numbers)} variants (seed {args.seed}, {len(damages)} of "
-          f"{sum(map(len, KINDS.values()))} damages) ended in a finished check or a named problem, in {timer.seconds:.0f} s, "
-          f"the slowest in {slowest:.1f} s")
+    print(
+        f"{len(numbers) - len(wrong)} of {len(numbers)} variants (seed {args.seed}, {len(damages)} of "
+        f"{sum(map(len, KINDS.values()))} damages) ended in a finished check or a named problem, in {timer.seconds:.0f} s, "
+        f"the slowest in {slowest:.1f} s"
+    )
     return 1 if wrong else 0
 
 

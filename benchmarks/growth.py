@@ -1,10 +1,12 @@
-"""How time and memory grow with the number of images: audit, shift, folds and epochs of one run by the real program.
+"""How time and memory grow with the number of images: audit, shift, folds and epochs of one run by
+the real program.
 
     python -m benchmarks.growth [--sizes 1000 10000 100000] [-- --set data.image_size_px=32]
 
-Draws that many training images of 64 px in ten classes, and a tenth as many test images, blurred. Each size is a process of its
-own, whose memory is read after each stage and epoch: what it holds by itself, and with the mapped pages of libraries and of the
-image cache, which the system takes back when it needs them. Prints a table and each time's exponent, log t / log n.
+Draws that many training images of 64 px in ten classes, and a tenth as many test images, blurred.
+Each size is a process of its own, whose memory is read after each stage and epoch: what it holds by
+itself, and with the mapped pages of libraries and of the image cache, which the system takes back
+when it needs them. Prints a table and each time's exponent, log t / log n.
 """
 import argparse
 import math
@@ -19,21 +21,24 @@ import numpy as np
 
 from benchmarks.seeds import split_argv
 from grandmaster_train import main as train
-from modeling import pipeline
 from modeling.train import Tally
-from utils import Timer, read_json, write_json
+from running import pipeline
+from system.log import Timer
+from utils import read_json, write_json
 
 STAGES = ("audit", "shift", "folds")
 SIDE_PX, CLASSES, EPOCHS = 64, 10, 3
-ARGV = ["--mode", "quick_test", "--set", f"optim.epochs={EPOCHS}", "model.backbones=mobilenetv3_small_050",
-        "model.pretrained=off", "predict.tta_views=1", "runtime.measure=off", "data.image_size_px=32"]
+ARGV = ["--mode", "quick_test", "--set", f"optim.epochs={EPOCHS}",
+        "model.backbones=mobilenetv3_small_050", "model.pretrained=off", "predict.tta_views=1",
+        "runtime.measure=off", "data.image_size_px=32"]
 
 
 def drawn(label, rng):
     """uint8 (S, S, 3): `label` + 1 discs on a ground of noise."""
     image = rng.integers(120, 200, 3) + rng.normal(0, 12, (SIDE_PX, SIDE_PX, 3))
     image = np.clip(image, 0, 255).astype(np.uint8)
-    for x, y, radius in zip(*rng.integers(6, SIDE_PX - 6, (2, label + 1)), rng.integers(3, 8, label + 1), strict=True):
+    for x, y, radius in zip(*rng.integers(6, SIDE_PX - 6, (2, label + 1)),
+                            rng.integers(3, 8, label + 1), strict=True):
         cv2.circle(image, (int(x), int(y)), int(radius), rng.integers(0, 110, 3).tolist(), -1)
     return image
 
@@ -47,7 +52,8 @@ def draw_contest(folder, n):
         cv2.imwrite(str(path), drawn(i % CLASSES, rng))
     (folder / "test").mkdir()
     for i in range(n // 10):
-        cv2.imwrite(str(folder / "test" / f"{i:06}.jpg"), cv2.GaussianBlur(drawn(i % CLASSES, rng), (0, 0), 1.2))
+        cv2.imwrite(str(folder / "test" / f"{i:06}.jpg"), cv2.GaussianBlur(drawn(i % CLASSES, rng),
+                                                                           (0, 0), 1.2))
 
 
 def memory():
@@ -73,9 +79,12 @@ def watched(folder, passed):
         seconds[name], used[name] = found["seconds"], memory()
         return found
 
-    with mock.patch.multiple(pipeline, **{f"run_{name}": timed(name, getattr(pipeline, f"run_{name}")) for name in STAGES}), \
-            mock.patch.object(Tally, "row", row), Timer() as timer:
-        if status := train(["--data_path", str(folder / "data"), "--results_dir", str(folder / "results"), *ARGV, *passed]):
+    with mock.patch.multiple(pipeline,
+                             **{f"run_{name}": timed(name, getattr(pipeline, f"run_{name}"))
+                                for name in STAGES}), mock.patch.object(Tally, "row",
+                                                                        row), Timer() as timer:
+        if status := train(["--data_path", str(folder / "data"), "--results_dir",
+                            str(folder / "results"), *ARGV, *passed]):
             sys.exit(status)
     seconds["whole run"], used["whole run"] = timer.seconds, memory()
     return {"seconds": seconds, "memory": used}
@@ -85,8 +94,8 @@ def measured(n, passed):
     """`watched` of n images, in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         draw_contest(Path(scratch) / "data", n)
-        subprocess.run([sys.executable, "-m", "benchmarks.growth", "--run", scratch, "--", *passed], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "benchmarks.growth", "--run", scratch, "--", *passed],
+                       check=True, stdout=subprocess.DEVNULL)
         return read_json(Path(scratch) / "measured.json")
 
 
@@ -103,11 +112,14 @@ def main():
     print(f"{'seconds':<12}" + "".join(f"{n:>16,}" for n in found) + "   exponent")
     for name in found[args.sizes[0]]["seconds"]:
         times = [found[n]["seconds"][name] for n in found]
-        grown = math.log(times[-1] / times[0]) / math.log(args.sizes[-1] / args.sizes[0]) if len(times) > 1 else math.nan
+        grown = math.log(times[-1] / times[0]) / math.log(args.sizes[-1]
+                                                          / args.sizes[0]) if len(
+                                                              times) > 1 else math.nan
         print(f"{name:<12}" + "".join(f"{t:>16.2f}" for t in times) + f"   {grown:8.2f}")
     print("\nMB of the main process: its own, with mapped pages")
     for name in found[args.sizes[0]]["memory"]:
-        print(f"{name:<12}" + "".join(f"{own:>9} {whole:>6}" for own, whole in (found[n]["memory"][name] for n in found)))
+        print(f"{name:<12}" + "".join(f"{own:>9} {whole:>6}" for own,
+                                      whole in (found[n]["memory"][name] for n in found)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""kill -9 in random moments of whole competition_ready runs: the next start goes on, and the final bytes are the same.
+"""kill -9 in random moments of whole competition_ready runs: the next start goes on, and the final
+bytes are the same.
 
     OMP_NUM_THREADS=1 python -m benchmarks.kills --kills 100
 
-Each start of a run is killed: once in each of its stages, and in its result files, before a random write (a file opened for
-writing, renamed or removed, a folder made), and between those once after a random time. Then it is left to end and compared
-with an undisturbed one, file by file, and the next run begins, until there were so many kills. Starts are forked from one
-process, so that imports are paid once (no Windows). Prints what each kill hit; exit status 1 if any bytes differ or a start
+Each start of a run is killed: once in each of its stages, and in its result files, before a random
+write (a file opened for writing, renamed or removed, a folder made), and between those once after a
+random time. Then it is left to end and compared with an undisturbed one, file by file, and the next
+run begins, until there were so many kills. Starts are forked from one process, so that imports are
+paid once (no Windows). Prints what each kill hit; exit status 1 if any bytes differ or a start
 fails.
 """
 import argparse
@@ -23,32 +25,41 @@ from pathlib import Path
 
 from demo_contest import draw_contest
 from grandmaster_train import main as train
-from modeling.pipeline import RESULTS_MANIFEST
-from utils import MANIFEST, Timer, read_json
+from running.pipeline import RESULTS_MANIFEST
+from system.log import Timer
+from system.stages import MANIFEST
+from utils import read_json
 
-SETTINGS = ("model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.image_size_px=32", "data.n_folds=2",
-            "optim.epochs=2", "optim.batch_size=16", "predict.tta_views=2", "ensemble.bootstrap_draws=20",
-            "model.pretrained=off", "augment.policy=standard", "runtime.workers=0", "rounds=2")
+SETTINGS = ("model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.image_size_px=32",
+            "data.n_folds=2", "optim.epochs=2", "optim.batch_size=16", "predict.tta_views=2",
+            "ensemble.bootstrap_draws=20", "model.pretrained=off", "augment.policy=standard",
+            "runtime.workers=0", "rounds=2")
 TIMED = ("history.csv", "cost.json", "shift.json")  # hold seconds
-UNORDERED = ("pixels_train", "pixels_test")         # written by threads in any order; their images are in the weights
+# written by threads in any order; their images are in the weights
+UNORDERED = ("pixels_train", "pixels_test")
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
-ANY_TIME = ("config.json", "environment.json", "events.jsonl", "report.html", ".lock", ".owner.json")      # belong to no stage
+# belong to no stage
+ANY_TIME = ("config.json", "environment.json", "events.jsonl", "report.html", ".lock",
+            ".owner.json")
 
 
 def argv_of(contest, results, name):
-    return ["--mode", "competition_ready", "--data_path", str(contest), "--results_dir", str(results),
-            "--experiment_name", name, "--set", *SETTINGS]
+    return ["--mode", "competition_ready", "--data_path", str(contest), "--results_dir",
+            str(results), "--experiment_name", name, "--set", *SETTINGS]
 
 
 def start(argv, folder, writes=None):
-    """The pid of a fork that runs the command. writes(part): called in it before each write of a part of the run."""
+    """The pid of a fork that runs the command. writes(part): called in it before each write of a
+    part of the run."""
     pid = os.fork()
     if pid:
         return pid
 
     def hook(event, args):
-        is_write = event in WRITES or (event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR))
-        if is_write and str(args[0]).startswith(f"{folder}/") and (part := part_of(Path(args[0]).relative_to(folder))):
+        is_write = event in WRITES or (event == "open" and isinstance(args[2], int)
+                                       and args[2] & (os.O_WRONLY | os.O_RDWR))
+        if is_write and str(args[0]).startswith(f"{folder}/") and (
+            part := part_of(Path(args[0]).relative_to(folder))):
             writes(part)
 
     if writes:
@@ -62,11 +73,14 @@ def start(argv, folder, writes=None):
 
 
 def part_of(path):
-    """The stage that a path in a run's folder belongs to, without its key; 'results', or '' for what is written at any time."""
+    """The stage that a path in a run's folder belongs to, without its key; 'results', or '' for
+    what is written at any time."""
     found = re.search(r"([^/]+)-[0-9a-f]{12}\.partial", path.as_posix())
     if found:
-        return (f"{path.parts[0]}/" if path.parts[0].startswith(("fold_", "costs")) else "") + found[1]
-    is_result = len(path.parts) == 1 and path.suffix and path.name.removesuffix(".partial") not in ANY_TIME
+        return (f"{path.parts[0]}/" if path.parts[0].startswith(("fold_", "costs"))
+                else "") + found[1]
+    is_result = len(path.parts) == 1 and path.suffix and path.name.removesuffix(
+        ".partial") not in ANY_TIME
     return "results" if is_result else ""
 
 
@@ -106,7 +120,8 @@ def killed_after(pid, seconds):
 
 
 def outcome(folder):
-    """Everything that must not depend on interruptions: {file: its bytes or digest}, the summary without times."""
+    """Everything that must not depend on interruptions: {file: its bytes or digest}, the summary
+    without times."""
     final = read_json(folder / "final_results.json")
     for key in ("seconds", "peak_memory_bytes", "experiment_name", "submission", "plan"):
         final.pop(key)
@@ -134,7 +149,8 @@ def count_writes(argv, folder):
 
 
 def kill_run(argv, folder, n_writes, seconds, most, rng):
-    """Kill a run in each of its parts, and between, at most so often; then let it end. Yields what each kill was placed by.
+    """Kill a run in each of its parts, and between, at most so often; then let it end. Yields what
+    each kill was placed by.
 
     A part that was completed between two kills is skipped: its kill would let the run end.
     """
@@ -157,18 +173,26 @@ def kill_run(argv, folder, n_writes, seconds, most, rng):
 
 
 def kill_runs(scratch, kills, seed):
-    """(Counter of what the kills were placed by, number of runs, number of files compared in each, those that differ)."""
+    """(Counter of what the kills were placed by, number of runs, number of files compared in each,
+    those that differ)."""
     contest, rng = draw_contest(scratch / "contest", 0.01), random.Random(seed)
     n_writes, seconds = count_writes(argv_of(contest, scratch, "whole"), scratch / "whole")
-    print(f"undisturbed: {sum(n_writes.values())} writes in {len(n_writes)} parts, {seconds:.1f} s", flush=True)
-    whole, hit, n_runs, differ = outcome(scratch / "whole"), Counter(dict.fromkeys(n_writes, 0)), 0, []
+    print(f"undisturbed: {sum(n_writes.values())} writes in {len(n_writes)} parts, {seconds:.1f} s",
+          flush=True)
+    whole, hit, n_runs, differ = outcome(scratch / "whole"), Counter(dict.fromkeys(n_writes,
+                                                                                   0)), 0, []
     while (left := kills - sum(hit.values())) > 0:
         folder = scratch / f"killed{n_runs}"
-        hit.update(kill_run(argv_of(contest, scratch, folder.name), folder, n_writes, seconds, left, rng))
+        hit.update(kill_run(argv_of(contest, scratch, folder.name), folder, n_writes, seconds, left,
+                            rng))
         found = outcome(folder)
-        differ += [f"{folder.name}: {name}" for name in whole.keys() | found.keys() if whole.get(name) != found.get(name)]
+        differ += [f"{folder.name}: {name}" for name in whole.keys() | found.keys()
+                   if whole.get(name) != found.get(name)]
         n_runs += 1
-        print(f"{folder.name} ended after {sum(hit.values())} kills so far, {len(differ)} differences", flush=True)
+        print(
+            f"{folder.name} ended after {sum(hit.values())} kills so far, {len(differ)} differences",
+            flush=True,
+        )
     return hit, n_runs, len(whole), differ
 
 
@@ -183,8 +207,10 @@ def main(argv=None):
         print(f"{count:>4}  by {name}" if name == "time" else f"{count:>4}  in {name}")
     for name in differ:
         print(f"differs: {name}")
-    print(f"{sum(hit.values())} kills over {n_runs} runs in {timer.seconds:.0f} s: {n_files} files and values of each run "
-          f"compared, {len(differ)} differ")
+    print(
+        f"{sum(hit.values())} kills over {n_runs} runs in {timer.seconds:.0f} s: {n_files} files and values of each run "
+        f"compared, {len(differ)} differ"
+    )
     return 1 if differ else 0
 
 

@@ -1,10 +1,12 @@
-"""How near training comes to the machine's limit: epochs as they are beside the same steps on one batch that is there already.
+"""How near training comes to the machine's limit: epochs as they are beside the same steps on one
+batch that is there already.
 
     python -m benchmarks.limit DATA_DIR [--repeats 5] -- --weights_dir W --set data.image_size_px=160 \\
         model.backbones=mobilenetv2_100
 
-One fit of the first fold by the real program, whose loader gives real epochs and resident ones by turns; the first of each is
-not counted. Prints images/s of both and the share of the limit, each pair by itself.
+One fit of the first fold by the real program, whose loader gives real epochs and resident ones by
+turns; the first of each is not counted. Prints images/s of both and the share of the limit, each
+pair by itself.
 """
 import argparse
 import csv
@@ -23,7 +25,8 @@ class Alternating:
     """The loader's epochs, every second one as its first batch again and again."""
 
     def __init__(self, dataset, sampler, workers, in_bursts):
-        self.loader, self.sampler, self.n_epochs = make_loader(dataset, sampler, workers, in_bursts), sampler, 0
+        self.loader, self.sampler, self.n_epochs = make_loader(dataset, sampler, workers,
+                                                               in_bursts), sampler, 0
         self.resident = next(iter(make_loader(dataset, sampler, 0)))
 
     def __iter__(self):
@@ -33,7 +36,7 @@ class Alternating:
 
 def epoch_rates(argv, folder):
     """Images/s of each epoch of the one fit of a run."""
-    with mock.patch("modeling.fits.make_loader", Alternating):
+    with mock.patch("running.fits.make_loader", Alternating):
         if status := train(argv):
             sys.exit(status)
     history, = Path(folder).glob("*/fold_0/r0-*/history.csv")
@@ -48,12 +51,15 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(own)
     with tempfile.TemporaryDirectory() as folder:
-        rates = epoch_rates(["--mode", "quick_test", "--data_path", args.data_path, "--results_dir", folder, *passed, "--set",
-                             f"optim.epochs={2 * args.repeats + 2}", "predict.tta_views=1"], folder)
+        rates = epoch_rates(["--mode", "quick_test", "--data_path", args.data_path, "--results_dir",
+                             folder, *passed, "--set", f"optim.epochs={2 * args.repeats + 2}",
+                             "predict.tta_views=1"], folder)
     real, resident = rates[2::2], rates[3::2]
     shares = [a / b for a, b in zip(real, resident, strict=True)]
-    print(f"{statistics.median(real):.1f} images/s of {statistics.median(resident):.1f} on a resident batch: "
-          f"{statistics.median(shares):.3f} of the limit (median of {len(shares)}, {min(shares):.3f} to {max(shares):.3f})")
+    print(
+        f"{statistics.median(real):.1f} images/s of {statistics.median(resident):.1f} on a resident batch: "
+        f"{statistics.median(shares):.3f} of the limit (median of {len(shares)}, {min(shares):.3f} to {max(shares):.3f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Peak memory of training a backbone, a FORECAST by tracing the product's own step on fake tensors (nothing is computed).
+"""Peak memory of training a backbone, a FORECAST by tracing the product's own step on fake tensors
+(nothing is computed).
 
     python -m benchmarks.memory [--scale large] [--size 384] [--micro 1 2 4 8] [--backbones vit_large_patch16_384 ..]
 
-Two micro-batches of one batch in bf16, as `fit` trains: weights, gradients, AdamW's moments, the EMA, what is kept for the
-backward pass and what is computed there. Not in it: CUDA's own memory, workspaces, what the allocator cannot fill.
-CPU kernels stand for those of a GPU; layer norms and softmax are made to work in fp32 as they do there. GB are 10^9 bytes.
---device cuda measures the same on a GPU capped at 15 GB, with images per second; that has not been tried on one.
+Two micro-batches of one batch in bf16, as `fit` trains: weights, gradients, AdamW's moments, the
+EMA, what is kept for the backward pass and what is computed there. Not in it: CUDA's own memory,
+workspaces, what the allocator cannot fill. CPU kernels stand for those of a GPU; layer norms and
+softmax are made to work in fp32 as they do there. GB are 10^9 bytes. --device cuda measures the
+same on a GPU capped at 15 GB, with images per second; that has not been tried on one.
 """
 import argparse
 import contextlib
@@ -25,10 +27,12 @@ from data_loader import Batch
 from modeling.compute import Compute
 from modeling.losses import Supervised
 from modeling.memory import peak_memory_bytes, reset_peak_memory
-from modeling.network import WeightsSource, build_network, checkpoint_gradients
+from modeling.network import build_network
+from modeling.norms import checkpoint_gradients
 from modeling.optim import make_ema, make_optimizer
 from modeling.train import train_step
-from utils import Timer
+from modeling.weights import WeightsSource
+from system.log import Timer
 
 LIMIT_BYTES, CLASSES, BATCH_SIZE, STEPS = 15.0e9, 17, 64, 3
 CONFIG = build_config("full_training")
@@ -36,7 +40,8 @@ CONFIG = build_config("full_training")
 
 @contextlib.contextmanager
 def as_on_a_gpu():
-    """fp32 where CUDA's autocast has it and that of a CPU has not. Not by a TorchFunctionMode: backward passes do without."""
+    """fp32 where CUDA's autocast has it and that of a CPU has not. Not by a TorchFunctionMode:
+    backward passes do without."""
     def widened(function):
         return lambda x, *args, **kwargs: function(x.float(), *args, **kwargs)
 
@@ -46,7 +51,8 @@ def as_on_a_gpu():
 
 
 class Tracker(TorchDispatchMode):
-    """The bytes of all tensors that are alive, and their peak: what torch's MemTracker finds, without its record by module.
+    """The bytes of all tensors that are alive, and their peak: what torch's MemTracker finds,
+    without its record by module.
 
     A fake tensor has no value: the question whether a loss is finite is answered with yes.
     """
@@ -60,7 +66,9 @@ class Tracker(TorchDispatchMode):
         for storage in (t.untyped_storage() for t in tensors):
             if storage._cdata not in self.alive:
                 self.now += storage.nbytes()
-                self.alive[storage._cdata] = weakref.ref(storage, partial(self.freed, storage._cdata, storage.nbytes()))
+                self.alive[storage._cdata] = weakref.ref(storage,
+                                                         partial(self.freed, storage._cdata,
+                                                                 storage.nbytes()))
         self.peak = max(self.peak, self.now)
 
     def freed(self, key, n_bytes, _):
@@ -80,14 +88,18 @@ class Training:
 
     def __init__(self, network, device):
         self.network, self.device = network, device
-        self.optimizer, self.ema = make_optimizer(network, CONFIG.optim, True), make_ema(network, CONFIG.optim, 100)
+        self.optimizer, self.ema = (
+            make_optimizer(network, CONFIG.optim, True),
+            make_ema(network, CONFIG.optim, 100),
+        )
         self.supervised = Supervised(CONFIG.optim, torch.ones(CLASSES)).to(device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=False)
 
     def batch(self, n, size_px):
         device = self.device
         return Batch(torch.empty(n, 3, size_px, size_px, dtype=torch.uint8, device=device),
-                     torch.full((n, CLASSES), 1 / CLASSES, device=device), torch.ones(n, device=device), torch.arange(n))
+                     torch.full((n, CLASSES), 1 / CLASSES, device=device),
+                     torch.ones(n, device=device), torch.arange(n))
 
     def step(self, micro_batches):
         train_step(self.network, self.supervised, self.optimizer, self.scaler, micro_batches,
@@ -96,13 +108,14 @@ class Training:
 
 
 def network_of(name, size_px):
-    return build_network(name, n_classes=CLASSES, image_size_px=size_px, weights=WeightsSource(name, "random"),
-                         model=CONFIG.model).train()
+    return build_network(name, n_classes=CLASSES, image_size_px=size_px,
+                         weights=WeightsSource(name, "random"), model=CONFIG.model).train()
 
 
 def forecast(name, size_px, micro, checkpointed):
     """Peak bytes of a step, None where the model has no gradient checkpointing."""
-    with torch.device("meta"):      # not fake: timm reads drop path rates from a tensor as it builds
+    # not fake: timm reads drop path rates from a tensor as it builds
+    with torch.device("meta"):
         network = network_of(name, size_px)
     if checkpointed and not checkpoint_gradients(network):
         return None
@@ -110,7 +123,8 @@ def forecast(name, size_px, micro, checkpointed):
         training = Training(network.to_empty(device="cpu"), torch.device("cpu"))
         batch = [training.batch(micro, size_px) for _ in range(2)]
         moments = [value for state in training.optimizer.state.values() for value in state.values()]
-        tracker = Tracker([*tensors_of(network), *tensors_of(training.ema.module), *moments, *batch[0], *batch[1]])
+        tracker = Tracker([*tensors_of(network), *tensors_of(training.ema.module), *moments,
+                           *batch[0], *batch[1]])
         with tracker, as_on_a_gpu():
             training.step(batch)
     return tracker.peak
@@ -121,10 +135,14 @@ def tensors_of(module):
 
 
 def measured(name, size_px, micro, checkpointed):
-    """(peak bytes, images per second) of whole batches on a GPU; (None, 0.0) where they do not fit."""
+    """(peak bytes, images per second) of whole batches on a GPU; (None, 0.0) where they do not fit.
+    """
     device = torch.device("cuda")
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, LIMIT_BYTES / torch.cuda.get_device_properties(device).total_memory))
+    torch.cuda.set_per_process_memory_fraction(min(1.0,
+                                                   LIMIT_BYTES
+                                                   / torch.cuda.get_device_properties(
+                                                       device).total_memory))
     try:
         network = network_of(name, size_px).to(device)
         if checkpointed and not checkpoint_gradients(network):
@@ -149,8 +167,10 @@ def row(name, args, micro, checkpointed):
         peak, rate = (measured(name, args.size, micro, checkpointed) if args.device == "cuda" else
                       (forecast(name, args.size, micro, checkpointed), 0.0))
     fits = "" if peak is None else "yes" if peak < LIMIT_BYTES else "NO"
-    return (f"| {name} | {micro} | {'on' if checkpointed else 'off'} | {f'{peak / 1e9:.1f}' if peak else '-'} | {fits} | "
-            + (f"{rate:.1f} |" if args.device == "cuda" else f"{timer.seconds:.0f} |"))
+    return (
+        f"| {name} | {micro} | {'on' if checkpointed else 'off'} | {f'{peak / 1e9:.1f}' if peak else '-'} | {fits} | "
+        + (f"{rate:.1f} |" if args.device == "cuda" else f"{timer.seconds:.0f} |")
+    )
 
 
 def main():
@@ -162,8 +182,12 @@ def main():
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
     names = args.backbones or [members[SCALES.index(args.scale)] for members in BACKBONES.values()]
-    print(f"| backbone at {args.size} px | micro-batch | gradient checkpointing | peak, GB | under 15.0 GB | "
-          + ("images/s |" if args.device == "cuda" else "s to trace |") + "\n" + "|---|---|---|---|---|---|")
+    print(
+        f"| backbone at {args.size} px | micro-batch | gradient checkpointing | peak, GB | under 15.0 GB | "
+        + ("images/s |" if args.device == "cuda" else "s to trace |")
+        + "\n"
+        + "|---|---|---|---|---|---|"
+    )
     for name in names:
         for micro in args.micro or [MICRO_BATCH_SIZE[args.scale]]:
             for checkpointed in (False, True):

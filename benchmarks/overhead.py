@@ -1,12 +1,14 @@
-"""What a whole ensemble costs over its single steps: seconds of all fits, training and predicting, beside their steps' sum.
+"""What a whole ensemble costs over its single steps: seconds of all fits, training and predicting,
+beside their steps' sum.
 
     python -m benchmarks.overhead DATA_DIR -- --mode full_training --set data.image_size_px=96 optim.epochs=4
 
-A run of the real program. At the start of each fit its training step, and at its end its predicting of a batch in all views,
-are timed alone, on one batch that is there already, with no process that loads beside them (median of 5): a machine's pace
-changes within minutes. The sum counts each step and each predicted image of a fit at its prices. What is over is loading,
-augmentation, building networks, checkpoints, adapting to the test images, writing and hashing. Reading the contest, the shift,
-the plan and the blend are no part of it.
+A run of the real program. At the start of each fit its training step, and at its end its predicting
+of a batch in all views, are timed alone, on one batch that is there already, with no process that
+loads beside them (median of 5): a machine's pace changes within minutes. The sum counts each step
+and each predicted image of a fit at its prices. What is over is loading, augmentation, building
+networks, checkpoints, adapting to the test images, writing and hashing. Reading the contest, the
+shift, the plan and the blend are no part of it.
 """
 import argparse
 import contextlib
@@ -22,10 +24,12 @@ import torch
 from benchmarks.seeds import split_argv
 from data_loader import make_loader
 from grandmaster_train import main as train
-from modeling import fits, planner
+from modeling import inference
 from modeling.optim import make_ema, make_optimizer
 from modeling.train import TrainState, room_of
-from utils import Timer, return_freed_memory
+from running import fits, planner
+from system.log import Timer
+from system.machine import return_freed_memory
 
 REPEATS = 5
 
@@ -40,7 +44,8 @@ def median_seconds(step):
 
 
 class Prices:
-    """Seconds of a step and of predicting an image in all views, measured in each fit; what all fits cost by them."""
+    """Seconds of a step and of predicting an image in all views, measured in each fit; what all
+    fits cost by them."""
 
     def __init__(self):
         self.fits, self.measuring, self.running = [], 0.0, None
@@ -51,24 +56,30 @@ class Prices:
             return fit(spec, network, objective, loader, sampler, **values)
         with self.unseen(), torch.random.fork_rng():
             price = self.step_seconds(spec, network, objective, loader, sampler, **values)
-            return_freed_memory()      # else it is copied page by page once loading processes are forked, which is not yet
+            # else it is copied page by page once loading processes are forked, which is not yet
+            return_freed_memory()
         result = fit(spec, network, objective, loader, sampler, **values)
         self.running["steps"] += len(result.epochs) * len(sampler) * price
         return result
 
-    def step_seconds(self, spec, network, objective, loader, sampler, *, mix, config, compute, device, events, pretrained, **_):
-        network, objective = compute.prepare(copy.deepcopy(network).to(device)).train(), objective.to(device)
+    def step_seconds(self, spec, network, objective, loader, sampler, *, mix, config, compute,
+                     device, events, pretrained, **_):
+        network, objective = compute.prepare(
+            copy.deepcopy(network).to(device)).train(), objective.to(device)
         optimizer = make_optimizer(network, config.optim, pretrained)
-        state = TrainState(network, make_ema(network, config.optim, 100), optimizer, compute.scaler(device),
-                           room_of(spec, network, config, device, events))
-        batch = mix(next(iter(make_loader(loader.dataset, sampler, 0))), torch.Generator().manual_seed(0), 100)
-        return median_seconds(lambda: state.step(0, objective, batch, compute.autocast(device), config.optim.clip_norm))
+        state = TrainState(network, make_ema(network, config.optim, 100), optimizer,
+                           compute.scaler(device), room_of(spec, network, config, device, events))
+        batch = mix(next(iter(make_loader(loader.dataset, sampler, 0))),
+                    torch.Generator().manual_seed(0), 100)
+        return median_seconds(lambda: state.step(0, objective, batch, compute.autocast(device),
+                                                 config.optim.clip_norm))
 
     def predict(self, network, loader, sample_id, classes, *, source, views, room, **values):
         """In place of `modeling.fits.predict`."""
 
         def once(batches, ids=sample_id):
-            return predict(network, batches, ids, classes, source=source, views=views, room=room, **values)
+            return predict(network, batches, ids, classes, source=source, views=views, room=room,
+                           **values)
 
         if self.running:
             self.running["images"] += len(sample_id)
@@ -76,7 +87,9 @@ class Prices:
                 with self.unseen():
                     images = next(iter(make_loader(loader.dataset, loader.batch_sampler, 0)))
                 n = len(images.index)      # the first rows
-                self.running["image_seconds"] = lambda: median_seconds(lambda: once([images], sample_id[:n])) / n
+                self.running["image_seconds"] = lambda: median_seconds(lambda: once([images],
+                                                                                    sample_id[
+                                                                                        :n])) / n
         return once(loader)
 
     def run_fit(self, site, this, spec, **values):
@@ -106,7 +119,7 @@ def rows(fits):
         yield f"{backbone or 'all':<32}  {len(own):>4}  {wall:>7.1f}  {steps:>11.1f}  {wall / steps:.3f}"
 
 
-fit, predict, run_fit = fits.fit, fits.predict, planner.run_fit
+fit, predict, run_fit = train.fit, inference.predict, fits.run_fit
 
 
 def main():
@@ -115,11 +128,14 @@ def main():
     parser.add_argument("data_path")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the run there")
     args, prices = parser.parse_args(own), Prices()
-    with (tempfile.TemporaryDirectory() as scratch, mock.patch.multiple(fits, fit=prices.fit, predict=prices.predict),
+    with (tempfile.TemporaryDirectory() as scratch, mock.patch.multiple(fits, fit=prices.fit,
+                                                                        predict=prices.predict),
           mock.patch.object(planner, "run_fit", prices.run_fit)):
-        if status := train(["--data_path", args.data_path, "--results_dir", str(args.keep or scratch), *passed]):
+        if status := train(["--data_path", args.data_path, "--results_dir",
+                            str(args.keep or scratch), *passed]):
             sys.exit(status)
-    print("\nbackbone                          fits  seconds  their steps  ratio", *rows(prices.fits), sep="\n")
+    print("\nbackbone                          fits  seconds  their steps  ratio",
+          *rows(prices.fits), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""AutoGluon MultiModalPredictor with its defaults: AdamW with layer-wise decay, TrivialAugment, a greedy soup of checkpoints.
+"""AutoGluon MultiModalPredictor with its defaults: AdamW with layer-wise decay, TrivialAugment, a
+greedy soup of checkpoints.
 
-Given: the backbone, image size, epochs, batch (its default is 128), loading processes. The weights come as a folder in the form
-of its own dump_model, which its documentation names for local timm weights; random ones too, as it has no setting for them.
-The held-out fold is its tuning_data, by which it chooses checkpoints, twice an epoch; its patience is 10 such looks. On a CPU
-it computes in fp32 whatever it is told.
+Given: the backbone, image size, epochs, batch (its default is 128), loading processes. The weights
+come as a folder in the form of its own dump_model, which its documentation names for local timm
+weights; random ones too, as it has no setting for them. The held-out fold is its tuning_data, by
+which it chooses checkpoints, twice an epoch; its patience is 10 such looks. On a CPU it computes in
+fp32 whatever it is told.
 """
 import json
 
@@ -18,9 +20,11 @@ def dump_weights(job, folder):
     folder.mkdir(parents=True, exist_ok=True)
     model = make_model(job, 0)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
-    known = {name: model.pretrained_cfg[name] for name in ("input_size", "mean", "std", "interpolation", "crop_pct")}
-    (folder / "config.json").write_text(json.dumps(
-        {"architecture": job.backbone, "num_classes": 0, "num_features": model.num_features, "pretrained_cfg": known}))
+    known = {name: model.pretrained_cfg[name] for name in ("input_size", "mean", "std",
+                                                           "interpolation", "crop_pct")}
+    (folder / "config.json").write_text(json.dumps({"architecture": job.backbone, "num_classes": 0,
+                                                    "num_features": model.num_features,
+                                                    "pretrained_cfg": known}))
     return str(folder)
 
 
@@ -39,19 +43,26 @@ def hyperparameters(job, folder):
 
 
 def labelled_frame(rows, contract):
-    return pd.DataFrame({"image": [path for path, _ in rows], "label": [contract.classes[k] for _, k in rows]})
+    return pd.DataFrame({"image": [path for path, _ in rows], "label": [contract.classes[k] for _,
+                                                                        k in rows]})
 
 
 def main():
     with Peer() as peer:
         job, contract = peer.job, peer.contract
         with peer.timed("train"):
-            predictor = MultiModalPredictor(label="label", problem_type="multiclass", path=str(peer.out / "model"))
-            predictor.fit(labelled_frame(contract.train, contract), tuning_data=labelled_frame(contract.valid, contract),
-                          column_types={"image": "image_path"}, hyperparameters=hyperparameters(job, peer.out / "weights"),
-                          seed=job.seed)
+            predictor = MultiModalPredictor(label="label", problem_type="multiclass",
+                                            path=str(peer.out / "model"))
+            predictor.fit(
+                labelled_frame(contract.train, contract),
+                tuning_data=labelled_frame(contract.valid, contract),
+                column_types={"image": "image_path"},
+                hyperparameters=hyperparameters(job, peer.out / "weights"),
+                seed=job.seed,
+            )
         with peer.timed("predict"):
-            labels = predictor.predict(pd.DataFrame({"image": [path for path, _ in contract.test]}), as_pandas=False)
+            labels = predictor.predict(pd.DataFrame({"image": [path for path, _ in contract.test]}),
+                                       as_pandas=False)
             peer.write([contract.classes.index(str(label)) for label in labels])
 
 

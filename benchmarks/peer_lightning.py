@@ -1,8 +1,9 @@
 """Lightning: a LightningModule around timm's network, torchvision's transforms, its Trainer.
 
-Lightning brings the loop and no recipe, so the rest is from the documentation that it sends one to: torchvision's training
-references (RandomResizedCrop, a flip, TrivialAugmentWide, label smoothing 0.1, test images resized to 8/7 and cropped), AdamW
-on a one-cycle schedule stepped per batch, gradient_clip_val 1.0. bf16-mixed and channels-last where a step is faster so.
+Lightning brings the loop and no recipe, so the rest is from the documentation that it sends one to:
+torchvision's training references (RandomResizedCrop, a flip, TrivialAugmentWide, label smoothing
+0.1, test images resized to 8/7 and cropped), AdamW on a one-cycle schedule stepped per batch,
+gradient_clip_val 1.0. bf16-mixed and channels-last where a step is faster so.
 """
 import lightning
 import torch
@@ -21,7 +22,8 @@ class Classifier(lightning.LightningModule):
         self.loss = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 
     def forward(self, images):
-        return self.model(images.contiguous(memory_format=torch.channels_last) if self.job.channels_last else images)
+        return self.model(images.contiguous(memory_format=torch.channels_last)
+                          if self.job.channels_last else images)
 
     def training_step(self, batch, _):
         images, target = batch
@@ -36,7 +38,8 @@ class Classifier(lightning.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=0.05)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=self.n_steps)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3,
+                                                    total_steps=self.n_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
 
@@ -51,8 +54,8 @@ def transforms(job, mean, std):
 
 
 def loader(rows, transform, job, training=False):
-    return DataLoader(Images(rows, transform), job.batch_size, shuffle=training, drop_last=training, num_workers=job.workers,
-                      persistent_workers=job.workers > 0)
+    return DataLoader(Images(rows, transform), job.batch_size, shuffle=training, drop_last=training,
+                      num_workers=job.workers, persistent_workers=job.workers > 0)
 
 
 def main():
@@ -64,14 +67,18 @@ def main():
             data = resolve_data_config({}, model=model)
             augmented, plain = transforms(job, data["mean"], data["std"])
             classifier = Classifier(model, job, job.epochs * contract.n_steps)
-            trainer = lightning.Trainer(
-                accelerator="cpu", devices=1, max_epochs=job.epochs, precision="bf16-mixed" if job.bf16 else "32-true",
-                gradient_clip_val=1.0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                default_root_dir=peer.out)
-            trainer.fit(classifier, loader(contract.train, augmented, job, training=True), loader(contract.valid, plain, job))
-            print(f"held out accuracy {float(trainer.callback_metrics['valid_accuracy']):.4f}", flush=True)
+            trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=job.epochs,
+                                        precision="bf16-mixed" if job.bf16 else "32-true",
+                                        gradient_clip_val=1.0, logger=False,
+                                        enable_checkpointing=False, enable_progress_bar=False,
+                                        default_root_dir=peer.out)
+            trainer.fit(classifier, loader(contract.train, augmented, job, training=True),
+                        loader(contract.valid, plain, job))
+            print(f"held out accuracy {float(trainer.callback_metrics['valid_accuracy']):.4f}",
+                  flush=True)
         with peer.timed("predict"):
-            peer.write(torch.cat(trainer.predict(classifier, loader(untargeted(contract.test), plain, job))))
+            peer.write(torch.cat(trainer.predict(classifier, loader(untargeted(contract.test),
+                                                                    plain, job))))
 
 
 if __name__ == "__main__":

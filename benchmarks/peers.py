@@ -1,14 +1,18 @@
-"""The same work in the product, timm's train.py, fastai, Lightning and AutoGluon MultiModal: seconds, memory, macro-F1.
+"""The same work in the product, timm's train.py, fastai, Lightning and AutoGluon MultiModal:
+seconds, memory, macro-F1.
 
     python -m benchmarks.peers DATA_ROOT ANSWERS_ROOT --weights_dir W --envs ENVS --repeats 3 [-- --set ..]
 
-DATA_ROOT holds the contest folders docmix and trashnet; ANSWERS_ROOT docmix.csv and trashnet.csv, read after the last run.
-Two jobs: mobilenetv2_100 with ImageNet weights at 160 px on docmix, convnext_atto from random weights at 128 px on trashnet.
-Same images, split, backbone, size, batch, epochs; then the test set. Everything else is each competitor's own: the peer scripts
-say what. Environments are made in ENVS once, from the registry; what follows `--` goes to the product. In turns, each run a
-command of its own, whose start and end count. Prints each run, then per competitor the medians and the ratio to the fastest
-peer; images/s are epochs x training images + test images over all its seconds; peak memory is the PSS of all its processes
-(Linux). A competitor that fails is listed with its last line, and the exit status is 1. --every 10 tries it all on a tenth.
+DATA_ROOT holds the contest folders docmix and trashnet; ANSWERS_ROOT docmix.csv and trashnet.csv,
+read after the last run. Two jobs: mobilenetv2_100 with ImageNet weights at 160 px on docmix,
+convnext_atto from random weights at 128 px on trashnet. Same images, split, backbone, size, batch,
+epochs; then the test set. Everything else is each competitor's own: the peer scripts say what.
+Environments are made in ENVS once, from the registry; what follows `--` goes to the product. In
+turns, each run a command of its own, whose start and end count. Prints each run, then per
+competitor the medians and the ratio to the fastest peer; images/s are epochs x training images +
+test images over all its seconds; peak memory is the PSS of all its processes (Linux). A competitor
+that fails is listed with its last line, and the exit status is 1. --every 10 tries it all on a
+tenth.
 """
 import argparse
 import contextlib
@@ -30,23 +34,34 @@ from sklearn.metrics import f1_score
 from benchmarks.contract import Contract, Job, read_rows, write_contract
 from benchmarks.seeds import read_pairs, split_argv
 from config import build_config, resolve
-from data_loader import audit_contest, load_audit, load_folds, make_folds, read_contest
-from modeling.pipeline import cache_side_px
-from utils import Timer, no_bars, read_json, usable_cores
+from contest.audit import audit_contest, load_audit
+from contest.intake import read_contest
+from data_loader import load_folds, make_folds
+from running.preparing import cache_side_px
+from system.log import Timer, no_bars
+from system.machine import usable_cores
+from utils import read_json
 
 HERE = Path(__file__).resolve().parent
 PRODUCT = "product"
 JOBS = {"docmix": Job("mobilenetv2_100", 160, 0, 8, weights="mobilenetv2_100*.pth"),
         "trashnet": Job("convnext_atto", 128, 0, 8)}
-# timm 1.0.31's rand-m9 posterizes to 0 bits, which pillow 13 refuses; torchvision fits torch in pairs, of which AutoGluon's
+# timm 1.0.31's rand-m9 posterizes to 0 bits, which pillow 13 refuses; torchvision fits torch in
+# pairs, of which AutoGluon's
 # ranges admit several
 PACKAGES = {"timm": ["timm", "torchvision", "pillow<13"], "fastai": ["fastai", "timm"],
             "lightning": ["lightning", "timm", "torchvision"],
             "autogluon": ["autogluon.multimodal", "torch<2.13", "torchvision<0.28"]}
-SHOWN = {"timm": "timm", "fastai": "fastai", "lightning": "lightning", "autogluon": "autogluon.multimodal"}
-TAKES = {"timm": ("bf16", "channels_last"), "fastai": ("channels_last",), "lightning": ("bf16", "channels_last"),
-         "autogluon": ()}        # what a peer offers on a CPU
-# reading a process's memory holds up its page faults: four times a second slowed training by a quarter
+SHOWN = {"timm": "timm", "fastai": "fastai", "lightning": "lightning",
+         "autogluon": "autogluon.multimodal"}
+TAKES = {
+    "timm": ("bf16", "channels_last"),
+    "fastai": ("channels_last",),
+    "lightning": ("bf16", "channels_last"),
+    "autogluon": (),
+}  # what a peer offers on a CPU
+# reading a process's memory holds up its page faults: four times a second slowed training by a
+# quarter
 SAMPLE_SECONDS = 2.0
 
 
@@ -54,7 +69,8 @@ SAMPLE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. error: why it has no predictions, '' = it has; predictions: {id: class}; parts: seconds of train and predict."""
+    """One run. error: why it has no predictions, '' = it has; predictions: {id: class}; parts:
+    seconds of train and predict."""
 
     name: str
     seconds: float
@@ -85,7 +101,8 @@ def pss_bytes(pid):
 
 
 class PeakMemory:
-    """The largest sum of PSS over the processes of a session, sampled by a thread; 0 where there is no /proc."""
+    """The largest sum of PSS over the processes of a session, sampled by a thread; 0 where there is
+    no /proc."""
 
     def __init__(self, session):
         self.session, self.bytes, self.ended = session, 0, threading.Event()
@@ -105,10 +122,13 @@ class PeakMemory:
 
 
 def run_command(name, words, log, limit_seconds, environment=None):
-    """The Outcome of a command in a session of its own, without its predictions; all its processes end with it."""
+    """The Outcome of a command in a session of its own, without its predictions; all its processes
+    end with it."""
     with open(log, "w", encoding="utf-8") as out, Timer() as timer:
-        process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=HERE.parent,
-                                   start_new_session=True, env={**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})})
+        process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT,
+                                   stdin=subprocess.DEVNULL, cwd=HERE.parent,
+                                   start_new_session=True, env={**os.environ, "HF_HUB_OFFLINE": "1",
+                                                                **(environment or {})})
         with PeakMemory(process.pid) as memory:
             try:
                 status = process.wait(limit_seconds)
@@ -129,7 +149,9 @@ def stop_session(process):
 
 
 def last_line(log):
-    lines = [line.strip() for line in Path(log).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in Path(log).read_text(encoding="utf-8",
+                                                          errors="replace").splitlines()
+             if line.strip()]
     return lines[-1][:200] if lines else "it said nothing"
 
 
@@ -146,7 +168,8 @@ def make_environment(envs, name):
         return ""
     envs.mkdir(parents=True, exist_ok=True)
     log, python = envs / f"{name}.log", str(python_of(envs, name))
-    for words in ([sys.executable, "-m", "venv", str(envs / name)], [python, "-m", "pip", "install", "-q", *PACKAGES[name]]):
+    for words in ([sys.executable, "-m", "venv", str(envs / name)],
+                  [python, "-m", "pip", "install", "-q", *PACKAGES[name]]):
         with open(log, "w", encoding="utf-8") as out:
             if subprocess.run(words, stdout=out, stderr=subprocess.STDOUT).returncode:
                 return f"no environment: {last_line(log)}"
@@ -163,20 +186,30 @@ def versions(envs, name):
 
 def ways_of(name, ways):
     """Of the ways of computing those that the peer offers on a CPU."""
-    return [way for way in ways if not any(way[key] for key in ("bf16", "channels_last") if key not in TAKES[name])]
+    return [way for way in ways if not any(way[key] for key in ("bf16", "channels_last")
+                                           if key not in TAKES[name])]
 
 
 def choose_computing(envs, name, contract, folder):
-    """The contract with the way of computing whose steps are fastest in the peer's environment; '' or why there is none."""
+    """The contract with the way of computing whose steps are fastest in the peer's environment; ''
+    or why there is none."""
     write_contract(folder, contract)
     words = [str(python_of(envs, name)), str(HERE / "contract.py"), str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(words, capture_output=True, text=True,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1"})
     if done.returncode:
-        return contract, f"its environment fails: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}"
-    best = min(ways_of(name, json.loads(done.stdout.splitlines()[-1])), key=lambda way: way["seconds"])
+        return (
+            contract,
+            f"its environment fails: {(done.stderr.strip().splitlines() or ['?'])[-1][:200]}",
+        )
+    best = min(ways_of(name, json.loads(done.stdout.splitlines()[-1])),
+               key=lambda way: way["seconds"])
     chosen = {key: best[key] for key in ("bf16", "channels_last")}
-    print(f"{name:<10} {versions(envs, name)}; a step takes {best['seconds']:.2f} s with "
-          f"{' and '.join(key for key in chosen if chosen[key]) or 'neither bf16 nor channels_last'}", flush=True)
+    print(
+        f"{name:<10} {versions(envs, name)}; a step takes {best['seconds']:.2f} s with "
+        f"{' and '.join(key for key in chosen if chosen[key]) or 'neither bf16 nor channels_last'}",
+        flush=True,
+    )
     contract = replace(contract, job=replace(contract.job, **chosen))
     write_contract(folder, contract)
     return contract, ""
@@ -190,7 +223,8 @@ def thinned(source, folder, every):
         (folder / split).mkdir(parents=True)
         with open(source / table, newline="", encoding="utf-8") as f:
             header, *rows = csv.reader(f)
-        rows = sorted(rows, key=lambda row: row[::-1])[::every]      # by class, so that all keep their share
+        # by class, so that all keep their share
+        rows = sorted(rows, key=lambda row: row[::-1])[::every]
         with open(folder / table, "w", newline="", encoding="utf-8") as f:
             csv.writer(f).writerows([header, *rows])
         for name, *_ in rows:
@@ -200,12 +234,14 @@ def thinned(source, folder, every):
 
 def settings_of(job):
     """What the product is told of a job."""
-    return [f"model.backbones={job.backbone}", f"data.image_size_px={job.image_size_px}", f"optim.epochs={job.epochs}",
-            f"optim.batch_size={job.batch_size}", *([] if job.weights else ["model.pretrained=off"])]
+    return [f"model.backbones={job.backbone}", f"data.image_size_px={job.image_size_px}",
+            f"optim.epochs={job.epochs}", f"optim.batch_size={job.batch_size}",
+            *([] if job.weights else ["model.pretrained=off"])]
 
 
 def contract_of(data_path, job, scratch):
-    """The Contract whose split is the product's own: its audit, its folds, the first held out. Batch 0: the product's."""
+    """The Contract whose split is the product's own: its audit, its folds, the first held out.
+    Batch 0: the product's."""
     config = build_config("quick_test", settings_of(job))
     contest = read_contest(data_path, config.data)
     config = resolve(config, gpu_memory_bytes=0, n_train=len(contest.train))
@@ -216,14 +252,16 @@ def contract_of(data_path, job, scratch):
     train, valid = (tuple((str(audit.train.path[row]), int(audit.train.label[row])) for row in rows)
                     for rows in (folds.train_rows(0), folds.valid_rows(0)))
     test = tuple(zip(audit.test.path.tolist(), audit.test.sample_id.tolist(), strict=True))
-    return Contract(replace(job, batch_size=config.optim.batch_size), audit.train.classes, train, valid, test)
+    return Contract(replace(job, batch_size=config.optim.batch_size), audit.train.classes, train,
+                    valid, test)
 
 
 def run_product(data_path, contract, folder, args, passed):
     """The Outcome of the product's command; its split must be the contract's."""
-    words = [sys.executable, "grandmaster_train.py", "--mode", "quick_test", "--data_path", str(data_path), "--results_dir",
-             str(folder), "--experiment_name", "run", *(["--weights_dir", str(args.weights_dir)] if args.weights_dir else []),
-             "--set", *settings_of(contract.job), *passed]
+    words = [sys.executable, "grandmaster_train.py", "--mode", "quick_test", "--data_path",
+             str(data_path), "--results_dir", str(folder), "--experiment_name", "run",
+             *(["--weights_dir", str(args.weights_dir)] if args.weights_dir else []), "--set",
+             *settings_of(contract.job), *passed]
     outcome = run_command(PRODUCT, words, folder / "log.txt", args.limit_seconds)
     if outcome.error:
         return outcome
@@ -232,7 +270,8 @@ def run_product(data_path, contract, folder, args, passed):
     held_out = {Path(path).name for path, _ in contract.valid}
     if {Path(name).name for name in folds.sample_id[folds.valid_rows(0)].tolist()} != held_out:
         return replace(outcome, error="its split is not the one that the peers got")
-    return replace(outcome, predictions=read_pairs(folder / "run" / "submission_run.csv"), parts=product_parts(folder / "run"))
+    return replace(outcome, predictions=read_pairs(folder / "run" / "submission_run.csv"),
+                   parts=product_parts(folder / "run"))
 
 
 def product_parts(run):
@@ -243,11 +282,13 @@ def product_parts(run):
 
 
 def run_peer(name, contract_folder, folder, args):
-    words = [str(python_of(args.envs, name)), str(HERE / f"peer_{name}.py"), str(contract_folder), str(folder)]
+    words = [str(python_of(args.envs, name)), str(HERE / f"peer_{name}.py"), str(contract_folder),
+             str(folder)]
     outcome = run_command(name, words, folder / "log.txt", args.limit_seconds)
     if outcome.error:
         return outcome
-    return replace(outcome, parts=read_json(folder / "timing.json"), predictions=dict(read_rows(folder / "predictions.csv")))
+    return replace(outcome, parts=read_json(folder / "timing.json"),
+                   predictions=dict(read_rows(folder / "predictions.csv")))
 
 
 # ---------------------------------------------------------------- what is printed
@@ -255,14 +296,17 @@ def run_peer(name, contract_folder, folder, args):
 def macro_f1(predictions, answers):
     """Joined by id; ValueError where ids differ."""
     if set(predictions) != set(answers):
-        raise ValueError(f"predictions of other ids than the answers': {len(set(answers) - set(predictions))} missing, "
-                         f"{len(set(predictions) - set(answers))} extra")
+        raise ValueError(
+            f"predictions of other ids than the answers': {len(set(answers) - set(predictions))} missing, "
+            f"{len(set(predictions) - set(answers))} extra"
+        )
     ids = list(answers)
     return f1_score([answers[i] for i in ids], [predictions[i] for i in ids], average="macro")
 
 
 def scored(outcome, answers):
-    """(Outcome, macro-F1 or None): predictions that do not fit the answers are an error of the run."""
+    """(Outcome, macro-F1 or None): predictions that do not fit the answers are an error of the run.
+    """
     if outcome.error:
         return outcome, None
     try:
@@ -274,17 +318,21 @@ def scored(outcome, answers):
 def spread(values, form):
     """The median, with the range of several."""
     middle = format(statistics.median(values), form)
-    return middle if len(values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
+    return middle if len(
+        values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
 
 
 def table(runs, n_images):
-    """Lines: per competitor medians over its good runs, the ratio of its seconds to the fastest peer's, and its faults.
+    """Lines: per competitor medians over its good runs, the ratio of its seconds to the fastest
+    peer's, and its faults.
 
-    runs: (Outcome, macro-F1 or None); n_images: how many go through a network in a run, each epoch counted.
+    runs: (Outcome, macro-F1 or None); n_images: how many go through a network in a run, each epoch
+    counted.
     """
     names = list(dict.fromkeys(outcome.name for outcome, _ in runs))
     good = {name: [(o, f1) for o, f1 in runs if o.name == name and not o.error] for name in names}
-    seconds = {name: statistics.median(o.seconds for o, _ in good[name]) for name in names if good[name]}
+    seconds = {name: statistics.median(o.seconds for o, _ in good[name]) for name in names
+               if good[name]}
     fastest = min((seconds[name] for name in seconds if name != PRODUCT), default=None)
     yield "| competitor | runs | seconds | images/s | peak memory, GB | macro-F1 | seconds over fastest peer's |"
     yield "|---|---|---|---|---|---|---|"
@@ -292,41 +340,53 @@ def table(runs, n_images):
         tries = [o for o, _ in runs if o.name == name]
         if good[name]:
             outcomes, scores = zip(*good[name], strict=True)
-            yield (f"| {name} | {len(outcomes)} of {len(tries)} | {spread([o.seconds for o in outcomes], '.1f')} | "
-                   f"{n_images / seconds[name]:.1f} | {max(o.peak_bytes for o in outcomes) / 1e9:.2f} | "
-                   f"{spread(scores, '.4f')} | " + (f"{seconds[name] / fastest:.2f} |" if fastest else "- |"))
+            yield (
+                f"| {name} | {len(outcomes)} of {len(tries)} | {spread([o.seconds for o in outcomes], '.1f')} | "
+                f"{n_images / seconds[name]:.1f} | {max(o.peak_bytes for o in outcomes) / 1e9:.2f} | "
+                f"{spread(scores, '.4f')} | "
+                + (f"{seconds[name] / fastest:.2f} |" if fastest else "- |")
+            )
         for error in dict.fromkeys(o.error for o in tries if o.error):
             yield f"| {name} | FAILED | {error} | | | | |"
 
 
 def run_line(number, outcome):
     parts = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in outcome.parts.items())
-    return (f"{number}  {outcome.name:<10} {outcome.seconds:7.1f} s  {outcome.peak_bytes / 1e9:5.2f} GB  load "
-            f"{os.getloadavg()[0]:.1f}  " + (f"FAILED: {outcome.error}" if outcome.error else parts))
+    return (
+        f"{number}  {outcome.name:<10} {outcome.seconds:7.1f} s  {outcome.peak_bytes / 1e9:5.2f} GB  load "
+        f"{os.getloadavg()[0]:.1f}  " + (f"FAILED: {outcome.error}" if outcome.error else parts)
+    )
 
 
 # ---------------------------------------------------------------- the whole
 
 def all_runs(name, job, args, passed, out):
     """(Outcomes of a job by turns, the Contract). Each repeat begins with another competitor."""
-    data_path = thinned(args.data_root / name, out / "data", args.every) if args.every > 1 else args.data_root / name
+    data_path = thinned(args.data_root / name, out / "data",
+                        args.every) if args.every > 1 else args.data_root / name
     contract = contract_of(data_path, job, out / "audit")
     job = contract.job
-    print(f"\n{name}: {job.backbone}, {job.image_size_px} px, {job.epochs} epochs, batch {job.batch_size}, "
-          f"{len(contract.train)} images to train on, {len(contract.valid)} held out, {len(contract.test)} to predict; "
-          f"{'weights ' + Path(job.weights).name if job.weights else 'random weights'}", flush=True)
+    print(
+        f"\n{name}: {job.backbone}, {job.image_size_px} px, {job.epochs} epochs, batch {job.batch_size}, "
+        f"{len(contract.train)} images to train on, {len(contract.valid)} held out, {len(contract.test)} to predict; "
+        f"{'weights ' + Path(job.weights).name if job.weights else 'random weights'}",
+        flush=True,
+    )
     faults = {}
     for peer in (n for n in args.only if n != PRODUCT):
-        faults[peer] = make_environment(args.envs, peer) or choose_computing(args.envs, peer, contract, out / peer)[1]
+        faults[peer] = make_environment(args.envs, peer) or choose_computing(args.envs, peer,
+                                                                             contract,
+                                                                             out / peer)[1]
     outcomes = []
     for repeat in range(args.repeats):
         shift = repeat % len(args.only)
         for competitor in (*args.only[shift:], *args.only[:shift]):
             folder = out / f"{competitor}-{repeat}"
             folder.mkdir(parents=True)
-            outcomes.append(Outcome(competitor, 0.0, error=faults[competitor]) if faults.get(competitor) else
-                            run_product(data_path, contract, folder, args, passed) if competitor == PRODUCT else
-                            run_peer(competitor, out / competitor, folder, args))
+            outcomes.append(Outcome(competitor, 0.0, error=faults[competitor])
+                            if faults.get(competitor) else run_product(data_path, contract, folder,
+                                                                       args, passed) if competitor
+                            == PRODUCT else run_peer(competitor, out / competitor, folder, args))
             print(run_line(repeat + 1, outcomes[-1]), flush=True)
     return outcomes, contract
 
@@ -337,7 +397,9 @@ def with_weights(job, weights_dir):
         return job
     found = sorted(Path(weights_dir).glob(job.weights)) if weights_dir else []
     if len(found) != 1:
-        sys.exit(f"--weights_dir must hold one {job.weights}, got {[f.name for f in found]} in {weights_dir}")
+        sys.exit(
+            f"--weights_dir must hold one {job.weights}, got {[f.name for f in found]} in {weights_dir}"
+        )
     return replace(job, weights=str(found[0].resolve()))
 
 
@@ -346,16 +408,21 @@ def parse(own):
     parser.add_argument("data_root", type=Path)
     parser.add_argument("answers_root", type=Path)
     parser.add_argument("--weights_dir", type=Path)
-    parser.add_argument("--envs", type=Path, required=True, metavar="DIR", help="environments of the peers, made where missing")
+    parser.add_argument("--envs", type=Path, required=True, metavar="DIR",
+                        help="environments of the peers, made where missing")
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
-    parser.add_argument("--only", nargs="+", default=[PRODUCT, *PACKAGES], choices=[PRODUCT, *PACKAGES])
+    parser.add_argument("--only", nargs="+", default=[PRODUCT, *PACKAGES],
+                        choices=[PRODUCT, *PACKAGES])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--batch_size", type=int, default=0, help="of all competitors; 0: what the product takes by itself")
+    parser.add_argument("--batch_size", type=int, default=0,
+                        help="of all competitors; 0: what the product takes by itself")
     parser.add_argument("--workers", type=int, default=2, help="loading processes of the peers")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every n-th image, to try things")
+    parser.add_argument("--every", type=int, default=1, metavar="N",
+                        help="only every n-th image, to try things")
     parser.add_argument("--limit_seconds", type=float, default=7200.0, help="for one run")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave logs, predictions and runs there: a new folder")
+    parser.add_argument("--keep", type=Path, metavar="DIR",
+                        help="leave logs, predictions and runs there: a new folder")
     args = parser.parse_args(own)
     for key in ("data_root", "answers_root", "weights_dir", "envs", "keep"):
         if getattr(args, key):
@@ -369,8 +436,8 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         out = args.keep or Path(scratch)
         for name in args.jobs:
-            job = replace(with_weights(JOBS[name], args.weights_dir), epochs=args.epochs, batch_size=args.batch_size,
-                          workers=args.workers)
+            job = replace(with_weights(JOBS[name], args.weights_dir), epochs=args.epochs,
+                          batch_size=args.batch_size, workers=args.workers)
             runs[name] = all_runs(name, job, args, passed, out / name)
     failed = False
     for name, (outcomes, contract) in runs.items():
@@ -381,7 +448,8 @@ def main():
         print("\n".join(table(results, n_images)))
         failed |= any(o.error for o, _ in results)
         if args.keep:
-            rows = [{**asdict(o), "predictions": len(o.predictions), "macro_f1": f1} for o, f1 in results]
+            rows = [{**asdict(o), "predictions": len(o.predictions), "macro_f1": f1} for o,
+                    f1 in results]
             (args.keep / f"{name}.json").write_text(json.dumps(rows, indent=1))
     return int(failed)
 

@@ -1,11 +1,13 @@
-"""A contest whose test answers may be looked at while working: half of another one's labelled training images, distorted.
+"""A contest whose test answers may be looked at while working: half of another one's labelled
+training images, distorted.
 
     python -m benchmarks.pretend ../shared/data/docmix /tmp/doc --damage paper
     python -m benchmarks.seeds /tmp/doc/contest /tmp/doc/answers.csv --seeds 0 1 -- --weights_dir W
 
-DATA_DIR: train.csv with columns ID and target, and the images in train/. The distortions are none of the product's own: `paper`
-is the embedded contest's test set, `phone` and `street` are by Pillow, `scan` is noise of one channel, `none` changes nothing.
---grey: all images are made grey before, those to train on too.
+DATA_DIR: train.csv with columns ID and target, and the images in train/. The distortions are none
+of the product's own: `paper` is the embedded contest's test set, `phone` and `street` are by
+Pillow, `scan` is noise of one channel, `none` changes nothing. --grey: all images are made grey
+before, those to train on too.
 """
 import argparse
 import io
@@ -16,13 +18,14 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from benchmarks.shift_recovery import halves
-from data_loader import decode_image
+from contest.decoding import decode_image
 from demo_contest.distort import apply, draw_distortion, needs_other
 
 
 def paper(image, rng, others):
     distortion = draw_distortion(random.Random(int(rng.integers(2**31))))
-    return apply(distortion, image, others[rng.integers(len(others))] if needs_other(distortion) else None)
+    return apply(distortion, image, others[rng.integers(len(others))] if needs_other(distortion)
+                 else None)
 
 
 def phone(image, rng, others):
@@ -47,16 +50,20 @@ def street(image, rng, others):
     picture = Image.fromarray(image)
     width, height = picture.size
     if rng.random() < 0.7:
-        corners = np.array([(0, 0), (0, height), (width, height), (width, 0)]) + rng.uniform(-0.12, 0.12, (4, 2)) * picture.size
-        picture = picture.transform(picture.size, Image.Transform.QUAD, corners.ravel().tolist(), Image.Resampling.BICUBIC,
-                                    fillcolor=(90, 90, 90))
+        corners = (
+            np.array([(0, 0), (0, height), (width, height), (width, 0)])
+            + rng.uniform(-0.12, 0.12, (4, 2)) * picture.size
+        )
+        picture = picture.transform(picture.size, Image.Transform.QUAD, corners.ravel().tolist(),
+                                    Image.Resampling.BICUBIC, fillcolor=(90, 90, 90))
     if rng.random() < 0.3:
         picture = ImageOps.grayscale(picture).convert("RGB")
     if (seen := rng.random()) < 0.2:
         picture = picture.filter(ImageFilter.Kernel((5, 5), np.eye(5).ravel().tolist(), 5))
     elif seen < 0.4:
         factor = rng.uniform(2, 5)
-        small = picture.resize((max(1, round(width / factor)), max(1, round(height / factor))), Image.Resampling.NEAREST)
+        small = picture.resize((max(1, round(width / factor)), max(1, round(height / factor))),
+                               Image.Resampling.NEAREST)
         picture = small.resize((width, height), Image.Resampling.NEAREST)
     image = np.array(picture, dtype=np.float32)
     if rng.random() < 0.6:
@@ -91,7 +98,8 @@ def write_pretended(data_dir, folder, damage, seed, is_grey=False):
         (contest / split).mkdir(parents=True)
     for path in train:
         if is_grey:
-            Image.fromarray(as_grey(decode_image(path))).save(contest / "train" / path.name, quality=95)
+            Image.fromarray(as_grey(decode_image(path))).save(contest / "train" / path.name,
+                                                              quality=95)
         else:
             (contest / "train" / path.name).write_bytes(path.read_bytes())
     images = [decode_image(path) for path in held] if damage else []
@@ -99,11 +107,13 @@ def write_pretended(data_dir, folder, damage, seed, is_grey=False):
     for i, path in enumerate(held):
         target = contest / "test" / path.name
         if damage:
-            Image.fromarray(damage(images[i], np.random.default_rng([seed, i]), images)).save(target, quality=90)
+            Image.fromarray(damage(images[i], np.random.default_rng([seed, i]),
+                                   images)).save(target, quality=90)
         else:
             target.write_bytes(path.read_bytes())
-    for name, paths, column in (("contest/train.csv", train, labels), ("answers.csv", held, answers),
-                                ("contest/sample_submission.csv", held, [labels[0]] * len(held))):
+    for name, paths, column in (("contest/train.csv", train, labels),
+                                ("answers.csv", held, answers), ("contest/sample_submission.csv",
+                                                                 held, [labels[0]] * len(held))):
         rows = [f"{path.name},{label}" for path, label in zip(paths, column, strict=True)]
         (folder / name).write_text("\n".join(["ID,target", *rows, ""]), encoding="utf-8")
 

@@ -1,10 +1,11 @@
-"""Fine-tuning settings compared on small training sets: the measurements behind the defaults of config.py and optim.py.
+"""Fine-tuning settings compared on small training sets: the measurements behind the defaults of
+config.py and optim.py.
 
     python -m benchmarks.recipe DATA_DIR WEIGHTS_DIR --per_class 40 "optim.lr=0.001" "optim.lr=0.002 augment.mix_share=0"
 
-Each argument is one variant of --set pairs. A few labelled images per class train, all other labelled images of the
-contest judge (near-duplicates of training images left out; the real test images are audited, never trained or scored
-on). One view, no shift matching.
+Each argument is one variant of --set pairs. A few labelled images per class train, all other
+labelled images of the contest judge (near-duplicates of training images left out; the real test
+images are audited, never trained or scored on). One view, no shift matching.
 """
 import argparse
 import statistics
@@ -14,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from config import build_config
-from data_loader import audit_contest, load_audit, read_contest
+from contest.audit import audit_contest, load_audit
+from contest.intake import read_contest
+from ensemble.metrics import METRICS
 from grandmaster_train import main as train
-from modeling.metrics import METRICS
 
 
 def few_per_class(catalog, per_class, seed):
@@ -39,12 +41,14 @@ def write_contest(catalog, few, judged, folder):
     lines = [f"{Path(catalog.path[r]).name},{catalog.classes[catalog.label[r]]}" for r in few]
     (folder / "train.csv").write_text("ID,target\n" + "\n".join(lines) + "\n", encoding="utf-8")
     lines = [f"{Path(catalog.path[r]).name},{catalog.classes[0]}" for r in judged]
-    (folder / "sample_submission.csv").write_text("ID,target\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "sample_submission.csv").write_text("ID,target\n" + "\n".join(lines) + "\n",
+                                                  encoding="utf-8")
 
 
 def score_variant(catalog, judged, contest, results, name, argv):
     """Macro-F1 on the judging images."""
-    if train(["--data_path", str(contest), "--results_dir", str(results), "--experiment_name", name, *argv]):
+    if train(["--data_path", str(contest), "--results_dir", str(results), "--experiment_name", name,
+              *argv]):
         raise SystemExit(f"the variant {name} failed")
     rows = (results / name / f"submission_{name}.csv").read_text(encoding="utf-8").splitlines()[1:]
     index = {c: i for i, c in enumerate(catalog.classes)}
@@ -66,14 +70,17 @@ def main():
         work = Path(work)
         contest = read_contest(args.data_path, data)
         audit_contest(contest, data, 64, work, 2)
-        catalog, table = load_audit(work, contest.folder).train, {variant: [] for variant in args.variants}
+        catalog, table = load_audit(work, contest.folder).train, {variant: []
+                                                                  for variant in args.variants}
         for seed in args.seeds:
             few, judged = few_per_class(catalog, args.per_class, seed)
             write_contest(catalog, few, judged, work / f"contest{seed}")
             for i, variant in enumerate(args.variants):
-                argv = ["--weights_dir", args.weights_dir, "--set", f"seed={seed}", "model.backbones=mobilenetv2_100",
-                        "data.n_folds=10", "optim.epochs=8", "predict.tta_views=1", "augment.policy=standard", *variant.split()]
-                table[variant].append(score_variant(catalog, judged, work / f"contest{seed}", work, f"v{i}s{seed}", argv))
+                argv = ["--weights_dir", args.weights_dir, "--set", f"seed={seed}",
+                        "model.backbones=mobilenetv2_100", "data.n_folds=10", "optim.epochs=8",
+                        "predict.tta_views=1", "augment.policy=standard", *variant.split()]
+                table[variant].append(score_variant(catalog, judged, work / f"contest{seed}", work,
+                                                    f"v{i}s{seed}", argv))
     print(f"\nmacro-F1, {args.per_class} a class, {len(args.seeds)} seeds")
     for variant, scores in table.items():
         print(f"{statistics.mean(scores):.4f}  {' '.join(f'{s:.3f}' for s in scores)}  {variant}")

@@ -1,10 +1,11 @@
-"""One command over several seeds, scored against known answers: the last number, never a tuning signal.
+"""One command over several seeds, scored against known answers: the last number, never a tuning
+signal.
 
     python -m benchmarks.seeds DATA_DIR ANSWERS.csv --seeds 0 1 2 -- --weights_dir W --set model.backbones=mobilenetv2_100 \\
         data.image_size_px=160 optim.epochs=8
 
-Prints, per seed, the macro-F1 of the submission, the score that the run expected and the seconds it took, then mean and sd;
-of a blend also its members' scores.
+Prints, per seed, the macro-F1 of the submission, the score that the run expected and the seconds it
+took, then mean and sd; of a blend also its members' scores.
 """
 import argparse
 import csv
@@ -30,14 +31,17 @@ def run_seed(data_path, answers, seed, argv, results_dir):
     """(macro-F1, final_results.json's content) of one run."""
     name = f"seed{seed}"
     argv = [*argv, "--set", f"seed={seed}"] if "--set" not in argv else [*argv, f"seed={seed}"]
-    status = train(["--data_path", str(data_path), "--results_dir", str(results_dir), "--experiment_name", name, *argv])
+    status = train(["--data_path", str(data_path), "--results_dir", str(results_dir),
+                    "--experiment_name", name, *argv])
     if status:
         sys.exit(status)
     submission = read_pairs(results_dir / name / f"submission_{name}.csv")
     ids = list(answers)
     score = f1_score([answers[i] for i in ids], [submission[i] for i in ids], average="macro")
     final = read_json(results_dir / name / "final_results.json")
-    members = {source["name"].removesuffix(f"-s{seed}"): member_score(results_dir / name, source["name"], final, answers)
+    members = {source["name"].removesuffix(f"-s{seed}"): member_score(results_dir / name,
+                                                                      source["name"], final,
+                                                                      answers)
                for source in final["sources"]}
     return score, final, members
 
@@ -48,7 +52,8 @@ def member_score(folder, source, final, answers):
     views = [load_views(file)[view] for file in files for view in final["blend"]["views"][source]]
     mean = Predictions.mean(views)
     ids = mean.sample_id.tolist()
-    return f1_score([answers[i] for i in ids], [final["classes"][k] for k in mean.probs.argmax(1)], average="macro")
+    return f1_score([answers[i] for i in ids], [final["classes"][k] for k in mean.probs.argmax(1)],
+                    average="macro")
 
 
 def split_argv():
@@ -63,24 +68,31 @@ def main():
     parser.add_argument("data_path", type=Path)
     parser.add_argument("answers", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the runs there, and go on with those begun")
+    parser.add_argument("--keep", type=Path, metavar="DIR",
+                        help="leave the runs there, and go on with those begun")
     args = parser.parse_args(own)
     answers, rows, each = read_pairs(args.answers), [], {}
     with tempfile.TemporaryDirectory() as scratch:
         for seed in args.seeds:
-            score, final, members = run_seed(args.data_path, answers, seed, passed, args.keep or Path(scratch))
-            rows.append((seed, score, final["score"]["expected"], final["score"]["expected_ci90"], final["seconds"]))
+            score, final, members = run_seed(args.data_path, answers, seed, passed,
+                                             args.keep or Path(scratch))
+            rows.append((seed, score, final["score"]["expected"], final["score"]["expected_ci90"],
+                         final["seconds"]))
             each[seed] = members
     print(f"\nmacro-F1 on {len(answers)} test images of {args.data_path.name}: {' '.join(passed)}")
     print("seed  macro-F1  expected  (90 % interval)   seconds")
     for seed, score, expected, (low, high), seconds in rows:
-        print(f"{seed:>4}  {score:.4f}    {expected:.4f}    ({low:.3f} to {high:.3f})  {seconds:.0f}")
+        print(
+            f"{seed:>4}  {score:.4f}    {expected:.4f}    ({low:.3f} to {high:.3f})  {seconds:.0f}")
     scores = [row[1] for row in rows]
-    print(f"mean {statistics.mean(scores):.4f}, sd {statistics.stdev(scores) if len(scores) > 1 else 0:.4f}, n={len(scores)}")
+    print(
+        f"mean {statistics.mean(scores):.4f}, sd {statistics.stdev(scores) if len(scores) > 1 else 0:.4f}, n={len(scores)}"
+    )
     if len(each[args.seeds[0]]) > 1:
         print("\nits members alone, by seed")
         for name in each[args.seeds[0]]:
-            print(f"{name:<36}" + "".join(f"  {each[seed].get(name, float('nan')):.4f}" for seed in args.seeds))
+            print(f"{name:<36}" + "".join(f"  {each[seed].get(name, float('nan')):.4f}"
+                                          for seed in args.seeds))
         gains = [score - max(each[seed].values()) for seed, score, *_ in rows]
         print(f"{'blend minus its best member':<36}" + "".join(f" {g:+.4f}" for g in gains)
               + f", mean {statistics.mean(gains):+.4f}")

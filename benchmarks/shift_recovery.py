@@ -1,9 +1,11 @@
-"""Does match_shift find a known distortion? One half of a contest's training images is distorted and plays the test set.
+"""Does match_shift find a known distortion? One half of a contest's training images is distorted
+and plays the test set.
 
     python -m benchmarks.shift_recovery DATA_DIR [--only blur noise] [--seed 0] [--quality 90]
 
-DATA_DIR: train.csv with columns ID and target, and the images in train/. Prints one row per distortion: what was done,
-what was found, and whether that is within 0.15 of the probability and 30 % of the range with nothing else over 0.15.
+DATA_DIR: train.csv with columns ID and target, and the images in train/. Prints one row per
+distortion: what was done, what was found, and whether that is within 0.15 of the probability and 30
+% of the range with nothing else over 0.15.
 """
 import argparse
 import csv
@@ -13,9 +15,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_loader import decode_image
-from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, distort
-from modeling.shift import match_shift
+from contest.decoding import decode_image
+from shift.distortions import SYMMETRIES, Distortion, ShiftPolicy, distort
+from shift.match import match_shift
 
 WHITE, BLACK = (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)
 
@@ -57,7 +59,8 @@ def save_distorted(paths, policy, folder, seed, quality=100):
     for i, image in enumerate(images):
         out = distort(image, policy, seed * 100_000 + i, lambda s: images[s % len(images)])
         name = f"{folder}/{i:05}.{'png' if quality == 100 else 'jpg'}"
-        cv2.imwrite(name, out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality] if quality < 100 else [])
+        cv2.imwrite(name, out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality] if quality < 100
+                    else [])
     return sorted(Path(folder).iterdir())
 
 
@@ -71,7 +74,8 @@ def verdict(true, found):
             wrong.append("not found")
         elif abs(f.probability - d.probability) > 0.15:
             wrong.append(f"probability {f.probability:.2f}")
-        elif d.kind not in SYMMETRIES and (abs(f.low - d.low) > 0.3 * abs(d.low) or abs(f.high - d.high) > 0.3 * d.high):
+        elif d.kind not in SYMMETRIES and (abs(f.low - d.low) > 0.3 * abs(d.low)
+                                           or abs(f.high - d.high) > 0.3 * d.high):
             wrong.append("range")
     return "; ".join(wrong) or "ok"
 
@@ -81,17 +85,24 @@ def main():
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quality", type=int, default=100, help="of the JPEG files written; 100: PNG")
+    parser.add_argument("--quality", type=int, default=100,
+                        help="of the JPEG files written; 100: PNG")
     args = parser.parse_args()
     (train, labels), (held, _) = halves(args.data_dir, args.seed)
-    print(f"{args.data_dir.name}: {len(train)} training images, {len(held)} pretended test images, seed {args.seed}")
+    print(
+        f"{args.data_dir.name}: {len(train)} training images, {len(held)} pretended test images, seed {args.seed}"
+    )
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
             paths = save_distorted(held, CASES[name], folder, args.seed, args.quality)
             report = match_shift(train, labels, paths, seed=args.seed, workers=2)
-        found = ", ".join(f"{d.kind} p {d.probability:.2f} {d.low:.3g}..{d.high:.3g}" for d in report.policy.distortions)
-        print(f"{name:14} {verdict(CASES[name], report.policy):34} AUC {report.auc_before['value']:.2f} -> "
-              f"{report.auc_after['value']:.2f}  {report.seconds:4.0f} s  {found or 'empty'}", flush=True)
+        found = ", ".join(f"{d.kind} p {d.probability:.2f} {d.low:.3g}..{d.high:.3g}"
+                          for d in report.policy.distortions)
+        print(
+            f"{name:14} {verdict(CASES[name], report.policy):34} AUC {report.auc_before['value']:.2f} -> "
+            f"{report.auc_after['value']:.2f}  {report.seconds:4.0f} s  {found or 'empty'}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The embedded default: a small contest of 17 document classes whose test images are distorted and whose train is not.
+"""The embedded default: a small contest of 17 document classes whose test images are distorted and
+whose train is not.
 
     folder = draw_contest("demo", size=0.25)        # 392 train + 784 test images
     answers_path(folder)                            # demo_answers.csv, beside the contest and not in it
 
-Reading order: classes.py (who draws what), canvas.py, hospital.py, forms.py, cards.py, photos.py, distort.py.
+Reading order: classes.py (who draws what), canvas.py, hospital.py, forms.py, cards.py, photos.py,
+distort.py.
 """
 import hashlib
 import os
@@ -17,14 +19,16 @@ from pathlib import Path
 import cv2
 from filelock import FileLock
 
-from utils import RunError, UserError, canonical_json, read_json, seed_of, usable_cores, write_atomic, write_json
+from system.machine import usable_cores
+from utils import RunError, UserError, canonical_json, read_json, seed_of, write_atomic, write_json
 
 from .classes import CLASS_NAMES, TRAIN_COUNTS, draw_clean
 from .distort import apply, draw_distortion, needs_other
 
 __all__ = ["CLASS_NAMES", "DEFAULT_SIZE", "answers_path", "draw_contest"]
 
-VERSION = 1                 # raise it when a drawn byte changes: contests of another version are then refused
+# raise it when a drawn byte changes: contests of another version are then refused
+VERSION = 1
 DEFAULT_SIZE = 0.25         # share of the full contest (1,570 + 3,140 images)
 MAX_SIZE = 4
 MARK = ".demo.json"          # what a drawn folder was made of
@@ -47,14 +51,17 @@ class Sample:
 
 
 def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
-    """Draw train/, test/ and the csv files of a contest in `folder`, and return it; at once when they are there.
+    """Draw train/, test/ and the csv files of a contest in `folder`, and return it; at once when
+    they are there.
 
-    The same (size, seed) gives the same bytes for any number of `workers` (processes; None: one a core).
+    The same (size, seed) gives the same bytes for any number of `workers` (processes; None: one a
+    core).
     """
     folder = Path(folder)
     made_of = {"version": VERSION, "size": _checked_size(size), "seed": seed}
     samples = plan(size, seed)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):       # a second start at the same time waits for the first
+    # a second start at the same time waits for the first
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not _is_drawn(folder, made_of):
             partial = folder.with_name(folder.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -63,12 +70,15 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
             write_json(partial / MARK, made_of)
             os.replace(partial, folder)
         if not answers_path(folder).is_file():
-            write_atomic(answers_path(folder), _csv("ID,target", [(s.name, s.shown) for s in samples if s.split == "test"]))
+            write_atomic(answers_path(folder),
+                         _csv("ID,target",
+                              [(s.name, s.shown) for s in samples if s.split == "test"]))
     return folder
 
 
 def answers_path(folder):
-    """Where the test answers lie: outside the contest, so that nothing that reads the contest can read them."""
+    """Where the test answers lie: outside the contest, so that nothing that reads the contest can
+    read them."""
     folder = Path(folder)
     return folder.with_name(folder.name + "_answers.csv")
 
@@ -76,13 +86,16 @@ def answers_path(folder):
 def _checked_size(size):
     number = isinstance(size, (int, float)) and not isinstance(size, bool)
     if not (number and 0 < size <= MAX_SIZE):
-        raise UserError(f"the demo size must be above 0 and at most {MAX_SIZE} (1 is the full contest of 1,570 + 3,140 "
-                        f"images), and {size!r} was given: leave it out for {DEFAULT_SIZE}")
+        raise UserError(
+            f"the demo size must be above 0 and at most {MAX_SIZE} (1 is the full contest of 1,570 + 3,140 "
+            f"images), and {size!r} was given: leave it out for {DEFAULT_SIZE}"
+        )
     return float(size)
 
 
 def _is_drawn(folder, made_of):
-    """Whether `folder` holds this contest. One that holds anything else is the user's and is never overwritten."""
+    """Whether `folder` holds this contest. One that holds anything else is the user's and is never
+    overwritten."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -90,15 +103,18 @@ def _is_drawn(folder, made_of):
     except (OSError, ValueError):
         found = "something else"
     if found != made_of:
-        raise UserError(f"the demo folder {folder} must be new, empty or hold the demo of {made_of}, and it holds {found}: "
-                        "delete it, or choose another folder")
+        raise UserError(
+            f"the demo folder {folder} must be new, empty or hold the demo of {made_of}, and it holds {found}: "
+            "delete it, or choose another folder"
+        )
     return True
 
 
 # ---------------------------------------------------------------- what to draw
 
 def plan(size, seed):
-    """All samples, sorted by name, so that neither the csv rows nor the files' dates tell a class."""
+    """All samples, sorted by name, so that neither the csv rows nor the files' dates tell a class.
+    """
     counts = [max(MIN_CLASS_COUNT, round(size * n)) for n in TRAIN_COUNTS]
     wrong = _wrong_labels(counts, random.Random(seed_of("demo", seed, "wrong labels")))
     samples = []
@@ -106,7 +122,8 @@ def plan(size, seed):
         for label, count in enumerate(counts):
             for i in range(factor * count):
                 names = ("demo", VERSION, seed, split, label, i)
-                name = hashlib.sha256(canonical_json((*names, "name")).encode()).hexdigest()[:16] + ".jpg"
+                name = hashlib.sha256(canonical_json((*names,
+                                                      "name")).encode()).hexdigest()[:16] + ".jpg"
                 shown = wrong.get((label, i), label) if split == "train" else label
                 samples.append(Sample(name, split, shown, label, seed_of(*names)))
     return sorted(samples, key=lambda sample: sample.name)
@@ -115,7 +132,8 @@ def plan(size, seed):
 def _wrong_labels(counts, rng):
     """{(label, index in that label): what the image really shows} for about 0.6 % of train.
 
-    A quarter are pharmacy receipts called payment confirmations, the others hospital papers under each other's names.
+    A quarter are pharmacy receipts called payment confirmations, the others hospital papers under
+    each other's names.
     """
     n_wrong = round(WRONG_LABEL_SHARE * sum(counts))
     n_receipts = (n_wrong + 2) // 4
@@ -130,12 +148,14 @@ def _wrong_labels(counts, rng):
 # ---------------------------------------------------------------- drawing and writing
 
 def _draw_images(folder, size, seed, workers):
-    """Every image of the plan, in `workers` fresh processes: one that is forked beside running threads may hang."""
+    """Every image of the plan, in `workers` fresh processes: one that is forked beside running
+    threads may hang."""
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
     command = [sys.executable, "-m", "demo_contest", str(folder.resolve()), str(size), str(seed)]
     root = Path(__file__).resolve().parent.parent
-    children = [subprocess.Popen([*command, str(part), str(workers)], cwd=root) for part in range(workers)]
+    children = [subprocess.Popen([*command, str(part), str(workers)], cwd=root)
+                for part in range(workers)]
     try:
         statuses = [child.wait() for child in children]
     finally:
@@ -143,7 +163,8 @@ def _draw_images(folder, size, seed, workers):
             child.kill()
             child.wait()
     if any(statuses):
-        raise RunError(f"drawing the demo in {folder} failed (exit statuses {statuses}): see the lines above")
+        raise RunError(
+            f"drawing the demo in {folder} failed (exit statuses {statuses}): see the lines above")
 
 
 def draw_part(folder, size, seed, part, parts):
@@ -151,7 +172,8 @@ def draw_part(folder, size, seed, part, parts):
     cv2.setNumThreads(1)                        # one process a core is faster than threads in each
     for sample in plan(size, seed)[part::parts]:
         image, quality = draw_sample(sample)
-        encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+                               [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         (Path(folder) / sample.split / sample.name).write_bytes(encoded.tobytes())
 
 
@@ -162,7 +184,8 @@ def draw_sample(sample):
         return image, TRAIN_JPEG_QUALITY
     rng = random.Random(seed_of(sample.seed, "distortion"))
     distortion = draw_distortion(rng)
-    other = draw_clean(rng.randrange(len(CLASS_NAMES)), rng.getrandbits(32)) if needs_other(distortion) else None
+    other = draw_clean(rng.randrange(len(CLASS_NAMES)),
+                       rng.getrandbits(32)) if needs_other(distortion) else None
     return apply(distortion, image, other), distortion.jpeg_quality
 
 
@@ -170,7 +193,8 @@ def _write_tables(folder, samples):
     train = [(s.name, s.label) for s in samples if s.split == "train"]
     write_atomic(folder / "train.csv", _csv("ID,target", train))
     write_atomic(folder / "meta.csv", _csv("target,class_name", enumerate(CLASS_NAMES)))
-    write_atomic(folder / "sample_submission.csv", _csv("ID,target", [(s.name, 0) for s in samples if s.split == "test"]))
+    write_atomic(folder / "sample_submission.csv",
+                 _csv("ID,target", [(s.name, 0) for s in samples if s.split == "test"]))
 
 
 def _csv(header, rows):

@@ -1,4 +1,5 @@
-"""python -m demo_contest FOLDER SIZE SEED PART PARTS: one process's share of the drawing, see `draw_contest`."""
+"""python -m demo_contest FOLDER SIZE SEED PART PARTS: one process's share of the drawing, see
+`draw_contest`."""
 import sys
 
 from demo_contest import draw_part

@@ -1,7 +1,8 @@
 """Paper, ink and light: what every drawer of the contest shares.
 
-A drawer is a function `draw(rng) -> uint8 (H, W, 3) RGB` of a `random.Random`; the image depends on nothing else. Text is
-written with the font that Pillow carries, so that the contest looks the same on every machine. Lengths are pixels.
+A drawer is a function `draw(rng) -> uint8 (H, W, 3) RGB` of a `random.Random`; the image depends on
+nothing else. Text is written with the font that Pillow carries, so that the contest looks the same
+on every machine. Lengths are pixels.
 """
 import functools
 import math
@@ -16,9 +17,12 @@ PORTRAIT = (443, 591)
 LANDSCAPE = (591, 443)
 CARD = (612, 432)
 BLACK = (0, 0, 0)
-DESKS = ((58, 40, 30), (40, 42, 48), (84, 66, 48), (110, 106, 100), (34, 48, 42), (72, 58, 50), (26, 26, 30))
-DESK_SHARE = 0.6                                                    # forms that show the desk around them
-MASKED = "#"                                                        # a grid cell that holds a sensitive value
+DESKS = ((58, 40, 30), (40, 42, 48), (84, 66, 48), (110, 106, 100), (34, 48, 42), (72, 58, 50),
+         (26, 26, 30))
+# forms that show the desk around them
+DESK_SHARE = 0.6
+# a grid cell that holds a sensitive value
+MASKED = "#"
 
 _VOCABULARY = """the of and for with from this that patient hospital clinic department treatment date period number name
 address issued doctor license insurance amount total charge paid balance due rate cover share claim office region city
@@ -44,7 +48,8 @@ def cap_font(cap_height):
 
 @functools.lru_cache(maxsize=4096)
 def _picture(word, size):
-    """A word as a mask with a space after it. Running text is pasted from these: three times as fast as setting it."""
+    """A word as a mask with a space after it. Running text is pasted from these: three times as
+    fast as setting it."""
     face = font(size)
     mask = Image.new("L", (round(face.getlength(word) + 0.3 * size), math.ceil(1.3 * size)))
     ImageDraw.Draw(mask).text((0, 0), word, fill=255, font=face, stroke_width=0.5)
@@ -76,18 +81,21 @@ def jitter(rng, colour, spread):
 
 
 class Page:
-    """A sheet to print on. Every method draws; those that go down the page return the y below what they drew."""
+    """A sheet to print on. Every method draws; those that go down the page return the y below what
+    they drew."""
 
     def __init__(self, rng, size, paper, ink=(16, 16, 20)):
         self.rng = rng
         self.ink = ink
         self.width, self.height = size
-        self.image = Image.new("RGB", size, paper) if isinstance(paper, tuple) else Image.fromarray(paper)
+        self.image = Image.new("RGB", size, paper) if isinstance(paper,
+                                                                 tuple) else Image.fromarray(paper)
         self.pen = ImageDraw.Draw(self.image)
 
     def text(self, x, y, text, size=8, ink=None, bold=False, anchor="la"):
         face = font(size) if isinstance(size, (int, float)) else size
-        self.pen.text((x, y), text, fill=ink or self.ink, font=face, anchor=anchor, stroke_width=0.4 if bold else 0)
+        self.pen.text((x, y), text, fill=ink or self.ink, font=face, anchor=anchor,
+                      stroke_width=0.4 if bold else 0)
 
     def prose(self, x, y, width, n_lines, size=8, leading=1.2):
         """Lines of random words, the last one short."""
@@ -101,12 +109,14 @@ class Page:
         return y
 
     def title(self, x, y, text, cap_height, anchor="m", max_width=None, bold=True):
-        """The title with capitals `cap_height` high, on two lines where one is too long. `anchor`: l or m (centred)."""
+        """The title with capitals `cap_height` high, on two lines where one is too long. `anchor`:
+        l or m (centred)."""
         face = cap_font(cap_height)
         lines = [text]
         if face.getlength(text) > (max_width or self.width * 0.86):
             parts = text.split()
-            cut = min(range(1, len(parts)), key=lambda k: abs(len(" ".join(parts[:k])) - len(" ".join(parts[k:]))))
+            cut = min(range(1, len(parts)),
+                      key=lambda k: abs(len(" ".join(parts[:k])) - len(" ".join(parts[k:]))))
             lines = [" ".join(parts[:cut]), " ".join(parts[cut:])]
         for line in lines:
             y += cap_height
@@ -116,7 +126,8 @@ class Page:
 
     def box(self, x, y, width, height, fill=None, outline=None, line=1):
         """A rectangle; a line where a side is 0."""
-        self.pen.rectangle((x, y, x + width, y + height), fill=fill, outline=outline or self.ink, width=line)
+        self.pen.rectangle((x, y, x + width, y + height), fill=fill, outline=outline or self.ink,
+                           width=line)
 
     def band(self, x, y, width, height, fill):
         self.pen.rectangle((x, y, x + width, y + height), fill=fill)
@@ -134,7 +145,8 @@ class Page:
         return y
 
     def grid(self, x, y, widths, n_rows, row_height, cell, size=7, heading=None, side=None):
-        """A ruled table. `cell(row, column)` gives a text, '' or MASKED; `heading`, `side`: fill of first row, column."""
+        """A ruled table. `cell(row, column)` gives a text, '' or MASKED; `heading`, `side`: fill of
+        first row, column."""
         total = sum(widths)
         height = n_rows * row_height
         if side:
@@ -159,9 +171,11 @@ class Page:
             text = text[:max(1, int((width - 3) / (0.56 * size)))]
             for word in text.split() if text[0].isalpha() else ():
                 picture = _picture(word, size)
-                self.pen.bitmap((round(x + 3), round(y + (height - picture.height) / 2)), picture, fill=self.ink)
+                self.pen.bitmap((round(x + 3), round(y + (height - picture.height) / 2)), picture,
+                                fill=self.ink)
                 x += picture.width
-            if not text[0].isalpha():                               # numbers are no vocabulary: nothing to reuse
+            # numbers are no vocabulary: nothing to reuse
+            if not text[0].isalpha():
                 self.text(x + 3, y + height / 2, text, size, anchor="lm")
 
     def seal(self, x, y, radius, colour=(190, 40, 45), square=False):
@@ -169,7 +183,8 @@ class Page:
         shape = self.pen.rectangle if square else self.pen.ellipse
         shape((x - radius, y - radius, x + radius, y + radius), outline=colour, width=2)
         for row in (-0.45, 0.1):
-            self.text(x, y + row * radius, words(self.rng, 6), max(6, radius * 0.5), ink=colour, anchor="ma")
+            self.text(x, y + row * radius, words(self.rng, 6), max(6, radius * 0.5), ink=colour,
+                      anchor="ma")
 
     def array(self):
         return np.array(self.image)
@@ -178,17 +193,21 @@ class Page:
 # ---------------------------------------------------------------- light
 
 def natural_tilt(rng):
-    """Degrees by which a sheet lies askew when it is scanned or photographed with care: always under 2."""
+    """Degrees by which a sheet lies askew when it is scanned or photographed with care: always
+    under 2."""
     return max(-1.9, min(1.9, rng.gauss(0, 0.6)))
 
 
 def photograph(rng, image, shadow=0.42, degrees=None):
-    """The drawing as a careful person would photograph it: a small tilt, a soft shadow over part of it."""
+    """The drawing as a careful person would photograph it: a small tilt, a soft shadow over part of
+    it."""
     height, width = image.shape[:2]
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), natural_tilt(rng) if degrees is None else degrees, 1)
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), natural_tilt(rng) if degrees is None
+                                     else degrees, 1)
     image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
     grid = [[255 * (1 - rng.uniform(0, shadow))] * 3 for _ in range(9)]
-    light = cv2.resize(np.array(grid, np.float32).reshape(3, 3, 3), (width, height), interpolation=cv2.INTER_LINEAR)
+    light = cv2.resize(np.array(grid, np.float32).reshape(3, 3, 3), (width, height),
+                       interpolation=cv2.INTER_LINEAR)
     return cv2.multiply(image, light.astype(np.uint8), scale=1 / 255)
 
 
@@ -209,32 +228,41 @@ def noise(rng, shape):
 
 
 def surface(rng, size, colour, contrast=0.25):
-    """A desk, a wall, a street: large soft spots of light, a little colour, and half the time a grain along one side."""
-    half = (size[0] // 2, size[1] // 2)             # nothing here is sharp: half the size is a quarter of the time
+    """A desk, a wall, a street: large soft spots of light, a little colour, and half the time a
+    grain along one side."""
+    # nothing here is sharp: half the size is a quarter of the time
+    half = (size[0] // 2, size[1] // 2)
     spots = _spread(rng, (5, 5), half)
     if rng.random() < 0.5:
-        spots = 0.5 * spots + 0.5 * _spread(rng, (half[1], 4) if rng.random() < 0.5 else (4, half[0]), half)
-    hue = cv2.resize(noise(rng, (3, 3, 3)), half, interpolation=cv2.INTER_LINEAR).astype(np.float32) / 127.5 - 1
+        spots = 0.5 * spots + 0.5 * _spread(rng, (half[1], 4) if rng.random() < 0.5 else (4,
+                                                                                          half[0]),
+                                            half)
+    hue = cv2.resize(noise(rng, (3, 3, 3)), half,
+                     interpolation=cv2.INTER_LINEAR).astype(np.float32) / 127.5 - 1
     factor = 1 + contrast * (spots[..., None] + 0.2 * hue)
     return cv2.resize(np.clip(factor * np.float32(colour), 0, 255).astype(np.uint8), size)
 
 
 def _spread(rng, shape, size):
     """Noise of a few cells, drawn out to the size; -1 to 1."""
-    return cv2.resize(noise(rng, shape), size, interpolation=cv2.INTER_CUBIC).astype(np.float32) / 127.5 - 1
+    return cv2.resize(noise(rng, shape), size,
+                      interpolation=cv2.INTER_CUBIC).astype(np.float32) / 127.5 - 1
 
 
 def lay(rng, sheet, ground, share, wobble=0.012):
-    """Put a sheet on a ground, centred up to chance, its longer fit at `share` of the frame, its corners not quite square."""
+    """Put a sheet on a ground, centred up to chance, its longer fit at `share` of the frame, its
+    corners not quite square."""
     (h, w) = sheet.shape[:2]
     (height, width) = ground.shape[:2]
     scale = share * min(width / w, height / h)
     left = (width - scale * w) * rng.uniform(0.25, 0.75)
     top = (height - scale * h) * rng.uniform(0.25, 0.75)
-    corners = [(left, top), (left + scale * w, top), (left + scale * w, top + scale * h), (left, top + scale * h)]
+    corners = [(left, top), (left + scale * w, top), (left + scale * w, top + scale * h),
+               (left, top + scale * h)]
     reach = wobble * min(width, height)
     corners = [(x + rng.uniform(-reach, reach), y + rng.uniform(-reach, reach)) for x, y in corners]
-    matrix = cv2.getPerspectiveTransform(np.float32([(0, 0), (w, 0), (w, h), (0, h)]), np.float32(corners))
+    matrix = cv2.getPerspectiveTransform(np.float32([(0, 0), (w, 0), (w, h), (0, h)]),
+                                         np.float32(corners))
     return cv2.warpPerspective(sheet, matrix, (width, height), dst=ground, flags=cv2.INTER_AREA,
                                borderMode=cv2.BORDER_TRANSPARENT)
 

@@ -1,4 +1,5 @@
-"""Classes 5, 8 and 9: a driver licence, an identity card, a passport's page, each lying on somebody's desk.
+"""Classes 5, 8 and 9: a driver licence, an identity card, a passport's page, each lying on
+somebody's desk.
 
 What decides: the colour, the heading, and two machine-readable lines that only the passport has.
 """
@@ -14,7 +15,9 @@ def _guilloche(page, colour, n_waves):
     """The fine waves that make a card hard to forge."""
     for i in range(n_waves):
         y = (i + 0.5) * page.height / n_waves
-        points = [(x, y + 7 * ((x // 30) % 2) * (1 if i % 2 else -1)) for x in range(0, page.width + 30, 30)]
+        points = [(x, y + 7 * ((x // 30) % 2) * (1 if i % 2 else -1)) for x in range(0,
+                                                                                     page.width
+                                                                                     + 30, 30)]
         page.pen.line(points, fill=colour, width=1)
 
 
@@ -22,10 +25,12 @@ def _portrait(page, x, y, width, height):
     """A photograph whose face is barred."""
     rng = page.rng
     page.band(x, y, width, height, jitter(rng, (150, 165, 180), 35))
-    for left, top, right, bottom, colour in ((0.1, 0.68, 0.9, 1.3, (50, 50, 70)), (0.25, 0.15, 0.75, 0.75, (60, 48, 42))):
-        page.pen.ellipse((x + width * left, y + height * top, x + width * right, y + height * bottom),
-                         fill=jitter(rng, colour, 25))
-    page.band(x, y + height, width, height * 0.32, page.image.getpixel((x + width / 2, y + height + 2)))
+    for left, top, right, bottom, colour in ((0.1, 0.68, 0.9, 1.3, (50, 50, 70)),
+                                             (0.25, 0.15, 0.75, 0.75, (60, 48, 42))):
+        page.pen.ellipse((x + width * left, y + height * top, x + width * right,
+                          y + height * bottom), fill=jitter(rng, colour, 25))
+    page.band(x, y + height, width, height * 0.32,
+              page.image.getpixel((x + width / 2, y + height + 2)))
     page.bar(x + width * 0.2, y + height * 0.2, width * 0.6, height * 0.5)
 
 
@@ -36,7 +41,9 @@ def _fields(page, x, y, n_lines, step, size, masked, width=220):
         if i in masked:
             page.bar(x, y, rng.uniform(0.45, 1) * width, size)
         else:
-            page.text(x, y, rng.choice((date(rng), words(rng, min(24, int(width / size / 0.6))).title())), size)
+            page.text(x, y,
+                      rng.choice((date(rng), words(rng, min(24, int(width / size / 0.6))).title())),
+                      size)
         y += step
     return y
 
@@ -49,9 +56,11 @@ def draw_driver_license(rng):
     _guilloche(page, (186, 208, 192), rng.randint(12, 22))
     page.band(0, 0, page.width, 50, green if rng.random() < 0.6 else paper)
     ink = (235, 240, 235) if page.image.getpixel((300, 4)) == green else green
-    page.text(rng.randint(24, 150), 38, "DRIVER'S LICENSE", cap_font(20), ink=ink, bold=True, anchor="ls")
+    page.text(rng.randint(24, 150), 38, "DRIVER'S LICENSE", cap_font(20), ink=ink, bold=True,
+              anchor="ls")
     _portrait(page, 24, 76, 128, 160)
-    page.text(172, 70, rng.choice(("CLASS 1 ORDINARY", "CLASS 2 ORDINARY", "CLASS 2 SMALL")), 17, ink=green)
+    page.text(172, 70, rng.choice(("CLASS 1 ORDINARY", "CLASS 2 ORDINARY", "CLASS 2 SMALL")), 17,
+              ink=green)
     page.bar(172, 96, rng.randint(190, 250), 20)
     _fields(page, 172, 128, 6, 26, 15, masked={0, 1, 2, rng.randint(3, 4)})
     page.seal(page.width - 62, 292, 24, square=True)
@@ -65,7 +74,8 @@ def draw_national_id_card(rng):
     page = Page(rng, (560, 352), paper)
     _guilloche(page, (216, 204, 202), rng.randint(5, 10))
     page.pen.ellipse((190, 70, 390, 270), outline=(196, 170, 176), width=rng.randint(8, 22))
-    page.text(rng.randint(40, 70), 50, rng.choice(("IDENTITY CARD", "RESIDENT CARD")), cap_font(22), bold=True, anchor="ls")
+    page.text(rng.randint(40, 70), 50, rng.choice(("IDENTITY CARD", "RESIDENT CARD")), cap_font(22),
+              bold=True, anchor="ls")
     _portrait(page, 388, 66, 136, 170)
     _fields(page, 44, 84, 5, 34, 18, masked={0, 1, 2, 3})
     page.text(150, 276, date(rng), 18)
@@ -79,7 +89,8 @@ def draw_passport(rng):
     paper = jitter(rng, rng.choice(((222, 226, 240), (230, 224, 232), (216, 232, 236))), 8)
     page = Page(rng, (560, 396), paper)
     _guilloche(page, (184, 192, 216), rng.randint(16, 26))
-    page.text(24, 34, "PASSPORT", cap_font(17), ink=jitter(rng, (70, 50, 90), 20), bold=True, anchor="ls")
+    page.text(24, 34, "PASSPORT", cap_font(17), ink=jitter(rng, (70, 50, 90), 20), bold=True,
+              anchor="ls")
     page.text(180, 20, f"P   KOR   {'M' if rng.random() < 0.5 else 'F'}", 14)
     page.bar(380, 18, 140, 18)
     _portrait(page, 22, 62, 132, 168)

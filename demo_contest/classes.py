@@ -2,13 +2,15 @@
 from . import cards, forms, hospital, photos
 from .canvas import rng_of
 
-CLASS_NAMES = (
-    "account_number", "application_for_payment_of_pregnancy_medical_expenses", "car_dashboard",
-    "confirmation_of_admission_and_discharge", "diagnosis", "driver_license", "medical_bill_receipts",
-    "medical_outpatient_certificate", "national_id_card", "passport", "payment_confirmation", "pharmaceutical_receipt",
-    "prescription", "resume", "statement_of_opinion", "vehicle_registration_certificate", "vehicle_registration_plate")
+CLASS_NAMES = ("account_number", "application_for_payment_of_pregnancy_medical_expenses",
+               "car_dashboard", "confirmation_of_admission_and_discharge", "diagnosis",
+               "driver_license", "medical_bill_receipts", "medical_outpatient_certificate",
+               "national_id_card", "passport", "payment_confirmation", "pharmaceutical_receipt",
+               "prescription", "resume", "statement_of_opinion", "vehicle_registration_certificate",
+               "vehicle_registration_plate")
 
-TRAIN_COUNTS = tuple({1: 46, 13: 74, 14: 50}.get(class_id, 100) for class_id in range(17))      # at size 1
+# at size 1
+TRAIN_COUNTS = tuple({1: 46, 13: 74, 14: 50}.get(class_id, 100) for class_id in range(17))
 
 DRAWERS = (
     photos.draw_account_number,

@@ -1,7 +1,7 @@
 """What happens to a test image on its way into the contest, and to no train image.
 
-Parameters are drawn first, as values (`draw_distortion`), and applied after (`apply`): a test can read a thousand
-distortions without an image. U(a, b) is uniform.
+Parameters are drawn first, as values (`draw_distortion`), and applied after (`apply`): a test can
+read a thousand distortions without an image. U(a, b) is uniform.
 """
 from dataclasses import dataclass
 
@@ -34,7 +34,8 @@ class Damage:
     thin: float             # weight of a 3 x 3 max filter, 0 for none
     blur_px: float
     fade: float             # share of the ink that the copier was short of
-    paper: float            # the grey level that the 80th percentile is brought to, by a factor of at most 1.4
+    # the grey level that the 80th percentile is brought to, by a factor of at most 1.4
+    paper: float
     grain: float            # standard deviation of the grain at level 220
     grain_px: float
     seed: int
@@ -73,7 +74,8 @@ class Distortion:
 
 def draw_distortion(rng):
     """A random Distortion, with the shares and ranges of the contest."""
-    ghost = Ghost(rng.uniform(0.05, 0.35), rng.random() < 0.5, _flips(rng)) if rng.random() < GHOST_SHARE else None
+    ghost = Ghost(rng.uniform(0.05, 0.35), rng.random() < 0.5,
+                  _flips(rng)) if rng.random() < GHOST_SHARE else None
     damage = ()
     if rng.random() < DAMAGE_SHARE:
         damage = (_damage(rng),)
@@ -90,11 +92,14 @@ def _flips(rng):
 
 
 def _damage(rng, illegible=False):
-    """The second, illegible pass is a copy of a copy: it thins and blurs further, and its black is a grey."""
-    thin = rng.uniform(0.7, 1.0) if illegible else rng.uniform(0, 0.8) if rng.random() < 0.6 else 0.0
+    """The second, illegible pass is a copy of a copy: it thins and blurs further, and its black is
+    a grey."""
+    thin = rng.uniform(0.7, 1.0) if illegible else rng.uniform(0,
+                                                               0.8) if rng.random() < 0.6 else 0.0
     blur_px = rng.uniform(1.5, 3.0) if illegible else rng.uniform(0.5, 1.2)
     fade = rng.uniform(0.1, 0.4) if illegible else 0.0
-    return Damage(thin, blur_px, fade, rng.uniform(203, 230), rng.uniform(6, 10), rng.uniform(0.7, 1.5), rng.getrandbits(32))
+    return Damage(thin, blur_px, fade, rng.uniform(203, 230), rng.uniform(6, 10),
+                  rng.uniform(0.7, 1.5), rng.getrandbits(32))
 
 
 def _patch(rng):
@@ -108,18 +113,21 @@ def _frame(rng):
     degrees = rng.uniform(-15, 15)
     if rng.random() < LARGE_ANGLE_SHARE:
         degrees = rng.choice((-1, 1)) * rng.uniform(15, 35)
-    return Frame(degrees, (rng.uniform(-0.06, 0.06), rng.uniform(-0.06, 0.06)), rng.uniform(0.95, 1.10))
+    return Frame(degrees, (rng.uniform(-0.06, 0.06), rng.uniform(-0.06, 0.06)),
+                 rng.uniform(0.95, 1.10))
 
 
 # ---------------------------------------------------------------- images
 
 def needs_other(distortion):
     """Whether a second image takes part."""
-    return distortion.ghost is not None or (distortion.patch is not None and distortion.patch.brightness is None)
+    return distortion.ghost is not None or (distortion.patch is not None
+                                            and distortion.patch.brightness is None)
 
 
 def apply(distortion, image, other=None):
-    """The distorted image, uint8 (H, W, 3) or, transposed, (W, H, 3); all but the JPEG, which is the file's."""
+    """The distorted image, uint8 (H, W, 3) or, transposed, (W, H, 3); all but the JPEG, which is
+    the file's."""
     if distortion.ghost:
         image = _add_ghost(distortion.ghost, image, other)
     for damage in distortion.damage:
@@ -154,14 +162,16 @@ def _add_ghost(ghost, image, other):
 def _copy_badly(damage, image):
     height, width = image.shape[:2]
     if damage.thin:
-        image = cv2.addWeighted(image, 1 - damage.thin, cv2.dilate(image, np.ones((3, 3), np.uint8)), damage.thin, 0)
+        image = cv2.addWeighted(image, 1 - damage.thin,
+                                cv2.dilate(image, np.ones((3, 3), np.uint8)), damage.thin, 0)
     image = cv2.GaussianBlur(image, (0, 0), damage.blur_px)
     paper = np.percentile(cv2.cvtColor(image[::3, ::3], cv2.COLOR_RGB2GRAY), 80)
     if damage.fade:
         image = cv2.convertScaleAbs(image, alpha=1 - damage.fade, beta=damage.fade * paper)
     grain = cv2.GaussianBlur(noise(rng_of(damage.seed), (height, width)), (0, 0), damage.grain_px)
     mean, deviation = cv2.meanStdDev(grain)
-    # value x (1 + grain / 220): grain in proportion to the light, as on a copy, where black stays black.
+    # value x (1 + grain / 220): grain in proportion to the light, as on a copy, where black stays
+    # black.
     light = min(1.4, damage.paper / max(paper, 1))
     share = damage.grain / 220 / deviation.item()
     factor = grain.astype(np.float32) * (light * share) + light * (1 - mean.item() * share)
@@ -186,4 +196,5 @@ def _move(frame, image):
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), frame.degrees, frame.scale)
     matrix[:, 2] += frame.shift[0] * width, frame.shift[1] * height
-    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=(255, 255, 255))
+    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR,
+                          borderValue=(255, 255, 255))

@@ -1,11 +1,22 @@
 """Classes 3, 4, 7 and 14: four certificates that hospitals print on the same letter paper.
 
-A hospital's style says nothing about the class. The title does (when it can be read), and a block that most papers of the
-class have and few others: an admission period, a disease-code grid, a list of visit dates, a long free text.
+A hospital's style says nothing about the class. The title does (when it can be read), and a block
+that most papers of the class have and few others: an admission period, a disease-code grid, a list
+of visit dates, a long free text.
 """
 from dataclasses import dataclass
 
-from .canvas import MASKED, PORTRAIT, Page, date, jitter, paper_colour, photograph_sheet, shade, words
+from .canvas import (
+    MASKED,
+    PORTRAIT,
+    Page,
+    date,
+    jitter,
+    paper_colour,
+    photograph_sheet,
+    shade,
+    words,
+)
 
 CONFIRMATION = 3
 DIAGNOSIS = 4
@@ -13,11 +24,23 @@ OUTPATIENT = 7
 OPINION = 14
 
 TITLES = {
-    CONFIRMATION: ("CONFIRMATION OF ADMISSION AND DISCHARGE", "ADMISSION AND DISCHARGE RECORD",
-                   "CERTIFICATE OF HOSPITALIZATION", "INPATIENT CONFIRMATION", "ADMISSION CONFIRMATION"),
+    CONFIRMATION: (
+        "CONFIRMATION OF ADMISSION AND DISCHARGE",
+        "ADMISSION AND DISCHARGE RECORD",
+        "CERTIFICATE OF HOSPITALIZATION",
+        "INPATIENT CONFIRMATION",
+        "ADMISSION CONFIRMATION",
+    ),
     DIAGNOSIS: ("DIAGNOSIS", "MEDICAL DIAGNOSIS"),
-    OUTPATIENT: ("OUTPATIENT CERTIFICATE", "CERTIFICATE OF OUTPATIENT VISITS", "TREATMENT CERTIFICATE",
-                 "CONFIRMATION OF VISIT", "OUTPATIENT CONFIRMATION", "CONFIRMATION OF TREATMENT", "VISIT RECORD"),
+    OUTPATIENT: (
+        "OUTPATIENT CERTIFICATE",
+        "CERTIFICATE OF OUTPATIENT VISITS",
+        "TREATMENT CERTIFICATE",
+        "CONFIRMATION OF VISIT",
+        "OUTPATIENT CONFIRMATION",
+        "CONFIRMATION OF TREATMENT",
+        "VISIT RECORD",
+    ),
     OPINION: ("STATEMENT OF OPINION", "MEDICAL OPINION"),
 }
 CUE_SHARE = 0.75            # papers that have their own class's block
@@ -110,14 +133,17 @@ def _patient(page, style, x, y, width):
     others = [date(rng) if i % 2 else MASKED for i in range(len(labels))]
 
     def cell(row, column):
-        return (labels[row], values[row], ("Sex / Age", "Visit", "Ward")[row % 3], others[row])[column]
+        return (labels[row], values[row], ("Sex / Age", "Visit", "Ward")[row % 3],
+                others[row])[column]
     row_height = rng.randint(20, 26)
-    return page.grid(x, y, [h * width for h in halves], len(labels), row_height, cell, style.text_size, side=style.tint)
+    return page.grid(x, y, [h * width for h in halves], len(labels), row_height, cell,
+                     style.text_size, side=style.tint)
 
 
 def _common(page, style, x, y, width):
     """Every certificate names the disease and says something about it, as a diagnosis does."""
-    page.text(x, y, page.rng.choice(("Disease", "Name of disease", "Findings", "Remarks")), style.text_size, bold=True)
+    page.text(x, y, page.rng.choice(("Disease", "Name of disease", "Findings", "Remarks")),
+              style.text_size, bold=True)
     return page.prose(x + 12, y + 14, width - 16, page.rng.randint(8, 13), style.text_size)
 
 
@@ -129,7 +155,8 @@ def _foot(page, style, x, y, width):
     if style.foot == "line":
         page.box(x + width * 0.55, y + 70, width * 0.4, 0)
     else:
-        page.seal(x + width * rng.uniform(0.75, 0.92), y + 58, rng.randint(15, 21), square=style.foot == "square")
+        page.seal(x + width * rng.uniform(0.75, 0.92), y + 58, rng.randint(15, 21),
+                  square=style.foot == "square")
 
 
 def _frame(page, style, margin):
@@ -152,14 +179,15 @@ def _admission(page, style, x, y, width):
     rng = page.rng
     cells = ("Admitted", date(rng), "Discharged", date(rng), f"{rng.randint(2, 60)} days")
     shares = (0.17, 0.24, 0.19, 0.24, 0.16)
-    return page.grid(x, y, [s * width for s in shares], 1, rng.randint(22, 30), lambda _, column: cells[column],
-                     style.text_size, side=style.tint)
+    return page.grid(x, y, [s * width for s in shares], 1, rng.randint(22, 30), lambda _,
+                     column: cells[column], style.text_size, side=style.tint)
 
 
 def _codes(page, style, x, y, width):
     """A grid of disease codes: a letter and two or three digits, one character a cell."""
     rng = page.rng
-    rows = [f"{rng.choice('ABCEGHIJKLMNRSTZ')}{rng.randint(0, 9999):04d}" for _ in range(rng.randint(2, 4))]
+    rows = [f"{rng.choice('ABCEGHIJKLMNRSTZ')}{rng.randint(0, 9999):04d}"
+            for _ in range(rng.randint(2, 4))]
     side = 15
     name = rng.choice(("Code", "KCD", "Disease code"))
     page.text(x, y + 3, name, style.text_size)
@@ -175,7 +203,8 @@ def _visits(page, style, x, y, width):
     page.text(x, y, f"Visits: {columns * n_rows}", style.text_size, bold=True)
     for row in range(n_rows):
         for column in range(columns):
-            page.text(x + 8 + column * width / columns, y + 15 + row * 13, date(rng), style.text_size + 1)
+            page.text(x + 8 + column * width / columns, y + 15 + row * 13, date(rng),
+                      style.text_size + 1)
     return y + 18 + n_rows * 13
 
 

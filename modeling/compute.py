@@ -1,4 +1,5 @@
-"""How a network's steps are computed on this machine: arithmetic, memory format, torch.compile; found by timing a few.
+"""How a network's steps are computed on this machine: arithmetic, memory format, torch.compile;
+found by timing a few.
 
     chosen, timed = fastest(config.runtime, device, step_of, n_steps_ahead=2000)
 
@@ -12,11 +13,15 @@ from functools import partial
 import torch
 
 from modeling.kernels import with_fast_kernels
-from utils import Timer, UserError
+from system.log import Timer
+from utils import UserError
 
-WORTH = 1.1              # a way is left for one that is this much faster: less may be noise, and other numbers for nothing
-HOPELESS = (3, 1.3)      # a way this much slower than the fastest is not timed a second, a third time; the first pays memory
-COMPILE_SECONDS = 600    # of training a backbone, from which compiling is tried: it takes a minute or more, once a process
+# a way is left for one that is this much faster: less may be noise, and other numbers for nothing
+WORTH = 1.1
+# a way this much slower than the fastest is not timed a second, a third time; the first pays memory
+HOPELESS = (3, 1.3)
+# of training a backbone, from which compiling is tried: it takes a minute or more, once a process
+COMPILE_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Compute:
         """A function that makes the context of each forward pass."""
         if self.precision == "fp32":
             return contextlib.nullcontext
-        return partial(torch.autocast, device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+        return partial(torch.autocast, device.type,
+                       dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
 
     def scaler(self, device):
         """Scales the loss where the range of fp16 asks for it."""
@@ -39,7 +45,8 @@ class Compute:
 
     def prepare(self, network):
         """The network in this memory format; compiled at its next call or not."""
-        network.set_memory_format(torch.channels_last if self.channels_last else torch.contiguous_format)
+        network.set_memory_format(torch.channels_last if self.channels_last
+                                  else torch.contiguous_format)
         if self.precision == "bf16" and next(network.parameters()).device.type == "cpu":
             with_fast_kernels(network, self.compiled)
         if self.compiled:
@@ -53,48 +60,62 @@ class Compute:
 def pick_device(name):
     """torch.device of runtime.device; auto: cuda, else mps, else cpu."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.zeros((), device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device must be auto or a device of this machine (cpu, cuda, cuda:1, mps), got {name!r} "
-                        f"({reason})") from None
+        raise UserError(
+            f"--device must be auto or a device of this machine (cpu, cuda, cuda:1, mps), got {name!r} "
+            f"({reason})"
+        ) from None
     return device
 
 
 def precisions(device):
-    """What `runtime.precision=auto` chooses from, the one that is taken without timing first; on a CPU that computes bf16
-    itself, mobilenetv2_100 scored as well in it as in fp32 (n=3, benchmarks/RESULTS.md)."""
+    """What `runtime.precision=auto` chooses from, the one that is taken without timing first; on a
+    CPU that computes bf16 itself, mobilenetv2_100 scored as well in it as in fp32 (n=3,
+    benchmarks/RESULTS.md)."""
     if device.type == "cuda":      # a T4 emulates bf16, slowly
         return ("bf16",) if torch.cuda.is_bf16_supported(including_emulation=False) else ("fp16",)
     return ("fp32", "bf16") if device.type == "cpu" and cpu_computes_bf16() else ("fp32",)
 
 
 def cpu_computes_bf16():
-    """Whether this CPU has bf16 arithmetic of its own. ATEN_CPU_CAPABILITY=avx2 hides it, as it does from torch."""
+    """Whether this CPU has bf16 arithmetic of its own. ATEN_CPU_CAPABILITY=avx2 hides it, as it
+    does from torch."""
     if torch.backends.cpu.get_cpu_capability() in ("NO AVX", "DEFAULT", "AVX2"):
         return False
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def untimed(runtime, precision):
-    """The Compute of a RuntimeConfig where nothing is timed; precision: what its `auto` is on the machine that computes."""
-    return Compute(precision if runtime.precision == "auto" else runtime.precision, compiled=runtime.compile == "on")
+    """The Compute of a RuntimeConfig where nothing is timed; precision: what its `auto` is on the
+    machine that computes."""
+    return Compute(precision if runtime.precision == "auto" else runtime.precision,
+                   compiled=runtime.compile == "on")
 
 
 def fastest(runtime, device, step_of, n_steps_ahead):
     """(the Compute to train with, {Compute: seconds of a step, math.inf where it cannot be done}).
 
-    step_of(Compute) -> a function that does a step; n_steps_ahead: steps of all fits together. Compiling has to be made up for
-    by them: later fits find the compiled code in their process, or on disk in a sixth of the time (benchmarks/RESULTS.md).
+    step_of(Compute) -> a function that does a step; n_steps_ahead: steps of all fits together.
+    Compiling has to be made up for by them: later fits find the compiled code in their process, or
+    on disk in a sixth of the time (benchmarks/RESULTS.md).
     """
     (precision, *others) = precisions(device)
     timed = {}
     best = untimed(runtime, precision)
     if device.type == "cuda":
-        seconds_of(step_of(best))      # loads the libraries, which the first way that is timed would pay for
+        # loads the libraries, which the first way that is timed would pay for
+        seconds_of(step_of(best))
     if runtime.precision == "auto" and others:
         best = faster_of(best, [replace(best, precision=other) for other in others], step_of, timed)
     best = faster_of(best, [replace(best, channels_last=False)], step_of, timed)
@@ -109,7 +130,8 @@ def fastest(runtime, device, step_of, n_steps_ahead):
 
 
 def faster_of(best, others, step_of, timed):
-    """`best`, or the one of the others that is faster by WORTH; all are timed by turns, up to three times, into `timed`."""
+    """`best`, or the one of the others that is faster by WORTH; all are timed by turns, up to three
+    times, into `timed`."""
     steps = {way: step_of(way) for way in [best, *others]}
     for hopeless in (math.inf, *HOPELESS):
         limit = hopeless * min((timed[way] for way in steps if way in timed), default=math.inf)
@@ -129,5 +151,6 @@ def seconds_of(step):
         with Timer() as timer:
             step()
         return timer.seconds
-    except RuntimeError:      # of torch: no compiler, an operation that is not there in this precision
+    except RuntimeError:
+        # of torch: no compiler, an operation that is not there in this precision
         return math.inf

@@ -1,7 +1,9 @@
-"""What a network is asked to do. One contract: objective(network, batch) -> LossParts; the loop never asks which.
+"""What a network is asked to do. One contract: objective(network, batch) -> LossParts; the loop
+never asks which.
 
-All losses take soft targets (B, C) and return one value per sample (B,), so that weights apply in one place: they multiply
-a sample as a whole, those by class too, and so leave what its soft target asks for as it is.
+All losses take soft targets (B, C) and return one value per sample (B,), so that weights apply in
+one place: they multiply a sample as a whole, those by class too, and so leave what its soft target
+asks for as it is.
 """
 from typing import NamedTuple
 
@@ -11,7 +13,8 @@ from torch.nn import functional as F
 
 
 class LossParts(NamedTuple):
-    """loss (): what to minimise; logits (B, C) without a margin; parts: named scalars for the log."""
+    """loss (): what to minimise; logits (B, C) without a margin; parts: named scalars for the log.
+    """
 
     loss: torch.Tensor
     logits: torch.Tensor
@@ -24,7 +27,8 @@ def smooth(targets, label_smoothing):
 
 
 def focal_loss(logits, targets, gamma):
-    """sum_c t_c (1 - p_c)^gamma (-log p_c) (arXiv 1708.02002), soft targets as in arXiv 2006.04388. (B, C)x2 -> (B,).
+    """sum_c t_c (1 - p_c)^gamma (-log p_c) (arXiv 1708.02002), soft targets as in arXiv 2006.04388.
+    (B, C)x2 -> (B,).
 
     gamma = 0 is cross-entropy.
     """
@@ -34,7 +38,8 @@ def focal_loss(logits, targets, gamma):
 
 
 def distillation_loss(logits, teacher_probs, temperature):
-    """T^2 KL(teachers || student at T) (arXiv 1503.02531). teacher_probs: of the teachers, at T too. (B, C)x2 -> (B,)
+    """T^2 KL(teachers || student at T) (arXiv 1503.02531). teacher_probs: of the teachers, at T
+    too. (B, C)x2 -> (B,)
 
     T^2 keeps its gradients as large as those of cross-entropy, whatever T is.
     """
@@ -43,10 +48,12 @@ def distillation_loss(logits, teacher_probs, temperature):
 
 
 def class_weights(counts, power, learnt=None):
-    """(mean count / count) ** power per class, mean 1 over the samples; an empty class counts as one. (C,) -> (C,)
+    """(mean count / count) ** power per class, mean 1 over the samples; an empty class counts as
+    one. (C,) -> (C,)
 
-    counts: labelled samples; learnt: the samples that are learnt from, where pseudo-labels come on top. The weights then share
-    a class's part in the loss between both and leave that part as it was: what is easy to pseudo-label becomes no likelier.
+    counts: labelled samples; learnt: the samples that are learnt from, where pseudo-labels come on
+    top. The weights then share a class's part in the loss between both and leave that part as it
+    was: what is easy to pseudo-label becomes no likelier.
     """
     counts = torch.as_tensor(counts, dtype=torch.float32).clamp(min=1)
     learnt = counts if learnt is None else torch.as_tensor(learnt, dtype=torch.float32).clamp(min=1)
@@ -58,7 +65,8 @@ class Supervised(nn.Module):
     """Focal loss with label smoothing on a batch's targets, weighted by sample and by class."""
 
     def __init__(self, optim, weights, with_margin=lambda logits, targets: logits):
-        """`optim`: an OptimConfig; `weights` (C,): class weights; `with_margin`: of the network's head."""
+        """`optim`: an OptimConfig; `weights` (C,): class weights; `with_margin`: of the network's
+        head."""
         super().__init__()
         self.gamma = optim.focal_gamma
         self.label_smoothing = optim.label_smoothing
@@ -67,7 +75,8 @@ class Supervised(nn.Module):
 
     def weighted(self, per_sample, batch):
         """The loss () of a batch of losses per sample (B,)."""
-        return (per_sample * batch.weight * (batch.targets @ self.class_weights)).sum() / len(per_sample)
+        return (per_sample * batch.weight
+                * (batch.targets @ self.class_weights)).sum() / len(per_sample)
 
     def forward(self, network, batch):
         logits = network(batch.images)
@@ -78,7 +87,8 @@ class Supervised(nn.Module):
 
 
 class Distilled(nn.Module):
-    """A Supervised and, for the share alpha of the loss, what frozen teachers say of the same augmented images.
+    """A Supervised and, for the share alpha of the loss, what frozen teachers say of the same
+    augmented images.
 
     A margin is no part of what is compared with teachers: they predict without one.
     """
@@ -94,11 +104,13 @@ class Distilled(nn.Module):
     @torch.no_grad()
     def teacher_probs(self, images):
         """Mean of the teachers' probabilities at the temperature, (B, C)."""
-        return torch.stack([(teacher(images).float() / self.temperature).softmax(dim=1) for teacher in self.teachers]).mean(0)
+        return torch.stack([(teacher(images).float() / self.temperature).softmax(dim=1)
+                            for teacher in self.teachers]).mean(0)
 
     def forward(self, network, batch):
         own = self.supervised(network, batch)
-        per_sample = distillation_loss(own.logits, self.teacher_probs(batch.images), self.temperature)
+        per_sample = distillation_loss(own.logits, self.teacher_probs(batch.images),
+                                       self.temperature)
         distilled = self.supervised.weighted(per_sample, batch)
         loss = (1 - self.alpha) * own.loss + self.alpha * distilled
         return LossParts(loss, own.logits, own.parts | {"distilled": distilled.detach()})

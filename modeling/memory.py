@@ -1,36 +1,41 @@
-"""What is done where memory is short: the same batch in smaller parts, or activations that are computed twice.
+"""What is done where memory is short: the same batch in smaller parts, or activations that are
+computed twice.
 
     room = Room(8, device, network)
     loss = room.find(lambda: step(split_batch(batch, room.micro_batch_size, device)))     # with 8, after an error with 4, ..
 
-Halving is exact but for rounding, except that batch norms then average over fewer images, and that dropout and drop path
-draw for each forward pass. Batch norms have also seen the images of the attempt that failed.
+Halving is exact but for rounding, except that batch norms then average over fewer images, and that
+dropout and drop path draw for each forward pass. Batch norms have also seen the images of the
+attempt that failed.
 """
 import gc
+import resource
 import sys
 
 import torch
 
 from config import GRAD_CHECKPOINTING_BELOW_GIB
-from modeling.network import batch_norms, checkpoint_gradients
-from utils import NoRoom, is_out_of_memory
+from modeling.norms import batch_norms, checkpoint_gradients
+from system.machine import is_out_of_memory
+from utils import NoRoom
 
 try:
     import resource
 except ImportError:      # Windows
     resource = None
-
-FEWEST_FOR_BATCH_NORM = 8      # images: with fewer their mean and variance are noise, and a third more time is the better price
+# images: with fewer their mean and variance are noise, and a third more time is the better price
+FEWEST_FOR_BATCH_NORM = 8
 
 
 class Room:
     """How much is computed at a time. network: one that is trained, None: images are predicted.
 
-    grad_checkpointing: auto (once memory runs out, from the start where `is_too_large`), on, off. told(text): called with what
-    was changed, each time.
+    grad_checkpointing: auto (once memory runs out, from the start where `is_too_large`), on, off.
+    told(text): called with what was changed, each time.
     """
 
-    def __init__(self, micro_batch_size, device, network=None, grad_checkpointing="off", told=lambda text: None):
+    def __init__(self, micro_batch_size, device, network=None, grad_checkpointing="off",
+                 told=lambda text: None):
         self.micro_batch_size = micro_batch_size
         self.device = device
         self.network = network
@@ -39,10 +44,13 @@ class Room:
         self.grad_checkpointing = False
         self.out_of_memory = 0
         if grad_checkpointing == "on" and not self.checkpoint():
-            told("runtime.grad_checkpointing=on has no effect: timm's model has no gradient checkpointing")
+            told(
+                "runtime.grad_checkpointing=on has no effect: timm's model has no gradient checkpointing"
+            )
 
     def find(self, work, forget=lambda: None):
-        """work(), after each out-of-memory error again with less at a time; NoRoom where that is not possible.
+        """work(), after each out-of-memory error again with less at a time; NoRoom where that is
+        not possible.
 
         forget(): called before, to drop what the failed attempt has left.
         """
@@ -52,28 +60,38 @@ class Room:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". GPU ")[0]
+                reason = (str(error).strip()
+                          or type(error).__name__).splitlines()[0].split(". GPU ")[0]
             forget()      # out here: the error has held the tensors of all its frames
             self.shrink(reason)
 
     def shrink(self, reason):
-        """Checkpointing first where fewer images would harm batch norms, else once there is one image left."""
+        """Checkpointing first where fewer images would harm batch norms, else once there is one
+        image left."""
         self.out_of_memory += 1
-        fewest = FEWEST_FOR_BATCH_NORM if self.network is not None and batch_norms(self.network) else 1
+        fewest = FEWEST_FOR_BATCH_NORM if self.network is not None and batch_norms(
+            self.network) else 1
         if self.micro_batch_size <= fewest and self.may_checkpoint and self.checkpoint():
-            self.told(f"memory ran out ({reason}): goes on with gradient checkpointing, which takes longer")
+            self.told(
+                f"memory ran out ({reason}): goes on with gradient checkpointing, which takes longer"
+            )
         elif self.micro_batch_size > 1:
             self.micro_batch_size //= 2
-            self.told(f"memory ran out ({reason}): goes on with {self.micro_batch_size} image(s) at a time")
+            self.told(
+                f"memory ran out ({reason}): goes on with {self.micro_batch_size} image(s) at a time"
+            )
         else:
-            raise NoRoom(f"there was not enough memory for one image at a time ({reason}): use a smaller --set "
-                         "data.image_size_px or a smaller --scale, or end other programs")
+            raise NoRoom(
+                f"there was not enough memory for one image at a time ({reason}): use a smaller --set "
+                "data.image_size_px or a smaller --scale, or end other programs"
+            )
         gc.collect()
         torch.cuda.empty_cache()
         reset_peak_memory(self.device)
 
     def checkpoint(self):
-        """Switch gradient checkpointing on; False where it is on already, or the network has none."""
+        """Switch gradient checkpointing on; False where it is on already, or the network has none.
+        """
         if self.network is None or self.grad_checkpointing:
             return False
         self.grad_checkpointing = checkpoint_gradients(self.network)
@@ -81,7 +99,8 @@ class Room:
 
     def state_dict(self):
         """Also what a fit's history says of each epoch."""
-        return {"micro_batch_size": self.micro_batch_size, "grad_checkpointing": int(self.grad_checkpointing),
+        return {"micro_batch_size": self.micro_batch_size,
+                "grad_checkpointing": int(self.grad_checkpointing),
                 "out_of_memory": self.out_of_memory}
 
     def load_state_dict(self, state):
@@ -92,9 +111,11 @@ class Room:
 
 
 def is_too_large(backbone, device):
-    """Whether a backbone's step is forecast to need more than this GPU has, without gradient checkpointing."""
+    """Whether a backbone's step is forecast to need more than this GPU has, without gradient
+    checkpointing."""
     gib = GRAD_CHECKPOINTING_BELOW_GIB.get(backbone, 0)
-    return device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < gib * 2**30
+    return device.type == "cuda" and torch.cuda.get_device_properties(
+        device).total_memory < gib * 2**30
 
 
 # ---------------------------------------------------------------- peaks
@@ -105,7 +126,8 @@ def reset_peak_memory(device):
 
 
 def peak_memory_bytes(device):
-    """Most memory allocated on a GPU since `reset_peak_memory`; on a CPU the process's peak, 0 where the system has none."""
+    """Most memory allocated on a GPU since `reset_peak_memory`; on a CPU the process's peak, 0
+    where the system has none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

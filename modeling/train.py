@@ -1,8 +1,9 @@
-"""The training loop. One function, `fit`, trains one network; what differs between modes, rounds and folds is its values.
+"""The training loop. One function, `fit`, trains one network; what differs between modes, rounds
+and folds is its values.
 
-Measured: see benchmarks/RESULTS.md. A fit is resumed from the checkpoint in its folder, of its last epoch or of the step after
-which a signal stopped it, and then ends with the same bytes as an undisturbed one on a CPU: all randomness of an epoch is a
-function of the fit's name and the epoch.
+Measured: see benchmarks/RESULTS.md. A fit is resumed from the checkpoint in its folder, of its last
+epoch or of the step after which a signal stopped it, and then ends with the same bytes as an
+undisturbed one on a CPU: all randomness of an epoch is a function of the fit's name and the epoch.
 """
 import csv
 import math
@@ -18,15 +19,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from config import FitSpec
+from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
-from modeling.network import fold_heads, norm_statistics
+from modeling.norms import norm_statistics
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
-from utils import SCRATCH, RunError, UserError, digest_file, progress, seed_of, stop_is_asked, stops_after_a_step, sync
+from system.log import progress
+from system.machine import stop_is_asked, stops_after_a_step
+from system.stages import SCRATCH
+from utils import RunError, UserError, digest_file, seed_of, sync
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished fit leaves: its weights are `folder/weights.safetensors` (the EMA at the last step)."""
+    """What a finished fit leaves: its weights are `folder/weights.safetensors` (the EMA at the last
+    step)."""
 
     spec: FitSpec
     folder: Path
@@ -51,7 +57,8 @@ def seed_everything(*names):
 # ---------------------------------------------------------------- one step
 
 def train_step(network, objective, optimizer, scaler, micro_batches, *, autocast, clip_norm):
-    """One optimiser step over the micro-batches of one batch. Returns (loss () tensor, whether the step was taken).
+    """One optimiser step over the micro-batches of one batch. Returns (loss () tensor, whether the
+    step was taken).
 
     A step whose loss or gradient is not finite changes no parameter; for fp16, the scale.
     """
@@ -66,7 +73,8 @@ def train_step(network, objective, optimizer, scaler, micro_batches, *, autocast
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
     finite = bool(torch.isfinite(norm) & torch.isfinite(total))
-    if finite or scaler.is_enabled():      # an enabled scaler skips non-finite steps itself and lowers its scale
+    # an enabled scaler skips non-finite steps itself and lowers its scale
+    if finite or scaler.is_enabled():
         scaler.step(optimizer)
     scaler.update()
     return total, finite
@@ -75,14 +83,15 @@ def train_step(network, objective, optimizer, scaler, micro_batches, *, autocast
 def split_batch(batch, micro_batch_size, device):
     """A Batch as micro-batches on the device."""
     n = len(batch.index)
-    return [type(batch)(*(field[i:i + micro_batch_size].to(device, non_blocking=True) for field in batch))
-            for i in range(0, n, micro_batch_size)]
+    return [type(batch)(*(field[i:i + micro_batch_size].to(device, non_blocking=True)
+                          for field in batch)) for i in range(0, n, micro_batch_size)]
 
 
 # ---------------------------------------------------------------- the loop
 
 class Tally:
-    """The steps of one epoch so far: their losses, how many were skipped, of those how many in a row, the seconds."""
+    """The steps of one epoch so far: their losses, how many were skipped, of those how many in a
+    row, the seconds."""
 
     def __init__(self, losses=(), n_skipped=0, in_a_row=0, seconds=0.0):
         self.losses = list(losses)
@@ -107,13 +116,16 @@ class Tally:
     def row(self, lr, batch_size):
         """What the history keeps of a whole epoch."""
         seconds = self.seconds
-        return {"loss": float(torch.stack(self.losses).mean()), "lr": lr, "skipped_steps": self.n_skipped, "seconds": seconds,
+        return {"loss": float(torch.stack(self.losses).mean()), "lr": lr,
+                "skipped_steps": self.n_skipped, "seconds": seconds,
                 "images_per_second": self.n_steps * batch_size / seconds}
 
     def state(self, generator, device):
-        """Plain values and tensors from which the epoch goes on: the tally, and the random states that a step reads."""
-        return {"losses": [float(loss) for loss in self.losses], "n_skipped": self.n_skipped, "in_a_row": self.in_a_row,
-                "seconds": self.seconds, "n_steps": self.n_steps, "mix": generator.get_state(), "torch": torch.get_rng_state(),
+        """Plain values and tensors from which the epoch goes on: the tally, and the random states
+        that a step reads."""
+        return {"losses": [float(loss) for loss in self.losses], "n_skipped": self.n_skipped,
+                "in_a_row": self.in_a_row, "seconds": self.seconds, "n_steps": self.n_steps,
+                "mix": generator.get_state(), "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
 
     @classmethod
@@ -128,14 +140,16 @@ class Tally:
 
 
 @stops_after_a_step()
-def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_epochs, pretrained, device, folder, events,
-        description="", shorten=None, advance=lambda: None):
-    """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable in `folder`.
+def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_epochs, pretrained,
+        device, folder, events, description="", shorten=None, advance=lambda: None):
+    """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable in
+    `folder`.
 
-    compute: the Compute of its steps. mix(batch, generator, n_left) -> Batch: mixup and cutmix, with n_left epochs to go, this
-    one included; sampler.set_epoch(epoch, step) gives the epoch's order from a step.
-    shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time; the learning rate
-    then goes on from where its schedule over the fewer steps would be. advance(): called after each step.
+    compute: the Compute of its steps. mix(batch, generator, n_left) -> Batch: mixup and cutmix,
+    with n_left epochs to go, this one included; sampler.set_epoch(epoch, step) gives the epoch's
+    order from a step. shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit
+    can end in time; the learning rate then goes on from where its schedule over the fewer steps
+    would be. advance(): called after each step.
     """
     optim = config.optim
     n_steps = n_epochs * len(sampler)
@@ -145,17 +159,23 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
     optimizer = make_optimizer(network, optim, pretrained)
     peak = peak_lr(network, optim, pretrained)
     ema = make_ema(network, optim, n_steps)
-    state = TrainState(network, ema, optimizer, compute.scaler(device), room_of(spec, network, config, device, events))
+    state = TrainState(network, ema, optimizer, compute.scaler(device),
+                       room_of(spec, network, config, device, events))
     (history, begun) = state.load(folder)
     tally = Tally()
     reset_peak_memory(device)
 
-    bar = progress(total=n_steps, initial=len(history) * len(sampler), desc=description,
-                   bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}")
+    bar = progress(
+        total=n_steps,
+        initial=len(history) * len(sampler),
+        desc=description,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}",
+    )
     while (epoch := len(history)) < n_epochs:
         bar.total = n_steps = n_epochs * len(sampler)
         seed_everything(config.seed, spec.name, spec.fold, epoch)
-        generator = torch.Generator().manual_seed(seed_of(config.seed, spec.name, spec.fold, epoch, "mix"))
+        generator = torch.Generator().manual_seed(seed_of(config.seed, spec.name, spec.fold, epoch,
+                                                          "mix"))
         tally = Tally.of(begun, generator, device) if begun else Tally(in_a_row=tally.in_a_row)
         begun = None
         sampler.set_epoch(epoch, tally.n_steps)
@@ -164,12 +184,14 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
             step = epoch * len(sampler) + tally.n_steps
             lr = lr_at(step, n_steps, optim, peak)
             set_lr(optimizer, lr)
-            loss, taken = state.step(step, objective, mix(batch, generator, n_epochs - epoch), autocast, optim.clip_norm)
+            loss, taken = state.step(step, objective, mix(batch, generator, n_epochs - epoch),
+                                     autocast, optim.clip_norm)
             tally.add(loss, taken)
             if tally.in_a_row >= optim.nonfinite_limit:
                 raise diverged(spec, tally.in_a_row, lr)
             if not bar.disable and tally.n_steps % 10 == 1:
-                bar.set_postfix_str(f"epoch {epoch + 1}/{n_epochs} loss {float(loss):.3f}", refresh=False)
+                bar.set_postfix_str(f"epoch {epoch + 1}/{n_epochs} loss {float(loss):.3f}",
+                                    refresh=False)
             bar.update()
             advance()
             if stop_is_asked() and tally.n_steps < len(sampler):
@@ -177,8 +199,8 @@ def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_ep
                 raise KeyboardInterrupt
         if not tally.losses:
             raise diverged(spec, tally.n_skipped, lr)
-        history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size), **state.room.state_dict(),
-                        "peak_memory_bytes": peak_memory_bytes(device)})
+        history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size),
+                        **state.room.state_dict(), "peak_memory_bytes": peak_memory_bytes(device)})
         if len(history) < n_epochs or stop_is_asked():      # the last epoch leaves its weights
             state.save(folder, history)
         events.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
@@ -194,13 +216,14 @@ def room_of(spec, network, config, device, events):
     checkpointing = config.runtime.grad_checkpointing
     if checkpointing == "auto" and is_too_large(spec.backbone, device):
         checkpointing = "on"
-    return Room(config.optim.micro_batch_size, device, network, checkpointing, lambda text: events.say(
-        f"{spec.title}: {text}", event="memory"))
+    return Room(config.optim.micro_batch_size, device, network, checkpointing,
+                lambda text: events.say(f"{spec.title}: {text}", event="memory"))
 
 
 def diverged(spec, in_a_row, lr):
-    return RunError(f"the fit {spec.title} had {in_a_row} non-finite steps in a row at learning rate "
-                    f"{lr:.2e}: lower optim.lr, or use --set runtime.precision=fp32")
+    return RunError(
+        f"the fit {spec.title} had {in_a_row} non-finite steps in a row at learning rate "
+        f"{lr:.2e}: lower optim.lr, or use --set runtime.precision=fp32")
 
 
 def finish(spec, network, history, folder):
@@ -222,34 +245,41 @@ def load_weights(network, folder):
 
 
 def read_tensors(path):
-    """{name: tensor} of a file that a fit left; UserError where it is damaged, as a copy that broke off."""
+    """{name: tensor} of a file that a fit left; UserError where it is damaged, as a copy that broke
+    off."""
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} must be as its run wrote it, but is damaged ({error}): copy the run's folder again, or run "
-                        "its training command again") from None
+        raise UserError(
+            f"{path} must be as its run wrote it, but is damaged ({error}): copy the run's folder again, or run "
+            "its training command again"
+        ) from None
 
 
 def result_of(spec, folder, history):
     return FitResult(spec, Path(folder), tuple(history), sum(e["seconds"] for e in history),
-                     max(e["peak_memory_bytes"] for e in history), sum(e["skipped_steps"] for e in history))
+                     max(e["peak_memory_bytes"] for e in history),
+                     sum(e["skipped_steps"] for e in history))
 
 
 def load_result(spec, folder):
     """The FitResult of a finished fit, from its history.csv."""
-    whole = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing", "out_of_memory", "peak_memory_bytes")
+    whole = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing", "out_of_memory",
+             "peak_memory_bytes")
     with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as f:
-        history = [{k: int(v) if k in whole else float(v) for k, v in row.items()} for row in csv.DictReader(f)]
+        history = [{k: int(v) if k in whole else float(v) for k, v in row.items()}
+                   for row in csv.DictReader(f)]
     return result_of(spec, folder, history)
 
 
 # ---------------------------------------------------------------- what changes from step to step
 
 class TrainState:
-    """Everything that the rest of a fit depends on: changed by steps, kept in one file that is replaced after each epoch
-    but the last.
+    """Everything that the rest of a fit depends on: changed by steps, kept in one file that is
+    replaced after each epoch but the last.
 
-    The file is named by the epochs and steps done and by its content's digest, so that a damaged one is found.
+    The file is named by the epochs and steps done and by its content's digest, so that a damaged
+    one is found.
     """
 
     def __init__(self, network, ema, optimizer, scaler, room):
@@ -258,12 +288,15 @@ class TrainState:
         self.optimizer = optimizer
         self.scaler = scaler
         self.room = room
-        self.parts = {"network": network, "ema": ema.module, "optimizer": optimizer, "scaler": scaler, "room": room}
+        self.parts = {"network": network, "ema": ema.module, "optimizer": optimizer,
+                      "scaler": scaler, "room": room}
 
     def step(self, number, objective, batch, autocast, clip_norm):
-        """`train_step` on a Batch, then the average: each again where memory runs out, the batch in smaller parts.
+        """`train_step` on a Batch, then the average: each again where memory runs out, the batch in
+        smaller parts.
 
-        Both change nothing for good before they have all the memory they take, so that none is half done twice.
+        Both change nothing for good before they have all the memory they take, so that none is half
+        done twice.
         """
         network = self.network
         room = self.room
@@ -281,27 +314,32 @@ class TrainState:
         return loss, taken
 
     def forget(self):
-        """Drop what a step that failed has left: gradients and, for fp16, that they were unscaled."""
+        """Drop what a step that failed has left: gradients and, for fp16, that they were unscaled.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
-            self.scaler._per_optimizer_states.clear()      # what `update` does after a step that went well
+            # what `update` does after a step that went well
+            self.scaler._per_optimizer_states.clear()
 
     def save(self, folder, history, begun=None):
         """begun: the state of the Tally of an epoch that was stopped, None after a whole one."""
         partial = Path(folder) / f"checkpoint{SCRATCH}"
         before = checkpoints(folder)
         with open(partial, "wb") as f:
-            torch.save({"history": history, "begun": begun, **{k: v.state_dict() for k, v in self.parts.items()}}, f)
+            torch.save({"history": history, "begun": begun,
+                        **{k: v.state_dict() for k, v in self.parts.items()}}, f)
         sync(partial)
         n_steps = begun["n_steps"] if begun else 0
-        path = partial.with_name(f"checkpoint-{len(history):05}-{n_steps:06}-{digest_file(partial)[:12]}{SCRATCH}")
+        path = partial.with_name(
+            f"checkpoint-{len(history):05}-{n_steps:06}-{digest_file(partial)[:12]}{SCRATCH}")
         os.replace(partial, path)
         for old in before:
             if old != path:
                 old.unlink()
 
     def load(self, folder):
-        """Restore the last saved state; returns its (history, begun), ([], None) when there is none."""
+        """Restore the last saved state; returns its (history, begun), ([], None) when there is
+        none."""
         found = checkpoints(folder)
         if not found:
             return [], None
@@ -312,13 +350,15 @@ class TrainState:
 
 
 def checkpoints(folder):
-    """The checkpoints of a fit, the last one last; a kill between writing one and removing the one before leaves both."""
+    """The checkpoints of a fit, the last one last; a kill between writing one and removing the one
+    before leaves both."""
     return sorted(Path(folder).glob(f"checkpoint-*{SCRATCH}"))
 
 
 def drop_damaged_checkpoints(folder):
     """Remove the checkpoints whose content is not what their names say; returns their names."""
-    damaged = [path for path in checkpoints(folder) if digest_file(path)[:12] != path.stem.rpartition("-")[2]]
+    damaged = [path for path in checkpoints(folder)
+               if digest_file(path)[:12] != path.stem.rpartition("-")[2]]
     for path in damaged:
         path.unlink()
     return [path.name for path in damaged]

@@ -1,4 +1,5 @@
-"""A tiny contest that every test may train on: three classes of coloured shapes, a few images each, 40 x 56 px."""
+"""A tiny contest that every test may train on: three classes of coloured shapes, a few images each,
+40 x 56 px."""
 import os
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"      # before anything imports the hub's client: the suite works offline
+# before anything imports the hub's client: the suite works offline
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 CLASSES = ("circle", "cross", "stripes")
 
@@ -40,20 +42,24 @@ def make_contest(folder, per_class=12, n_test=10, seed=0):
     for i, name in enumerate(tests):
         cv2.imwrite(str(folder / "test" / name), draw(i % 3, rng))
     (folder / "train.csv").write_text("ID,target\n" + "\n".join(rows) + "\n")
-    (folder / "meta.csv").write_text("target,class_name\n" + "".join(f"{i},{c}\n" for i, c in enumerate(CLASSES)))
-    (folder / "sample_submission.csv").write_text("ID,target\n" + "".join(f"{name},0\n" for name in reversed(tests)))
+    (folder / "meta.csv").write_text("target,class_name\n" + "".join(f"{i},{c}\n" for i,
+                                                                     c in enumerate(CLASSES)))
+    (folder / "sample_submission.csv").write_text("ID,target\n" + "".join(f"{name},0\n"
+                                                                          for name in reversed(
+                                                                              tests)))
     return folder
 
 
-SMALL = ["model.backbones=mobilenetv3_small_050", "data.image_size_px=32", "data.n_folds=3", "optim.epochs=2",
-         "optim.batch_size=8", "predict.tta_views=2", "ensemble.bootstrap_draws=20", "runtime.workers=0",
-         "augment.policy=standard", "model.pretrained=off", "runtime.measure=off"]
+SMALL = ["model.backbones=mobilenetv3_small_050", "data.image_size_px=32", "data.n_folds=3",
+         "optim.epochs=2", "optim.batch_size=8", "predict.tta_views=2",
+         "ensemble.bootstrap_draws=20", "runtime.workers=0", "augment.policy=standard",
+         "model.pretrained=off", "runtime.measure=off"]
 
 
 def small_argv(contest, results, *more, mode="quick_test", name="run"):
     """argv of a run that takes seconds."""
-    return ["--mode", mode, "--data_path", str(contest), "--results_dir", str(results), "--experiment_name", name,
-            "--set", *SMALL, *more]
+    return ["--mode", mode, "--data_path", str(contest), "--results_dir", str(results),
+            "--experiment_name", name, "--set", *SMALL, *more]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""Distortions do what their unit says, policies refuse nonsense, augmentations are a function of the seed alone."""
+"""Distortions do what their unit says, policies refuse nonsense, augmentations are a function of
+the seed alone."""
 import multiprocessing
 import pickle
 from dataclasses import replace
@@ -10,31 +11,27 @@ import pytest
 import torch
 
 from config import AugmentConfig
-from modeling.augment import (
+from modeling.augment import BatchMix, plain_view, testlike_view, train_augment
+from shift.distortions import (
     DISTORTIONS,
-    MINORITY_JITTER,
     SYMMETRIES,
-    BatchMix,
-    ClassGroup,
     Distortion,
     ShiftPolicy,
     apply,
-    by_class,
     distort,
     draw,
-    plain_view,
-    testlike_view,
-    train_augment,
     turn,
 )
+from shift.groups import MINORITY_JITTER, ClassGroup, by_class
 from utils import UserError
 
 testlike_view.__test__ = False
 SQUARE = {"image_size_px": 64, "resize": "letterbox"}
-POLICY = ShiftPolicy(
-    (Distortion("flip_vertical", 0.5, 0, 0), Distortion("ghost", 0.5, 0.1, 0.4), Distortion("blur", 0.5, 0.5, 2),
-     Distortion("noise", 0.5, 5, 20), Distortion("rotate", 0.8, -30, 30), Distortion("jpeg", 0.5, 20, 60)),
-    fill=(0.5, 0.5, 0.0, 0.0), expand=0.5, geometry_first=0.5, natural=("flip_horizontal",))
+POLICY = ShiftPolicy((Distortion("flip_vertical", 0.5, 0, 0), Distortion("ghost", 0.5, 0.1, 0.4),
+                      Distortion("blur", 0.5, 0.5, 2), Distortion("noise", 0.5, 5, 20),
+                      Distortion("rotate", 0.8, -30, 30), Distortion("jpeg", 0.5, 20, 60)),
+                     fill=(0.5, 0.5, 0.0, 0.0), expand=0.5, geometry_first=0.5,
+                     natural=("flip_horizontal",))
 
 
 def group(policy=POLICY, is_minority=False, classes=("a",)):
@@ -67,7 +64,9 @@ def test_noise_of_a_grey_image_is_of_one_channel_or_of_three():
         return bool((noisy[..., 0] == noisy[..., 1]).all())
 
     assert 5 < sum(is_of_one(grey, seed) for seed in range(20)) < 15
-    assert all(is_of_one(grey, seed, 1.0) for seed in range(20)) and not any(is_of_one(grey, seed, 0.0) for seed in range(20))
+    assert all(is_of_one(grey, seed, 1.0) for seed in range(20)) and not any(is_of_one(grey, seed,
+                                                                                       0.0)
+                                                                             for seed in range(20))
     assert not any(is_of_one(colour, seed, 1.0) for seed in range(20))
 
 
@@ -79,11 +78,15 @@ def test_every_distortion_changes_the_image_and_keeps_its_type(picture, kind):
 
 
 def test_symmetries_are_the_group_of_the_square(picture):
-    reference = {"flip_horizontal": cv2.flip(picture, 1), "flip_vertical": cv2.flip(picture, 0),
-                 "rotate_180": cv2.rotate(picture, cv2.ROTATE_180), "transpose": cv2.transpose(picture),
-                 "rotate_90": cv2.rotate(picture, cv2.ROTATE_90_CLOCKWISE),
-                 "rotate_270": cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE),
-                 "transverse": cv2.rotate(cv2.transpose(picture), cv2.ROTATE_180)}
+    reference = {
+        "flip_horizontal": cv2.flip(picture, 1),
+        "flip_vertical": cv2.flip(picture, 0),
+        "rotate_180": cv2.rotate(picture, cv2.ROTATE_180),
+        "transpose": cv2.transpose(picture),
+        "rotate_90": cv2.rotate(picture, cv2.ROTATE_90_CLOCKWISE),
+        "rotate_270": cv2.rotate(picture, cv2.ROTATE_90_COUNTERCLOCKWISE),
+        "transverse": cv2.rotate(cv2.transpose(picture), cv2.ROTATE_180),
+    }
     assert all(np.array_equal(turn(picture, s), reference[s]) for s in SYMMETRIES)
 
 
@@ -97,7 +100,8 @@ def test_damage_then_reduction_equals_reduction_then_converted_damage():
     image = cv2.GaussianBlur(other(1).repeat(8, 0).repeat(8, 1), (0, 0), 2)
     def reduce(x):
         return cv2.resize(x, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(float)
-    late, early = only(reduce(image).astype(np.uint8), blur=4.0, native_scale=0.5), reduce(only(image, blur=4.0))
+    late, early = only(reduce(image).astype(np.uint8), blur=4.0,
+                       native_scale=0.5), reduce(only(image, blur=4.0))
     assert np.abs(late - early).mean() < 1.5
 
 
@@ -113,8 +117,8 @@ def test_rotation_turns_counter_clockwise_in_the_frame_and_fills(picture):
 
 
 def test_probabilities_and_ranges_are_met():
-    policy = ShiftPolicy((Distortion("flip_vertical", 0.3, 0, 0), Distortion("rotate_90", 0.2, 0, 0),
-                          Distortion("blur", 0.6, 1, 3)))
+    policy = ShiftPolicy((Distortion("flip_vertical", 0.3, 0, 0),
+                          Distortion("rotate_90", 0.2, 0, 0), Distortion("blur", 0.6, 1, 3)))
     values = [draw(policy, np.random.default_rng(i)) for i in range(4000)]
     turned = [v.get("symmetry") for v in values]
     assert turned.count("flip_vertical") / 4000 == pytest.approx(0.3, abs=0.03)
@@ -149,7 +153,8 @@ def test_a_policy_survives_json():
 @pytest.mark.parametrize("policy", ["matched", "standard", "none"])
 @pytest.mark.parametrize("resize", ["letterbox", "squash", "crop"])
 def test_an_augmentation_is_a_function_of_the_seed(picture, policy, resize):
-    augment = train_augment(AugmentConfig(policy=policy), group(), image_size_px=64, resize=resize, native_scale=0.7)
+    augment = train_augment(AugmentConfig(policy=policy), group(), image_size_px=64, resize=resize,
+                            native_scale=0.7)
     copy = pickle.loads(pickle.dumps(augment))
     out = [augment(picture, seed, other) for seed in range(8)]
     assert all(o.shape == (64, 64, 3) and o.dtype == np.uint8 for o in out)
@@ -160,8 +165,10 @@ def test_an_augmentation_is_a_function_of_the_seed(picture, policy, resize):
 def test_a_share_of_the_images_goes_without_damage(picture):
     dark = group(ShiftPolicy((Distortion("brightness", 1.0, 0.2, 0.2),)))
     for share, low, high in ((0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)):
-        augment = train_augment(AugmentConfig(), dark, share=share, image_size_px=64, resize="squash")
-        assert low <= sum(np.median(augment(picture, seed)) < 0.5 * np.median(picture) for seed in range(200)) <= high
+        augment = train_augment(AugmentConfig(), dark, share=share, image_size_px=64,
+                                resize="squash")
+        assert low <= sum(np.median(augment(picture, seed)) < 0.5 * np.median(picture)
+                          for seed in range(200)) <= high
 
 
 def test_workers_that_are_spawned_agree(picture):
@@ -172,19 +179,22 @@ def test_workers_that_are_spawned_agree(picture):
 
 def test_matched_without_shift_is_standard_and_flips_only_what_is_natural(picture):
     empty = ShiftPolicy(natural=("flip_horizontal",))
-    matched, standard = (train_augment(AugmentConfig(policy=p), group(empty), **SQUARE) for p in ("matched", "standard"))
+    matched, standard = (train_augment(AugmentConfig(policy=p), group(empty), **SQUARE)
+                         for p in ("matched", "standard"))
     assert matched == standard
     def mirrored_share(augment):
         plain = plain_view(64, "letterbox")(picture).astype(float)
         return np.mean([np.abs(o - plain[:, ::-1]).mean() < np.abs(o - plain).mean()
                         for o in (augment(picture, s).astype(float) for s in range(100))])
     assert 0.3 < mirrored_share(matched) < 0.7
-    assert mirrored_share(train_augment(AugmentConfig(), group(replace(empty, natural=())), **SQUARE)) < 0.1
+    assert mirrored_share(train_augment(AugmentConfig(), group(replace(empty, natural=())),
+                                        **SQUARE)) < 0.1
 
 
 def test_classes_of_a_group_share_an_augmentation_and_few_images_get_more_of_it():
     groups = group(classes=("b",)), group(classes=("a", "c"), is_minority=True)
-    b, a, c = by_class(groups, ("b", "a", "c"), lambda g: train_augment(AugmentConfig(), g, **SQUARE))
+    b, a, c = by_class(groups, ("b", "a", "c"), lambda g: train_augment(AugmentConfig(), g,
+                                                                        **SQUARE))
     assert a is c and a.policy == b.policy and a.jitter == b.jitter.times(MINORITY_JITTER)
     assert ClassGroup.from_json(groups[1].to_json()) == groups[1]
 
@@ -212,7 +222,8 @@ def test_mixed_targets_are_the_shares_of_the_pixels(alphas, dtype):
         out = mix(batch, torch.Generator().manual_seed(seed))
         again = mix(batch, torch.Generator().manual_seed(seed))
         assert torch.equal(out.images, again.images) and out.images.dtype == dtype
-        assert torch.allclose(out.targets.sum(1), torch.ones(8)) and torch.allclose(out.weight, torch.ones(8))
+        assert torch.allclose(out.targets.sum(1), torch.ones(8)) and torch.allclose(out.weight,
+                                                                                    torch.ones(8))
         mean = out.images.float().mean((1, 2, 3))
         assert torch.allclose(mean, out.targets @ (torch.arange(8.0) * 30), atol=0.6)
 
@@ -225,11 +236,13 @@ def test_batches_are_left_alone_when_mixing_is_off():
 
 def test_symmetries_for_training_go_half_way_to_equal_shares_of_the_group_they_generate():
     def shares(**measured):
-        policy = ShiftPolicy(tuple(Distortion(kind, p, 0, 0) for kind, p in measured.items())).widened()
+        policy = ShiftPolicy(tuple(Distortion(kind, p, 0, 0) for kind,
+                                   p in measured.items())).widened()
         return {d.kind: round(d.probability, 3) for d in policy.distortions}
     assert shares(flip_vertical=0.5) == {"flip_vertical": 0.5}
     assert shares(flip_vertical=0.3) == {"flip_vertical": 0.4}
     assert shares(flip_horizontal=0.4, flip_vertical=0.2) == {
         "flip_horizontal": 0.325, "flip_vertical": 0.225, "rotate_180": 0.125}
     assert len(shares(flip_horizontal=0.4, rotate_90=0.2)) == 7
-    assert shares(transpose=0.04) == {"transpose": 0.02}      # too rare to be taken for more than a misreading
+    # too rare to be taken for more than a misreading
+    assert shares(transpose=0.04) == {"transpose": 0.02}

@@ -1,7 +1,17 @@
 import pytest
 import timm
 
-from config import BACKBONES, FAMILIES, PRESETS, SCALES, FitSpec, build_config, known_keys, resolve, settings_text
+from config import (
+    BACKBONES,
+    FAMILIES,
+    PRESETS,
+    SCALES,
+    FitSpec,
+    build_config,
+    known_keys,
+    resolve,
+    settings_text,
+)
 from utils import UserError, digest_json
 
 
@@ -27,7 +37,8 @@ def test_the_target_machine_gets_384_px_and_batch_64_as_8_micro_batches():
     (50000, [], 12), (1570, [], 32), (100, [], 60), (2, [], 60), (1570, ["data.n_folds=2"], 50), (1570, ["optim.epochs=8"], 8),
     (1570, ["scale=large"], 12)])
 def test_few_images_are_passed_over_more_often(n_train, settings, n_epochs):
-    optim = resolve(build_config("full_training", settings), gpu_memory_bytes=0, n_train=n_train).optim
+    optim = resolve(build_config("full_training", settings), gpu_memory_bytes=0,
+                    n_train=n_train).optim
     assert optim.epochs == n_epochs
 
 
@@ -39,8 +50,9 @@ def test_each_family_has_a_known_member_at_each_scale():
 
 
 def test_overrides_are_parsed_with_the_fields_type():
-    config = build_config("quick_test", ["optim.epochs=8", "model.backbones=mobilenetv2_100,vit", "ensemble.refit=on",
-                                         "rounds=3", "seed=7", "optim.lr=1e-3"])
+    config = build_config("quick_test", ["optim.epochs=8", "model.backbones=mobilenetv2_100,vit",
+                                         "ensemble.refit=on", "rounds=3", "seed=7",
+                                         "optim.lr=1e-3"])
     assert config.optim.epochs == 8 and config.seed == 7 and config.ensemble.refit is True
     assert config.model.backbones == ("mobilenetv2_100", "vit") and config.optim.lr == 1e-3
     assert [r.is_taught for r in config.rounds] == [False, True, True]
@@ -88,13 +100,17 @@ def test_every_setting_has_a_sentence_and_the_documented_keys_exist():
 def test_config_is_hashable_into_a_key_and_fits_have_names():
     assert digest_json(build_config("debug")) != digest_json(build_config("quick_test"))
     assert FitSpec("vit_tiny", 42, 1, 3).name == "r1-vit_tiny-s42"
-    assert [FitSpec("a", 42, 0, fold).title for fold in (3, None)] == ["r0-a-s42 fold 3", "r0-a-s42 refit"]
+    assert [FitSpec("a", 42, 0, fold).title for fold in (3, None)] == ["r0-a-s42 fold 3",
+                                                                       "r0-a-s42 refit"]
 
 
 def test_the_help_shows_each_setting_once_with_its_default():
-    keys = [line.split("=")[0].strip() for line in settings_text().splitlines() if "=" in line and line[2] != " "]
+    keys = [line.split("=")[0].strip() for line in settings_text().splitlines() if "=" in line
+            and line[2] != " "]
     assert sorted(keys) == sorted(known_keys())
-    assert "  data.resize=letterbox (letterbox, squash, crop)\n      how an image" in settings_text()
+    assert (
+        "  data.resize=letterbox (letterbox, squash, crop)\n      how an image" in settings_text()
+    )
 
 
 @pytest.mark.parametrize(("metric", "asked", "power"), [
@@ -102,4 +118,5 @@ def test_the_help_shows_each_setting_once_with_its_default():
     ("macro_f1", ("optim.class_weight_power=0",), 0.0)])
 def test_classes_are_weighted_but_where_probabilities_are_scored(metric, asked, power):
     config = build_config("quick_test", overrides=list(asked))
-    assert resolve(config, gpu_memory_bytes=0, n_train=100, metric=metric).optim.class_weight_power == power
+    assert resolve(config, gpu_memory_bytes=0, n_train=100,
+                   metric=metric).optim.class_weight_power == power

@@ -20,27 +20,26 @@ import pytest
 import torch
 from PIL import Image
 
-from audit import PixelWriter, shrunk
+from contest.catalog import Catalog
+from contest.decoding import decode_bytes, decode_image
+from contest.pixels import PixelStore, PixelWriter, shrunk
 from data_loader import (
-    Catalog,
     EpochSampler,
     Folds,
     ImageDataset,
     InOrderSampler,
-    PixelStore,
     SplitLoader,
     Targets,
-    decode_bytes,
-    decode_image,
     letterbox,
     load_folds,
     make_folds,
     make_loader,
-    process_map,
     save_folds,
     to_square,
 )
-from utils import RunError, UserError, usable_cores
+from system.machine import usable_cores
+from system.parallel import process_map
+from utils import RunError, UserError
 
 
 def ramp(height=30, width=40):
@@ -54,7 +53,8 @@ def ramp(height=30, width=40):
 def catalog_of(labels, groups=None):
     n = len(labels)
     ids = [f"s{i:04d}" for i in range(n)]
-    return Catalog(ids, [""] * n, [""] * n, labels, groups or ids, tuple(str(c) for c in range(max(labels) + 1)))
+    return Catalog(ids, [""] * n, [""] * n, labels, groups or ids,
+                   tuple(str(c) for c in range(max(labels) + 1)))
 
 
 @pytest.fixture
@@ -70,7 +70,8 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg", ".webp", ".gif"])
 def test_plain_formats(tmp_path, suffix):
-    Image.fromarray(ramp()).save(tmp_path / f"x{suffix}", **({"quality": 95} if suffix in (".jpg", ".webp") else {}))
+    Image.fromarray(ramp()).save(tmp_path / f"x{suffix}",
+                                 **({"quality": 95} if suffix in (".jpg", ".webp") else {}))
     image = decode_image(tmp_path / f"x{suffix}")
     assert image.dtype == np.uint8 and image.shape == (30, 40, 3)
     tolerance = {".jpg": 6, ".webp": 6, ".gif": 12}.get(suffix, 0)
@@ -81,7 +82,8 @@ def test_plain_formats(tmp_path, suffix):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bits_are_scaled_to_8(tmp_path, suffix, channels):
     deep = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
-    cv2.imwrite(str(tmp_path / f"x{suffix}"), deep if channels == 1 else np.repeat(deep[:, :, None], 3, axis=2))
+    cv2.imwrite(str(tmp_path / f"x{suffix}"), deep if channels == 1 else np.repeat(deep[:, :, None],
+                                                                                   3, axis=2))
     expected = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     assert np.array_equal(decode_image(tmp_path / f"x{suffix}"), expected)
 
@@ -129,8 +131,8 @@ def test_alpha_lies_on_white(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
     upright = ramp(16, 24)
-    undo = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-            5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1),
+    undo = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1],
+            4: lambda a: a[::-1], 5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, 1),
             7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
             8: lambda a: np.rot90(a, -1)}[orientation]
     exif = Image.Exif()
@@ -143,19 +145,23 @@ def test_exif_orientation(tmp_path, orientation):
 def png_of(width, height):
     """A PNG that claims a size and holds no pixels."""
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I",
+                                                                        zlib.crc32(kind + data))
 
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0,
+                                                              0)) + chunk(b"IDAT",
+                                                                          zlib.compress(b""))
+            + chunk(b"IEND", b""))
 
 
 def test_bad_files_give_a_short_reason(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(ramp(200, 300)).save(buffer, "JPEG")
     jpeg = buffer.getvalue()
-    cases = {"zero bytes": b"", "not an image": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-             "truncated": jpeg[:len(jpeg) // 2],
-             "over the limit of 100 megapixels": png_of(60_000, 60_000)}
+    cases = {"zero bytes": b"",
+             "not an image": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+             "truncated": jpeg[:len(jpeg) // 2], "over the limit of 100 megapixels": png_of(60_000,
+                                                                                            60_000)}
     for reason, data in cases.items():
         (tmp_path / "x.jpg").write_bytes(data)
         with pytest.raises(ValueError, match=reason):
@@ -184,8 +190,8 @@ def test_damaged_bytes_never_raise_anything_else(suffix):
 
 
 def test_fast_decoding_of_a_large_jpeg_shows_the_same(tmp_path):
-    big = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (1600, 1200),
-                     interpolation=cv2.INTER_CUBIC)
+    big = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8),
+                     (1600, 1200), interpolation=cv2.INTER_CUBIC)
     buffer = io.BytesIO()
     Image.fromarray(big).save(buffer, "JPEG", quality=95)
     fast, size_px = decode_bytes(buffer.getvalue(), long_side_px=100)
@@ -250,9 +256,14 @@ def test_shrunk_never_enlarges():
 def test_squares():
     tall = np.full((40, 20, 3), 200, np.uint8)
     square = letterbox(tall, 10, fill=(1, 2, 3))
-    assert square.shape == (10, 10, 3) and (square[:, 3:7] == 200).all() and (square[:, 0] == (1, 2, 3)).all()
+    assert (
+        square.shape == (10, 10, 3)
+        and (square[:, 3:7] == 200).all()
+        and (square[:, 0] == (1, 2, 3)).all()
+    )
     assert (to_square(tall, 10, "letterbox")[:, 0] == (124, 116, 104)).all()
-    assert (to_square(tall, 10, "squash") == 200).all() and (to_square(tall, 30, "crop") == 200).all()
+    assert (to_square(tall, 10, "squash") == 200).all() and (to_square(tall, 30,
+                                                                       "crop") == 200).all()
     assert np.array_equal(to_square(ramp(30, 30), 30, "letterbox"), ramp(30, 30))
     with pytest.raises(UserError, match="letterbox, squash or crop, got 'pad'"):
         to_square(tall, 10, "pad")
@@ -268,8 +279,9 @@ def test_folds_hold_every_class(tmp_path):
         assert sorted([*folds.train_rows(k), *folds.valid_rows(k)]) == list(range(65))
     save_folds(folds, tmp_path / "folds.csv")
     again = load_folds(tmp_path / "folds.csv")
-    assert again.n_folds == 5 and np.array_equal(again.fold, folds.fold) and np.array_equal(again.sample_id,
-                                                                                            folds.sample_id)
+    assert again.n_folds == 5 and np.array_equal(again.fold,
+                                                 folds.fold) and np.array_equal(again.sample_id,
+                                                                                folds.sample_id)
     assert np.array_equal(make_folds(catalog, 5, seed=42).fold, folds.fold)
     assert not np.array_equal(make_folds(catalog, 5, seed=43).fold, folds.fold)
     assert len(folds.train_rows(None)) == 65 and len(folds.valid_rows(None)) == 0
@@ -283,7 +295,8 @@ def test_no_group_lies_in_two_folds(seed):
     catalog = catalog_of(labels, groups)
     folds = make_folds(catalog, 4, seed)
     for k in range(4):
-        inside, outside = set(catalog.group[folds.valid_rows(k)]), set(catalog.group[folds.train_rows(k)])
+        inside, outside = set(catalog.group[folds.valid_rows(k)]), set(
+            catalog.group[folds.train_rows(k)])
         assert not inside & outside
         assert set(catalog.label[folds.valid_rows(k)].tolist()) == {0, 1, 2, 3}
 
@@ -298,7 +311,8 @@ def test_a_class_smaller_than_the_folds_is_no_obstacle(grouped):
 
 
 def test_folds_that_cannot_be_made():
-    with pytest.raises(UserError, match=r"data.n_folds must be at most 3.*got 5.*--set data.n_folds=3"):
+    with pytest.raises(UserError,
+                       match=r"data.n_folds must be at most 3.*got 5.*--set data.n_folds=3"):
         make_folds(catalog_of([0, 0, 0, 1, 1]), 5, seed=0)
     with pytest.raises(UserError, match="every fold from 0 to 2"):
         Folds(["a", "b"], [0, 1], 3)
@@ -310,8 +324,10 @@ def test_folds_that_cannot_be_made():
 
 def test_targets_from_labels_serve_every_fold():
     targets = Targets.from_labels(catalog_of([1, 0, 2]))
-    assert targets.probs.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]] and targets.probs.dtype == np.float32
-    assert targets.for_fold(3) is targets and targets.for_fold(None) is targets and not targets.taught
+    assert targets.probs.tolist() == [[0, 1, 0], [1, 0, 0],
+                                      [0, 0, 1]] and targets.probs.dtype == np.float32
+    assert targets.for_fold(3) is targets and targets.for_fold(
+        None) is targets and not targets.taught
     with pytest.raises(RunError, match="none for 's0001'"):
         Targets.from_labels(replace(catalog_of([1, 0]), label=[1, -1]))
 
@@ -324,7 +340,8 @@ def test_taught_targets_serve_their_fold_only():
     with pytest.raises(RunError, match=r"for fold 1 .*teachers of all folds"):
         replace(taught, blind_fold=None).for_fold(1)
     both = Targets.from_labels(catalog_of([1, 0])).concat(taught)
-    assert both.taught and both.blind_fold == 2 and both.sample_id.tolist() == ["s0000", "s0001", "u1"]
+    assert both.taught and both.blind_fold == 2 and both.sample_id.tolist() == ["s0000", "s0001",
+                                                                                "u1"]
     assert both.take([2]).weight.tolist() == [0.5]
     with pytest.raises(RunError, match="fold 2 and to fold 0"):
         both.concat(replace(taught, blind_fold=0))
@@ -346,12 +363,14 @@ def noisy_square(image, seed, donor):
     """A transform that uses all it is given: the square, the seed and a donor."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 50, (8, 8, 3), dtype=np.uint8)
-    return to_square(image, 8, "squash") // 4 + to_square(donor(int(rng.integers(2**32))), 8, "squash") // 4 + noise
+    return to_square(image, 8, "squash") // 4 + to_square(donor(int(rng.integers(2**32))), 8,
+                                                          "squash") // 4 + noise
 
 
 def dataset_of(store, n_classes=3):
     ids = [f"s{i}" for i in range(len(store))]
-    return ImageDataset(store, ids, noisy_square, (7, "fit"), np.eye(n_classes)[np.arange(len(store)) % n_classes],
+    return ImageDataset(store, ids, noisy_square, (7, "fit"),
+                        np.eye(n_classes)[np.arange(len(store)) % n_classes],
                         np.arange(len(store)) / 10)
 
 
@@ -420,12 +439,14 @@ def test_nothing_is_loaded_between_bursts(store, monkeypatch):
     for batch in loader:
         time.sleep(0.1)
         seen.append((batch.index.tolist(), dataset.n_loaded.value))
-    assert seen == [([0], 1), ([1], 3), ([2], 3), ([3], 5), ([4], 5), ([5], 6)]      # one batch to learn its size, then two
+    # one batch to learn its size, then two
+    assert seen == [([0], 1), ([1], 3), ([2], 3), ([3], 5), ([4], 5), ([5], 6)]
 
 
 @pytest.mark.parametrize(("name", "value"), [("BURST_BATCHES", 1), ("BURST_BYTES", 1), ("stop_is_asked", lambda: True)])
 def test_a_burst_may_be_one_batch(store, monkeypatch, name, value):
-    """Where more are not wanted, where one is large, and where the run is about to stop: none is left out."""
+    """Where more are not wanted, where one is large, and where the run is about to stop: none is
+    left out."""
     monkeypatch.setattr(f"data_loader.{name}", value)
     dataset = Counted(store, list("abcdef"), noisy_square, (1,))
     loader, seen = make_loader(dataset, InOrderSampler(6, 2), 1, in_bursts=True), []
@@ -443,7 +464,8 @@ def test_an_epoch_that_was_left_does_not_show_in_the_next(store):
 
 def test_a_later_epoch_does_not_depend_on_earlier_ones(store):
     again = batches_of(store, 0, epochs=(1,))
-    assert all(torch.equal(a.images, b.images) for a, b in zip(batches_of(store, 0)[2:], again, strict=True))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(batches_of(store, 0)[2:], again,
+                                                               strict=True))
     assert not torch.equal(batches_of(store, 0)[0].images, again[0].images)
 
 
@@ -453,7 +475,8 @@ def test_an_image_depends_on_its_id_not_on_its_row(store):
 
     whole = ImageDataset(store, list("abcdef"), plain_noise, (1,))
     part = ImageDataset(store.take([4]), ["e"], plain_noise, (1,))
-    assert np.array_equal(whole[3, 4][0], part[3, 0][0]) and not np.array_equal(whole[3, 3][0], part[3, 0][0])
+    assert np.array_equal(whole[3, 4][0], part[3, 0][0]) and not np.array_equal(whole[3, 3][0],
+                                                                                part[3, 0][0])
 
 
 def test_donors_are_other_images(store):
@@ -483,12 +506,14 @@ def test_epochs_are_full_batches_of_all_images():
 def test_prediction_goes_in_order(store):
     dataset = ImageDataset(store, list("abcdef"), noisy_square, (1,))
     batches = list(make_loader(dataset, InOrderSampler(6, 4), 0))
-    assert [b.index.tolist() for b in batches] == [[0, 1, 2, 3], [4, 5]] and batches[0].targets.shape == (4, 0)
+    assert [b.index.tolist() for b in batches] == [[0, 1, 2, 3],
+                                                   [4, 5]] and batches[0].targets.shape == (4, 0)
     assert len(InOrderSampler(6, 4)) == 2
 
 
 @pytest.mark.parametrize(("workers", "in_bursts"), [(0, False), (2, False), (2, True)])
-def test_splits_share_their_loading_processes_and_keep_their_batches(store, workers, in_bursts, monkeypatch):
+def test_splits_share_their_loading_processes_and_keep_their_batches(store, workers, in_bursts,
+                                                                     monkeypatch):
     made = []
     monkeypatch.setattr("data_loader.return_freed_memory", lambda: made.append(1))
     datasets = {"a": ImageDataset(store, list("abcdef"), noisy_square, ("a",)),
@@ -497,7 +522,8 @@ def test_splits_share_their_loading_processes_and_keep_their_batches(store, work
     next(iter(loader.batches("a")))      # one is not read to its end
     for split, size in (("b", None), ("a", None), ("b", 2)):
         found = list(loader.batches(split, size))
-        expected = list(make_loader(datasets[split], InOrderSampler(len(datasets[split]), size or 4), 0))
+        expected = list(make_loader(datasets[split], InOrderSampler(len(datasets[split]),
+                                                                    size or 4), 0))
         assert len(found) == len(expected) == len(loader.batches(split, size))
         for a, b in zip(found, expected, strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -515,7 +541,8 @@ def test_process_map_keeps_order_and_the_global_random_state():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    assert process_map(lambda i: (i, os.getpid()), range(37), 1) == [(i, os.getpid()) for i in range(37)]
+    assert process_map(lambda i: (i, os.getpid()), range(37),
+                       1) == [(i, os.getpid()) for i in range(37)]
     assert [i for i, _ in process_map(lambda i: (i, os.getpid()), range(37), 2)] == list(range(37))
     assert process_map(str, [], 2) == [] and torch.rand(1) == expected
 
@@ -544,11 +571,20 @@ def test_process_map_goes_on_in_threads_where_its_processes_are_killed():
 
 @pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="no processes there")
 def test_no_process_of_process_map_outlives_a_killed_run():
-    """Their results are larger than a pipe, so that one which had ended of itself would wait for its reader for ever."""
-    code = ("import os, signal, time, numpy as np; from data_loader import process_map\n"
-            "def large(i):\n"
-            "    i == 9 and (time.sleep(0.5), os.kill(os.getppid(), signal.SIGKILL)); return np.zeros(1 << 20)\n"
-            "process_map(large, range(400), 2)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, timeout=60,
-                          check=False)      # which ends when the last process that holds the pipe does
+    """Their results are larger than a pipe, so that one which had ended of itself would wait for
+    its reader for ever."""
+    code = (
+        "import os, signal, time, numpy as np; from data_loader import process_map\n"
+        "def large(i):\n"
+        "    i == 9 and (time.sleep(0.5), os.kill(os.getppid(), signal.SIGKILL)); return np.zeros(1 << 20)\n"
+        "process_map(large, range(400), 2)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        # which ends when the last process that holds the pipe does
+        check=False,
+    )
     assert done.returncode == -signal.SIGKILL

@@ -1,4 +1,5 @@
-"""The embedded contest: what is drawn is what DEMO_CONTEST promises, measured on the drawn files."""
+"""The embedded contest: what is drawn is what DEMO_CONTEST promises, measured on the drawn files.
+"""
 import hashlib
 import os
 import random
@@ -14,15 +15,18 @@ import pytest
 from demo_contest import CLASS_NAMES, DEFAULT_SIZE, answers_path, draw_contest, plan
 from demo_contest.canvas import natural_tilt
 from demo_contest.distort import draw_distortion
-from utils import UserError, parallel_map
+from system.parallel import parallel_map
+from utils import UserError
 
-SIZE = 0.25                                     # where the figures still move by a third of their bands by chance
+# where the figures still move by a third of their bands by chance
+SIZE = 0.25
 HOSPITAL = {3, 4, 7, 14}
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """(the contest's folder, processor seconds it took: a busy machine changes them less than the clock)."""
+    """(the contest's folder, processor seconds it took: a busy machine changes them less than the
+    clock)."""
     before = processor_seconds()
     folder = draw_contest(tmp_path_factory.mktemp("demo") / "contest", SIZE, seed=0, workers=2)
     return folder, processor_seconds() - before
@@ -37,7 +41,8 @@ def processor_seconds():
 def figures_of(path):
     """Mean grey, grey standard deviation, Laplacian variance, width, height of one file."""
     grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    return grey.mean(), grey.std(), cv2.Laplacian(grey, cv2.CV_32F).var(), grey.shape[1], grey.shape[0]
+    return grey.mean(), grey.std(), cv2.Laplacian(grey,
+                                                  cv2.CV_32F).var(), grey.shape[1], grey.shape[0]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +85,8 @@ def test_orientation_becomes_random(figures):
 
 def test_a_quarter_of_the_test_images_are_almost_straight():
     rng = random.Random(0)
-    degrees = [natural_tilt(rng) + (d.frame.degrees if (d := draw_distortion(rng)).frame else 0) for _ in range(20_000)]
+    degrees = [natural_tilt(rng) + (d.frame.degrees if (d := draw_distortion(rng)).frame else 0)
+               for _ in range(20_000)]
     assert 0.22 <= np.mean(np.abs(degrees) < 1.5) <= 0.27
 
 
@@ -123,7 +129,8 @@ def test_the_full_contest_is_the_origin_s():
 
 def test_tables(drawn):
     folder, _ = drawn
-    meta, submission = pd.read_csv(folder / "meta.csv"), pd.read_csv(folder / "sample_submission.csv")
+    meta, submission = pd.read_csv(folder / "meta.csv"), pd.read_csv(folder
+                                                                     / "sample_submission.csv")
     assert list(meta.columns) == ["target", "class_name"]
     assert tuple(meta.class_name) == CLASS_NAMES and meta.target.tolist() == list(range(17))
     assert list(submission.columns) == ["ID", "target"] and submission.target.eq(0).all()
@@ -173,20 +180,26 @@ def test_a_drawn_contest_is_not_drawn_again(drawn):
 
 
 def test_another_contest_s_folder_is_refused(drawn):
-    with pytest.raises(UserError, match=r"contest must be new, empty or hold the demo of .*choose another folder"):
+    with pytest.raises(
+        UserError, match=r"contest must be new, empty or hold the demo of .*choose another folder"
+    ):
         draw_contest(drawn[0], SIZE, seed=1)
 
 
 def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else: delete it, or choose another folder"):
+    with pytest.raises(UserError,
+                       match="holds something else: delete it, or choose another folder"):
         draw_contest(tmp_path, 0.01)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize("size", [0, -1, 4.01, float("nan"), "0.25", True, None])
 def test_sizes_out_of_range_are_refused(tmp_path, size):
-    with pytest.raises(UserError, match=f"demo size must be above 0 and at most 4 .*leave it out for {DEFAULT_SIZE}"):
+    with pytest.raises(
+        UserError,
+        match=f"demo size must be above 0 and at most 4 .*leave it out for {DEFAULT_SIZE}",
+    ):
         draw_contest(tmp_path / "never", size)
     assert not any(tmp_path.iterdir())
 
@@ -198,6 +211,8 @@ def test_drawing_is_quick(drawn):
 
 @pytest.mark.slow
 def test_two_starts_at_once_draw_one_contest(tmp_path):
-    folders = parallel_map(lambda _: draw_contest(tmp_path / "demo", 0.01, workers=1), range(2), workers=2)
+    folders = parallel_map(lambda _: draw_contest(tmp_path / "demo", 0.01, workers=1), range(2),
+                           workers=2)
     assert folders == [tmp_path / "demo"] * 2 and not (tmp_path / "demo.partial").exists()
-    assert len(list((tmp_path / "demo" / "train").iterdir())) == len(pd.read_csv(tmp_path / "demo" / "train.csv"))
+    assert len(list((tmp_path / "demo" / "train").iterdir())) == len(pd.read_csv(tmp_path / "demo"
+                                                                                 / "train.csv"))

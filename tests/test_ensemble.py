@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from modeling.ensemble import METHODS, choose_views, fit_blend, fit_rounds, nested_cut
+from ensemble.blend import METHODS, choose_views, fit_blend, fit_rounds, nested_cut
+from ensemble.metrics import METRICS
 from modeling.inference import Predictions
-from modeling.metrics import METRICS
 
 RNG = np.random.default_rng(0)
 N, C = 600, 5
@@ -52,7 +52,8 @@ def test_a_duplicate_member_changes_nothing(method):
 
 
 def test_a_view_that_hurts_is_dropped_and_one_that_helps_is_kept():
-    views = member(1.5, 0) | {"rotate_180": probabilities(1.5, 1), "flip_horizontal": probabilities(-1.5, 2)}
+    views = member(1.5, 0) | {"rotate_180": probabilities(1.5, 1),
+                              "flip_horizontal": probabilities(-1.5, 2)}
     assert choose_views(views, LABELS) == ("identity", "rotate_180")
     blend, _ = fit_blend({"m": views}, LABELS, PARTS, METRIC)
     assert blend.views == {"m": ("identity", "rotate_180")}
@@ -71,9 +72,10 @@ def test_applying_joins_by_id():
     blend, _ = fit_blend(sources, LABELS, PARTS, METRIC)
     ids, order = np.array([f"i{i}" for i in range(N)]), RNG.permutation(N)
     classes = tuple("abcde")
-    one = {n: {"identity": Predictions(ids, p["identity"].astype(np.float32), classes, "valid", (n,))}
-           for n, p in sources.items()}
-    other = one | {"m1": {"identity": Predictions(ids[order], one["m1"]["identity"].probs[order], classes, "valid", ("m1",))}}
+    one = {n: {"identity": Predictions(ids, p["identity"].astype(np.float32), classes, "valid",
+                                       (n,))} for n, p in sources.items()}
+    other = one | {"m1": {"identity": Predictions(ids[order], one["m1"]["identity"].probs[order],
+                                                  classes, "valid", ("m1",))}}
     np.testing.assert_array_equal(blend.apply(one).probs, blend.apply(other).probs)
 
 
@@ -99,25 +101,36 @@ def test_thresholds_between_grades_are_scored_on_rows_that_they_were_not_fitted_
 @pytest.mark.parametrize("name", METRICS)
 def test_the_blend_goes_by_every_metric_also_where_a_part_lacks_a_class(name):
     rows = np.argsort(LABELS, kind="stable")
-    sources = {"good": {"identity": member(2.0, 1)["identity"][rows]}, "also": {"identity": member(1.0, 2)["identity"][rows]}}
+    sources = {"good": {"identity": member(2.0, 1)["identity"][rows]},
+               "also": {"identity": member(1.0, 2)["identity"][rows]}}
     parts = np.arange(N) // (N // 3)
     blend, nested = fit_blend(sources, LABELS[rows], parts, METRICS[name])
     nested = nested_cut(METRICS[name], LABELS[rows], nested, parts) if blend.cuts else nested
     assert blend.score_nested == METRICS[name](LABELS[rows], nested)
-    assert blend.score_nested == max(blend.nested_by_method.values(), key=lambda v: METRICS[name].sign * v)
+    assert blend.score_nested == max(blend.nested_by_method.values(),
+                                     key=lambda v: METRICS[name].sign * v)
 
 
 def test_a_round_that_does_not_help_is_not_used_and_one_that_does_is():
     rounds = {"r0": 0, "r1": 1}
     worse = {"r0": member(2.0, 1), "r1": shuffled(member(2.0, 2))}
-    blend, nested, (first, second) = fit_rounds(worse, rounds, LABELS, PARTS, METRIC, groups=ALONE, draws=50)
-    assert blend.weights == {"r0": 1.0, "r1": 0.0} and blend.left_out["r1"] == "its round does not help"
-    assert first.used and not second.used and second.change <= 0 and METRIC(LABELS, nested) == first.score
+    blend, nested, (first, second) = fit_rounds(worse, rounds, LABELS, PARTS, METRIC, groups=ALONE,
+                                                draws=50)
+    assert blend.weights == {"r0": 1.0,
+                             "r1": 0.0} and blend.left_out["r1"] == "its round does not help"
+    assert first.used and not second.used and second.change <= 0 and METRIC(LABELS,
+                                                                            nested) == first.score
     better = worse | {"r1": member(3.0, 2)}
-    blend, nested, (first, second) = fit_rounds(better, rounds, LABELS, PARTS, METRIC, groups=ALONE, draws=50)
+    blend, nested, (first, second) = fit_rounds(better, rounds, LABELS, PARTS, METRIC, groups=ALONE,
+                                                draws=50)
     low, high = second.change_ci90
-    assert second.used and 0 < low < second.change < high and second.score == pytest.approx(first.score + second.change)
+    assert second.used and 0 < low < second.change < high and second.score == pytest.approx(
+        first.score + second.change)
     assert METRIC(LABELS, nested) == second.score and blend.weights["r1"] > 0
-    few = {name: {"identity": probabilities(2.0, seed)[:80]} for name, seed in (("r0", 1), ("r1", 4))}
-    blend, _, (_, second) = fit_rounds(few, rounds, LABELS[:80], PARTS[:80], METRIC, groups=ALONE[:80], draws=200)
-    assert second.change_ci90[0] < 0 < second.change_ci90[1] and second.used and blend.weights["r1"] > 0     # not clearly worse
+    few = {name: {"identity": probabilities(2.0, seed)[:80]} for name,
+           seed in (("r0", 1), ("r1", 4))}
+    blend, _, (_, second) = fit_rounds(few, rounds, LABELS[:80], PARTS[:80], METRIC,
+                                       groups=ALONE[:80], draws=200)
+    # not clearly worse
+    assert second.change_ci90[0] < 0 < second.change_ci90[1] and second.used and blend.weights[
+        "r1"] > 0

@@ -1,4 +1,5 @@
-"""One contract for both engines: the same files whoever runs the jobs, whatever dies. The slow tests start a real Ray."""
+"""One contract for both engines: the same files whoever runs the jobs, whatever dies. The slow
+tests start a real Ray."""
 import functools
 import itertools
 import json
@@ -15,11 +16,13 @@ import pytest
 import torch
 
 from grandmaster_train import main
-from modeling import executor
-from modeling.executor import CONTEXT_BYTES, Job, gpu_share, make_executor, packed, unpack
+from running import executor
+from running.executor import CONTEXT_BYTES, Job, gpu_share, make_executor, packed, unpack
+from system.log import EventLog
+from system.stages import Stage, damaged_files, run_stage
 from tests.conftest import small_argv
 from tests.test_resume import outcome
-from utils import EventLog, RunError, Stage, UserError, damaged_files, digest_bytes, run_stage
+from utils import RunError, UserError, digest_bytes
 
 GIB = 2**30
 TWO_BACKBONES = ("model.backbones=mobilenetv3_small_050,mobilenetv2_035", "data.run_folds=3")
@@ -44,8 +47,9 @@ def test_fits_that_share_a_gpu_never_exceed_it_by_the_plan():
 def test_without_ray_one_sentence_says_what_to_install(contest, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(argv_of(contest, tmp_path, name="run")) == 2
-    assert capsys.readouterr().err == ("error: --engine ray needs the optional package ray, which is not installed: "
-                                       "pip install -r requirements-extras.txt\n")
+    assert capsys.readouterr().err == (
+        "error: --engine ray needs the optional package ray, which is not installed: "
+        "pip install -r requirements-extras.txt\n")
     assert not (tmp_path / "run").exists()
 
 
@@ -73,19 +77,22 @@ def test_workers_of_one_machine_may_unpack_the_same_stage_at_once(tmp_path):
     for i in range(40):
         together, place = threading.Barrier(4), tmp_path / f"here{i}" / "made-1"
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda _, t=together, p=place: (t.wait(), unpack(data, digest_bytes(data), p)), range(4)))
+            list(pool.map(lambda _, t=together,
+                          p=place: (t.wait(), unpack(data, digest_bytes(data), p)), range(4)))
         assert not damaged_files(place) and [p.name for p in place.parent.iterdir()] == ["made-1"]
 
 
 # ---------------------------------------------------------------- plain jobs on Ray
 
 def make_stage(site, source, fails_once):
-    """Stands for a fit: reads a file of the home machine, advances, warns, and runs out of memory the first time."""
+    """Stands for a fit: reads a file of the home machine, advances, warns, and runs out of memory
+    the first time."""
     if not fails_once.exists():
         fails_once.touch()
         raise MemoryError
     stage = Stage.of(site.folder, "made", version=1, settings={}, inputs=[])
-    run_stage(stage, lambda folder: (folder / "copy.txt").write_bytes(site.fetch(source).read_bytes()))
+    run_stage(stage,
+              lambda folder: (folder / "copy.txt").write_bytes(site.fetch(source).read_bytes()))
     site.advance(0.5)
     site.events.warn(f"made by {os.getpid()}")
     site.advance(0.5)
@@ -113,9 +120,11 @@ def test_jobs_on_workers_that_do_not_see_the_folder(tmp_path):
         with pytest.raises(UserError, match=r"^a value must be another: change it$"):
             list(ray_executor.run([Job("b", fail)], events))
     made = next((tmp_path / "run").glob("made-*"))
-    assert (made / "copy.txt").read_text() == "of the home machine" and not damaged_files(made) and sum(done) == 1.0
+    assert (made / "copy.txt").read_text() == "of the home machine" and not damaged_files(
+        made) and sum(done) == 1.0
     assert events.warnings[0] == "job a ran out of memory and is tried again with twice as much"
-    assert events.warnings[1].startswith("made by ") and events.warnings[1] != f"made by {os.getpid()}"
+    assert events.warnings[1].startswith("made by ") and events.warnings[
+        1] != f"made by {os.getpid()}"
 
 
 def look_at_card():
@@ -126,7 +135,8 @@ def note_time(site, folder, share):
     """Stands for a fit on a GPU."""
     begin = time.time()
     time.sleep(2)
-    (folder / f"{os.getpid()}.json").write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], begin, time.time(), share]))
+    (folder / f"{os.getpid()}.json").write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"],
+                                                            begin, time.time(), share]))
 
 
 @pytest.mark.long
@@ -134,21 +144,27 @@ def test_jobs_share_gpus_as_far_as_their_memory_allows(tmp_path, monkeypatch):
     """Two GPUs that are there for Ray's books only."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2,
+                                                            "include_dashboard": False})
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     try:
         with make_executor("ray", tmp_path / "run") as ray_executor:
-            assert ray_executor.survey(look_at_card) == [look_at_card()] and ray_executor.n_devices == 2
+            assert ray_executor.survey(look_at_card) == [
+                look_at_card()] and ray_executor.n_devices == 2
             peaks = [5 * GIB, 5 * GIB, 9 * GIB, 5 * GIB, 9 * GIB]
-            jobs = [Job(i, functools.partial(note_time, folder=tmp_path, share=ray_executor.share(peak)), memory_bytes=peak)
+            jobs = [Job(i, functools.partial(note_time, folder=tmp_path,
+                                             share=ray_executor.share(peak)), memory_bytes=peak)
                     for i, peak in enumerate(peaks)]
-            assert {name for name, _ in ray_executor.run(jobs, EventLog(tmp_path / "events.jsonl"))} == set(range(5))
+            assert {name for name,
+                    _ in ray_executor.run(jobs,
+                                          EventLog(tmp_path / "events.jsonl"))} == set(range(5))
     finally:
         cluster.shutdown()
     rows = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
-    at_once = [sum(share for other, begin, end, share in rows if other == gpu and begin <= start < end)
-               for gpu, start, _, _ in rows]
-    assert len(rows) == 5 and max(at_once) <= 1.0 and 0.8 in at_once      # two of 0.4 did run side by side
+    at_once = [sum(share for other, begin, end, share in rows if other == gpu and begin <= start
+                   < end) for gpu, start, _, _ in rows]
+    # two of 0.4 did run side by side
+    assert len(rows) == 5 and max(at_once) <= 1.0 and 0.8 in at_once
 
 
 # ---------------------------------------------------------------- runs on Ray
@@ -168,23 +184,28 @@ def events_of(folder):
 
 
 @pytest.mark.slow
-def test_a_run_on_two_workers_has_the_bytes_of_one_process(contest, tmp_path, one_thread, monkeypatch):
+def test_a_run_on_two_workers_has_the_bytes_of_one_process(contest, tmp_path, one_thread,
+                                                           monkeypatch):
     """A round of pseudo-labels, with and without a shared file system."""
     pytest.importorskip("ray")
     more = (*TWO_BACKBONES, "rounds=2")
-    assert main(argv_of(contest, tmp_path, *more, name="alone", engine="local", mode="competition_ready")) == 0
+    assert main(argv_of(contest, tmp_path, *more, name="alone", engine="local",
+                        mode="competition_ready")) == 0
     assert main(argv_of(contest, tmp_path, *more, name="shared", mode="competition_ready")) == 0
-    monkeypatch.setattr(executor, "owner_of", lambda folder: {"pid": 0, "host": "elsewhere"})      # no worker finds this one
+    # no worker finds this one
+    monkeypatch.setattr(executor, "owner_of", lambda folder: {"pid": 0, "host": "elsewhere"})
     assert main(argv_of(contest, tmp_path, *more, name="carried", mode="competition_ready")) == 0
     for name in ("shared", "carried"):
         assert outcome(tmp_path / name) == outcome(tmp_path / "alone")
         assert not list((tmp_path / name).rglob("*.partial"))
         fits = Counter(e["fit"] for e in events_of(tmp_path / name) if e["event"] == "epoch")
-        assert fits == Counter(e["fit"] for e in events_of(tmp_path / "alone") if e["event"] == "epoch")
+        assert fits == Counter(e["fit"] for e in events_of(tmp_path / "alone")
+                               if e["event"] == "epoch")
 
 
 def process(mark, ancestor):
-    """The id of a process whose command line holds `mark`, somewhere below `ancestor`; None where there is none."""
+    """The id of a process whose command line holds `mark`, somewhere below `ancestor`; None where
+    there is none."""
     def parent(pid):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -203,7 +224,8 @@ def process(mark, ancestor):
 
 def kill_at_epoch(folder, fit, epoch, mark, killed):
     """Wait for this epoch of a fit, then kill a process that Ray started for this one."""
-    while not any(e["event"] == "epoch" and (e["fit"], e["fold"]) == fit and e["epoch"] >= epoch for e in events_of(folder)):
+    while not any(e["event"] == "epoch" and (e["fit"], e["fold"]) == fit and e["epoch"] >= epoch
+                  for e in events_of(folder)):
         time.sleep(0.1)
     pid = process(mark, os.getpid())
     os.kill(pid, signal.SIGKILL)
@@ -224,15 +246,21 @@ def undisturbed(contest, one_thread, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 @pytest.mark.parametrize(("name", "mark"), [("worker", b"ray::fit 1/6"), ("raylet", b"raylet/raylet")])
-def test_a_killed_worker_and_a_killed_raylet_change_no_byte(contest, tmp_path, undisturbed, name, mark):
+def test_a_killed_worker_and_a_killed_raylet_change_no_byte(contest, tmp_path, undisturbed, name,
+                                                            mark):
     pytest.importorskip("ray")
     fit, killed = ("r0-mobilenetv3_small_050-s42", 0), []
-    killer = threading.Thread(target=kill_at_epoch, args=(tmp_path / name, fit, 5, mark, killed), daemon=True)
+    killer = threading.Thread(target=kill_at_epoch, args=(tmp_path / name, fit, 5, mark, killed),
+                              daemon=True)
     killer.start()
     assert main(argv_of(contest, tmp_path, *MANY_EPOCHS, name=name)) == 0
     killer.join()
     assert killed
-    epochs = [e["epoch"] for e in events_of(tmp_path / name) if e["event"] == "epoch" and (e["fit"], e["fold"]) == fit]
+    epochs = [
+        e["epoch"]
+        for e in events_of(tmp_path / name)
+        if e["event"] == "epoch" and (e["fit"], e["fold"]) == fit
+    ]
     assert epochs.count(1) == 1 and epochs[-1] == 20      # it went on from its last checkpoint
     lost = name == "raylet"      # which is said; a lost worker is Ray's to replace
     submission, final = outcome(tmp_path / name)

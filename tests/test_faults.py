@@ -1,6 +1,8 @@
-"""What a machine does to a run, really done: full disks, killed processes, changed files, signals. docs/FAULTS.md is the table.
+"""What a machine does to a run, really done: full disks, killed processes, changed files, signals.
+docs/FAULTS.md is the table.
 
-Every test ends in the outcome of an undisturbed run, after one more start of the same command where the fault ended it.
+Every test ends in the outcome of an undisturbed run, after one more start of the same command where
+the fault ended it.
 """
 import ast
 import contextlib
@@ -23,12 +25,13 @@ import pytest
 import torch
 
 import utils
-from files import csv_text, quoted_cell, unquoted_cell
 from grandmaster_train import main
-from modeling import pipeline
 from modeling.train import train_step
+from running import pipeline
+from system import log, machine, stages
 from tests.conftest import make_contest, small_argv
 from tests.test_resume import outcome
+from utils import csv_text, quoted_cell, unquoted_cell
 
 ROOT = Path(__file__).resolve().parent.parent
 AGAIN = "run the same command again to continue"
@@ -46,15 +49,20 @@ def ended(folder, undisturbed, *expected_warnings):
     """Whether a run ended as the undisturbed one, but for the warnings that hold these texts."""
     (submission, final), (its_submission, its_final) = outcome(folder), undisturbed
     more = [w for w in final["warnings"] if w not in its_final["warnings"]]
-    return (submission == its_submission and final | {"warnings": []} == its_final | {"warnings": []}
-            and len(more) == len(expected_warnings) and all(t in w for t, w in zip(expected_warnings, more, strict=True)))
+    return (
+        submission == its_submission
+        and final | {"warnings": []} == its_final | {"warnings": []}
+        and len(more) == len(expected_warnings)
+        and all(t in w for t, w in zip(expected_warnings, more, strict=True))
+    )
 
 
 @contextlib.contextmanager
 def mounted(folder, *options):
     """A tmpfs with these options at `folder`; the test is skipped where that is not allowed."""
     folder.mkdir(exist_ok=True)
-    if sys.platform != "linux" or subprocess.run(["mount", "-t", "tmpfs", *options, "none", str(folder)], capture_output=True,
+    if sys.platform != "linux" or subprocess.run(["mount", "-t", "tmpfs", *options, "none",
+                                                  str(folder)], capture_output=True,
                                                  check=False).returncode:
         pytest.skip("mounting is not allowed here")
     try:
@@ -87,20 +95,24 @@ def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goe
         contest, undisturbed, tmp_path, monkeypatch, capsys, size_kib):
     with mounted(tmp_path / "disk", "-o", f"size={size_kib}k") as disk:
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "need_space", lambda *_: None)       # as if another program took the space meanwhile
+            # as if another program took the space meanwhile
+            patch.setattr(pipeline, "need_space", lambda *_: None)
             assert main(small_argv(contest, disk)) == 1
         error = capsys.readouterr().err
-        assert error.startswith("the run failed: the disk is full (") and error.count("\n") == 1 and AGAIN in error
+        assert error.startswith("the run failed: the disk is full (") and error.count(
+            "\n") == 1 and AGAIN in error
         stages = [p.parent for p in disk.glob("run/**/manifest.json") if ".partial" not in str(p)]
-        assert all(utils.damaged_files(stage) == [] for stage in stages)
-        assert not list(disk.glob("run/submission_*")) and not list(disk.glob("run/final_results.json"))
+        assert all(stages.damaged_files(stage) == [] for stage in stages)
+        assert not list(disk.glob("run/submission_*")) and not list(
+            disk.glob("run/final_results.json"))
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
         assert main(small_argv(contest, disk)) == 0
         assert ended(disk / "run", undisturbed)
 
 
 @pytest.mark.parametrize(("size_kib", "what"), [(100, "46 reduced images"), (4000, "1 fit(s)")])
-def test_a_disk_that_will_not_do_is_named_before_it_is_full(contest, tmp_path, capsys, size_kib, what):
+def test_a_disk_that_will_not_do_is_named_before_it_is_full(contest, tmp_path, capsys, size_kib,
+                                                            what):
     with mounted(tmp_path / "disk", "-o", f"size={size_kib}k") as disk:
         assert main(small_argv(contest, disk)) == 1
         error = capsys.readouterr().err
@@ -121,23 +133,29 @@ def test_a_read_only_contest_folder_is_enough(contest, undisturbed, tmp_path):
 def test_a_results_folder_that_cannot_be_written_is_one_sentence(contest, tmp_path, capsys):
     with mounted(tmp_path / "disk", "-o", "ro") as disk:
         assert main(small_argv(contest, disk)) == 1
-    assert "the run failed: a file could not be used ([Errno 30] Read-only file system" in capsys.readouterr().err
+    assert (
+        "the run failed: a file could not be used ([Errno 30] Read-only file system"
+        in capsys.readouterr().err
+    )
 
 
 # ---------------------------------------------------------------- files that change
 
 def damage(path, how):
     data = path.read_bytes()
-    path.write_bytes({"truncated": data[:len(data) // 2], "changed": data[:-1] + bytes([data[-1] ^ 1]), "empty": b""}[how])
+    path.write_bytes({"truncated": data[:len(data) // 2],
+                      "changed": data[:-1] + bytes([data[-1] ^ 1]), "empty": b""}[how])
 
 
-def test_stages_that_changed_on_the_disk_are_named_and_made_again(contest, undisturbed, tmp_path, capsys):
+def test_stages_that_changed_on_the_disk_are_named_and_made_again(contest, undisturbed, tmp_path,
+                                                                  capsys):
     assert main(small_argv(contest, tmp_path)) == 0
     run = tmp_path / "run"
     for damages in ((("audit-*/pixels_train.bin", "truncated"), ("shift-*/shift.json", "changed"),
-                     ("folds-*/folds.csv", "empty")),
-                    (("fold_0/predict-*/test.npz", "truncated"), ("ensemble-*/blend.json", "changed")),
-                    (("fold_0/r0-*/weights.safetensors", "changed"), ("ensemble-*/manifest.json", "empty"))):
+                     ("folds-*/folds.csv", "empty")), (("fold_0/predict-*/test.npz", "truncated"),
+                                                       ("ensemble-*/blend.json", "changed")),
+                    (("fold_0/r0-*/weights.safetensors", "changed"), ("ensemble-*/manifest.json",
+                                                                      "empty"))):
         paths = [next(run.glob(pattern)) for pattern, _ in damages]
         for path, (_, how) in zip(paths, damages, strict=True):
             damage(path, how)
@@ -145,7 +163,9 @@ def test_stages_that_changed_on_the_disk_are_named_and_made_again(contest, undis
         said = capsys.readouterr().out
         assert all(f"changed: {path.relative_to(run).as_posix()}" in said for path in paths)
         assert main(small_argv(contest, tmp_path)) == 0
-        assert ended(run, undisturbed, *(f"{p.parent.name} is made again: '{p.name}' changed on the disk" for p in paths))
+        assert ended(run, undisturbed,
+                     *(f"{p.parent.name} is made again: '{p.name}' changed on the disk"
+                       for p in paths))
         assert main(["--verify", "run", "--results_dir", str(tmp_path)]) == 0
 
 
@@ -162,60 +182,69 @@ def test_verify_names_every_change_and_a_run_that_is_none(contest, tmp_path, cap
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("-")[0] for line in lines[:-1]] == ["changed: folds", "changed: model.json",
                                                            "changed: submission_run.csv"]
-    assert lines[-1].startswith(f"{n_files - 4} of {n_files - 1} files of ")       # folds.csv is named by no manifest any more
+    # folds.csv is named by no manifest any more
+    assert lines[-1].startswith(f"{n_files - 4} of {n_files - 1} files of ")
     assert main(["--verify", "nothing", "--results_dir", str(tmp_path)]) == 2
     assert "--verify must name an experiment that has completed a stage" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_named_and_the_fit_begins_again(contest, undisturbed, tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_named_and_the_fit_begins_again(contest, undisturbed, tmp_path,
+                                                                monkeypatch):
     in_step(5, monkeypatch, lambda: fail(KeyboardInterrupt))      # in the second epoch of 3 steps
     assert main(small_argv(contest, tmp_path)) == 130
     [checkpoint] = tmp_path.glob("run/fold_0/*.partial/checkpoint-*")
     damage(checkpoint, "changed")
     monkeypatch.undo()
     assert main(small_argv(contest, tmp_path)) == 0
-    assert ended(tmp_path / "run", undisturbed, f"is trained from an earlier state: '{checkpoint.name}' changed on the disk")
+    assert ended(tmp_path / "run", undisturbed,
+                 f"is trained from an earlier state: '{checkpoint.name}' changed on the disk")
 
 
 def test_a_sealed_stage_that_was_not_renamed_is_not_made_again(tmp_path):
-    stage, calls = utils.Stage.of(tmp_path, "s", version=1, settings={}, inputs=[]), []
+    stage, calls = stages.Stage.of(tmp_path, "s", version=1, settings={}, inputs=[]), []
 
     def build(folder):
         calls.append(1)
         (folder / "a.txt").write_text("a")
-        (folder / f"checkpoint{utils.SCRATCH}").write_text("b")
+        (folder / f"checkpoint{stages.SCRATCH}").write_text("b")
 
-    utils.run_stage(stage, build)
+    stages.run_stage(stage, build)
     assert [p.name for p in sorted(stage.folder.iterdir())] == ["a.txt", "manifest.json"]
     os.replace(stage.folder, stage.partial)
-    utils.run_stage(stage, build)
+    stages.run_stage(stage, build)
     os.replace(stage.folder, stage.partial)
     (stage.partial / "a.txt").write_text("changed")
-    utils.run_stage(stage, build)
-    assert len(calls) == 2 and utils.damaged_files(stage.folder) == []
+    stages.run_stage(stage, build)
+    assert len(calls) == 2 and stages.damaged_files(stage.folder) == []
 
 
 def test_a_log_whose_last_line_was_cut_off_goes_on_with_a_new_line(tmp_path):
     (tmp_path / "events.jsonl").write_text('{"event": "start"}\n{"event": "ep')
-    utils.EventLog(tmp_path / "events.jsonl").record("note")
+    log.EventLog(tmp_path / "events.jsonl").record("note")
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
-    assert lines[:2] == ['{"event": "start"}', '{"event": "ep'] and json.loads(lines[2])["event"] == "note"
+    assert lines[:2] == ['{"event": "start"}',
+                         '{"event": "ep'] and json.loads(lines[2])["event"] == "note"
 
 
 # ---------------------------------------------------------------- signals
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_on(contest, undisturbed, tmp_path, number):
-    """As a terminal or a scheduler sends it: to all processes, in the midst of an epoch with a loading process."""
+def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_on(contest,
+                                                                                  undisturbed,
+                                                                                  tmp_path, number):
+    """As a terminal or a scheduler sends it: to all processes, in the midst of an epoch with a
+    loading process."""
     argv = small_argv(contest, tmp_path, "runtime.workers=1")
-    code = ("import os, signal, sys, modeling.train as t; from grandmaster_train import main; step, n = t.train_step, [0]\n"
-            "def slow(*a, **k):\n"
-            f"    n[0] += 1; n[0] == 5 and os.killpg(0, {int(number)}); return step(*a, **k)\n"
-            "t.train_step = slow; sys.exit(main(sys.argv[1:]))")
-    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, start_new_session=True, capture_output=True, text=True,
-                          timeout=100, check=False)
+    code = (
+        "import os, signal, sys, modeling.train as t; from grandmaster_train import main; step, n = t.train_step, [0]\n"
+        "def slow(*a, **k):\n"
+        f"    n[0] += 1; n[0] == 5 and os.killpg(0, {int(number)}); return step(*a, **k)\n"
+        "t.train_step = slow; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, start_new_session=True,
+                          capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 130, done.stderr
     assert f"interrupted: {AGAIN}" in done.stderr and "Traceback" not in done.stderr
     [checkpoint] = tmp_path.glob("run/fold_0/*.partial/checkpoint-*")
@@ -226,7 +255,8 @@ def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_o
 
 def test_ctrl_c_in_a_fit_is_status_130_with_a_checkpoint_and_the_same_command_goes_on(
         contest, undisturbed, tmp_path, monkeypatch, capsys):
-    in_step(5, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))      # the second step of the second epoch
+    # the second step of the second epoch
+    in_step(5, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT))
     assert main(small_argv(contest, tmp_path)) == 130
     assert f"interrupted: {AGAIN}" in capsys.readouterr().err
     assert len(list(tmp_path.glob("run/fold_0/*.partial/checkpoint-00001-000002-*"))) == 1
@@ -236,9 +266,11 @@ def test_ctrl_c_in_a_fit_is_status_130_with_a_checkpoint_and_the_same_command_go
 
 
 @pytest.mark.slow
-def test_a_signal_outside_of_a_fit_stops_at_once(contest, undisturbed, tmp_path, monkeypatch, capsys):
+def test_a_signal_outside_of_a_fit_stops_at_once(contest, undisturbed, tmp_path, monkeypatch,
+                                                 capsys):
     with monkeypatch.context() as patch:
-        patch.setattr("modeling.fits.save_views", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or fail(AssertionError))
+        patch.setattr("running.fits.save_views", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+                      or fail(AssertionError))
         assert main(small_argv(contest, tmp_path)) == 130
     assert AGAIN in capsys.readouterr().err
     assert main(small_argv(contest, tmp_path)) == 0
@@ -261,15 +293,18 @@ def test_a_killed_loading_process_is_done_without(contest, undisturbed, tmp_path
     (4, True, ["loading processes were ended by the system"]), (64, False, ["loading processes were ended by the system"]),
     (64, True, [])])      # not a semaphore; not a batch; no batch is in shared memory
 @pytest.mark.slow
-def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path, size_kib, in_bursts, warnings):
+def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path, size_kib,
+                                                  in_bursts, warnings):
     argv = small_argv(contest, tmp_path, "runtime.workers=1")
     code = (f"import sys; from modeling import fits; fits.Run.loads_in_bursts = {in_bursts}; "
             "from grandmaster_train import main; sys.exit(main(sys.argv[1:]))")
     script = f'mount -t tmpfs -o size={size_kib}k none /dev/shm && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code, *argv]
-    if sys.platform != "linux" or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+    if sys.platform != "linux" or subprocess.run(["unshare", "-m", "true"], capture_output=True,
+                                                 check=False).returncode:
         pytest.skip("a /dev/shm of one's own is not allowed here")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100,
+                          check=False)
     assert done.returncode == 0, done.stderr
     assert ended(tmp_path / "run", undisturbed, *warnings)
 
@@ -280,7 +315,8 @@ def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path
 ])
 def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch_is_kept(
         contest, undisturbed, tmp_path, monkeypatch, capsys, error, message):
-    in_step(5, monkeypatch, error, lasting=True)      # where it passes, less at a time is tried: the test below
+    # where it passes, less at a time is tried: the test below
+    in_step(5, monkeypatch, error, lasting=True)
     assert main(small_argv(contest, tmp_path)) == 1
     said = capsys.readouterr().err
     assert said.startswith("the run failed: ") and message in said and said.count("\n") == 1
@@ -290,11 +326,13 @@ def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch
     assert ended(tmp_path / "run", undisturbed)
 
 
-def test_a_step_without_memory_is_taken_again_with_less_and_the_run_ends(contest, tmp_path, monkeypatch):
+def test_a_step_without_memory_is_taken_again_with_less_and_the_run_ends(contest, tmp_path,
+                                                                         monkeypatch):
     in_step(5, monkeypatch, lambda: torch.empty(1 << 60))
     assert main(small_argv(contest, tmp_path)) == 0
     final = utils.read_json(tmp_path / "run" / "final_results.json")
-    assert any("memory ran out, so that each batch of 8 was made of micro-batches of" in text for text in final["warnings"])
+    assert any("memory ran out, so that each batch of 8 was made of micro-batches of" in text
+               for text in final["warnings"])
     assert (tmp_path / "run" / final["submission"]).exists()
 
 
@@ -307,18 +345,20 @@ def test_a_step_without_memory_is_taken_again_with_less_and_the_run_ends(contest
     (KeyError("a"), ""), (ValueError("an error of ours"), ""), (FileNotFoundError(errno.ENOENT, "No such file"), ""),
 ])
 def test_the_machine_is_blamed_for_its_own_faults_alone(error, sentence):
-    assert sentence in utils.fault_of(error)
-    assert bool(utils.fault_of(error)) == bool(sentence)
+    assert sentence in machine.fault_of(error)
+    assert bool(machine.fault_of(error)) == bool(sentence)
 
 
 def test_non_finite_losses_end_the_run_in_one_sentence(contest, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("modeling.train.train_step", lambda *args, **kwargs: (torch.tensor(torch.nan), False))
+    monkeypatch.setattr("modeling.train.train_step", lambda *args,
+                        **kwargs: (torch.tensor(torch.nan), False))
     assert main(small_argv(contest, tmp_path)) == 1
     assert "non-finite steps in a row" in capsys.readouterr().err
 
 
 def warnings_of_two(argv, folder):
-    """The warnings in the results of two runs of one command, the second of which finds all done."""
+    """The warnings in the results of two runs of one command, the second of which finds all done.
+    """
     found = []
     for _ in range(2):
         assert main(argv) == 0
@@ -326,7 +366,8 @@ def warnings_of_two(argv, folder):
     return found
 
 
-def test_a_skipped_step_is_named_by_the_run_that_finds_the_fit_done_too(contest, tmp_path, monkeypatch):
+def test_a_skipped_step_is_named_by_the_run_that_finds_the_fit_done_too(contest, tmp_path,
+                                                                        monkeypatch):
     argv, calls = small_argv(contest, tmp_path), [0]
 
     def skipped_once(*args, **kwargs):
@@ -335,13 +376,17 @@ def test_a_skipped_step_is_named_by_the_run_that_finds_the_fit_done_too(contest,
 
     monkeypatch.setattr("modeling.train.train_step", skipped_once)
     warnings = warnings_of_two(argv, tmp_path / "run")
-    assert warnings[0] == warnings[1] and any("1 non-finite step(s) were skipped" in text for text in warnings[0])
+    assert warnings[0] == warnings[1] and any("1 non-finite step(s) were skipped" in text
+                                              for text in warnings[0])
 
 
-def test_what_was_warned_of_while_a_fit_was_trained_is_said_by_the_run_that_finds_it_done_too(contest, tmp_path):
-    argv = small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1", "rounds.min_confidence=0", "optim.epochs=1")
+def test_what_was_warned_of_while_a_fit_was_trained_is_said_by_the_run_that_finds_it_done_too(
+    contest, tmp_path):
+    argv = small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1", "rounds.min_confidence=0",
+                      "optim.epochs=1")
     warnings = warnings_of_two(argv, tmp_path / "run")
-    assert warnings[0] == warnings[1] and any("is not calibrated: that takes a second fold" in text for text in warnings[0])
+    assert warnings[0] == warnings[1] and any("is not calibrated: that takes a second fold" in text
+                                              for text in warnings[0])
 
 
 # ---------------------------------------------------------------- clock, network, two at once
@@ -354,11 +399,14 @@ def test_a_clock_that_jumps_changes_nothing(contest, undisturbed, tmp_path, monk
     monkeypatch.undo()
     assert outcome(tmp_path / "run")[0] == undisturbed[0]
     for path in [p for p in ROOT.glob("**/*.py") if p.parent.name in (ROOT.name, "modeling")]:
-        assert "time.time()" not in path.read_text(), "durations and deadlines are of time.perf_counter(), which never jumps"
+        assert "time.time()" not in path.read_text(), (
+            "durations and deadlines are of time.perf_counter(), which never jumps"
+        )
 
 
 @pytest.mark.parametrize(("n_failures", "status"), [pytest.param(2, 0, marks=pytest.mark.slow), (99, 1)])
-def test_a_stale_handle_is_tried_again_then_named(contest, undisturbed, tmp_path, monkeypatch, capsys, n_failures, status):
+def test_a_stale_handle_is_tried_again_then_named(contest, undisturbed, tmp_path, monkeypatch,
+                                                  capsys, n_failures, status):
     real, left = os.open, [n_failures]
 
     def stale(path, *args, **kwargs):
@@ -372,19 +420,28 @@ def test_a_stale_handle_is_tried_again_then_named(contest, undisturbed, tmp_path
     assert main(small_argv(contest, tmp_path)) == status and left[0] in (0, 95)
     if status:
         error = capsys.readouterr().err
-        assert "a004.png could not be read (Stale file handle)" in error and AGAIN in error and error.count("\n") == 1
+        assert (
+            "a004.png could not be read (Stale file handle)" in error
+            and AGAIN in error
+            and error.count("\n") == 1
+        )
         left[0] = 0
         assert main(small_argv(contest, tmp_path)) == 0
     assert ended(tmp_path / "run", undisturbed)
 
 
-def test_a_second_start_is_refused_by_pid_and_host_and_a_killed_ones_lock_is_taken_over(contest, undisturbed, tmp_path, capsys):
+def test_a_second_start_is_refused_by_pid_and_host_and_a_killed_ones_lock_is_taken_over(contest,
+                                                                                        undisturbed,
+                                                                                        tmp_path,
+                                                                                        capsys):
     hold = "import sys, utils\nwith utils.exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.readline()"
-    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], cwd=ROOT, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as other:
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], cwd=ROOT,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline().strip() == b"held"
         assert main(small_argv(contest, tmp_path)) == 2
-        assert f"process {other.pid} on {os.uname().nodename} is using it" in capsys.readouterr().err
+        assert (
+            f"process {other.pid} on {os.uname().nodename} is using it" in capsys.readouterr().err
+        )
         other.kill()
     assert main(small_argv(contest, tmp_path)) == 0
     assert ended(tmp_path / "run", undisturbed)
@@ -397,7 +454,8 @@ EVIL = "\x1b]0;owned\x07\x1b[2Jcat\r\u202eexe"
 
 def test_names_cannot_rule_the_terminal(tmp_path, capsys):
     contest = make_contest(tmp_path / "shapes")
-    (contest / "train.csv").write_text((contest / "train.csv").read_text().replace(",0\n", f',"{EVIL}"\n'))
+    (contest / "train.csv").write_text((contest / "train.csv").read_text().replace(",0\n",
+                                                                                   f',"{EVIL}"\n'))
     (contest / "meta.csv").unlink()
     shutil.copy(contest / "train" / "a000.png", contest / "train" / f"{EVIL}.png")
     for mode in ("debug", "quick_test"):
@@ -412,13 +470,18 @@ def test_our_own_csv_files_hold_no_cell_that_a_spreadsheet_runs(tmp_path):
         (contest / split / f"{old}.png").rename(contest / split / f"{formula}{split}.png")
     for name, old in (("train.csv", "a003"), ("sample_submission.csv", "t003")):
         text = (contest / name).read_text()
-        (contest / name).write_text(text.replace(f"{old}.png", f"{formula}{'train' if old == 'a003' else 'test'}.png"))
+        (contest / name).write_text(
+            text.replace(f"{old}.png", f"{formula}{'train' if old == 'a003' else 'test'}.png")
+        )
     assert main(small_argv(contest, tmp_path)) == 0
     final = json.loads((tmp_path / "run/final_results.json").read_text())
     files = [p for p in tmp_path.glob("run/**/*.csv") if not p.name.startswith("submission")]
-    cells = [cell for path in files for line in path.read_text().splitlines() for cell in line.split(",")]
-    assert sum(cell.startswith("'=cmd") for cell in cells) >= 3 and not any(cell.startswith("=") for cell in cells)
-    assert f"{formula}test.png" in (tmp_path / "run" / final["submission"]).read_text()       # the contest asks for it
+    cells = [cell for path in files for line in path.read_text().splitlines()
+             for cell in line.split(",")]
+    assert sum(cell.startswith("'=cmd") for cell in cells) >= 3 and not any(cell.startswith("=")
+                                                                            for cell in cells)
+    # the contest asks for it
+    assert f"{formula}test.png" in (tmp_path / "run" / final["submission"]).read_text()
     assert any("a spreadsheet would run" in w for w in final["warnings"])
 
 
@@ -426,18 +489,23 @@ def test_our_own_csv_files_hold_no_cell_that_a_spreadsheet_runs(tmp_path):
 def test_quoted_cells_are_read_back(text):
     assert unquoted_cell(quoted_cell(text)) == text
     assert quoted_cell(text)[:1] not in ("=", "@", "\t")
-    assert list(csv.reader(io.StringIO(csv_text([[text, "a\rb", "c\nd", 'e"f,g']]), newline=""))) == [
-        [text, "a\rb", "c\nd", 'e"f,g']]
+    assert list(csv.reader(io.StringIO(csv_text([[text, "a\rb", "c\nd", 'e"f,g']]),
+                                       newline=""))) == [[text, "a\rb", "c\nd", 'e"f,g']]
 
 
 def test_no_setting_and_no_file_is_evaluated(contest, tmp_path, monkeypatch, capsys):
     code = f"__import__('os').mkdir('{tmp_path}/owned')"
-    for argv in (["--set", f"model.backbones={code}"], ["--set", f"optim.lr={code}"], ["--set", f"augment.groups={code}"],
-                 ["--set", f"{code}=1"], ["--group_column", code], ["--metric", code], ["--scale", code], ["--device", code]):
+    for argv in (["--set", f"model.backbones={code}"], ["--set", f"optim.lr={code}"],
+                 ["--set", f"augment.groups={code}"], ["--set", f"{code}=1"],
+                 ["--group_column", code], ["--metric", code], ["--scale", code],
+                 ["--device", code]):
         assert main([*argv, "--data_path", str(contest), "--results_dir", str(tmp_path)]) == 2
     assert not (tmp_path / "owned").exists() and "Traceback" not in capsys.readouterr().err
     for path in [*ROOT.glob("*.py"), *ROOT.glob("modeling/*.py"), *ROOT.glob("demo_contest/*.py")]:
-        called = {n.func.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and isinstance(
-            n.func, ast.Name)}
+        called = {n.func.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n,
+                                                                                         ast.Call)
+                  and isinstance(n.func, ast.Name)}
         assert not called & {"eval", "exec", "compile", "__import__"}, path
-        assert not re.search(r"import (pickle|yaml)|allow_pickle=True|weights_only=False|shell=True", path.read_text()), path
+        assert not re.search(
+            r"import (pickle|yaml)|allow_pickle=True|weights_only=False|shell=True",
+            path.read_text()), path

@@ -1,12 +1,20 @@
 import numpy as np
 
-from modeling.figures import learning_curves, nice_ticks, padded, quantile_bars, reliability_points, thumbnail
-from modeling.review import Bin
+from reporting.figures import (
+    learning_curves,
+    nice_ticks,
+    padded,
+    quantile_bars,
+    reliability_points,
+    thumbnail,
+)
+from reporting.review import Bin
 
 
 def test_ticks_are_round_and_inside():
     assert nice_ticks(0.71, 0.93) == [0.75, 0.8, 0.85, 0.9]
-    assert nice_ticks(1, 12) == [2, 4, 6, 8, 10, 12] and nice_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert nice_ticks(1, 12) == [2, 4, 6, 8, 10, 12] and nice_ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8,
+                                                                              1.0]
     assert nice_ticks(0.5, 0.5) == [0.5]
 
 
@@ -17,7 +25,8 @@ def test_a_scale_has_room_but_stays_inside_what_a_score_can_be():
 def test_learning_curves_span_the_panel():
     panel = learning_curves({"a": [2.0, 1.0], "b": [3.0]}, low=1.0, high=3.0)
     assert panel["lines"] == [("a", "36.0,88.0 310.0,166.0"), ("b", "36.0,10.0")]
-    assert [text for _, text in panel["x_ticks"]] == ["1", "2"] and panel["y_ticks"][0] == (166.0, "1")
+    assert [text for _, text in panel["x_ticks"]] == ["1", "2"] and panel["y_ticks"][0] == (166.0,
+                                                                                            "1")
 
 
 def test_a_perfect_bin_lies_on_the_diagonal():
@@ -28,7 +37,8 @@ def test_a_perfect_bin_lies_on_the_diagonal():
 def test_quantile_bars_share_one_scale():
     bars = quantile_bars({"train": [0, 1, 2], "test": [2, 3, 4], "matched": [2, 3, 4], "auc": 0.9})
     assert bars["train"] == [4, 47, 90] and bars["test"] == bars["matched"] == [90, 133, 176]
-    assert quantile_bars({split: [1, 1, 1] for split in ("train", "test", "matched")})["test"] == [4, 4, 4]
+    assert quantile_bars({split: [1, 1, 1] for split in ("train", "test",
+                                                         "matched")})["test"] == [4, 4, 4]
 
 
 def test_a_thumbnail_is_small_and_keeps_a_thin_image():

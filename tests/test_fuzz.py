@@ -1,4 +1,5 @@
-"""Slices of benchmarks/fuzz.py and benchmarks/kills.py, each in a process that may fork; and the fuzz's judge can say no."""
+"""Slices of benchmarks/fuzz.py and benchmarks/kills.py, each in a process that may fork; and the
+fuzz's judge can say no."""
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
 def said_by(*command):
-    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
                           capture_output=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

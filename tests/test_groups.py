@@ -1,12 +1,13 @@
-"""Looks are told on drawn pages and scenes; groups share out all classes; distortions of one look are found as such."""
+"""Looks are told on drawn pages and scenes; groups share out all classes; distortions of one look
+are found as such."""
 import cv2
 import numpy as np
 import pytest
 
 from config import build_config
-from modeling.augment import Distortion, ShiftPolicy, distort
-from modeling.groups import find_looks, make_groups, minorities
-from modeling.shift import match_shift
+from shift.distortions import Distortion, ShiftPolicy, distort
+from shift.groups import find_styles, make_groups, minorities
+from shift.match import match_shift
 from utils import UserError
 
 CLASSES = ("form", "letter", "car", "tree")
@@ -17,8 +18,8 @@ def page(kind, rng, side=160):
     """Lines of text on paper; a form has rules as well."""
     image = np.full((side, int(side * 0.8), 3), rng.integers(200, 250), np.uint8)
     for y in range(14, side - 6, 12):
-        cv2.putText(image, "".join(rng.choice(list("abc defgh ijk"), 18)), (6, y), cv2.FONT_HERSHEY_SIMPLEX, 0.35,
-                    rng.integers(0, 80, 3).tolist(), 1)
+        cv2.putText(image, "".join(rng.choice(list("abc defgh ijk"), 18)), (6, y),
+                    cv2.FONT_HERSHEY_SIMPLEX, 0.35, rng.integers(0, 80, 3).tolist(), 1)
         if kind == "form":
             cv2.line(image, (4, y + 4), (120, y + 4), (60, 60, 60), 1)
     return np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
@@ -26,7 +27,11 @@ def page(kind, rng, side=160):
 
 def scene(kind, rng, side=160):
     """Large soft shapes on a gradient; a tree stands upright."""
-    image = np.linspace(rng.integers(20, 120, 3), rng.integers(100, 220, 3), side)[:, None, :].repeat(int(side * 0.8), 1)
+    image = np.linspace(rng.integers(20, 120, 3), rng.integers(100, 220, 3), side)[:, None,
+                                                                                   :].repeat(
+                                                                                       int(side
+                                                                                           * 0.8),
+                                                                                       1)
     for _ in range(6):
         centre, axes = rng.integers(10, side - 20, 2).tolist(), rng.integers(8, 45, 2)
         axes = sorted(axes.tolist(), reverse=kind == "car")
@@ -49,14 +54,17 @@ def save(images, folder):
 
 
 def test_looks_are_told_by_strokes_on_an_even_ground():
-    assert find_looks(*images_of(60, 0), len(CLASSES)) == LOOKS
+    assert find_styles(*images_of(60, 0), len(CLASSES)) == LOOKS
 
 
 def test_every_class_is_in_one_group_and_few_are_a_minority():
     groups = make_groups(CLASSES, [90, 30, 80, 100], LOOKS, "auto")
     assert {g.name: g.classes for g in groups} == {
         "document": ("form",), "document, few images": ("letter",), "photo": ("car", "tree")}
-    assert [g.n_images for g in groups] == [90, 30, 180] and [g.is_minority for g in groups] == [False, True, False]
+    assert [g.n_images for g in groups] == [90, 30,
+                                            180] and [g.is_minority for g in groups] == [False,
+                                                                                         True,
+                                                                                         False]
     assert minorities([5, 5, 5, 3]).tolist() == [False] * 4
     assert [g.classes for g in make_groups(CLASSES, [9] * 4, None, "off")] == [CLASSES]
 
@@ -84,9 +92,10 @@ def test_a_distortion_of_photos_alone_is_found_as_such(tmp_path):
     noise = ShiftPolicy((Distortion("noise", 1.0, 15, 30),))
     test = [distort(image, noise, i) if LOOKS[k] == "photo" else image
             for i, (image, k) in enumerate(zip(test, test_labels, strict=True))]
-    report = match_shift(save(train, tmp_path / "train"), labels, save(test, tmp_path / "test"), seed=0, workers=2,
-                         classes=CLASSES, groups="auto")
+    report = match_shift(save(train, tmp_path / "train"), labels, save(test, tmp_path / "test"),
+                         seed=0, workers=2, classes=CLASSES, groups="auto")
     policy = {g.look: g.policy for g in report.groups}
-    assert policy["photo"].get("noise").probability > 0.8 and policy["document"].get("noise") is None
+    assert policy["photo"].get("noise").probability > 0.8 and policy["document"].get(
+        "noise") is None
     assert any("of photo: noise" in line for line in report.describe())
     assert not report.is_empty

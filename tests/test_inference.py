@@ -65,9 +65,10 @@ def test_views_begin_plain_and_are_as_many_as_asked():
     assert names == ["identity", "flip_vertical", "identity", "flip_vertical"]
     assert len(views_for([*SYMMETRIES], 8, turned=True)) == 8
     views = views_for(["flip_vertical"], 8, with_adapted=True)
-    assert [v.name for v in views] == [
-        "identity", "flip_vertical adapted", "identity x1.1", "flip_vertical x1.1 adapted", "identity x0.93",
-        "flip_vertical x0.93 adapted", "identity adapted", "flip_vertical"]
+    assert [v.name for v in views] == ["identity", "flip_vertical adapted", "identity x1.1",
+                                       "flip_vertical x1.1 adapted", "identity x0.93",
+                                       "flip_vertical x0.93 adapted", "identity adapted",
+                                       "flip_vertical"]
     assert [v.adapted for v in views_for([], 4, with_adapted=True)] == [False, True, False, True]
     assert views_for([], 1, with_adapted=True) == (View(),)
     image = torch.rand(2, 3, 16, 16)

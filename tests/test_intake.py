@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import audit as audit_module
 from config import DataConfig
-from data_loader import audit_contest, contest_digests, load_audit, read_contest
+from contest import duplicates, pixels
+from contest.audit import audit_contest, load_audit
+from contest.intake import contest_digests, read_contest
 from utils import UserError
 
 DATA = DataConfig(n_folds=2)
@@ -32,13 +33,15 @@ def write(path, *lines, encoding="utf-8", newline="\n"):
 
 
 def plain_contest(root, n_train=8, n_test=4, suffix=".png", id_suffix=".png"):
-    """train.csv ID,target with classes 0 and 1; meta.csv; sample_submission.csv in reversed order."""
+    """train.csv ID,target with classes 0 and 1; meta.csv; sample_submission.csv in reversed order.
+    """
     for i in range(n_train):
         draw(root / "train" / f"a{i}{suffix}", i)
     for i in range(n_test):
         draw(root / "test" / f"t{i}{suffix}", 100 + i)
     write(root / "train.csv", "ID,target", *(f"a{i}{id_suffix},{i % 2}" for i in range(n_train)))
-    write(root / "sample_submission.csv", "ID,target", *(f"t{i}{id_suffix},0" for i in reversed(range(n_test))))
+    write(root / "sample_submission.csv", "ID,target",
+          *(f"t{i}{id_suffix},0" for i in reversed(range(n_test))))
     write(root / "meta.csv", "target,class_name", "0,cat", "1,dog")
     return root
 
@@ -106,7 +109,7 @@ def test_audit_of_a_plain_contest(root, out):
 def test_pixels_are_the_images_in_catalog_order(root, out):
     _, audit = audited(root, out, DataConfig(n_folds=2))
     for row, sample_id in enumerate(audit.train.sample_id):
-        expected = audit_module.shrunk(picture(int(sample_id[1])), 32)
+        expected = pixels.shrunk(picture(int(sample_id[1])), 32)
         assert np.array_equal(audit.train_pixels[row], expected)
 
 
@@ -120,7 +123,8 @@ def test_leading_zeros_and_dots_stay(tmp_path):
     ids = ["0001", "0010", "1.5", "1.50", "x.y.z", "2", "cat.0", "cat.1"]
     for i, name in enumerate(ids):
         draw(tmp_path / "images" / f"{name}.png", i)
-    write(tmp_path / "labels.csv", "id,breed", *(f"{name},{'pug' if i % 2 else 'boxer'}" for i, name in enumerate(ids)))
+    write(tmp_path / "labels.csv", "id,breed", *(f"{name},{'pug' if i % 2 else 'boxer'}" for i,
+                                                 name in enumerate(ids)))
     contest = read_contest(tmp_path, DATA)
     assert contest.train.sample_id.tolist() == sorted(ids)
     assert [os.path.basename(p) for p in contest.train.path] == [f"{i}.png" for i in sorted(ids)]
@@ -134,7 +138,8 @@ def test_same_numbers_in_train_and_test(tmp_path):
     write(tmp_path / "train.csv", "id,y", *(f"{i},{i % 2}" for i in range(6)))
     write(tmp_path / "sample_submission.csv", "id,y", *(f"{i},0" for i in range(6)))
     contest = read_contest(tmp_path, DATA)
-    assert all("/train/" in p for p in contest.train.path) and all("/test/" in p for p in contest.test.path)
+    assert all("/train/" in p for p in contest.train.path) and all("/test/" in p
+                                                                   for p in contest.test.path)
     assert len(contest.train) == len(contest.test) == 6
 
 
@@ -172,8 +177,11 @@ def test_folders_that_cross_can_be_read_in_two_ways(tmp_path):
     for i, name in enumerate(("p1", "p2", "p3")):
         for k in "01":
             draw(tmp_path / name / k / f"{i}.png", 10 * i + int(k))
-    with pytest.raises(UserError, match=r"two ways, from class folders <class>/ \('p1', 'p2', 'p3'\) and from class folders "
-                                        r"\*/<class>/ \('0', '1'\): --set data.label_table=FILE, folders, subfolders or names"):
+    with pytest.raises(
+        UserError,
+        match=r"two ways, from class folders <class>/ \('p1', 'p2', 'p3'\) and from class folders "
+        r"\*/<class>/ \('0', '1'\): --set data.label_table=FILE, folders, subfolders or names",
+    ):
         read_contest(tmp_path, DATA)
     for way, classes in (("folders", ("p1", "p2", "p3")), ("subfolders", ("0", "1"))):
         contest = read_contest(tmp_path, DataConfig(n_folds=2, label_table=way))
@@ -183,12 +191,15 @@ def test_folders_that_cross_can_be_read_in_two_ways(tmp_path):
 def test_a_second_copy_of_the_images_is_named(root):
     for path in list((root / "train").iterdir()):
         draw(root / "train_small" / path.name, 1)
-    with pytest.raises(UserError, match=r"'a0\.png' fits 'train/a0\.png', 'train_small/a0\.png'; leave one copy"):
+    with pytest.raises(
+        UserError, match=r"'a0\.png' fits 'train/a0\.png', 'train_small/a0\.png'; leave one copy"
+    ):
         read_contest(root, DATA)
 
 
 def test_label_folders_under_train_images(tmp_path):
-    """paddy-disease: train_images/<label>/ with a table that has more columns; the same name in two label folders."""
+    """paddy-disease: train_images/<label>/ with a table that has more columns; the same name in two
+    label folders."""
     for label, seed in (("blast", 0), ("tungro", 10)):
         for i in range(3):
             draw(tmp_path / "train_images" / label / f"{i}.png", seed + i)
@@ -199,9 +210,11 @@ def test_label_folders_under_train_images(tmp_path):
     write(tmp_path / "sample_submission.csv", "image_id,label", "9.png,")
     with pytest.raises(UserError, match="2 classes"):  # ids 0 and 1 repeat with different labels
         read_contest(tmp_path, DATA)
-    write(tmp_path / "train.csv", "image_id,label,variety,age", "0.png,blast,ADT45,45", "1.png,tungro,ADT45,50")
+    write(tmp_path / "train.csv", "image_id,label,variety,age", "0.png,blast,ADT45,45",
+          "1.png,tungro,ADT45,50")
     contest = read_contest(tmp_path, DATA)
-    assert [p.split("/")[-2:] for p in contest.train.path] == [["blast", "0.png"], ["tungro", "1.png"]]
+    assert [p.split("/")[-2:] for p in contest.train.path] == [["blast", "0.png"],
+                                                               ["tungro", "1.png"]]
     assert contest.form.header == ("image_id", "label")
     assert "variety" not in contest.understood[2]
 
@@ -222,7 +235,8 @@ def test_labels_of_test_folders_are_not_used(tmp_path):
     for split in ("train", "test"):
         for name in ("a", "b"):
             for i in range(2):
-                draw(tmp_path / "data" / split / name / f"{i}.png", len(split) * 10 + ord(name) * 100 + i)
+                draw(tmp_path / "data" / split / name / f"{i}.png",
+                     len(split) * 10 + ord(name) * 100 + i)
     contest = read_contest(tmp_path, DATA)
     assert set(contest.test.label.tolist()) == {-1} and len(contest.submission_ids) == 4
     assert contest.train.classes == ("a", "b") and len(contest.train) == 4
@@ -271,27 +285,32 @@ def test_json_map_names_the_classes(root):
 
 @pytest.mark.parametrize(("encoding", "newline"), [("utf-8-sig", "\r\n"), ("cp949", "\n"), ("utf-16", "\r\n")])
 def test_encodings_line_ends_and_empty_lines(root, encoding, newline):
-    write(root / "meta.csv", "target,class_name", "0,고양이", "1,개", "", ",", encoding=encoding, newline=newline)
+    write(root / "meta.csv", "target,class_name", "0,고양이", "1,개", "", ",", encoding=encoding,
+          newline=newline)
     contest = read_contest(root, DATA)
     assert contest.class_names == ("고양이", "개")
     assert kinds(contest) == (set() if encoding == "utf-8-sig" else {"encoding"})
 
 
 def test_other_columns_are_tolerated_and_groups_offered(root):
-    write(root / "train.csv", "patient,ID,target,target,", *(f"p{i % 3},a{i}.png,{i % 2},{i % 2}," for i in range(8)))
+    write(root / "train.csv", "patient,ID,target,target,",
+          *(f"p{i % 3},a{i}.png,{i % 2},{i % 2}," for i in range(8)))
     contest = read_contest(root, DATA)
     assert contest.problems == () and "patient" in contest.understood[2]
     grouped = read_contest(root, DataConfig(n_folds=2, group_column="patient"))
     assert grouped.train.group.tolist() == [f"patient=p{i % 3}" for i in range(8)]
-    with pytest.raises(UserError,
-                       match=r"--group_column must be a column of 'train.csv', got 'patients'; did you mean 'patient'"):
+    with pytest.raises(
+        UserError,
+        match=r"--group_column must be a column of 'train.csv', got 'patients'; did you mean 'patient'",
+    ):
         read_contest(root, DataConfig(n_folds=2, group_column="patients"))
 
 
 def test_semicolons_and_tabs(tmp_path):
     for i in range(4):
         draw(tmp_path / "train" / f"{i}.png", i)
-    write(tmp_path / "info" / "labels.tsv", "file\tkind", *(f"{i}.png\t{'xy'[i % 2]}, big" for i in range(4)))
+    write(tmp_path / "info" / "labels.tsv", "file\tkind",
+          *(f"{i}.png\t{'xy'[i % 2]}, big" for i in range(4)))
     assert read_contest(tmp_path, DATA).train.classes == ("x, big", "y, big")
     (tmp_path / "info" / "labels.tsv").unlink()
     write(tmp_path / "labels.csv", "file;kind", *(f"{i}.png;{'xy'[i % 2]}" for i in range(4)))
@@ -313,11 +332,13 @@ def test_class_folders_with_a_sample_submission(tmp_path):
     write(tmp_path / "sample_submission.csv", "file,species", "2.png,Maize", "1.png,Maize")
     contest = read_contest(tmp_path, DATA)
     assert contest.form.header == ("file", "species")
-    assert contest.submission_ids == ("2.png", "1.png") and contest.train.classes == ("Fat Hen", "Maize")
+    assert contest.submission_ids == ("2.png", "1.png") and contest.train.classes == ("Fat Hen",
+                                                                                      "Maize")
 
 
 def test_class_names_are_told_from_test_lists_with_small_numbers(tmp_path):
-    """Ids, labels and class numbers are all 0, 1, 2, ...: no sample submission, a test.csv with a measurement."""
+    """Ids, labels and class numbers are all 0, 1, 2, ...: no sample submission, a test.csv with a
+    measurement."""
     for i in range(8):
         draw(tmp_path / "train" / f"{i}.png", i)
         draw(tmp_path / "test" / f"{i}.png", 50 + i)
@@ -343,7 +364,9 @@ def test_names_that_are_numbered_keep_their_names(tmp_path):
 
 def test_two_sample_submissions(root):
     write(root / "sample_submission_2.csv", "ID,target", "t0.png,0")
-    with pytest.raises(UserError, match=r"'sample_submission.csv' and 'sample_submission_2.csv' both look like it"):
+    with pytest.raises(
+        UserError, match=r"'sample_submission.csv' and 'sample_submission_2.csv' both look like it"
+    ):
         read_contest(root, DATA)
 
 
@@ -354,14 +377,16 @@ def test_two_label_tables(root):
 
 
 def test_two_id_columns(root):
-    write(root / "train.csv", "ID,ID2,target", *(f"a{i}.png,a{(i + 1) % 8}.png,{i % 2}" for i in range(8)))
+    write(root / "train.csv", "ID,ID2,target",
+          *(f"a{i}.png,a{(i + 1) % 8}.png,{i % 2}" for i in range(8)))
     with pytest.raises(UserError, match=r"'ID' and 'ID2' both name image files"):
         read_contest(root, DATA)
 
 
 def test_two_target_columns(root):
     (root / "sample_submission.csv").unlink()
-    write(root / "train.csv", "ID,colour,kind", *(f"a{i}.png,{'rgb'[i % 3]},{'xy'[i % 2]}" for i in range(8)))
+    write(root / "train.csv", "ID,colour,kind",
+          *(f"a{i}.png,{'rgb'[i % 3]},{'xy'[i % 2]}" for i in range(8)))
     with pytest.raises(UserError, match=r"one class column, got 'colour', 'kind'"):
         read_contest(root, DATA)
 
@@ -369,16 +394,20 @@ def test_two_target_columns(root):
 def test_measurements_are_no_classes(root):
     (root / "sample_submission.csv").unlink()
     write(root / "train.csv", "ID,age", *(f"a{i}.png,{i}.25" for i in range(8)))
-    with pytest.raises(UserError, match=r"which are no classes; supported are contests with one class per image") as error:
+    with pytest.raises(
+        UserError, match=r"which are no classes; supported are contests with one class per image"
+    ) as error:
         read_contest(root, DATA)
     assert "\n" not in str(error.value)
 
 
 def test_one_hot_columns_need_no_sample_submission(root):
     (root / "sample_submission.csv").unlink()
-    write(root / "train.csv", "ID,cat,dog", *(f"a{i}.png,{i % 2}.0,{1 - i % 2}" for i in range(7)), "a7.png,0,0")
+    write(root / "train.csv", "ID,cat,dog", *(f"a{i}.png,{i % 2}.0,{1 - i % 2}" for i in range(7)),
+          "a7.png,0,0")
     contest = read_contest(root, DATA)
-    assert contest.train.classes == ("cat", "dog") and contest.train.label.tolist() == [1, 0, 1, 0, 1, 0, 1]
+    assert contest.train.classes == ("cat", "dog") and contest.train.label.tolist() == [1, 0, 1, 0,
+                                                                                        1, 0, 1]
     assert problem(contest, "missing_label").sample_ids == ("a7.png",)
     assert "one-hot in 2 columns" in contest.understood[1]
 
@@ -386,17 +415,26 @@ def test_one_hot_columns_need_no_sample_submission(root):
 def test_images_of_no_class_have_no_column(root):
     (root / "meta.csv").unlink()
     write(root / "sample_submission.csv", "ID,dent,rust", *(f"t{i}.png,0,0" for i in range(4)))
-    write(root / "train.csv", "ID,dent,rust", *(f"a{i}.png,{int(i < 2)},{int(2 <= i < 4)}" for i in range(8)))
-    with pytest.raises(UserError, match=r"4 of 8 rows of 'train\.csv' have no 1 in the columns 'dent', 'rust'"):
+    write(root / "train.csv", "ID,dent,rust",
+          *(f"a{i}.png,{int(i < 2)},{int(2 <= i < 4)}" for i in range(8)))
+    with pytest.raises(
+        UserError, match=r"4 of 8 rows of 'train\.csv' have no 1 in the columns 'dent', 'rust'"
+    ):
         read_contest(root, DATA)
 
 
 def test_names_of_several_words_are_classes_where_their_column_is_asked_for(tmp_path):
     root = plain_contest(tmp_path, n_train=106)
     (root / "meta.csv").unlink()
-    cards = ["joker", *(f"{rank} of {suit}" for rank in range(2, 15) for suit in ("spades", "hearts", "clubs", "diamonds"))]
-    write(root / "train.csv", "ID,target", *(f"a{i}.png,{card}" for i, card in enumerate(2 * cards)))
-    with pytest.raises(UserError, match=r"several classes to 104 of 106 .*--set data\.target_column=target takes them so"):
+    cards = ["joker", *(f"{rank} of {suit}" for rank in range(2, 15) for suit in ("spades",
+                                                                                  "hearts", "clubs",
+                                                                                  "diamonds"))]
+    write(root / "train.csv", "ID,target",
+          *(f"a{i}.png,{card}" for i, card in enumerate(2 * cards)))
+    with pytest.raises(
+        UserError,
+        match=r"several classes to 104 of 106 .*--set data\.target_column=target takes them so",
+    ):
         read_contest(root, DATA)
     contest = read_contest(root, DataConfig(n_folds=2, target_column="target"))
     assert len(contest.train.classes) == 53 and "9 of clubs" in contest.train.classes
@@ -407,39 +445,52 @@ def test_one_class_in_the_file_names_is_none(tmp_path):
         draw(tmp_path / "train" / f"cat.{i}.png", i)
     draw(tmp_path / "test" / "1.png", 9)
     write(tmp_path / "sample_submission.csv", "id,label", "1,0.5")
-    with pytest.raises(UserError, match=r"which image has which class.*supported are contests with one class per image"):
+    with pytest.raises(
+        UserError,
+        match=r"which image has which class.*supported are contests with one class per image",
+    ):
         read_contest(tmp_path, DATA)
 
 
 def test_settings_name_the_nearest_table_and_column(root):
-    for setting, message in (({"label_table": "trian.csv"}, "data.label_table must be .*; did you mean 'train.csv'"),
-                             ({"sample_submission": "x"}, "data.sample_submission must be the path of one table"),
-                             ({"id_column": "Id"}, "data.id_column must be a column of a table, got 'Id'; did you mean 'ID'"),
-                             ({"target_column": "tagret"}, "data.target_column must be .*; did you mean 'target'")):
+    for setting, message in (
+        ({"label_table": "trian.csv"}, "data.label_table must be .*; did you mean 'train.csv'"),
+        ({"sample_submission": "x"}, "data.sample_submission must be the path of one table"),
+        (
+            {"id_column": "Id"},
+            "data.id_column must be a column of a table, got 'Id'; did you mean 'ID'",
+        ),
+        ({"target_column": "tagret"}, "data.target_column must be .*; did you mean 'target'"),
+    ):
         with pytest.raises(UserError, match=message):
             read_contest(root, DataConfig(n_folds=2, **setting))
 
 
 def test_class_columns_that_lack_a_class_stop_and_idle_ones_are_named(root):
     write(root / "sample_submission.csv", "ID,cat,bird,fish", "t0.png,0.5,0.5,0")
-    with pytest.raises(UserError, match=r"without a column: 'dog'; without a class: 'bird', 'fish'"):
+    with pytest.raises(UserError,
+                       match=r"without a column: 'dog'; without a class: 'bird', 'fish'"):
         read_contest(root, DATA)
     write(root / "sample_submission.csv", "ID,Cat,bird,DOG", "t0.png,0.5,0.5,0")
     contest = read_contest(root, DATA)
-    assert contest.form.class_of == (0, -1, 1) and "'bird'" in problem(contest, "class_without_images").text
+    assert contest.form.class_of == (0, -1, 1) and "'bird'" in problem(contest,
+                                                                       "class_without_images").text
 
 
 def test_offered_groups_are_neither_measurements_nor_the_class(root):
     write(root / "train.csv", "patient,size,ID,target,kind", *(
         f"p{i % 3},{i % 2}.5,a{i}.png,{i % 2},{'xy'[i % 2]}" for i in range(8)))
     assert read_contest(root, DATA).understood[2] == (
-        "groups:     near-duplicates only; columns that repeat over images: 'patient' (--group_column NAME)")
+        "groups:     near-duplicates only; columns that repeat over images: 'patient' (--group_column NAME)"
+    )
 
 
 def test_table_without_header(root):
     lines = (root / "train.csv").read_text().splitlines()
     write(root / "train.csv", *lines[1:])
-    with pytest.raises(UserError, match=r"'train.csv' must begin with a row of column names, got 'a0.png', '0'"):
+    with pytest.raises(
+        UserError, match=r"'train.csv' must begin with a row of column names, got 'a0.png', '0'"
+    ):
         read_contest(root, DATA)
 
 
@@ -474,10 +525,14 @@ def test_unreadable_images_are_left_out_by_name(root, out):
     contest, audit = audited(root, out)
     assert contest.problems == ()
     assert audit.train.sample_id.tolist() == ["a4.png", "a5.png", "a6.png", "a7.png"]
-    assert len(audit.train_pixels) == 4 and np.array_equal(audit.train_pixels[0], audit_module.shrunk(picture(4), 32))
-    assert problem(audit, "unreadable_training_image").sample_ids == ("a0.png", "a1.png", "a2.png", "a3.png")
+    assert len(audit.train_pixels) == 4 and np.array_equal(audit.train_pixels[0],
+                                                           pixels.shrunk(picture(4), 32))
+    assert problem(audit, "unreadable_training_image").sample_ids == ("a0.png", "a1.png", "a2.png",
+                                                                      "a3.png")
     assert "truncated" in problem(audit, "unreadable_training_image").text
-    assert audit.bad_test_ids == ("t1.png",) and audit.test.sample_id.tolist() == ["t0.png", "t2.png", "t3.png"]
+    assert audit.bad_test_ids == ("t1.png",) and audit.test.sample_id.tolist() == ["t0.png",
+                                                                                   "t2.png",
+                                                                                   "t3.png"]
     left_out = (out / "catalog_train.csv").read_text()
     assert "zero bytes" in left_out and "not an image" in left_out
 
@@ -533,7 +588,8 @@ def test_links_and_special_files(root, out):
     append(root / "train.csv", "link.png,1", "pipe.png,0")
     contest, audit = audited(root, out)
     refused = [set(p.sample_ids) for p in contest.problems if p.kind == "refused_path"]
-    assert refused == [{"train/link.png", "train/folder", "train/pipe.png"}, {"link.png", "pipe.png"}]
+    assert refused == [{"train/link.png", "train/folder", "train/pipe.png"},
+                       {"link.png", "pipe.png"}]
     assert problem(contest, "file_without_id").sample_ids == ("train/alias.png",)
     assert len(audit.train) == 8
 
@@ -542,14 +598,18 @@ def test_images_behind_a_link_out_of_the_folder_are_asked_for(tmp_path):
     draw(tmp_path / "elsewhere" / "a.png", 5)
     (tmp_path / "contest").mkdir()
     (tmp_path / "contest" / "train").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"has none.*1 link or special file \('train'\) out of it are not opened: copy what"):
+    with pytest.raises(
+        UserError,
+        match=r"has none.*1 link or special file \('train'\) out of it are not opened: copy what",
+    ):
         read_contest(tmp_path / "contest", DATA)
 
 
 @pytest.mark.parametrize("content", ["", "ID,target\n", "\n\n"])
 def test_empty_train_csv(root, content):
     (root / "train.csv").write_text(content)
-    with pytest.raises(UserError, match=r"the label table must have rows, but 'train.csv' is empty"):
+    with pytest.raises(UserError,
+                       match=r"the label table must have rows, but 'train.csv' is empty"):
         read_contest(root, DATA)
 
 
@@ -560,7 +620,8 @@ def test_a_sample_without_rows_is_no_label_table(tmp_path):
     write(tmp_path / "sample_submission.csv", "image_id,label")
     contest = read_contest(tmp_path, DATA)
     assert contest.train.classes == ("a", "b") and len(contest.submission_ids) == 8
-    assert "'sample_submission.csv' has no rows and is not followed" in problem(contest, "empty_sample").text
+    assert "'sample_submission.csv' has no rows and is not followed" in problem(contest,
+                                                                                "empty_sample").text
 
 
 def test_cells_of_the_submission_are_separated_as_those_of_the_sample(root):
@@ -570,7 +631,8 @@ def test_cells_of_the_submission_are_separated_as_those_of_the_sample(root):
 
 def test_broken_train_csv_is_named(root):
     write(root / "train.csv", "ID,target", "a0.png,0,1", "a1.png,1")
-    with pytest.raises(UserError, match=r"'train.csv' cannot be read \(row 2 has 3 cells, its header has 2\)"):
+    with pytest.raises(UserError,
+                       match=r"'train.csv' cannot be read \(row 2 has 3 cells, its header has 2\)"):
         read_contest(root, DATA)
 
 
@@ -587,7 +649,10 @@ def test_no_test_folder(root, out):
 def test_a_form_whose_ids_are_no_images(root):
     write(root / "sample_submission.csv", "ID,target", "z1.png,0", "z2.png,0")
     contest = read_contest(root, DATA)
-    assert "none of the 2 ids of 'sample_submission.csv' is an image file" in problem(contest, "no_test_images").text
+    assert (
+        "none of the 2 ids of 'sample_submission.csv' is an image file"
+        in problem(contest, "no_test_images").text
+    )
     assert contest.submission_ids == ()
 
 
@@ -611,7 +676,8 @@ def test_no_image_at_all(root, tmp_path, out):
 
 def test_all_fatal_problems_at_once(root):
     write(root / "sample_submission_2.csv", "ID,target", "t0.png,0")
-    write(root / "train.csv", "ID,ID2,target", *(f"a{i}.png,a{(i + 1) % 8}.png,{i % 2}" for i in range(8)))
+    write(root / "train.csv", "ID,ID2,target",
+          *(f"a{i}.png,a{(i + 1) % 8}.png,{i % 2}" for i in range(8)))
     with pytest.raises(UserError) as error:
         read_contest(root, DATA)
     assert len(str(error.value).splitlines()) == 2
@@ -634,15 +700,19 @@ def test_exact_duplicates(root, out):
     assert problem(audit, "exact_duplicates").sample_ids == ("a0.png", "a2.png")
     assert problem(audit, "contradicted_image").sample_ids == ("a4.png", "a5.png")
     assert audit.train.sample_id.tolist() == [f"a{i}.png" for i in (0, 1, 2, 3, 6, 7)]
-    assert audit.train.group.tolist() == ["a0.png", "a1.png", "a0.png", "a3.png", "a6.png", "a7.png"]
-    assert audit.summary["twins"] == [["a6.png", "t0.png", "exact"]] and "exact_twins" in kinds(audit)
+    assert audit.train.group.tolist() == ["a0.png", "a1.png", "a0.png", "a3.png", "a6.png",
+                                          "a7.png"]
+    assert audit.summary["twins"] == [["a6.png", "t0.png",
+                                       "exact"]] and "exact_twins" in kinds(audit)
 
 
 def test_near_duplicates_join_groups(root, out):
     near = cv2.resize(picture(0, 400, 480), (96, 80), interpolation=cv2.INTER_AREA)
     Image.fromarray(near).save(root / "train" / "a3.png")
-    Image.fromarray(np.clip(picture(1).astype(int) + 3, 0, 255).astype(np.uint8)).save(root / "test" / "t2.png")
-    write(root / "train.csv", "ID,target,who", *(f"a{i}.png,{i % 2},{'p' if i in (3, 6) else i}" for i in range(8)))
+    Image.fromarray(np.clip(picture(1).astype(int) + 3, 0, 255).astype(np.uint8)).save(root / "test"
+                                                                                       / "t2.png")
+    write(root / "train.csv", "ID,target,who",
+          *(f"a{i}.png,{i % 2},{'p' if i in (3, 6) else i}" for i in range(8)))
     _, audit = audited(root, out, DataConfig(n_folds=2, group_column="who"))
     assert problem(audit, "near_duplicates").sample_ids == ("a0.png", "a3.png")
     assert problem(audit, "near_duplicate_labels").sample_ids == ("a0.png", "a3.png")
@@ -669,11 +739,13 @@ def test_close_hashes_finds_what_counting_every_pair_finds():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, 1300, dtype=np.uint64)
     for i in range(0, 1300, 13):
-        hashes[(i * 7 + 5) % 1300] = hashes[i] ^ np.uint64(sum(1 << int(b) for b in rng.choice(64, i % 5,
-                                                                                               replace=False)))
+        hashes[(i * 7 + 5) % 1300] = hashes[i] ^ np.uint64(
+            sum(1 << int(b) for b in rng.choice(64, i % 5, replace=False))
+        )
     expected = [(i, j) for i in range(1300)
-                for j in np.flatnonzero(np.bitwise_count(hashes[i] ^ hashes) <= 3).tolist() if i < j]
-    found = sorted(map(tuple, audit_module.close_hashes(hashes, 3, 2).tolist()))
+                for j in np.flatnonzero(np.bitwise_count(hashes[i] ^ hashes) <= 3).tolist()
+                if i < j]
+    found = sorted(map(tuple, duplicates.close_hashes(hashes, 3, 2).tolist()))
     assert found == expected and len(found) > 50
 
 
@@ -710,7 +782,8 @@ def test_audit_is_the_same_for_any_number_of_workers(root, tmp_path):
         folder.mkdir()
         audit_contest(read_contest(root, DATA), DATA, 32, folder, workers)
         audit = load_audit(folder, root)
-        texts.append([(folder / name).read_text() for name in ("audit.json", "catalog_train.csv", "catalog_test.csv")]
+        texts.append([(folder / name).read_text() for name in ("audit.json", "catalog_train.csv",
+                                                               "catalog_test.csv")]
                      + [image.tobytes() for image in (audit.train_pixels[i] for i in range(8))])
     assert texts[0] == texts[1]
 

@@ -1,4 +1,5 @@
-"""On labels that are pure noise an honest out-of-fold score is chance, whatever a later round is taught."""
+"""On labels that are pure noise an honest out-of-fold score is chance, whatever a later round is
+taught."""
 import csv
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from config import Round, build_config
-from modeling.pipeline import run
+from running.pipeline import run
 
 N, CLASSES = 96, 4
 
@@ -19,7 +20,8 @@ def noise_contest(folder, seed):
         (folder / split).mkdir(parents=True)
     rows = []
     for i in range(N):
-        picture = cv2.resize(rng.integers(0, 256, (6, 6, 3), np.uint8), (48, 48), interpolation=cv2.INTER_CUBIC)
+        picture = cv2.resize(rng.integers(0, 256, (6, 6, 3), np.uint8), (48, 48),
+                             interpolation=cv2.INTER_CUBIC)
         nearly = np.clip(picture + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
         for split, image in (("train", picture), ("test", nearly)):
             cv2.imwrite(str(folder / split / f"{split}{i:03}.png"), image)
@@ -31,17 +33,23 @@ def noise_contest(folder, seed):
 
 @pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.slow), *(pytest.param(s, marks=pytest.mark.long)
                                                                               for s in (1, 2))])
-def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_train_and_test(tmp_path, seed):
+def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_train_and_test(tmp_path,
+                                                                                           seed):
     label_of = noise_contest(tmp_path / "noise", seed)
-    config = build_config("full_training", [
-        "model.backbones=resnet10t,test_resnet", "model.pretrained=off", "data.n_folds=2", "data.image_size_px=32",
-        "optim.epochs=15", "optim.batch_size=16", "optim.label_smoothing=0", "augment.mix_share=0", "augment.policy=none",
-        "predict.tta_views=1", "ensemble.bootstrap_draws=10", "runtime.workers=0", "runtime.measure=off", "metric=accuracy",
-        f"seed={seed}"])
-    # pseudo-labels, distillation, both with a warm start, each by the round before; every test image teaches, however unsure
+    config = build_config("full_training", ["model.backbones=resnet10t,test_resnet",
+                                            "model.pretrained=off", "data.n_folds=2",
+                                            "data.image_size_px=32", "optim.epochs=15",
+                                            "optim.batch_size=16", "optim.label_smoothing=0",
+                                            "augment.mix_share=0", "augment.policy=none",
+                                            "predict.tta_views=1", "ensemble.bootstrap_draws=10",
+                                            "runtime.workers=0", "runtime.measure=off",
+                                            "metric=accuracy", f"seed={seed}"])
+    # pseudo-labels, distillation, both with a warm start, each by the round before; every test
+    # image teaches, however unsure
     # its teachers are
     pseudo = Round(unlabelled=True, min_confidence=0.0, min_agreement=0.0, class_quota=0.0)
-    config = replace(config, rounds=(Round(), pseudo, Round(alpha=0.9), replace(pseudo, alpha=0.9, warm_start=True)))
+    config = replace(config, rounds=(Round(), pseudo, Round(alpha=0.9),
+                                     replace(pseudo, alpha=0.9, warm_start=True)))
     final = run(config, tmp_path / "noise", tmp_path / "run")
     spread = 3 * (0.25 * 0.75 / N) ** 0.5
     assert {s["name"][:2] for s in final["sources"]} == {"r0", "r1", "r2", "r3"}
@@ -51,8 +59,10 @@ def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_trai
 
 
 def known_share(folder, label_of):
-    """Share of the training images whose test twin was taught with the image's own label: the temptation is real."""
-    fold_of = {row["sample_id"]: int(row["fold"]) for row in read_rows(next(folder.glob("folds-*/folds.csv")))}
+    """Share of the training images whose test twin was taught with the image's own label: the
+    temptation is real."""
+    fold_of = {row["sample_id"]: int(row["fold"])
+               for row in read_rows(next(folder.glob("folds-*/folds.csv")))}
     same = []
     for path in folder.glob("fold_*/r1-*/pseudo_labels.csv"):
         for row in read_rows(path):

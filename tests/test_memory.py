@@ -1,4 +1,5 @@
-"""Out of memory at any place of a fit, and gradient checkpointing. The errors are injected: no test fills real memory."""
+"""Out of memory at any place of a fit, and gradient checkpointing. The errors are injected: no test
+fills real memory."""
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,23 +9,30 @@ from torch import nn
 
 from config import FitSpec, build_config, resolve, with_values
 from data_loader import EpochSampler, ImageDataset, InOrderSampler, SplitLoader, make_loader
-from modeling import fits
 from modeling.compute import Compute
 from modeling.inference import predict, views_for
 from modeling.losses import Supervised
 from modeling.memory import Room
-from modeling.network import WeightsSource, build_network, checkpoint_gradients, norm_statistics
+from modeling.network import build_network
+from modeling.norms import checkpoint_gradients, norm_statistics
 from modeling.optim import make_ema, make_optimizer
 from modeling.train import TrainState, checkpoints, fit, seed_everything
-from utils import EventLog, NoRoom, is_out_of_memory
+from modeling.weights import WeightsSource
+from running import fits, predicting
+from system.log import EventLog
+from system.machine import is_out_of_memory
+from utils import NoRoom
 
 CPU = torch.device("cpu")
 LABELS = np.arange(20) % 2
-IMAGES = [np.random.default_rng(i).integers(0, 60 + 150 * k, (32, 32, 3)).astype(np.uint8) for i, k in enumerate(LABELS)]
-CONFIG = resolve(with_values(build_config("quick_test"), {
-    "optim.batch_size": 8, "data.image_size_px": 32, "model.drop_rate": 0.0}), gpu_memory_bytes=0, n_train=20)
+IMAGES = [np.random.default_rng(i).integers(0, 60 + 150 * k, (32, 32, 3)).astype(np.uint8) for i,
+          k in enumerate(LABELS)]
+CONFIG = resolve(with_values(build_config("quick_test"),
+                             {"optim.batch_size": 8, "data.image_size_px": 32,
+                              "model.drop_rate": 0.0}), gpu_memory_bytes=0, n_train=20)
 SPEC = FitSpec("tiny", 42, 0, 0)
-CUDA_ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 1 MiB")
+CUDA_ERROR = torch.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 1 MiB")
 
 
 class Tiny(nn.Module):
@@ -33,7 +41,8 @@ class Tiny(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.GELU(), nn.LayerNorm([4, 8, 8]), nn.Flatten())
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.GELU(),
+                                      nn.LayerNorm([4, 8, 8]), nn.Flatten())
         self.head = nn.Linear(256, 2)
 
     def set_memory_format(self, memory_format):
@@ -48,7 +57,8 @@ class NormedTiny(Tiny):
 
     def __init__(self):
         super().__init__()
-        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten())
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.BatchNorm2d(4),
+                                      nn.Dropout(0.5), nn.Flatten())
         self.is_checkpointed = False
         self.backbone.set_grad_checkpointing = self.set_grad_checkpointing
 
@@ -57,32 +67,43 @@ class NormedTiny(Tiny):
 
 
 def dataset_of(n=20):
-    return ImageDataset(IMAGES[:n], [f"i{i}" for i in range(n)], lambda image, seed, donor: image, ("t",),
-                        np.eye(2, dtype=np.float32)[LABELS[:n]])
+    return ImageDataset(IMAGES[:n], [f"i{i}" for i in range(n)], lambda image, seed, donor: image,
+                        ("t",), np.eye(2, dtype=np.float32)[LABELS[:n]])
 
 
 def run(folder, network=None, config=CONFIG, stop_in=None, n_epochs=2):
-    """(network, FitResult, log) of one fit of 3 steps an epoch; it is cut off in the epoch `stop_in`."""
+    """(network, FitResult, log) of one fit of 3 steps an epoch; it is cut off in the epoch
+    `stop_in`."""
     folder.mkdir(exist_ok=True)
-    network, sampler, log = network or Tiny(), EpochSampler(20, 8, ("t",)), EventLog(folder / "events.jsonl", echo=False)
+    network, sampler, log = network or Tiny(), EpochSampler(20, 8,
+                                                            ("t",)), EventLog(folder
+                                                                              / "events.jsonl",
+                                                                              echo=False)
 
     def mix(batch, generator, n_left):
         if n_epochs - n_left == stop_in:
             raise KeyboardInterrupt
-        return batch._replace(weight=batch.weight * torch.rand((), generator=generator))      # drawn once a batch, as mixup is
+        # drawn once a batch, as mixup is
+        return batch._replace(weight=batch.weight * torch.rand((), generator=generator))
 
-    result = fit(SPEC, network, Supervised(config.optim, torch.ones(2)), make_loader(dataset_of(), sampler, 0), sampler,
-                 mix=mix, config=config, compute=Compute(), n_epochs=n_epochs, pretrained=False, device=CPU,
-                 folder=folder, events=log)
+    result = fit(SPEC, network, Supervised(config.optim, torch.ones(2)),
+                 make_loader(dataset_of(), sampler, 0), sampler, mix=mix, config=config,
+                 compute=Compute(), n_epochs=n_epochs, pretrained=False, device=CPU, folder=folder,
+                 events=log)
     return network, result, log
 
 
 @pytest.fixture
 def out_of_memory(monkeypatch):
-    """fails(place, number, times=1): the number-th call of it raises, and those after it up to `times`."""
-    targets = {"forward": (Supervised, "forward"), "backward": (torch.Tensor, "backward"),
-               "clip": (torch.nn.utils, "clip_grad_norm_"), "optimizer": (torch.optim.AdamW, "step"),
-               "ema": (torch, "_foreach_lerp_")}
+    """fails(place, number, times=1): the number-th call of it raises, and those after it up to
+    `times`."""
+    targets = {
+        "forward": (Supervised, "forward"),
+        "backward": (torch.Tensor, "backward"),
+        "clip": (torch.nn.utils, "clip_grad_norm_"),
+        "optimizer": (torch.optim.AdamW, "step"),
+        "ema": (torch, "_foreach_lerp_"),
+    }
 
     def fails(place, number, times=1, error=CUDA_ERROR):
         owner, name = targets[place]
@@ -103,8 +124,8 @@ def weights_of(folder):
     return (folder / "weights.safetensors").read_bytes()
 
 
-PLACES = [("forward", 1), ("forward", 4), ("backward", 1), ("backward", 6), ("clip", 2), ("optimizer", 1), ("optimizer", 3),
-          ("ema", 1), ("ema", 6)]
+PLACES = [("forward", 1), ("forward", 4), ("backward", 1), ("backward", 6), ("clip", 2),
+          ("optimizer", 1), ("optimizer", 3), ("ema", 1), ("ema", 6)]
 
 
 @pytest.mark.parametrize(("place", "number"), PLACES)
@@ -116,14 +137,18 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_halves_and_the_fit_is_
     for name, value in halved.state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[name])
     for epoch, other in zip(result.epochs, before.epochs, strict=True):
-        assert epoch["loss"] == pytest.approx(other["loss"], rel=1e-5) and epoch["skipped_steps"] == 0
+        assert epoch["loss"] == pytest.approx(other["loss"],
+                                              rel=1e-5) and epoch["skipped_steps"] == 0
     assert [e["micro_batch_size"] for e in before.epochs] == [8, 8]
     assert (result.epochs[-1]["micro_batch_size"], result.epochs[-1]["out_of_memory"]) == (4, 1)
-    assert "memory ran out (CUDA out of memory. Tried to allocate 2.00 MiB): goes on with 4 image(s) at a time" in (
-        log.path.read_text())
+    assert (
+        "memory ran out (CUDA out of memory. Tried to allocate 2.00 MiB): goes on with 4 image(s) at a time"
+        in (log.path.read_text())
+    )
 
 
-def test_what_is_halved_stays_so_in_a_resumed_fit_which_ends_with_the_same_bytes(tmp_path, out_of_memory):
+def test_what_is_halved_stays_so_in_a_resumed_fit_which_ends_with_the_same_bytes(tmp_path,
+                                                                                 out_of_memory):
     out_of_memory("backward", 2, times=2)
     run(tmp_path / "whole", n_epochs=3)
     out_of_memory("backward", 2, times=2)
@@ -136,16 +161,28 @@ def test_what_is_halved_stays_so_in_a_resumed_fit_which_ends_with_the_same_bytes
 
 
 def test_the_smallest_part_is_one_image_and_then_a_sentence(tmp_path, out_of_memory):
-    out_of_memory("forward", 2, times=99, error=RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."))
-    with pytest.raises(NoRoom, match=r"^there was not enough memory for one image at a time .*image_size_px or a smaller"):
+    out_of_memory(
+        "forward",
+        2,
+        times=99,
+        error=RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        ),
+    )
+    with pytest.raises(
+        NoRoom,
+        match=r"^there was not enough memory for one image at a time .*image_size_px or a smaller",
+    ):
         run(tmp_path / "a")
 
 
 @pytest.mark.parametrize(("setting", "found"), [("auto", (8, 1)), ("off", (4, 0))])
-def test_few_images_are_not_made_fewer_for_batch_norms_where_checkpointing_helps(tmp_path, out_of_memory, setting, found):
+def test_few_images_are_not_made_fewer_for_batch_norms_where_checkpointing_helps(tmp_path,
+                                                                                 out_of_memory,
+                                                                                 setting, found):
     out_of_memory("backward", 2)
-    network, result, _ = run(tmp_path / "a", NormedTiny(), with_values(CONFIG, {"runtime.grad_checkpointing": setting}))
+    network, result, _ = run(tmp_path / "a", NormedTiny(),
+                             with_values(CONFIG, {"runtime.grad_checkpointing": setting}))
     assert (result.epochs[-1]["micro_batch_size"], result.epochs[-1]["grad_checkpointing"]) == found
     assert network.is_checkpointed == bool(found[1])
     again = NormedTiny()
@@ -154,7 +191,8 @@ def test_few_images_are_not_made_fewer_for_batch_norms_where_checkpointing_helps
 
 
 def test_checkpointing_that_is_asked_for_and_not_there_is_said(tmp_path):
-    _, result, log = run(tmp_path / "a", config=with_values(CONFIG, {"runtime.grad_checkpointing": "on"}))
+    _, result, log = run(tmp_path / "a",
+                         config=with_values(CONFIG, {"runtime.grad_checkpointing": "on"}))
     assert "runtime.grad_checkpointing=on has no effect" in log.path.read_text()
     assert not result.epochs[-1]["grad_checkpointing"]
 
@@ -162,11 +200,12 @@ def test_checkpointing_that_is_asked_for_and_not_there_is_said(tmp_path):
 def test_an_fp16_step_that_fails_after_its_gradients_were_unscaled_is_taken_again(out_of_memory):
     """What `TrainState.forget` is for: unscaling twice is an error of GradScaler."""
     network, scaler = Tiny(), torch.amp.GradScaler("cpu", init_scale=4.0)
-    state = TrainState(network, make_ema(network, CONFIG.optim, 10), make_optimizer(network, CONFIG.optim, False), scaler,
-                       Room(8, CPU, network))
+    state = TrainState(network, make_ema(network, CONFIG.optim, 10),
+                       make_optimizer(network, CONFIG.optim, False), scaler, Room(8, CPU, network))
     out_of_memory("clip", 1)
     batch = next(iter(make_loader(dataset_of(8), InOrderSampler(8, 8), 0)))
-    loss, taken = state.step(0, Supervised(CONFIG.optim, torch.ones(2)), batch, Compute().autocast(CPU), 1.0)
+    loss, taken = state.step(0, Supervised(CONFIG.optim, torch.ones(2)), batch,
+                             Compute().autocast(CPU), 1.0)
     assert taken and torch.isfinite(loss) and state.room.micro_batch_size == 4
 
 
@@ -174,7 +213,8 @@ def test_moments_made_beforehand_are_those_of_torch():
     """Two steps as a plain AdamW takes them, to the bit."""
     ours, theirs = Tiny(), Tiny()
     made = make_optimizer(ours, CONFIG.optim, False)
-    plain = torch.optim.AdamW([{**g, "params": []} for g in made.param_groups], betas=(0.9, 0.999), fused=True)
+    plain = torch.optim.AdamW([{**g, "params": []} for g in made.param_groups], betas=(0.9, 0.999),
+                              fused=True)
     same = dict(zip(ours.parameters(), theirs.parameters(), strict=True))
     for mine, other in zip(made.param_groups, plain.param_groups, strict=True):
         mine["lr"] = other["lr"] = 1e-2
@@ -183,11 +223,13 @@ def test_moments_made_beforehand_are_those_of_torch():
         for network, optimizer in ((ours, made), (theirs, plain)):
             optimizer.zero_grad()
             loss = network(torch.ones(4, 3, 32, 32)).square().sum()
-            for p, grad in zip(network.parameters(), torch.autograd.grad(loss, list(network.parameters())), strict=True):
+            for p, grad in zip(network.parameters(),
+                               torch.autograd.grad(loss, list(network.parameters())), strict=True):
                 p.grad = grad
             optimizer.step()
     for p, q in same.items():
-        assert torch.equal(p, q) and all(torch.equal(v, plain.state[q][k]) for k, v in made.state[p].items())
+        assert torch.equal(p, q) and all(torch.equal(v, plain.state[q][k]) for k,
+                                         v in made.state[p].items())
 
 
 @pytest.mark.parametrize("name", ["resnext26ts", "maxvit_rmlp_pico_rw_256", "tf_efficientnetv2_b0", "tiny_vit_5m_224"])
@@ -198,32 +240,37 @@ def test_checkpointing_changes_neither_gradients_nor_statistics_of_batch_norms(n
     found = []
     for is_checkpointed in (False, True):
         seed_everything("test")
-        network = build_network(name, n_classes=5, image_size_px=64, weights=WeightsSource(name, "random"), model=model).train()
+        network = build_network(name, n_classes=5, image_size_px=64,
+                                weights=WeightsSource(name, "random"), model=model).train()
         assert not is_checkpointed or checkpoint_gradients(network)
         seed_everything("step")
         for _ in range(2):
-            grads = torch.autograd.grad(nn.functional.cross_entropy(network(images), targets), list(network.parameters()),
-                                        allow_unused=True)
-        counts = [value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")]
+            grads = torch.autograd.grad(nn.functional.cross_entropy(network(images), targets),
+                                        list(network.parameters()), allow_unused=True)
+        counts = [value for key, value in network.state_dict().items()
+                  if key.endswith("num_batches_tracked")]
         found.append((grads, list(norm_statistics(network).values()), counts))
     assert len(found[0][1]) > 10 and all(count == 2 for count in found[1][2])
     for plain, checkpointed in zip(*found, strict=True):
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_a_prediction_that_runs_out_of_memory_goes_on_in_halves_with_the_same_results(out_of_memory, monkeypatch):
+def test_a_prediction_that_runs_out_of_memory_goes_on_in_halves_with_the_same_results(out_of_memory,
+                                                                                      monkeypatch):
     network, ids, told = Tiny(), [f"i{i}" for i in range(20)], []
     loader = make_loader(dataset_of(), InOrderSampler(20, 8), 0)
 
     def predicted():
-        return predict(network, loader, ids, ("a", "b"), split="test", source="s", views=views_for(["rotate_180"], 2),
-                       room=Room(8, CPU, told=told.append), autocast=Compute().autocast(CPU))
+        return predict(network, loader, ids, ("a", "b"), split="test", source="s",
+                       views=views_for(["rotate_180"], 2), room=Room(8, CPU, told=told.append),
+                       autocast=Compute().autocast(CPU))
 
     whole, real, calls = predicted(), network.forward, [0]
 
     def short(images):
         calls[0] += 1
-        if calls[0] == 2 or (len(images) > 2 and calls[0] > 4):      # in the first batch and in the second
+        # in the first batch and in the second
+        if calls[0] == 2 or (len(images) > 2 and calls[0] > 4):
             raise CUDA_ERROR
         return real(images)
 
@@ -259,8 +306,13 @@ def test_adapting_to_test_images_goes_on_with_fewer_at_a_time(monkeypatch):
         return "adapted"
 
     monkeypatch.setattr(fits, "adapted_to", adapted)
-    images = ImageDataset(np.zeros((100, 8, 8, 3), np.uint8), [f"i{i}" for i in range(100)], lambda image, *_: image, ("t",))
+    images = ImageDataset(np.zeros((100, 8, 8, 3), np.uint8), [f"i{i}" for i in range(100)],
+                          lambda image, *_: image, ("t",))
     this = SimpleNamespace(device=CPU, warn=warnings.append)
-    assert fits.adapted_to_test(this, SPEC, None, SplitLoader({"test": images, "adapting": images}, 40, 0)) == "adapted"
-    assert sizes == [[50, 50], [25, 25, 25, 25]] and "goes on with 32 image(s) at a time" in warnings[0]
-    assert fits.adapted_to_test(this, SPEC, None, SplitLoader({"test": images}, 40, 0)) is None
+    assert predicting.adapted_to_test(this, SPEC, None,
+                                      SplitLoader({"test": images, "adapting": images}, 40,
+                                                  0)) == "adapted"
+    assert sizes == [[50, 50],
+                     [25, 25, 25, 25]] and "goes on with 32 image(s) at a time" in warnings[0]
+    assert predicting.adapted_to_test(this, SPEC, None, SplitLoader({"test": images}, 40,
+                                                                    0)) is None

@@ -6,11 +6,21 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import run_training
-from run_training import TEXTS, ask_more, ask_path, experiments, language, menu, started_by, time_words
+from run_training import (
+    TEXTS,
+    ask_more,
+    ask_path,
+    experiments,
+    language,
+    menu,
+    started_by,
+    time_words,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,13 +28,14 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def results(tmp_path):
     """A finished experiment and one that was interrupted."""
-    for name, started in (("ended", "--mode quick_test"), ("cut", "--mode debug --data_path '/no such folder'")):
+    for name, started in (("ended", "--mode quick_test"),
+                          ("cut", "--mode debug --data_path '/no such folder'")):
         (tmp_path / name).mkdir()
         start = {"event": "start", "command": f"python grandmaster_train.py {started}"}
         (tmp_path / name / "events.jsonl").write_text(json.dumps(start) + "\n")
     (tmp_path / "ended/report.html").write_text("page")
-    final = {"mode": "quick_test", "metric": "macro_f1", "score": {"expected": 0.8123}, "n_fits": 1, "seconds": 754.0,
-             "sources": []}
+    final = {"mode": "quick_test", "metric": "macro_f1", "score": {"expected": 0.8123}, "n_fits": 1,
+             "seconds": 754.0, "sources": []}
     (tmp_path / "ended/final_results.json").write_text(json.dumps(final))
     os.utime(tmp_path / "cut/events.jsonl", (1, 1))
     return tmp_path
@@ -35,12 +46,19 @@ def typed(monkeypatch, text):
 
 
 def test_the_menu_is_used_with_a_keyboard_alone_in_korean_and_english(results):
-    """l, r, the first experiment, q, at a terminal: the list is there, the page's path is printed, status 0."""
+    """l, r, the first experiment, q, at a terminal: the list is there, the page's path is printed,
+    status 0."""
     (results / "training_results").mkdir()
     (results / "ended").rename(results / "training_results/ended")
     master, slave = pty.openpty()
-    with subprocess.Popen([sys.executable, ROOT / "run_training.py"], cwd=results, stdin=slave, stdout=slave, stderr=slave,
-                          env=os.environ | {"LANG": "ko_KR.UTF-8", "LC_ALL": "", "PYTHONUTF8": "1"}) as process:
+    with subprocess.Popen(
+        [sys.executable, ROOT / "run_training.py"],
+        cwd=results,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=os.environ | {"LANG": "ko_KR.UTF-8", "LC_ALL": "", "PYTHONUTF8": "1"},
+    ) as process:
         os.close(slave)
         os.write(master, b"l\nr\n1\nq\n")
         out = b""
@@ -51,8 +69,11 @@ def test_the_menu_is_used_with_a_keyboard_alone_in_korean_and_english(results):
             pass
     os.close(master)
     out = out.decode()
-    assert process.returncode == 0 and TEXTS["ko"]["quick_test"] in out and TEXTS["en"]["quick_test"] in out
-    assert f"page: {results / 'training_results/ended/report.html'}" in out and "expected 0.812" in out
+    assert process.returncode == 0 and TEXTS["ko"]["quick_test"] in out and TEXTS["en"][
+        "quick_test"] in out
+    assert (
+        f"page: {results / 'training_results/ended/report.html'}" in out and "expected 0.812" in out
+    )
     assert out.index(TEXTS["ko"]["quick_test"]) < out.index(TEXTS["en"]["quick_test"])
 
 
@@ -63,28 +84,36 @@ def test_a_mode_shows_what_its_last_run_here_has_cost(results, monkeypatch, caps
 
 
 def test_an_interrupted_run_goes_on_by_its_own_command(results, monkeypatch, capsys):
-    monkeypatch.setattr(run_training, "main", lambda argv: len(argv))
+    monkeypatch.setattr(run_training.subprocess, "run", lambda words,
+                        check: SimpleNamespace(returncode=len(words) - 2))
     typed(monkeypatch, "r\n2\ny\n")
     assert [e.folder.name for e in experiments(results)] == ["ended", "cut"]
     assert menu(results) == 4
     out = capsys.readouterr().out
-    assert "python grandmaster_train.py --mode debug --data_path '/no such folder'" in out and "it has no page yet" in out
+    assert (
+        "python grandmaster_train.py --mode debug --data_path '/no such folder'" in out
+        and "it has no page yet" in out
+    )
 
 
 def test_a_run_that_was_started_again_after_it_ended_has_not_ended(results):
     log = results / "ended/events.jsonl"
     assert experiments(results)[0].final["n_fits"] == 1
-    for started, has_ended in (("2001-01-01T00:00:00.000+00:00", True), ("2101-01-01T00:00:00.000+00:00", False)):
-        log.write_text(log.read_text() + json.dumps({"time": started, "event": "start", "command": "python x"}) + "\n")
+    for started, has_ended in (("2001-01-01T00:00:00.000+00:00", True),
+                               ("2101-01-01T00:00:00.000+00:00", False)):
+        log.write_text(log.read_text() + json.dumps({"time": started, "event": "start",
+                                                     "command": "python x"}) + "\n")
         assert bool(experiments(results)[0].final) == has_ended
 
 
 def test_the_plan_of_a_mode_is_asked_for_and_nothing_is_trained(results, monkeypatch, capsys):
-    monkeypatch.setattr(run_training, "main", lambda argv: print(argv) or 0)
+    monkeypatch.setattr(run_training.subprocess, "run", lambda words, check: SimpleNamespace(
+        returncode=print(words[2:]) or 0))
     typed(monkeypatch, "d\n2\n/data\nx\n--weights_dir '/my\n--weights_dir '/my weights'\n")
     assert menu(results) == 0
     out = capsys.readouterr().out
-    assert str(["--mode", "full_training", "--data_path", "/data", "--experiment_name", "x", "--weights_dir", "/my weights",
+    assert str(["--mode", "full_training", "--data_path", "/data", "--experiment_name", "x",
+                "--weights_dir", "/my weights",
                 "--dry_run"]) in out and "words and quoted texts" in out
     typed(monkeypatch, "1\n\n\n")
     assert menu(results) == 0 and str(["--mode", "quick_test"]) in capsys.readouterr().out
@@ -103,7 +132,8 @@ def test_predict_is_there_when_its_command_is(results, monkeypatch, capsys, tmp_
 def test_paths_are_read_as_a_shell_reads_them(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     typed(monkeypatch, "~/my contest\n'/data/my contest'\n\"it's\n")
-    assert [ask_path("?") for _ in range(3)] == [str(tmp_path / "my contest"), "/data/my contest", '"it\'s']
+    assert [ask_path("?") for _ in range(3)] == [str(tmp_path / "my contest"), "/data/my contest",
+                                                 '"it\'s']
     typed(monkeypatch, "--weights_dir ~/w\n")
     assert ask_more(TEXTS["en"]) == ["--weights_dir", str(tmp_path / "w")]
 

@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score, recall_score, roc_auc_score
 
-from modeling.metrics import (
+from ensemble.metrics import (
     METRICS,
     accuracy_temperature,
     bootstrap_ci90,
     confident_scores,
     find_metric,
     fit_temperature,
-    mixture_weights,
     resamples,
     with_temperature,
 )
+from shift.mixtures import mixture_weights
 from utils import UserError
 
 RNG = np.random.default_rng(0)
@@ -25,7 +25,8 @@ def test_scores_of_the_likeliest_class_are_scikit_learns(rows):
     labels, probs = LABELS[rows], PROBS[rows]
     answers = probs.argmax(1)
     assert METRICS["macro_f1"](labels, probs) == f1_score(labels, answers, average="macro")
-    assert METRICS["micro_f1"](labels, probs) == pytest.approx(f1_score(labels, answers, average="micro"))
+    assert METRICS["micro_f1"](labels, probs) == pytest.approx(f1_score(labels, answers,
+                                                                        average="micro"))
     assert METRICS["balanced_accuracy"](labels, probs) == pytest.approx(
         recall_score(labels, answers, labels=np.unique(labels), average="macro"))
 
@@ -39,7 +40,8 @@ def test_the_bootstrap_interval_holds_the_score_and_narrows_with_n():
     many = bootstrap_ci90(metric, labels, probs, groups=np.arange(len(labels)), draws=300, seed=1)
     assert (many[1] - many[0]) < 0.5 * (high - low)
     # nine copies of a row, kept together, tell no more than one
-    together = bootstrap_ci90(metric, labels, probs, groups=np.tile(alone.astype(str), 9), draws=300, seed=1)
+    together = bootstrap_ci90(metric, labels, probs, groups=np.tile(alone.astype(str), 9),
+                              draws=300, seed=1)
     assert together == pytest.approx([low, high], abs=0.01)
 
 
@@ -72,8 +74,10 @@ def test_harder_rows_are_seen_without_their_labels(name):
     truth, hard = rows(2000, 0.6)
     for sharpened in (1.0, 0.5):       # overconfident predictions are calibrated first
         here, alike, there = confident_scores(metric, labels, with_temperature(easy, sharpened),
-                                              with_temperature(hard, sharpened), n_scored=2000, seed=0)
-        assert here == pytest.approx(metric(labels, easy), abs=0.03) and alike == pytest.approx(here, abs=0.01)
+                                              with_temperature(hard, sharpened), n_scored=2000,
+                                              seed=0)
+        assert here == pytest.approx(metric(labels, easy),
+                                     abs=0.03) and alike == pytest.approx(here, abs=0.01)
         assert there == pytest.approx(metric(truth, hard), abs=0.03)
 
 
@@ -81,10 +85,13 @@ def test_a_small_sample_of_many_classes_scores_lower_than_a_large_one_of_the_sam
     rng = np.random.default_rng(2)
     probs = rng.dirichlet(np.full(17, 0.1), 2000)
     labels = (rng.random((2000, 1)) > probs.cumsum(1)[:, :-1]).sum(1)
-    here, alike, _ = confident_scores(METRICS["macro_f1"], labels[:80], probs[:80], probs, n_scored=80, seed=0)
+    here, alike, _ = confident_scores(METRICS["macro_f1"], labels[:80], probs[:80], probs,
+                                      n_scored=80, seed=0)
     assert here < alike - 0.01
-    pooled, again, _ = confident_scores(METRICS["macro_f1"], labels[:80], probs[:80], probs, n_scored=2000, seed=0)
-    assert pooled == pytest.approx(again, abs=0.005)      # a fold's rows stand for all that were scored
+    pooled, again, _ = confident_scores(METRICS["macro_f1"], labels[:80], probs[:80], probs,
+                                        n_scored=2000, seed=0)
+    # a fold's rows stand for all that were scored
+    assert pooled == pytest.approx(again, abs=0.005)
 
 
 @pytest.mark.parametrize(("right", "temperature"), [(1.0, 0.1), (0.0, 10.0)])
@@ -99,13 +106,17 @@ def test_a_metric_is_best_where_it_should_be_and_within_its_limits(name):
     best, worst = metric(LABELS, np.eye(4)[LABELS]), metric(LABELS, np.eye(4)[(LABELS + 2) % 4])
     low, high = metric.limits
     assert best == pytest.approx(high if metric.sign > 0 else low, abs=1e-6)
-    assert low <= min(best, worst) and metric.sign * (best - metric(LABELS, PROBS)) > 0 < metric.sign * (best - worst)
+    assert low <= min(best, worst) and metric.sign * (best - metric(LABELS,
+                                                                    PROBS)) > 0 < metric.sign * (
+                                                                        best - worst)
 
 
 def test_scores_are_scikit_learns():
-    assert METRICS["auc"](LABELS, PROBS) == pytest.approx(roc_auc_score(LABELS, PROBS, multi_class="ovr"))
+    assert METRICS["auc"](LABELS, PROBS) == pytest.approx(roc_auc_score(LABELS, PROBS,
+                                                                        multi_class="ovr"))
     binary = np.stack([1 - PROBS[:, 0], PROBS[:, 0]], axis=1)
-    assert METRICS["auc"](LABELS == 0, binary) == pytest.approx(roc_auc_score(LABELS == 0, PROBS[:, 0]))
+    assert METRICS["auc"](LABELS == 0, binary) == pytest.approx(roc_auc_score(LABELS == 0,
+                                                                              PROBS[:, 0]))
     assert METRICS["quadratic_kappa"](LABELS, np.eye(4)[(LABELS + 1) % 4]) == pytest.approx(
         cohen_kappa_score(LABELS, (LABELS + 1) % 4, weights="quadratic"))
 
@@ -119,14 +130,16 @@ def test_auc_of_rows_that_lack_classes():
 
 def test_map_at_5_counts_ranks():
     probs = np.array([[6, 5, 4, 3, 2, 1, 0]] * 4) / 21
-    assert METRICS["map_at_5"](np.array([0, 1, 4, 5]), probs) == pytest.approx((1 + 1 / 2 + 1 / 5 + 0) / 4)
+    assert METRICS["map_at_5"](np.array([0, 1, 4, 5]),
+                               probs) == pytest.approx((1 + 1 / 2 + 1 / 5 + 0) / 4)
 
 
 def test_fitted_thresholds_undo_a_grade_that_is_seen_too_low():
     rng, kappa = np.random.default_rng(0), METRICS["quadratic_kappa"]
     labels = rng.integers(0, 5, 2000)
     seen = np.clip(0.6 * labels + rng.normal(0, 0.2, 2000), 0, 4)
-    probs = np.maximum(0, 1 - np.abs(seen[:, None] - np.arange(5)))      # the expected grade is `seen`
+    # the expected grade is `seen`
+    probs = np.maximum(0, 1 - np.abs(seen[:, None] - np.arange(5)))
     cuts = kappa.fit_cuts(labels[:1000], probs[:1000])
     assert cuts == pytest.approx((0.3, 0.9, 1.5, 2.1), abs=0.15) and list(cuts) == sorted(cuts)
     fitted = kappa.with_cuts(cuts)(labels[1000:], probs[1000:])
@@ -136,7 +149,9 @@ def test_fitted_thresholds_undo_a_grade_that_is_seen_too_low():
 
 def test_an_unknown_metric_names_the_nearest():
     assert find_metric("auto") is find_metric("macro-F1") is METRICS["macro_f1"]
-    assert find_metric("auto", has_class_columns=True) is METRICS["log_loss"] and find_metric("MAP@5") is METRICS["map_at_5"]
+    assert find_metric("auto",
+                       has_class_columns=True) is METRICS["log_loss"] and find_metric(
+                           "MAP@5") is METRICS["map_at_5"]
     with pytest.raises(UserError, match="did you mean 'macro_f1'"):
         find_metric("macrof1")
 

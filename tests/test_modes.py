@@ -1,4 +1,5 @@
-"""All four modes to the end on a small embedded contest at scale tiny, through the command that people run."""
+"""All four modes to the end on a small embedded contest at scale tiny, through the command that
+people run."""
 import csv
 import io
 import json
@@ -15,11 +16,11 @@ from sklearn.metrics import f1_score
 
 from config import FAMILIES, build_config
 from grandmaster_train import main
-from modeling import pipeline
-from modeling.augment import Distortion, ShiftPolicy
-from modeling.pipeline import warn_of_another
-from modeling.shift import match_shift
 from run_training import menu
+from running import pipeline
+from running.pipeline import warn_of_another
+from shift.distortions import Distortion, ShiftPolicy
+from shift.match import match_shift
 from tests.conftest import make_contest, small_argv
 from utils import write_json
 
@@ -41,11 +42,14 @@ def run_demo(results, mode, *more):
 
 def check_complete(folder, n_folds, n_fits, n_refits=0):
     final = json.loads((folder / "final_results.json").read_text())
-    assert final["n_fits"] == n_fits == len(json.loads((folder / "training_results.json").read_text())["fits"])
+    assert final["n_fits"] == n_fits == len(json.loads((folder
+                                                        / "training_results.json").read_text())[
+                                                            "fits"])
     for name in ("oof_clean", "oof_testlike", "expected"):
         low, high = final["score"][f"{name}_ci90"]
         assert 0 <= low <= final["score"][name] <= 1 and low <= high <= 1
-    assert 0 <= final["score"]["test"] <= 1 and final["metric"] == "macro_f1" and len(final["classes"]) == 17
+    assert 0 <= final["score"]["test"] <= 1 and final["metric"] == "macro_f1" and len(
+        final["classes"]) == 17
     for fold in range(n_folds):
         stages = [p.name for p in (folder / f"fold_{fold}").iterdir()]
         assert len([s for s in stages if s.startswith("predict-")]) == (n_fits - n_refits) / n_folds
@@ -76,29 +80,40 @@ def test_competition_ready_trains_its_second_round(results):
                       "model.backbones=convnext,efficientnetv2,vit")
     check_complete(folder, 2, 18, n_refits=6)
     rounds = json.loads((folder / "final_results.json").read_text())["rounds"]
-    assert [r["round"] for r in rounds] == [0, 1] and rounds[0]["used"] and rounds[0]["pseudo_labels"] == {}
-    assert [r["distillation"] for r in rounds] == [0.0, 0.5] and rounds[1]["used"] == (rounds[1]["change_ci90"][1] > 0)
+    assert [r["round"] for r in rounds] == [0,
+                                            1] and rounds[0]["used"] and rounds[0][
+                                                "pseudo_labels"] == {}
+    assert [r["distillation"] for r in rounds] == [0.0,
+                                                   0.5] and rounds[1]["used"] == (
+                                                       rounds[1]["change_ci90"][1] > 0)
     assert "<h3>Rounds</h3>" in (folder / "report.html").read_text()
 
 
 def test_a_refit_of_a_taught_round_learns_from_the_models_of_all_folds(contest, tmp_path):
-    argv = small_argv(contest, tmp_path, "rounds=2", "rounds.min_confidence=0", "data.n_folds=2", "optim.epochs=1",
-                      "ensemble.refit=on", mode="full_training")
+    argv = small_argv(contest, tmp_path, "rounds=2", "rounds.min_confidence=0", "data.n_folds=2",
+                      "optim.epochs=1", "ensemble.refit=on", mode="full_training")
     assert main(argv) == 0
     taught = {path.parent.parent.name for path in tmp_path.glob("run/*/r1-*/pseudo_labels.csv")}
-    assert taught == {"fold_0", "fold_1", "refit"} and len(list(tmp_path.glob("run/refit/predict-r?-*/test.npz"))) == 2
+    assert taught == {"fold_0", "fold_1",
+                      "refit"} and len(list(tmp_path.glob("run/refit/predict-r?-*/test.npz"))) == 2
 
 
-def test_without_leave_to_learn_from_test_images_only_distillation_is_left_of_a_later_round(contest, tmp_path, capsys):
-    argv = [*small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1"), "data.test_usage=statistics"]
+def test_without_leave_to_learn_from_test_images_only_distillation_is_left_of_a_later_round(
+    contest, tmp_path, capsys
+):
+    argv = [*small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1"),
+            "data.test_usage=statistics"]
     assert main([*argv, "--dry_run"]) == 0
     said = "1 of 1 later round(s) that teach nothing else were switched off: data.test_usage=statistics"
     assert said in capsys.readouterr().out
     assert main([*argv, "rounds.alpha=0.5"]) == 0
     final = json.loads((tmp_path / "run/final_results.json").read_text())
-    assert [s["name"][:2] for s in final["sources"]] == ["r0", "r1"] and final["rounds"][1]["pseudo_labels"] == {}
+    assert [s["name"][:2] for s in final["sources"]] == ["r0",
+                                                         "r1"] and final["rounds"][1][
+                                                             "pseudo_labels"] == {}
     assert not list((tmp_path / "run").rglob("pseudo_labels.csv"))
-    assert any(w.startswith("no pseudo-labels are learnt from, and 0 of 1 later round(s)") for w in final["warnings"])
+    assert any(w.startswith("no pseudo-labels are learnt from, and 0 of 1 later round(s)")
+               for w in final["warnings"])
     assert "distillation for 50% of the loss; with it the blend" in capsys.readouterr().out
 
 
@@ -120,7 +135,10 @@ def test_the_menu_works_through_a_pipe(monkeypatch, capsys, tmp_path):
     assert menu() == 1
     out = capsys.readouterr().out
     assert "the mode must be a number from 1 to 4, got 'nine'" in out
-    assert f"python grandmaster_train.py --mode debug --data_path {tmp_path / 'none'} --experiment_name 'my run'" in out
+    assert (
+        f"python grandmaster_train.py --mode debug --data_path {tmp_path / 'none'} --experiment_name 'my run'"
+        in out
+    )
 
 
 def test_the_menu_ends_cleanly_when_the_pipe_does(monkeypatch, capsys):
@@ -156,7 +174,9 @@ def test_a_dry_run_prints_each_stages_state_and_trains_nothing(contest, tmp_path
     argv = small_argv(contest, tmp_path)
     assert main([*argv, "--dry_run"]) == 0
     assert "to do" in capsys.readouterr().out
-    left = {"fold_0", "config.json", "environment.json", "events.jsonl"} & {path.name for path in (tmp_path / "run").iterdir()}
+    left = {"fold_0", "config.json", "environment.json", "events.jsonl"} & {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
     assert not left
     assert main([*argv, "--dry_run", "--quiet"]) == 0
     assert "to do" in capsys.readouterr().out
@@ -169,7 +189,8 @@ def test_a_dry_run_prints_each_stages_state_and_trains_nothing(contest, tmp_path
 def test_a_run_on_another_folder_under_the_same_name_is_named(tmp_path):
     said, this = [], SimpleNamespace(folder=tmp_path, warn=lambda text: said.append(text))
     warn_of_another(this, "a/data")
-    (tmp_path / "environment.json").write_text(json.dumps({"data_path": str(Path("a/data").resolve())}))
+    (tmp_path
+     / "environment.json").write_text(json.dumps({"data_path": str(Path("a/data").resolve())}))
     warn_of_another(this, "a/data")
     assert said == []
     warn_of_another(this, "b/data")
@@ -191,7 +212,10 @@ def test_a_finished_run_with_other_settings_under_the_same_name_is_named(tmp_pat
     start("runtime.workers=0", "runtime.quiet=on")
     assert said == []
     start("optim.lr=0.1", "runtime.time_budget_hours=1")
-    assert "with other settings (optim, --time_budget), whose submission and report are replaced" in said[0]
+    assert (
+        "with other settings (optim, --time_budget), whose submission and report are replaced"
+        in said[0]
+    )
     (tmp_path / "config.json").write_text("[")
     start("optim.lr=0.1")
     assert len(said) == 1
@@ -203,13 +227,16 @@ def test_the_blends_score_is_that_of_the_stored_files(contest, tmp_path):
     assert main(small_argv(contest, tmp_path, backbones, mode="full_training")) == 0
     run = tmp_path / "run"
     blend = json.loads(next(run.glob("ensemble-*/blend.json")).read_text())
-    label = {r["ID"]: int(r["target"]) for r in csv.DictReader((contest / "train.csv").read_text().splitlines())}
+    label = {r["ID"]: int(r["target"])
+             for r in csv.DictReader((contest / "train.csv").read_text().splitlines())}
     total = {}
     for file in run.glob("fold_*/predict-*/valid.npz"):
         source = file.parent.name.removeprefix("predict-").rsplit("-", 1)[0]
         with np.load(file) as z:
-            kept, ids = [view in blend["views"][source] for view in z["views"]], z["sample_id"].tolist()
-            probs = np.clip(z["view_probs"][kept].mean(0), 1e-7, None) ** (1 / blend["temperature"][source])
+            kept, ids = [view in blend["views"][source]
+                         for view in z["views"]], z["sample_id"].tolist()
+            probs = np.clip(z["view_probs"][kept].mean(0), 1e-7,
+                            None) ** (1 / blend["temperature"][source])
         for i, row in zip(ids, probs / probs.sum(1, keepdims=True), strict=True):
             total[i] = total.get(i, 0) + blend["weights"][source] * row
     assert set(total) == set(label)
@@ -217,10 +244,13 @@ def test_the_blends_score_is_that_of_the_stored_files(contest, tmp_path):
     score = f1_score(list(label.values()), guess, average="macro")
     assert score == pytest.approx(blend["score"], abs=1e-9)
     final = json.loads((run / "final_results.json").read_text())
-    assert final["score"]["oof_clean"] == final["score"]["oof_testlike"] == blend["score_nested"]      # without a shift
+    # without a shift
+    assert final["score"]["oof_clean"] == final["score"]["oof_testlike"] == blend["score_nested"]
     for split, path in final["predictions"].items():
         with np.load(run / path) as z:
-            assert len(z["sample_id"]) == len(z["probs"]) > 0 and split in ("out_of_fold", "out_of_fold_clean", "test")
+            assert len(z["sample_id"]) == len(z["probs"]) > 0 and split in ("out_of_fold",
+                                                                            "out_of_fold_clean",
+                                                                            "test")
 
 
 def test_one_group_and_no_test_images_claim_nothing(tmp_path):
@@ -229,21 +259,27 @@ def test_one_group_and_no_test_images_claim_nothing(tmp_path):
     shutil.rmtree(folder / "test")
     (folder / "sample_submission.csv").unlink()
     header, *rows = (folder / "train.csv").read_text().splitlines()
-    (folder / "train.csv").write_text("\n".join([f"{header},who", *(f"{row},w{i % 3}" for i, row in enumerate(rows))]))
+    (folder / "train.csv").write_text("\n".join([f"{header},who",
+                                                 *(f"{row},w{i % 3}" for i,
+                                                   row in enumerate(rows))]))
     assert main([*small_argv(folder, tmp_path), "--group_column", "who"]) == 0
     final = json.loads((tmp_path / "run/final_results.json").read_text())
     score, (low, high) = final["score"], final["score"]["oof_testlike_ci90"]
-    assert low < high and any("are of 1 group(s): intervals resample images" in text for text in final["warnings"])
-    assert "by_confidence" not in score and score["expected"] == score["oof_testlike"] and score["expected_ci90"] == [low, high]
+    assert low < high and any("are of 1 group(s): intervals resample images" in text
+                              for text in final["warnings"])
+    assert "by_confidence" not in score and score["expected"] == score["oof_testlike"] and score[
+        "expected_ci90"] == [low, high]
 
 
 def test_a_time_budget_leaves_out_what_does_not_fit_and_says_so(contest, tmp_path, capsys):
     backbones = "model.backbones=mobilenetv3_small_050,mobilenetv3_small_075"
-    argv = [*small_argv(contest, tmp_path, backbones, "optim.epochs=50", mode="full_training"), "--time_budget", "0.001"]
+    argv = [*small_argv(contest, tmp_path, backbones, "optim.epochs=50", mode="full_training"),
+            "--time_budget", "0.001"]
     assert main(argv) == 0
     final = json.loads((tmp_path / "run/final_results.json").read_text())
     assert final["n_fits"] == 1 and (tmp_path / "run" / final["submission"]).exists()
-    assert final["plan"]["dropped"] == ["mobilenetv3_small_050: folds 1, 2", "mobilenetv3_small_050: 1 of 50 epochs",
+    assert final["plan"]["dropped"] == ["mobilenetv3_small_050: folds 1, 2",
+                                        "mobilenetv3_small_050: 1 of 50 epochs",
                                         "mobilenetv3_small_075: all its fits"]
     assert sum("left out to stay in --time_budget" in w for w in final["warnings"]) == 3
     capsys.readouterr()
@@ -256,10 +292,12 @@ def test_a_dry_run_says_what_each_fit_costs(contest, tmp_path, capsys):
     argv = [*small_argv(contest, tmp_path), "runtime.measure=on", "--dry_run"]
     assert main(argv) == 0
     out = capsys.readouterr().out
-    assert "noise images" in out and re.search(r"fold 0  to do +2 +[0-9]+ +[0-9.]+ GiB\n1 fit\(s\) to do in about \d+ s", out)
+    assert "noise images" in out and re.search(
+        r"fold 0  to do +2 +[0-9]+ +[0-9.]+ GiB\n1 fit\(s\) to do in about \d+ s", out)
 
 
-def test_a_shift_that_the_measured_distortions_do_not_explain_is_said(contest, tmp_path, monkeypatch):
+def test_a_shift_that_the_measured_distortions_do_not_explain_is_said(contest, tmp_path,
+                                                                      monkeypatch):
     policy = ShiftPolicy((Distortion("brightness", 1.0, 0.3, 0.3),))
 
     def unexplained(*values, **named):
@@ -272,4 +310,5 @@ def test_a_shift_that_the_measured_distortions_do_not_explain_is_said(contest, t
     for _ in range(2):      # also where it was measured before
         assert main(argv) == 0
         warnings = json.loads((tmp_path / "run" / "final_results.json").read_text())["warnings"]
-        assert any("AUC 0.97), so that only 50% of those trained on have them" in text for text in warnings)
+        assert any("AUC 0.97), so that only 50% of those trained on have them" in text
+                   for text in warnings)

@@ -6,24 +6,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import modeling.network as network_module
 from config import BACKBONES, FAMILIES, ModelConfig
-from modeling.network import (
-    ArcFaceHead,
-    LinearHead,
-    WeightsSource,
-    adapted_to,
-    address_towards,
-    build_network,
-    find_weights,
-    fold_heads,
-    fused,
-    norm_statistics,
-    takes,
-    timm_arguments,
-    with_padding,
-    with_statistics,
-)
+from modeling import network as network_module
+from modeling import norms
+from modeling.heads import ArcFaceHead, LinearHead, fold_heads
+from modeling.network import build_network, takes, timm_arguments, with_padding
+from modeling.norms import adapted_to, fused, norm_statistics, with_statistics
+from modeling.weights import WeightsSource, address_towards, find_weights
 from utils import UserError
 
 NAME = "mobilenetv3_small_050"
@@ -35,8 +24,13 @@ def no_hub(monkeypatch):
 
 
 def build(name=NAME, weights=None, **model):
-    return build_network(name, n_classes=5, image_size_px=64, weights=weights or WeightsSource(name, "random"),
-                         model=ModelConfig(**model))
+    return build_network(
+        name,
+        n_classes=5,
+        image_size_px=64,
+        weights=weights or WeightsSource(name, "random"),
+        model=ModelConfig(**model),
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,13 +70,16 @@ def test_a_local_file_is_really_loaded(tmp_path, no_hub, suffix):
     path = tmp_path / f"{NAME}_mine{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     net = build(weights=find_weights(NAME, tmp_path, "require"))
-    torch.testing.assert_close(net.backbone.conv_stem.weight, state["conv_stem.weight"], rtol=0, atol=0)
-    assert not net.head.linear.weight.any() and build().head.linear.weight.all()      # only a head on weights begins with zeros
+    torch.testing.assert_close(net.backbone.conv_stem.weight, state["conv_stem.weight"], rtol=0,
+                               atol=0)
+    # only a head on weights begins with zeros
+    assert not net.head.linear.weight.any() and build().head.linear.weight.all()
 
 
 def test_from_random_weights_a_network_of_layer_norms_pools_maxima_and_its_head_folds():
     torch.manual_seed(0)
-    pools = {name: find_weights(name, None, "off").global_pool for name in ("convnext_atto", NAME, "vit_tiny_patch16_224")}
+    pools = {name: find_weights(name, None, "off").global_pool for name in ("convnext_atto", NAME,
+                                                                            "vit_tiny_patch16_224")}
     assert pools == {"convnext_atto": "max", NAME: "", "vit_tiny_patch16_224": ""}
     source = find_weights("convnext_atto", None, "off")
     net = build("convnext_atto", source)
@@ -122,7 +119,8 @@ def test_a_wrong_weights_file_is_refused_in_one_sentence(tmp_path, no_hub, conte
     if content == "pickle with code":
         torch.save({"conv_stem.weight": Code()}, path)
     elif content == "another model":
-        torch.save({f"other.{k}": v for k, v in timm.create_model("resnet10t").state_dict().items()}, path)
+        torch.save({f"other.{k}": v for k,
+                    v in timm.create_model("resnet10t").state_dict().items()}, path)
     else:
         path.write_bytes(pickle.dumps({})[:3] if content == "garbage" else b"")
     with pytest.raises(UserError, match="must hold a plain state dict"):
@@ -134,14 +132,19 @@ def test_unknown_names_and_sizes_are_refused(no_hub):
     with pytest.raises(UserError, match="did you mean 'convnext_tiny'"):
         find_weights("convnext_tinny", "", "auto")
     with pytest.raises(UserError, match="must be a multiple of 32, got 100: use 96 or 128"):
-        build_network(NAME, n_classes=2, image_size_px=100, weights=WeightsSource(NAME, "random"), model=ModelConfig())
+        build_network(NAME, n_classes=2, image_size_px=100, weights=WeightsSource(NAME, "random"),
+                      model=ModelConfig())
 
 
 @pytest.mark.parametrize("trained_with", ["", "same"])
-def test_the_padding_that_weights_were_trained_with_is_found_from_their_batch_norms(tmp_path, no_hub, trained_with):
+def test_the_padding_that_weights_were_trained_with_is_found_from_their_batch_norms(tmp_path,
+                                                                                    no_hub,
+                                                                                    trained_with):
     torch.manual_seed(0)
     images = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8).float()
-    images = torch.nn.functional.interpolate(images, size=64, mode="bicubic").clamp(0, 255).to(torch.uint8)
+    images = torch.nn.functional.interpolate(images, size=64, mode="bicubic").clamp(0,
+                                                                                    255).to(
+                                                                                        torch.uint8)
     teacher = build(weights=WeightsSource(NAME, "random", pad_type=trained_with)).train()
     for _ in range(60):
         teacher.features(images)
@@ -185,8 +188,9 @@ def test_a_fused_network_has_the_same_outputs_without_batch_norms_after_convolut
             network.train()(images)      # statistics that are not 0 and 1
         expected, before = network.eval()(images), network.state_dict()
         other = fused(network)
-        assert torch.allclose(other(images), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    assert len(network_module.batch_norms(other)) < len(network_module.batch_norms(network))
+        assert torch.allclose(other(images), expected, rtol=1e-3,
+                              atol=1e-3 * float(expected.abs().max()))
+    assert len(norms.batch_norms(other)) < len(norms.batch_norms(network))
     assert network.state_dict().keys() == before.keys()
 
 
@@ -194,7 +198,8 @@ def test_a_convolution_that_is_read_twice_is_not_fused():
     class Twice(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.norm, self.num_features = torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3), 3
+            self.conv, self.norm, self.num_features = torch.nn.Conv2d(3, 3,
+                                                                      1), torch.nn.BatchNorm2d(3), 3
             self.norm.running_mean.fill_(5.0)
 
         def forward(self, images):
@@ -225,7 +230,11 @@ def test_a_row_alone_is_normed_as_it_will_be_when_predicting():
 
 
 def test_stochastic_depth_is_left_to_the_backbones_that_have_it():
-    assert build("vgg11", drop_path_rate=0.1) and not takes("vgg11", drop_path_rate=0.1) and takes(NAME, drop_path_rate=0.1)
+    assert (
+        build("vgg11", drop_path_rate=0.1)
+        and not takes("vgg11", drop_path_rate=0.1)
+        and takes(NAME, drop_path_rate=0.1)
+    )
 
 
 @pytest.mark.parametrize(("url", "proxies", "address"), [

@@ -1,4 +1,5 @@
-"""The page of a real small run whose first class is called <script>: at each point of the run, and at its end."""
+"""The page of a real small run whose first class is called <script>: at each point of the run, and
+at its end."""
 import contextlib
 import io
 import json
@@ -9,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from grandmaster_train import main
-from modeling import page as page_module
-from modeling.network import WeightsSource
-from modeling.page import Page, is_non_commercial, weight_rows, write_page
+from modeling.weights import WeightsSource
+from reporting import page as page_module
+from reporting.page import Page, is_non_commercial, weight_rows, write_page
+from system.log import EventLog
 from tests.conftest import make_contest, small_argv
-from utils import EventLog
 
 EVIL = "<script>alert(1)</script>"
 
@@ -28,7 +29,8 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.fetched += [v for k, v in attributes if k in ("src", "href", "srcset", "data", "action") and v]
+        self.fetched += [v for k, v in attributes if k in ("src", "href", "srcset", "data",
+                                                           "action") and v]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +41,11 @@ def shown(tmp_path_factory):
     (contest / "meta.csv").write_text(f"target,class_name\n0,{EVIL}\n1,cross\n2,stripes\n")
     (contest / "train" / "a000.png").write_bytes((contest / "train" / "a001.png").read_bytes())
     patch.setattr(page_module, "PAUSE_FACTOR", 0)
-    patch.setattr(page_module, "write_page", lambda path, content: (contents.append(content), write_page(path, content)))
+    patch.setattr(page_module, "write_page", lambda path, content: (contents.append(content),
+                                                                    write_page(path, content)))
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        assert main(["--quiet", *small_argv(contest, folder, "data.run_folds=2", mode="full_training")]) == 0
+        assert main(["--quiet", *small_argv(contest, folder, "data.run_folds=2",
+                                            mode="full_training")]) == 0
     patch.undo()
     (folder / "said.txt").write_text(said.getvalue())
     return folder / "run", contents
@@ -51,7 +55,8 @@ def test_a_class_name_is_text_and_nothing_is_fetched(shown):
     text = (shown[0] / "report.html").read_text()
     page = Tags(text)
     assert EVIL not in text and "&lt;script&gt;alert(1)" in text and "script" not in page.tags
-    assert all(v.startswith(("data:", "#")) for v in page.fetched) and "url(" not in text and len(text) < 5_000_000
+    assert all(v.startswith(("data:", "#"))
+               for v in page.fetched) and "url(" not in text and len(text) < 5_000_000
 
 
 def test_the_page_grows_while_the_run_goes_on(shown):
@@ -67,7 +72,9 @@ def test_the_page_shows_the_runs_own_numbers_and_command(shown):
     folder, content = shown[0], shown[1][-1]
     final = json.loads((folder / "final_results.json").read_text())
     text = (folder / "report.html").read_text()
-    assert f"{final['score']['expected']:.3f}" in text and f"{final['score']['oof_clean']:.4f}" in text
+    assert (
+        f"{final['score']['expected']:.3f}" in text and f"{final['score']['oof_clean']:.4f}" in text
+    )
     assert "python grandmaster_train.py --quiet --mode full_training --data_path" in text
     right = sum(cells[i][1] for i, (_, cells) in enumerate(content["oof"]["matrices"][0]["rows"]))
     assert right == content["oof"]["matrices"][0]["right"] and content["oof"]["n"] == 24
@@ -85,13 +92,18 @@ def test_quiet_leaves_warnings_and_the_closing_table(shown):
 def test_a_non_commercial_licence_is_loud(shown, tmp_path):
     source = WeightsSource("resnext101_32x32d", "weights_dir", "w.pth", "cc-by-nc-4.0")
     write_page(tmp_path / "page.html", shown[1][-1] | {"weights": weight_rows([source])})
-    assert "NOT FOR COMMERCIAL USE: the weights of resnext101_32x32d" in (tmp_path / "page.html").read_text()
+    assert "NOT FOR COMMERCIAL USE: the weights of resnext101_32x32d" in (tmp_path
+                                                                          / "page.html").read_text()
     assert "NOT FOR COMMERCIAL USE" not in (shown[0] / "report.html").read_text()
     assert not is_non_commercial("apache-2.0") and not is_non_commercial("")
     assert not weight_rows([replace(source, kind="random")])[0]["non_commercial"]
 
 
 def test_a_page_that_cannot_be_written_is_a_line_in_the_log(tmp_path, capsys):
-    Page(SimpleNamespace(folder=tmp_path, events=EventLog(tmp_path / "events.jsonl")), None).show({}, [])
+    Page(SimpleNamespace(folder=tmp_path, events=EventLog(tmp_path / "events.jsonl")),
+         None).show({}, [])
     assert "report.html could not be written (AttributeError" in capsys.readouterr().out
-    assert "report.html" in (tmp_path / "events.jsonl").read_text() and not (tmp_path / "report.html").exists()
+    assert (
+        "report.html" in (tmp_path / "events.jsonl").read_text()
+        and not (tmp_path / "report.html").exists()
+    )

@@ -1,4 +1,5 @@
-"""benchmarks.peers: what it hands to the peers and what it makes of their runs. No environment is made, no peer trained."""
+"""benchmarks.peers: what it hands to the peers and what it makes of their runs. No environment is
+made, no peer trained."""
 import json
 import shutil
 import sys
@@ -6,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.contract import Contract, Images, Job, Peer, read_contract, read_rows, untargeted, write_contract
+from benchmarks.contract import (
+    Contract,
+    Images,
+    Job,
+    Peer,
+    read_contract,
+    read_rows,
+    untargeted,
+    write_contract,
+)
 from benchmarks.peers import (
     PRODUCT,
     Outcome,
@@ -32,7 +42,8 @@ ANSWERS = {"s": "a", "t": "b"}
 def test_a_contract_is_read_as_it_was_written(tmp_path):
     write_contract(tmp_path, CONTRACT)
     assert read_contract(tmp_path) == CONTRACT
-    assert (tmp_path / "train.csv").read_text().splitlines() == ["path,label", '/x/1.png,"a,1"', "/x/2.png,b"]
+    assert (tmp_path / "train.csv").read_text().splitlines() == ["path,label", '/x/1.png,"a,1"',
+                                                                 "/x/2.png,b"]
     assert read_rows(tmp_path / "test.csv") == [["t", "/y/t.png"], ["s", "/y/s.png"]]
 
 
@@ -45,7 +56,8 @@ def test_a_peer_leaves_its_predictions_by_id_and_its_seconds(tmp_path):
 
 
 def test_images_are_rgb_and_go_through_the_transform(contest):
-    image, target = Images(untargeted([(str(contest / "test" / "t000.png"), "t000.png")]), lambda image: image)[0]
+    image, target = Images(untargeted([(str(contest / "test" / "t000.png"), "t000.png")]),
+                           lambda image: image)[0]
     assert (image.mode, image.size, target) == ("RGB", (56, 40), 0)
 
 
@@ -64,7 +76,8 @@ def test_a_thinned_contest_keeps_all_classes(contest, tmp_path):
     rows = read_rows(thin / "train.csv")
     assert len(rows) == 9 and {label for _, label in rows} == {"0", "1", "2"}
     assert {p.name for p in (thin / "train").iterdir()} == {name for name, _ in rows}
-    assert len(list((thin / "test").iterdir())) == len(read_rows(thin / "sample_submission.csv")) == 3
+    assert len(list((thin / "test").iterdir())) == len(read_rows(thin
+                                                                 / "sample_submission.csv")) == 3
 
 
 def test_scores_are_joined_by_id():
@@ -77,12 +90,17 @@ def test_scores_are_joined_by_id():
 
 def test_the_table_has_ratios_and_failures():
     right = {"s": "a", "t": "b"}
-    runs = [(Outcome(PRODUCT, 30.0, 2 * 10**9, predictions=right), 1.0), (Outcome("timm", 20.0, 10**9, predictions=right), 0.5),
-            (Outcome("timm", 24.0, 10**9, predictions=right), 0.7), (Outcome("timm", 9.0, error="exit status 1: full"), None),
+    runs = [(Outcome(PRODUCT, 30.0, 2 * 10**9, predictions=right), 1.0),
+            (Outcome("timm", 20.0, 10**9, predictions=right), 0.5),
+            (Outcome("timm", 24.0, 10**9, predictions=right), 0.7),
+            (Outcome("timm", 9.0, error="exit status 1: full"), None),
             (Outcome("fastai", 3.0, error="no environment: offline"), None)]
     lines = list(table(runs, n_images=660))
     assert lines[2] == "| product | 1 of 1 | 30.0 | 22.0 | 2.00 | 1.0000 | 1.36 |"
-    assert lines[3] == "| timm | 2 of 3 | 22.0 (20.0 to 24.0) | 30.0 | 1.00 | 0.6000 (0.5000 to 0.7000) | 1.00 |"
+    assert (
+        lines[3]
+        == "| timm | 2 of 3 | 22.0 (20.0 to 24.0) | 30.0 | 1.00 | 0.6000 (0.5000 to 0.7000) | 1.00 |"
+    )
     assert lines[4] == "| timm | FAILED | exit status 1: full | | | | |"
     assert lines[5] == "| fastai | FAILED | no environment: offline | | | | |"
 
@@ -102,9 +120,12 @@ def test_peak_memory_counts_child_processes(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
 def test_a_failed_and_an_endless_command_say_so(tmp_path):
-    failed = run_command("timm", [sys.executable, "-c", "print('a'); raise SystemExit('no such backbone')"], tmp_path / "a", 60)
+    failed = run_command("timm",
+                         [sys.executable, "-c", "print('a'); raise SystemExit('no such backbone')"],
+                         tmp_path / "a", 60)
     assert failed.error == "exit status 1: no such backbone"
-    endless = run_command("timm", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "b", 0.5)
+    endless = run_command("timm", [sys.executable, "-c", "import time; time.sleep(60)"],
+                          tmp_path / "b", 0.5)
     assert endless.error == "not done after 0 s" and endless.seconds < 10
     assert last_line(tmp_path / "b") == "it said nothing"
 

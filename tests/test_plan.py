@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import pytest
 
 from config import FitSpec, build_config
-from modeling import planner
-from modeling.plan import Cost, Devices, Work, longest_first, make_plan
+from running import planner
+from running.plan import Cost, Devices, Work, longest_first, make_plan
 
 COSTS = {"a": Cost(1.0, 0.0, 0.0, 0), "b": Cost(1.0, 0.0, 0.0, 0), "c": Cost(2.0, 0.1, 10.0, 0)}
 
@@ -32,9 +32,11 @@ def test_first_epochs_are_dropped_evenly_and_what_is_left_is_used():
 
 def test_then_the_last_folds_of_the_weakest_backbone():
     plan = make_plan(works(), COSTS, seconds_left=165, weakest=["a"])
-    assert left(plan) == [("a", 0, 4), ("b", 0, 4), ("b", 1, 4), ("b", 2, 4)] and plan.seconds == 160
+    assert left(plan) == [("a", 0, 4), ("b", 0, 4), ("b", 1, 4),
+                          ("b", 2, 4)] and plan.seconds == 160
     assert "a: folds 1, 2" in plan.dropped
-    unknown = make_plan(works(), COSTS, seconds_left=165)      # then the last listed is taken for the weakest
+    # then the last listed is taken for the weakest
+    unknown = make_plan(works(), COSTS, seconds_left=165)
     assert left(unknown) == [("a", 0, 4), ("a", 1, 4), ("a", 2, 4), ("b", 0, 4)]
 
 
@@ -42,7 +44,8 @@ def test_then_backbones_and_last_of_all_epochs_below_the_floor():
     plan = make_plan(works(), COSTS, seconds_left=75, weakest=["a", "b"])
     assert left(plan) == [("b", 0, 7)] and "a: all its fits" in plan.dropped
     assert left(make_plan(works(), COSTS, seconds_left=15, weakest=["a", "b"])) == [("b", 0, 1)]
-    assert left(make_plan(works(), COSTS, seconds_left=-math.inf, weakest=["a", "b"])) == [("b", 0, 1)]
+    assert left(make_plan(works(), COSTS, seconds_left=-math.inf, weakest=["a", "b"])) == [("b", 0,
+                                                                                            1)]
     assert left(make_plan(works(), COSTS, seconds_left=15, at_least_one=False)) == []
 
 
@@ -55,7 +58,8 @@ def test_refits_and_later_rounds_go_before_the_only_fit_is_cut_below_the_floor()
 
 
 def test_teachers_cost_their_forward_passes_and_the_memory_of_their_weights():
-    costs = {"a": Cost(1.0, 0.0, 5.0, 100), "b": Cost(2.0, 0.0, 0.0, 50, teach_seconds=0.5, weight_bytes=7)}
+    costs = {"a": Cost(1.0, 0.0, 5.0, 100), "b": Cost(2.0, 0.0, 0.0, 50, teach_seconds=0.5,
+                                                      weight_bytes=7)}
     work = Work(FitSpec("a", 42, 1, 0), 10, 4, 0, teachers=("b", "left out"))
     assert work.seconds(costs, 4) == 5 + 4 * 10 * (1.0 + 0.5)
     assert work.peak_memory_bytes(costs) == 107
@@ -67,7 +71,9 @@ def test_teachers_cost_their_forward_passes_and_the_memory_of_their_weights():
 def test_a_fold_goes_in_all_rounds():
     both = works() + [Work(FitSpec(b, 42, 1, k), 10, 10, 0) for k in (0, 1, 2) for b in ("a", "b")]
     plan = make_plan(both, COSTS, seconds_left=10 * 4 * 11)
-    assert {(s.backbone, s.fold) for s in plan.epochs if s.round == 0} == {(s.backbone, s.fold) for s in plan.epochs if s.round}
+    assert {(s.backbone, s.fold) for s in plan.epochs if s.round == 0} == {(s.backbone, s.fold)
+                                                                           for s in plan.epochs
+                                                                           if s.round}
     assert len(plan.epochs) == 10
 
 
@@ -75,16 +81,19 @@ def test_fits_side_by_side_end_with_the_last_of_the_busiest_device():
     assert Devices(2).seconds([("a", 3.0), ("a", 1.0), ("a", 1.0), ("a", 4.0)]) == 6.0
     assert Devices(2, busy=((5.0, 1.0),)).seconds([("a", 3.0), ("a", 1.0)]) == 5.0
     shared = Devices(1, {"small": 0.4, "large": 0.7})
-    assert shared.seconds([("small", 2.0), ("small", 3.0), ("small", 4.0)]) == 6.0      # the third begins as the first ends
+    # the third begins as the first ends
+    assert shared.seconds([("small", 2.0), ("small", 3.0), ("small", 4.0)]) == 6.0
     assert shared.seconds([("small", 2.0), ("large", 3.0)]) == 5.0
     plan = make_plan(works(), COSTS, devices=Devices(3))
-    assert plan.seconds == 200 and make_plan(works(), COSTS, seconds_left=200, devices=Devices(3)).dropped == ()
+    assert plan.seconds == 200 and make_plan(works(), COSTS, seconds_left=200,
+                                             devices=Devices(3)).dropped == ()
     assert Devices(100).seconds([("a", float(n)) for n in range(35)]) == 34.0
 
 
 def test_longest_first_keeps_rounds_apart_and_equal_works_in_order():
     later = [Work(FitSpec("c", 42, 1, 0), 10, 10, 0)]
-    order = [(w.spec.backbone, w.spec.round, w.spec.fold) for w in longest_first([*later, *works(("a", "c"), (0, 1))], COSTS)]
+    order = [(w.spec.backbone, w.spec.round, w.spec.fold)
+             for w in longest_first([*later, *works(("a", "c"), (0, 1))], COSTS)]
     assert order == [("c", 0, 0), ("c", 0, 1), ("a", 0, 0), ("a", 0, 1), ("c", 1, 0)]
     assert longest_first(works(), {}) == works()
     refit = Work(FitSpec("c", 42, 0, None), 10, 10, 0)
@@ -95,7 +104,8 @@ class Clock:
     """A Run of which a planner asks no more than how long is left."""
 
     def __init__(self, seconds_left):
-        self.seconds_left, self.deadline, self.config = seconds_left, 0.0, build_config("competition_ready")
+        self.seconds_left, self.deadline, self.config = seconds_left, 0.0, build_config(
+            "competition_ready")
 
 
 @pytest.fixture
@@ -104,7 +114,8 @@ def planner_of(monkeypatch):
     def make(all_works, seconds_left):
         monkeypatch.setattr(planner, "has_compute", lambda this, backbone: True)
         monkeypatch.setattr(planner, "fit_state", lambda this, spec, available: "to do")
-        monkeypatch.setattr(planner, "work_of", lambda this, spec, available: {w.spec: w for w in all_works}[spec])
+        monkeypatch.setattr(planner, "work_of", lambda this, spec,
+                            available: {w.spec: w for w in all_works}[spec])
         monkeypatch.setattr(planner, "find_costs", lambda *_: COSTS)
         monkeypatch.setattr(planner, "finished_fit", lambda *_: None)
         monkeypatch.setattr(planner, "weakest_first", lambda *_: [])
@@ -117,9 +128,15 @@ def planner_of(monkeypatch):
     (300, [(0, 0), (0, 1), (0, None), (1, 0), (1, 1), (1, None)], "a: fold 2"),
     (200, [(0, 0), (0, None), (1, 0), (1, None)], "a: folds 1, 2"),
     (1e9, [(r, fold) for r in (0, 1) for fold in (0, 1, 2, None)], None)])
-def test_what_is_made_is_what_was_planned_refits_and_later_rounds_too(planner_of, seconds_left, made, dropped):
-    all_works = [Work(FitSpec("a", 42, r, fold), 10, 10, 0) for r in (0, 1) for fold in (0, 1, 2, None)]
-    own, fitted, overall = planner_of(all_works, seconds_left), {}, SimpleNamespace(is_hidden=False, plan=lambda load: None)
+def test_what_is_made_is_what_was_planned_refits_and_later_rounds_too(planner_of, seconds_left,
+                                                                      made, dropped):
+    all_works = [Work(FitSpec("a", 42, r, fold), 10, 10, 0) for r in (0, 1) for fold in (0, 1, 2,
+                                                                                         None)]
+    own, fitted, overall = (
+        planner_of(all_works, seconds_left),
+        {},
+        SimpleNamespace(is_hidden=False, plan=lambda load: None),
+    )
     planned = [(s.round, s.fold) for s in own.first.epochs]
     for round_number in (0, 1):
         for job in own.jobs(round_number, fitted, overall):
@@ -132,7 +149,8 @@ def test_what_is_made_is_what_was_planned_refits_and_later_rounds_too(planner_of
 
 
 def test_a_backbone_without_a_fold_gets_no_refit(planner_of):
-    all_works = [Work(FitSpec(b, 42, 0, fold), 10, 10, 0) for fold in (0, 1, None) for b in ("a", "b")]
+    all_works = [Work(FitSpec(b, 42, 0, fold), 10, 10, 0) for fold in (0, 1, None) for b in ("a",
+                                                                                             "b")]
     own = planner_of(all_works, 1e9)
     own.leave_out(FitSpec("b", 42, 0, 0), [FitSpec("a", 42, 0, 0)])
     assert own.gone == {("b", 0), ("b", 1), ("b", None)}

@@ -1,4 +1,5 @@
-"""New images by a finished run whose folder was copied to a place without the contest: csv, --fast, ONNX, plain timm."""
+"""New images by a finished run whose folder was copied to a place without the contest: csv, --fast,
+ONNX, plain timm."""
 import csv
 import json
 import re
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from config import Config
-from data_loader import decode_image, letterbox
+from contest.decoding import decode_image
+from data_loader import letterbox
 from grandmaster_train import main as train
-from modeling.predictor import load_predictor
 from predict import main as predict
+from running.predictor import load_predictor
 from tests.conftest import CLASSES, make_contest, small_argv
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,9 +33,10 @@ def contest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def copied(contest, tmp_path_factory):
     """A run of two backbones, two folds and a refit, copied away; the original is gone."""
-    results, elsewhere = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("elsewhere") / "shapes"
-    more = ("model.backbones=mobilenetv3_small_050,efficientvit_b0", "data.n_folds=2", "ensemble.refit=on", "optim.epochs=1",
-            "ensemble.method=mean")
+    results, elsewhere = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp(
+        "elsewhere") / "shapes"
+    more = ("model.backbones=mobilenetv3_small_050,efficientvit_b0", "data.n_folds=2",
+            "ensemble.refit=on", "optim.epochs=1", "ensemble.method=mean")
     assert train(small_argv(contest, results, *more, mode="full_training")) == 0
     shutil.move(results / "run", elsewhere)
     return elsewhere
@@ -48,12 +51,15 @@ def probs_of(row):
     return [float(row[f"prob_{k}"]) for k in range(3)]
 
 
-def test_the_runs_own_test_folder_gives_the_runs_own_test_probabilities(contest, copied, tmp_path, capsys):
+def test_the_runs_own_test_folder_gives_the_runs_own_test_probabilities(contest, copied, tmp_path,
+                                                                        capsys):
     out = tmp_path / "p.csv"
     assert predict([str(copied), str(contest / "test"), "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "warning: left out: 1 image ('t003.png (not an image)')" in said.err
-    assert re.search(r"10 image\(s\), 6 fit\(s\), 12 prediction\(s\).*\n9 image\(s\) in [0-9.]+ s, \d+ images/s", said.out)
+    assert re.search(
+        r"10 image\(s\), 6 fit\(s\), 12 prediction\(s\).*\n9 image\(s\) in [0-9.]+ s, \d+ images/s",
+        said.out)
     rows = rows_of(out)
     with np.load(next(copied.glob("ensemble-*/test.npz"))) as stored:
         expected = dict(zip(stored["sample_id"].tolist(), stored["probs"], strict=True))
@@ -61,7 +67,8 @@ def test_the_runs_own_test_folder_gives_the_runs_own_test_probabilities(contest,
     for row in rows:
         np.testing.assert_allclose(probs_of(row), expected[row["id"]], atol=1e-5)
         k = int(np.argmax(probs_of(row)))
-        assert (row["label"], row["class_name"], row["confidence"]) == (str(k), CLASSES[k], row[f"prob_{k}"])
+        assert (row["label"], row["class_name"], row["confidence"]) == (str(k), CLASSES[k],
+                                                                        row[f"prob_{k}"])
 
 
 def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path):
@@ -71,7 +78,8 @@ def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path):
     assert train(small_argv(contest, tmp_path, "augment.policy=matched", "optim.epochs=1")) == 0
     model = json.loads((tmp_path / "run" / "model.json").read_text())
     assert any(view["adapted"] for view in model["views"]) and model["fits"][0]["adapted"]
-    assert predict([str(tmp_path / "run"), str(contest / "test"), "--out", str(tmp_path / "p.csv")]) == 0
+    assert predict([str(tmp_path / "run"), str(contest / "test"), "--out",
+                    str(tmp_path / "p.csv")]) == 0
     with np.load(next((tmp_path / "run").glob("ensemble-*/test.npz"))) as stored:
         expected = dict(zip(stored["sample_id"].tolist(), stored["probs"], strict=True))
     for row in rows_of(tmp_path / "p.csv"):
@@ -79,7 +87,8 @@ def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path):
 
 
 def test_fast_is_one_fit_in_one_view(contest, copied, tmp_path, capsys):
-    assert predict([str(copied), "--fast", str(contest / "test" / "t001.png"), "--out", str(tmp_path / "p.csv")]) == 0
+    assert predict([str(copied), "--fast", str(contest / "test" / "t001.png"), "--out",
+                    str(tmp_path / "p.csv")]) == 0
     assert "1 image(s), 1 fit(s), 1 prediction(s)" in capsys.readouterr().out
     assert rows_of(tmp_path / "p.csv")[0]["id"] == str(contest / "test" / "t001.png")
 
@@ -119,7 +128,8 @@ def test_files_that_are_no_images_by_their_names_are_named(copied, tmp_path, cap
     (lambda run: None, ["empty"], "there are none in"),
     (lambda run: None, [], "at least one image or folder"),
 ])
-def test_a_users_mistake_is_one_sentence_and_status_2(contest, copied, tmp_path, capsys, damage, images, message):
+def test_a_users_mistake_is_one_sentence_and_status_2(contest, copied, tmp_path, capsys, damage,
+                                                      images, message):
     (tmp_path / "empty").mkdir()
     run = tmp_path / "run"
     shutil.copytree(copied, run)
@@ -137,22 +147,31 @@ def test_the_onnx_model_gives_what_fast_gives(contest, copied, tmp_path, capsys)
     pytest.importorskip("onnxscript")
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     out = tmp_path / "p.csv"
-    assert predict([str(copied), str(contest / "test"), "--export", "onnx", "--fast", "--out", str(out)]) == 0
+    assert predict([str(copied), str(contest / "test"), "--export", "onnx", "--fast", "--out",
+                    str(out)]) == 0
     assert "probabilities as torch's to" in capsys.readouterr().out
     facts = json.loads((tmp_path / "shapes.json").read_text())
     stored = {p.key: p.value for p in onnx.load(tmp_path / "shapes.onnx").metadata_props}
-    assert json.loads(stored["classes"]) == facts["classes"] == ["0", "1", "2"] and stored["resize"] == "letterbox"
+    assert json.loads(stored["classes"]) == facts["classes"] == ["0", "1",
+                                                                 "2"] and stored[
+                                                                     "resize"] == "letterbox"
     session = runtime.InferenceSession(tmp_path / "shapes.onnx")
-    assert [session.get_inputs()[0].name, *session.get_inputs()[0].shape[1:]] == ["images", 3, 32, 32]
-    images = np.stack([letterbox(decode_image(contest / "test" / row["id"]), 32) for row in rows_of(out)])
+    assert [session.get_inputs()[0].name, *session.get_inputs()[0].shape[1:]] == ["images", 3, 32,
+                                                                                  32]
+    images = np.stack([letterbox(decode_image(contest / "test" / row["id"]), 32)
+                       for row in rows_of(out)])
     got, = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
-    np.testing.assert_allclose(got, [probs_of(row) for row in rows_of(out)], atol=2e-2)    # the cache shrinks once more
+    # the cache shrinks once more
+    np.testing.assert_allclose(got, [probs_of(row) for row in rows_of(out)], atol=2e-2)
 
 
 def test_a_missing_onnx_is_named(copied, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert predict([str(copied), "--export", "onnx", "--out", str(tmp_path / "p.csv")]) == 2
-    assert "--export onnx needs the optional package onnx, which is not installed" in capsys.readouterr().err
+    assert (
+        "--export onnx needs the optional package onnx, which is not installed"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_readmes_lines_load_the_weights_in_plain_timm(copied, monkeypatch):

@@ -1,4 +1,5 @@
-"""What holds of the intake for any names, labels and tables, and of any bytes: found by hypothesis, not by examples."""
+"""What holds of the intake for any names, labels and tables, and of any bytes: found by hypothesis,
+not by examples."""
 import csv
 import io
 import os
@@ -15,32 +16,43 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from config import DataConfig
-from data_loader import audit_contest, load_audit, make_folds, read_contest, save_folds
-from files import csv_text, decode_bytes, is_unsafe, quoted_cell, unquoted_cell
-from tables import read_table
-from utils import UserError, printable
+from contest.audit import audit_contest, load_audit
+from contest.decoding import decode_bytes
+from contest.files import is_unsafe
+from contest.intake import read_contest
+from contest.tables import read_table
+from data_loader import make_folds, save_folds
+from system.log import printable
+from utils import UserError, csv_text, quoted_cell, unquoted_cell
 
 DATA = DataConfig(n_folds=2)
-quickly = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quickly = settings(max_examples=40, deadline=None, derandomize=True,
+                   suppress_health_check=list(HealthCheck))
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="/\\\0")
-stems = st.text(characters, min_size=1, max_size=20).filter(
-    lambda s: s == s.strip() and not s.startswith(".") and len(s.encode()) < 200 and not re.match("[A-Za-z]:", s))
-labels = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12).filter(
-    lambda s: s == s.strip() and s != "")
-cells = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
-    ["=1+1", "+x", "@a", "\t=x", "'=x", "a\rb", 'a"b', "a\nb"])
+stems = st.text(characters, min_size=1, max_size=20).filter(lambda s: s == s.strip()
+                                                            and not s.startswith(".")
+                                                            and len(s.encode()) < 200
+                                                            and not re.match("[A-Za-z]:", s))
+labels = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1,
+                 max_size=12).filter(lambda s: s == s.strip() and s != "")
+cells = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]),
+                max_size=12) | st.sampled_from(["=1+1", "+x", "@a", "\t=x", "'=x", "a\rb", 'a"b',
+                                                "a\nb"])
 
 
 def contest_of(folder, stems_, classes, suffix, in_table):
-    """A contest whose training images have these names, its classes in turn, with a test set of one."""
+    """A contest whose training images have these names, its classes in turn, with a test set of
+    one."""
     for split, names in (("train", stems_), ("test", ["t"])):
         (folder / split).mkdir(parents=True)
         for i, stem in enumerate(names):
             pixels = np.random.default_rng(i).integers(0, 255, (9, 9, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / split / f"{stem}{suffix}", format="PNG")
-    rows = [(f"{stem}{suffix if in_table else ''}", classes[i % len(classes)]) for i, stem in enumerate(stems_)]
-    (folder / "train.csv").write_text(csv_text([("ID", "target"), *rows]), encoding="utf-8", newline="")
+    rows = [(f"{stem}{suffix if in_table else ''}", classes[i % len(classes)]) for i,
+            stem in enumerate(stems_)]
+    (folder / "train.csv").write_text(csv_text([("ID", "target"), *rows]), encoding="utf-8",
+                                      newline="")
     return dict(rows)
 
 
@@ -58,14 +70,17 @@ def test_every_image_gets_its_label_or_is_named(names, classes, suffix, in_table
             assume(False)           # a name that this file system does not take
         try:
             contest = read_contest(root, DATA)
-        except UserError as error:  # names that could be classes, sets of classes, ...: one sentence each
+        except UserError as error:
+            # names that could be classes, sets of classes, ...: one sentence each
             assert str(error) and "\n\n" not in str(error)
             return
         named = {i for p in contest.problems for i in p.sample_ids}
-        got = {i: contest.train.classes[k] for i, k in zip(contest.train.sample_id.tolist(), contest.train.label, strict=True)}
+        got = {i: contest.train.classes[k] for i, k in zip(contest.train.sample_id.tolist(),
+                                                           contest.train.label, strict=True)}
         if contest.understood[0].startswith("labels:     table"):
             assert all(got.get(i) == label or i in named for i, label in label_of.items())
-        assert all(Path(p).resolve().is_relative_to(root.resolve()) for p in contest.train.path.tolist())
+        assert all(Path(p).resolve().is_relative_to(root.resolve())
+                   for p in contest.train.path.tolist())
         check_audit(contest, Path(scratch) / "audit", root)
 
 
@@ -81,7 +96,8 @@ def check_audit(contest, folder, root):
     folds = make_folds(audit.train, 2, 0)
     save_folds(folds, folder / "folds.csv")
     with open(folder / "folds.csv", newline="", encoding="utf-8") as f:
-        assert [unquoted_cell(row["sample_id"]) for row in csv.DictReader(f)] == audit.train.sample_id.tolist()
+        assert [unquoted_cell(row["sample_id"])
+                for row in csv.DictReader(f)] == audit.train.sample_id.tolist()
 
 
 @quickly
@@ -116,7 +132,8 @@ def test_any_bytes_are_an_image_or_one_reason(data, magic):
 @given(st.lists(cells, min_size=2, max_size=5))
 @example(["'=x", "a\rb", "-1", "-x"])
 def test_our_csv_files_are_read_back_and_none_of_their_cells_is_a_formula(row):
-    back = list(csv.reader(io.StringIO(csv_text([[quoted_cell(cell) for cell in row], ["x"]]), newline="")))
+    back = list(csv.reader(io.StringIO(csv_text([[quoted_cell(cell) for cell in row], ["x"]]),
+                                       newline="")))
     assert [[unquoted_cell(cell) for cell in cells] for cells in back] == [row, ["x"]]
     assert not any(re.match(r"[=@\t\r]|[+-](?![0-9.])", cell) for row in back for cell in row)
 
@@ -141,9 +158,11 @@ def test_a_safe_id_stays_in_its_folder(parts, separator):
 def test_a_table_of_a_million_rows_is_read(tmp_path):
     """With quoted commas, a byte order mark, CRLF and trailing empty lines."""
     body = "".join(f'"img {i}.png","class, {i % 7}"\r\n' for i in range(10**6))
-    (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + b"ID,target\r\n" + body.encode() + b"\r\n\r\n")
+    (tmp_path / "train.csv").write_bytes(b"\xef\xbb\xbf" + b"ID,target\r\n" + body.encode()
+                                         + b"\r\n\r\n")
     table, encoding = read_table(tmp_path, "train.csv")
-    assert table.n_rows == 10**6 and not encoding and table.columns["target"][-1] == f"class, {(10**6 - 1) % 7}"
+    assert table.n_rows == 10**6 and not encoding and table.columns["target"][
+        -1] == f"class, {(10**6 - 1) % 7}"
 
 
 @pytest.mark.parametrize("kind", ["device", "socket"])
@@ -162,4 +181,5 @@ def test_devices_and_sockets_are_named_and_not_opened(tmp_path, monkeypatch, kin
     except PermissionError:
         pytest.skip("devices cannot be made here")
     contest = read_contest(root, DATA)
-    assert [p.sample_ids for p in contest.problems if p.kind == "refused_path"] == [("train/a.png",), ("a.png",)]
+    assert [p.sample_ids for p in contest.problems
+            if p.kind == "refused_path"] == [("train/a.png",), ("a.png",)]

@@ -1,4 +1,5 @@
-"""README.md and README.ko.md: the same commands, each of which the parsers take, and files that are there."""
+"""README.md and README.ko.md: the same commands, each of which the parsers take, and files that are
+there."""
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,8 @@ FILES = ("README.md", "README.ko.md")
 
 
 def blocks(name, language):
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / name).read_text(encoding="utf-8"),
+                       re.DOTALL | re.MULTILINE)
     return [text for tongue, text in found if tongue == language]
 
 
@@ -32,7 +34,8 @@ def test_both_languages_have_the_same_commands_and_figures():
     for language in ("bash", "python"):
         english, korean = (blocks(name, language) for name in FILES)
         assert english == korean and english
-    numbers = [sorted(re.findall(r"(?<!\d)0\.\d{3}(?!\d)", (ROOT / name).read_text(encoding="utf-8"))) for name in FILES]
+    numbers = [sorted(re.findall(r"(?<!\d)0\.\d{3}(?!\d)",
+                                 (ROOT / name).read_text(encoding="utf-8"))) for name in FILES]
     assert numbers[0] == numbers[1]
     text = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     assert all(number in text for number in numbers[0])
@@ -49,14 +52,16 @@ def test_every_command_is_one_that_the_parsers_take(line):
         elif words[1] == "predict.py":
             predict.make_parser().parse_args(words[2:])
         elif words[0] not in ("tensorboard", "mlflow"):      # optional packages
-            assert words[1] in ("run_training.py", "-m") and (words[1] == "-m" or (ROOT / words[1]).exists())
+            assert words[1] in ("run_training.py", "-m") and (words[1] == "-m"
+                                                              or (ROOT / words[1]).exists())
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_layout_is_that_of_the_repository(name):
     paths = layout(name)
     assert all((ROOT / path).exists() for path in paths)
-    modules = {p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.py"), *ROOT.glob("modeling/*.py")]}
+    modules = {p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.py"),
+                                                        *ROOT.glob("modeling/*.py")]}
     assert modules - set(paths) == {"modeling/__init__.py"}
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from modeling.review import (
+from reporting.review import (
     confused_pairs,
     confusion,
     duplicate_sets,
@@ -13,7 +13,8 @@ from modeling.review import (
 )
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
-PROBS = np.array([[.9, .1, .0], [.1, .9, .0], [.4, .6, .0], [.2, .8, .0], [.7, .2, .1], [.0, .1, .9]])
+PROBS = np.array([[.9, .1, .0], [.1, .9, .0], [.4, .6, .0], [.2, .8, .0], [.7, .2, .1],
+                  [.0, .1, .9]])
 
 
 def test_the_confusion_matrix_counts_labels_by_answers():
@@ -31,7 +32,8 @@ def test_the_rows_to_look_at_come_surest_first():
 def test_reliability_of_predictions_that_are_right_as_often_as_they_say():
     rng = np.random.default_rng(0)
     sure = rng.uniform(0.5, 1, 20000)
-    bins, error = reliability((rng.random(20000) > sure).astype(int), np.stack([sure, 1 - sure], axis=1))
+    bins, error = reliability((rng.random(20000) > sure).astype(int),
+                              np.stack([sure, 1 - sure], axis=1))
     assert error < 0.02 and sum(b.count for b in bins) == 20000
     assert all(b.accuracy == pytest.approx(b.confidence, abs=0.03) for b in bins)
     assert reliability(LABELS, np.eye(3)[[1, 1, 1, 0, 0, 0]])[1] == 1.0

@@ -1,4 +1,5 @@
-"""On small drawn images: nothing is found where nothing is, single distortions are found, natural mirrors are told."""
+"""On small drawn images: nothing is found where nothing is, single distortions are found, natural
+mirrors are told."""
 import json
 from types import SimpleNamespace
 
@@ -10,25 +11,22 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from config import AugmentConfig
-from modeling.augment import SYMMETRIES, Distortion, ShiftPolicy, apply, distort, train_augment, turn
+from modeling.augment import train_augment
 from modeling.inference import views_for
-from modeling.orientation import ORIENTATIONS, flip_shares, local_patterns, orientation_mixtures, some_of_classes
-from modeling.shift import (
-    DISTORTED_PX,
-    Finding,
-    Found,
-    ShiftReport,
-    coupled,
-    load,
-    match_shift,
-    policy_of,
-    separability,
-    simpler,
-    trace_row,
-    with_compression,
-    with_grey_noise,
+from shift.bank import DISTORTED_PX, trace_row
+from shift.distortions import SYMMETRIES, Distortion, ShiftPolicy, apply, distort, turn
+from shift.match import coupled, load, match_shift, policy_of, with_compression, with_grey_noise
+from shift.orientation import (
+    ORIENTATIONS,
+    flip_shares,
+    local_patterns,
+    orientation_mixtures,
+    some_of_classes,
 )
-from modeling.traces import border_statistics, jpeg_quality, statistics
+from shift.reading import Belief, KindReading
+from shift.report import ShiftReport
+from shift.search import separability, simpler
+from shift.traces import border_statistics, jpeg_quality, statistics
 
 SIDE = 96
 
@@ -37,8 +35,10 @@ def letter(text, rng):
     """A letter on a shaded ground, at a random place, size and grey."""
     image = np.full((SIDE, SIDE, 3), rng.integers(150, 230, 3), np.uint8)
     place = (int(rng.integers(20, 40)), int(rng.integers(60, 80)))
-    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, rng.uniform(1.3, 2), rng.integers(0, 90, 3).tolist(), 3)
-    shade = np.linspace(-15, 15, SIDE)[None, :, None] * rng.uniform(-1, 1) + rng.normal(0, 1.5, image.shape)
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, rng.uniform(1.3, 2),
+                rng.integers(0, 90, 3).tolist(), 3)
+    shade = np.linspace(-15, 15, SIDE)[None, :, None] * rng.uniform(-1, 1) + rng.normal(0, 1.5,
+                                                                                        image.shape)
     return np.clip(image + shade, 0, 255).astype(np.uint8)
 
 
@@ -47,7 +47,8 @@ def ring(n_bars, rng):
     image = np.full((SIDE, SIDE, 3), rng.integers(150, 230, 3), np.uint8)
     centre, colour = (SIDE - 1) / 2 + rng.uniform(-12, 12, 2), rng.integers(0, 90, 3).tolist()
     if n_bars:
-        cv2.drawMarker(image, centre.astype(int).tolist(), colour, cv2.MARKER_CROSS, int(rng.integers(30, 60)), 5)
+        cv2.drawMarker(image, centre.astype(int).tolist(), colour, cv2.MARKER_CROSS,
+                       int(rng.integers(30, 60)), 5)
     else:
         cv2.circle(image, centre.astype(int).tolist(), int(rng.integers(15, 30)), colour, 4)
     return turn(image, (None, *SYMMETRIES)[rng.integers(8)])
@@ -74,13 +75,15 @@ def train(tmp_path_factory):
 def found(train, tmp_path, *distortions, **settings):
     images, _ = images_of(letter, "FRG4", 200, seed=1)
     policy = ShiftPolicy(tuple(Distortion(*d) for d in distortions), **settings)
-    test = [distort(image, policy, i, lambda s: images[s % len(images)]) for i, image in enumerate(images)]
+    test = [distort(image, policy, i, lambda s: images[s % len(images)]) for i,
+            image in enumerate(images)]
     return match_shift(*train, save(test, tmp_path / "test"), seed=0, workers=2, rows=1000)
 
 
 def test_no_shift_gives_an_empty_policy_and_a_report_that_survives_json(train, tmp_path):
     report = found(train, tmp_path)
-    assert report.policy.is_empty and report.natural_symmetries == () and report.symmetries == ("identity",)
+    assert report.policy.is_empty and report.natural_symmetries == () and report.symmetries == (
+        "identity",)
     assert report.auc_before["value"] < 0.65
     assert ShiftReport.from_json(json.loads(json.dumps(report.to_json()))).policy == report.policy
     assert any("no distortion" in line for line in report.describe())
@@ -91,64 +94,84 @@ def test_flips_and_blur_are_found_together(train, tmp_path):
     assert policy.get("flip_vertical").probability == pytest.approx(0.5, abs=0.15)
     blur = policy.get("blur")
     assert blur.probability > 0.8 and blur.low > 0.6 and blur.high < 3.5
-    assert all(d.probability <= 0.2 for d in policy.distortions if d.kind not in ("flip_vertical", "blur"))
+    assert all(d.probability <= 0.2 for d in policy.distortions if d.kind not in ("flip_vertical",
+                                                                                  "blur"))
 
 
 def test_a_second_kind_goes_where_the_first_alone_explains_the_test_set(train, tmp_path):
-    """From a reading that holds two kinds for what one did: the search may end there, by its seed and the processor."""
+    """From a reading that holds two kinds for what one did: the search may end there, by its seed
+    and the processor."""
     images, _ = images_of(letter, "FRG4", 200, seed=1)
     policy = ShiftPolicy((Distortion("blur", 1.0, 1.0, 2.5),))
     test = [trace_row(distort(image, policy, i)) for i, image in enumerate(images)]
-    both = Finding("motion_blur", 0.95, 3.0, 3.69, 234, 4), Finding("blur", 1.0, 0.91, 1.92, 1166, 0)
-    found = Found({finding.kind: finding for finding in both})
+    both = KindReading("motion_blur", 0.95, 3.0, 3.69, 234, 4), KindReading("blur", 1.0, 0.91, 1.92,
+                                                                            1166, 0)
+    found = Belief({finding.kind: finding for finding in both})
     left = simpler(found, load(train[0], 0, 2, 200, DISTORTED_PX), np.array(test), 0, 2, 400).kinds
     assert set(left) == {"blur"} and left["blur"].low > 0.6 and 2 < left["blur"].high < 3.5
 
 
 def test_two_kinds_that_both_are_there_stay(train, tmp_path):
     images, _ = images_of(letter, "FRG4", 200, seed=1)
-    policy = ShiftPolicy((Distortion("rotate", 1.0, -25, 25), Distortion("scale", 1.0, 0.6, 0.75)), fill=(0.0, 1.0, 0.0, 0.0))
+    policy = ShiftPolicy((Distortion("rotate", 1.0, -25, 25), Distortion("scale", 1.0, 0.6, 0.75)),
+                         fill=(0.0, 1.0, 0.0, 0.0))
     test = [trace_row(distort(image, policy, i)) for i, image in enumerate(images)]
-    kinds = {d.kind: Finding(d.kind, 1.0, d.low, d.high, 500, 4) for d in policy.distortions}
-    found = Found(kinds, fill=policy.fill, expand=0.0, geometry_first=0.0)
-    assert set(simpler(found, load(train[0], 0, 2, 200, DISTORTED_PX), np.array(test), 0, 2, 400).kinds) == set(kinds)
+    kinds = {d.kind: KindReading(d.kind, 1.0, d.low, d.high, 500, 4) for d in policy.distortions}
+    found = Belief(kinds, fill=policy.fill, expand=0.0, geometry_first=0.0)
+    assert set(simpler(found, load(train[0], 0, 2, 200, DISTORTED_PX), np.array(test), 0, 2,
+                       400).kinds) == set(kinds)
 
 
 @pytest.mark.slow
 def test_rotation_and_its_fill_are_found(train, tmp_path):
     policy = found(train, tmp_path, ("rotate", 1.0, -25, 25), fill=(0.0, 1.0, 0.0, 0.0)).policy
     turned = policy.get("rotate")
-    assert turned.probability > 0.8 and turned.low == pytest.approx(-25, abs=8) and turned.high == pytest.approx(25, abs=8)
+    assert (
+        turned.probability > 0.8
+        and turned.low == pytest.approx(-25, abs=8)
+        and turned.high == pytest.approx(25, abs=8)
+    )
     assert policy.fill[1] > 0.8
 
 
 def symmetries_used(train, labels, test):
-    """Those of test-time views, and those that training images are turned by, natural or matched."""
+    """Those of test-time views, and those that training images are turned by, natural or matched.
+    """
     report = match_shift(train, labels, test, seed=0, workers=2, rows=400)
     views = {view.symmetry for view in views_for(report.symmetries, 8)}
-    turns = [train_augment(AugmentConfig(), g, image_size_px=64, resize="letterbox").policy for g in report.groups]
-    return views, {kind for p in turns for kind in (*p.natural, *(d.kind for d in p.distortions if d.kind in SYMMETRIES))}
+    turns = [train_augment(AugmentConfig(), g, image_size_px=64, resize="letterbox").policy
+             for g in report.groups]
+    return views, {kind for p in turns for kind in (*p.natural,
+                                                    *(d.kind for d in p.distortions
+                                                      if d.kind in SYMMETRIES))}
 
 
 @pytest.mark.parametrize(("draw", "kinds", "used"), [(letter, "bdpq", set()), (ring, (0, 2), set(SYMMETRIES))])
-def test_no_mirror_of_letters_survives_in_views_and_augmentation_and_all_of_rings_do(tmp_path, draw, kinds, used):
+def test_no_mirror_of_letters_survives_in_views_and_augmentation_and_all_of_rings_do(tmp_path, draw,
+                                                                                     kinds, used):
     (train, y), (test, _) = (images_of(draw, kinds, 120, seed) for seed in (2, 3))
-    views, turns = symmetries_used(save(train, tmp_path / "train"), y, save(test, tmp_path / "test"))
+    views, turns = symmetries_used(save(train, tmp_path / "train"), y,
+                                   save(test, tmp_path / "test"))
     assert views == used | {"identity"} and turns == used
 
 
 def test_noise_of_grey_images_is_grey_as_far_as_test_images_are():
     policy = ShiftPolicy((Distortion("noise", 0.5, 5, 9),))
-    found = [with_grey_noise(policy, 0.8, theirs).grey_noise for theirs in (0.9, 0.8, 0.6, 0.4, 0.1)]
+    found = [with_grey_noise(policy, 0.8, theirs).grey_noise for theirs in (0.9, 0.8, 0.6, 0.4,
+                                                                            0.1)]
     assert found == pytest.approx([1, 1, 0.5, 0, 0])
-    assert with_grey_noise(policy, 0.0, 0.5) == policy and with_grey_noise(ShiftPolicy(), 1.0, 0.5) == ShiftPolicy()
+    assert with_grey_noise(policy, 0.0, 0.5) == policy and with_grey_noise(ShiftPolicy(), 1.0,
+                                                                           0.5) == ShiftPolicy()
 
 
 def test_of_many_classes_some_are_looked_at_with_images_enough_to_compare():
-    rows, few, many = np.random.default_rng(0).permutation(3000), np.arange(3000) % 40, np.arange(3000) % 300
+    rows, few, many = np.random.default_rng(0).permutation(3000), np.arange(3000) % 40, np.arange(
+        3000) % 300
     assert some_of_classes(rows, few, 240).tolist() == rows[:240].tolist()
     picked = some_of_classes(rows, many, 240)
-    assert len(set(picked.tolist())) == 240 and set(np.unique(many[picked], return_counts=True)[1].tolist()) == {6}
+    assert len(set(picked.tolist())) == 240 and set(np.unique(many[picked],
+                                                              return_counts=True)[1].tolist()) == {
+                                                                  6}
 
 
 def test_without_test_images_only_the_natural_symmetries_are_measured(train):
@@ -165,11 +188,13 @@ def test_too_few_test_images_tell_of_no_shift(train, n):
 def test_broken_files_are_left_out(train, tmp_path):
     paths, labels = train
     (tmp_path / "broken.png").write_bytes(b"no image")
-    assert match_shift([*paths, tmp_path / "broken.png"], [*labels, 0], [], seed=0, workers=1).n_train == len(paths)
+    assert match_shift([*paths, tmp_path / "broken.png"], [*labels, 0], [], seed=0,
+                       workers=1).n_train == len(paths)
 
 
 @pytest.mark.parametrize("auc, found, share", [(0.97, True, 0.5), (0.7, True, 1.0), (0.97, False, 1.0)])
-def test_a_policy_that_leaves_the_test_images_apart_is_for_half_of_the_training_images(auc, found, share):
+def test_a_policy_that_leaves_the_test_images_apart_is_for_half_of_the_training_images(auc, found,
+                                                                                       share):
     policy = ShiftPolicy((Distortion("blur", 0.5, 1, 2),) if found else ())
     assert ShiftReport(policy, auc_after={"value": auc, "ci90": [auc, auc]}).trained_share == share
     assert ShiftReport(policy).trained_share == 1.0      # nothing was read
@@ -179,13 +204,19 @@ def test_a_policy_that_leaves_the_test_images_apart_is_for_half_of_the_training_
 def test_lines_are_measured_like_other_images(tmp_path, shape):
     paths = save([np.full((*shape, 3), 120, np.uint8)], tmp_path / "lines")
     sample = load(paths, 0, 1, 10, DISTORTED_PX)
-    rows = sample.distorted([{}, {"rotate": 10, "expand": True, "fill": "white"}, {"downscale": 0.3}], 0, trace_row, 1)
-    assert np.isfinite(rows).all() and np.shape(rows) == (3, len(statistics(np.zeros((9, 9, 3), np.uint8))))
+    rows = sample.distorted([{}, {"rotate": 10, "expand": True, "fill": "white"},
+                             {"downscale": 0.3}], 0, trace_row, 1)
+    assert np.isfinite(rows).all() and np.shape(rows) == (3,
+                                                          len(statistics(np.zeros((9, 9, 3),
+                                                                                  np.uint8))))
 
 
 def test_statistics_are_finite_on_odd_images():
     for shape in ((8, 8), (8, 500), (300, 9), (37, 41)):
-        for image in (np.zeros((*shape, 3), np.uint8), np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)):
+        for image in (np.zeros((*shape, 3), np.uint8), np.random.default_rng(0).integers(0, 256,
+                                                                                         (*shape,
+                                                                                          3),
+                                                                                         np.uint8)):
             assert np.isfinite(list(statistics(image).values())).all()
 
 
@@ -214,18 +245,24 @@ def test_files_saved_alike_are_simulated_as_they_are_and_coarser_ones_become_a_d
 
 
 def test_a_policy_is_in_units_of_the_original_images():
-    """Measured on images of a quarter of the side: cached ones of that size are damaged by the same as those are."""
+    """Measured on images of a quarter of the side: cached ones of that size are damaged by the same
+    as those are."""
     def finding(kind, low, high):
         return SimpleNamespace(kind=kind, low=low, high=high, probability=0.5, gain=9.0, chance=1.0)
 
-    kinds = {f.kind: f for f in (finding("blur", 1.0, 2.0), finding("downscale", 0.4, 0.8), finding("jpeg", 80, 90))}
-    policy = policy_of(Found(kinds), {}, (), native=4.0)
+    kinds = {f.kind: f for f in (finding("blur", 1.0, 2.0), finding("downscale", 0.4, 0.8),
+                                 finding("jpeg", 80, 90))}
+    policy = policy_of(Belief(kinds), {}, (), native=4.0)
     assert [(d.kind, round(d.low, 6), round(d.high, 6)) for d in policy.distortions] == [
         ("blur", 4.0, 8.0), ("downscale", 0.1, 0.2), ("jpeg", 20, 60)]
     image = cv2.resize(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), (120, 120))
-    strong = {f.kind: f for f in (finding("noise", 30, 50), finding("jpeg", 10, 30))}      # nothing is lost on the way there
-    assert [(round(d.low), round(d.high)) for d in policy_of(Found(strong), {}, (), native=4.0).distortions] == [
-        (120, 200), (-260, -180)]
+    # nothing is lost on the way there
+    strong = {f.kind: f for f in (finding("noise", 30, 50), finding("jpeg", 10, 30))}
+    assert [(round(d.low), round(d.high)) for d in policy_of(Belief(strong), {}, (),
+                                                             native=4.0).distortions] == [(120,
+                                                                                           200),
+                                                                                          (-260,
+                                                                                           -180)]
     for values, native in (({"downscale": 0.4}, {"downscale": 0.1}), ({"jpeg": 80}, {"jpeg": 20}),
                            ({"jpeg": 10}, {"jpeg": -260})):
         measured, cached = (apply(image, v | {"fill": "white"}, np.random.default_rng(0), None, s)
@@ -255,16 +292,19 @@ def local_binary_patterns(image):
     for _ in range(2):
         h, w = g.shape[0] - 2, g.shape[1] - 2
         around = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
-        codes = sum((g[y:y + h, x:x + w] > g[1:-1, 1:-1] + 12) << bit for bit, (y, x) in enumerate(around))
+        codes = sum((g[y:y + h, x:x + w] > g[1:-1, 1:-1] + 12) << bit for bit,
+                    (y, x) in enumerate(around))
         counts = np.bincount(codes.ravel(), minlength=256)[1:]
         rows.append(np.sqrt(counts / (counts.sum() + 1)))
-        g = cv2.resize(g.astype(np.int16), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(int)
+        g = cv2.resize(g.astype(np.int16), None, fx=0.5, fy=0.5,
+                       interpolation=cv2.INTER_AREA).astype(int)
     return np.concatenate(rows)
 
 
 @pytest.mark.parametrize("shape", [(90, 70, 3), (33, 47, 3)])
 def test_local_patterns_are_what_they_are_defined_as(shape):
-    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), (0, 0), 0.7)
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
+                             (0, 0), 0.7)
     assert np.array_equal(local_patterns(image), local_binary_patterns(image))
 
 
@@ -273,7 +313,10 @@ def test_separability_is_cross_validated():
     one, other = rng.normal(0, 1, (60, 5)), rng.normal(0.4, 1, (50, 5))
     forest = ExtraTreesClassifier(100, min_samples_leaf=3, random_state=7)
     y, folds = np.repeat([0, 1], [60, 50]), StratifiedKFold(4, shuffle=True, random_state=7)
-    score = cross_val_predict(forest, np.concatenate([one, other]), y, cv=folds, method="predict_proba")[:, 1]
+    score = cross_val_predict(forest, np.concatenate([one, other]), y, cv=folds,
+                              method="predict_proba")[:, 1]
     for workers in (1, 2):
         found = separability(one, other, 7, workers)
-        assert found["value"] == roc_auc_score(y, score) and found["ci90"][0] < found["value"] < found["ci90"][1]
+        assert found["value"] == roc_auc_score(y,
+                                               score) and found["ci90"][0] < found["value"] < found[
+                                                   "ci90"][1]

@@ -1,21 +1,24 @@
 import numpy as np
 import pytest
 
+from contest.submission import Form, match_columns, probs_of_ids
 from modeling.inference import Predictions
-from submission import Form, match_columns, probs_of_ids
 from utils import RunError, UserError
 
 PROBS = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
 ONE = Form(("ID", "target"), "ID", ("b", "a"), source="sample.csv")
 SEVERAL = Form(("dog", "ID", "cat", "fox", "bird"), "ID", ("b", "a"), (1, 0, 2, -1), "sample.csv")
 CLASSES = ("cat", "dog", "fox")
-KINDS = {"class": (ONE, "class", CLASSES), "ranking": (ONE, "ranking", CLASSES), "positive": (ONE, "probability", ("0", "1")),
-         "probabilities": (SEVERAL, "probability", CLASSES)}
+KINDS = {"class": (ONE, "class", CLASSES), "ranking": (ONE, "ranking", CLASSES),
+         "positive": (ONE, "probability", ("0", "1")), "probabilities": (SEVERAL, "probability",
+                                                                         CLASSES)}
 
 
 def decided(kind):
     form, answer, classes = KINDS[kind]
-    return form.for_metric("some", answer, classes), PROBS[:, :len(classes)] / PROBS[:, :len(classes)].sum(1, keepdims=True)
+    return form.for_metric("some", answer, classes), PROBS[:, : len(classes)] / PROBS[
+        :, : len(classes)
+    ].sum(1, keepdims=True)
 
 
 @pytest.mark.parametrize(("kind", "row"), [
@@ -47,20 +50,24 @@ def test_a_broken_submission_is_never_written(kind, damage, tmp_path):
 
 
 def test_ids_that_need_quotes_survive(tmp_path):
-    form = Form(("ID", "target"), "ID", ('a,"b".png', "한 글.png")).for_metric("some", "class", CLASSES)
+    form = Form(("ID", "target"), "ID", ('a,"b".png', "한 글.png")).for_metric("some", "class",
+                                                                             CLASSES)
     form.write(form.rows(PROBS), tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines() == [
         "ID,target", '"a,""b"".png",fox', "한 글.png,cat"]
 
 
 def test_cells_are_separated_as_in_the_sample(tmp_path):
-    form = Form(("ID", "target"), "ID", ("a;b", "c"), separator=";").for_metric("some", "class", CLASSES)
+    form = Form(("ID", "target"), "ID", ("a;b", "c"), separator=";").for_metric("some", "class",
+                                                                                CLASSES)
     form.write(form.rows(PROBS), tmp_path / "s.csv")
-    assert (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines() == ["ID;target", '"a;b";fox', "c;cat"]
+    assert (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines() == ["ID;target",
+                                                                             '"a;b";fox', "c;cat"]
 
 
 def test_an_id_without_a_prediction_gets_the_class_shares():
-    predictions = Predictions(np.array(["a"]), np.array([[0.2, 0.8]], np.float32), ("x", "y"), "test", ("m",))
+    predictions = Predictions(np.array(["a"]), np.array([[0.2, 0.8]], np.float32), ("x", "y"),
+                              "test", ("m",))
     assert probs_of_ids(("b", "a", "b"), predictions, np.array([0.9, 0.1])) == pytest.approx(
         np.array([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]]))
     assert probs_of_ids(("b",), None, np.array([0.9, 0.1])).tolist() == [[0.9, 0.1]]
@@ -82,7 +89,8 @@ def test_columns_may_be_named_after_the_names_of_numbered_classes():
 
 
 def test_the_positive_class_is_the_last_or_the_one_that_the_column_is_named_after():
-    assert ONE.for_metric("auc", "probability", ("cat", "dog")).rows([[0.3, 0.7]] * 2)[0] == ("b", "0.7")
+    assert ONE.for_metric("auc", "probability", ("cat", "dog")).rows([[0.3, 0.7]] * 2)[0] == ("b",
+                                                                                              "0.7")
     cat = Form(("ID", "cat"), "ID", ("b",), (0,)).for_metric("auc", "probability", ("cat", "dog"))
     assert cat.rows([[0.3, 0.7]]) == [("b", "0.3")] and "'cat'" in cat.describe()
 

@@ -1,4 +1,5 @@
-"""A damaged contest folder, through the command: a named problem, never a traceback, and a run wherever one makes sense."""
+"""A damaged contest folder, through the command: a named problem, never a traceback, and a run
+wherever one makes sense."""
 import csv
 import json
 import shutil
@@ -80,9 +81,10 @@ def no_images(folder):
     return str(folder)
 
 
-CASES = [(truncate, RUNS), (truncate_jpeg, RUNS), (zero_bytes, RUNS), (text_as_image, RUNS), (bad_test_image, RUNS),
-         (id_without_file, RUNS), (repeated_id, RUNS), (label_not_in_meta, RUNS), (id_that_leaves, RUNS),
-         (empty_table, REFUSED), (no_test_folder, RUNS), (no_images, REFUSED)]
+CASES = [(truncate, RUNS), (truncate_jpeg, RUNS), (zero_bytes, RUNS), (text_as_image, RUNS),
+         (bad_test_image, RUNS), (id_without_file, RUNS), (repeated_id, RUNS),
+         (label_not_in_meta, RUNS), (id_that_leaves, RUNS), (empty_table, REFUSED),
+         (no_test_folder, RUNS), (no_images, REFUSED)]
 
 
 @pytest.mark.parametrize(("tamper", "status"), CASES, ids=[case[0].__name__ for case in CASES])

@@ -8,10 +8,7 @@ from safetensors.torch import save_file
 
 from config import FitSpec, Round, build_config
 from data_loader import Targets
-from modeling.fits import Fitted, Run, at_site, teachers_of, warm_start
-from modeling.inference import Predictions
-from modeling.network import WeightsSource
-from modeling.targets import (
+from ensemble.teachers import (
     able,
     distillers,
     load_pseudo_labels,
@@ -20,8 +17,13 @@ from modeling.targets import (
     teachers_temperature,
     within_quota,
 )
+from modeling.inference import Predictions
 from modeling.train import FitResult
-from utils import RunError, Stage
+from modeling.weights import WeightsSource
+from running.fits import at_site, warm_start
+from running.run import Fitted, Run, teachers_of
+from system.stages import Stage
+from utils import RunError
 
 IDS = np.array(["t0", "t1", "t2", "t3"])
 
@@ -55,19 +57,24 @@ def test_a_fit_is_distilled_from_the_other_backbones_of_its_own_fold():
     assert distillers(student, [a, b, c]) == distillers(student, [a, b, c], 2) == [b, c]
     assert distillers(student, [a, b, c], 1) == [b]
     assert distillers(student, [a]) == [a] and distillers(student, []) == []
-    with pytest.raises(RunError, match=r"r1-a-s42 fold 2 must be fits of fold 2, .*got r0-b-s42 of fold 1"):
+    with pytest.raises(RunError,
+                       match=r"r1-a-s42 fold 2 must be fits of fold 2, .*got r0-b-s42 of fold 1"):
         distillers(student, [FitSpec("b", 42, 0, 1), c])
     everything = FitSpec("a", 42, 1, None)
     assert distillers(everything, [FitSpec("b", 42, 0, None)]) == [FitSpec("b", 42, 0, None)]
 
 
 def test_a_fold_is_taught_by_its_own_models_and_a_refit_by_those_of_all_folds():
-    this = SimpleNamespace(config=build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2", "rounds=2"]))
+    this = SimpleNamespace(config=build_config("full_training",
+                                               ["model.backbones=vit,swin", "data.run_folds=2",
+                                                "rounds=2"]))
     student = FitSpec("vit", 42, 1, 1)
     assert teachers_of(this, student) == [FitSpec("vit", 42, 0, 1), FitSpec("swin", 42, 0, 1)]
     assert teachers_of(this, replace(student, round=0)) == []
-    refit, of_all = replace(student, fold=None), [FitSpec(b, 42, 0, fold) for fold in (0, 1, None) for b in ("vit", "swin")]
-    assert teachers_of(this, refit) == of_all and teachers_of(this, refit, of_all[1:4]) == of_all[1:4]
+    refit, of_all = replace(student, fold=None), [FitSpec(b, 42, 0, fold) for fold in (0, 1, None)
+                                                  for b in ("vit", "swin")]
+    assert teachers_of(this, refit) == of_all and teachers_of(this, refit,
+                                                              of_all[1:4]) == of_all[1:4]
     assert distillers(refit, of_all, 2) == [FitSpec("swin", 42, 0, 0), FitSpec("swin", 42, 0, 1)]
 
 
@@ -83,7 +90,8 @@ def test_a_warm_start_has_the_weights_of_the_same_fit_of_the_round_before(tmp_pa
     this.warn = this.said.append
     student, before = FitSpec("a", 42, 1, 1), FitSpec("a", 42, 0, 1)
     fitted = {before: Fitted(weights_in(tmp_path / "own", first), None),
-              replace(before, fold=0): Fitted(weights_in(tmp_path / "other", torch.nn.Linear(3, 2)), None)}
+              replace(before, fold=0): Fitted(weights_in(tmp_path / "other", torch.nn.Linear(3, 2)),
+                                              None)}
     network = torch.nn.Linear(3, 2)
     warm_start(this, student, fitted, network)
     assert torch.equal(network.weight, first.weight) and this.said == []
@@ -92,25 +100,38 @@ def test_a_warm_start_has_the_weights_of_the_same_fit_of_the_round_before(tmp_pa
     warm_start(SimpleNamespace(config=cold), student, fitted, network)
     warm_start(this, replace(student, fold=2), fitted, network)
     assert torch.equal(network.weight, own)
-    assert this.said == ["r1-a-s42 fold 2 begins like the first round: there is no r0-a-s42 of that fold"]
+    assert this.said == [
+        "r1-a-s42 fold 2 begins like the first round: there is no r0-a-s42 of that fold"]
 
 
 @pytest.mark.parametrize(("changes", "networks"), [
     (["rounds.warm_start=on"], {("vit", 1)}), (["rounds.alpha=0.5"], {("vit", 1), ("swin", 1)}),
     (["rounds.unlabelled=on"], set())])
-def test_a_worker_fetches_the_networks_that_its_fit_reads_and_all_predictions(tmp_path, monkeypatch, changes, networks):
-    monkeypatch.setattr("modeling.fits.keep_freed_memory", lambda: None)
-    config = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2", "rounds=2", *changes])
-    this = Run(config, None, tmp_path, None, torch.device("cpu"), {"vit": WeightsSource("vit", "random")}, {}, audit=object())
-    fitted = {spec: Fitted(FitResult(spec, tmp_path / f"fit {spec.backbone} {spec.fold}", (), 0.0, 0, 0),
-                           Stage("predict", "", tmp_path / f"predict {spec.backbone} {spec.fold}"))
-              for spec in (FitSpec(backbone, 42, 0, fold) for fold in (0, 1) for backbone in ("vit", "swin"))}
+def test_a_worker_fetches_the_networks_that_its_fit_reads_and_all_predictions(tmp_path, monkeypatch,
+                                                                              changes, networks):
+    monkeypatch.setattr("running.fits.keep_freed_memory", lambda: None)
+    config = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2",
+                                            "rounds=2", *changes])
+    this = Run(config, None, tmp_path, None, torch.device("cpu"),
+               {"vit": WeightsSource("vit", "random")}, {}, audit=object())
+    fitted = {
+        spec: Fitted(
+            FitResult(spec, tmp_path / f"fit {spec.backbone} {spec.fold}", (), 0.0, 0, 0),
+            Stage("predict", "", tmp_path / f"predict {spec.backbone} {spec.fold}"),
+        )
+        for spec in (
+            FitSpec(backbone, 42, 0, fold) for fold in (0, 1) for backbone in ("vit", "swin")
+        )
+    }
     asked = []
-    site = SimpleNamespace(is_home=False, cores=torch.get_num_threads(), folder=tmp_path / "there", events=None,
-                           fetch=lambda path: asked.append(path.name) or tmp_path / "there" / path.name)
+    site = SimpleNamespace(is_home=False, cores=torch.get_num_threads(), folder=tmp_path / "there",
+                           events=None, fetch=lambda path: asked.append(path.name)
+                           or tmp_path / "there" / path.name)
     _, here = at_site(site, this, FitSpec("vit", 42, 1, 1), fitted)
-    assert {(s.backbone, s.fold) for s, f in here.items() if f.result.folder.parent.name == "there"} == networks
-    assert {name for name in asked if name.startswith("predict")} == {f.predict_stage.folder.name for f in fitted.values()}
+    assert {(s.backbone, s.fold) for s, f in here.items() if f.result.folder.parent.name
+            == "there"} == networks
+    assert {name for name in asked if name.startswith("predict")} == {f.predict_stage.folder.name
+                                                                      for f in fitted.values()}
 
 
 def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teach():
@@ -118,7 +139,8 @@ def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teac
     ids = np.array([f"v{i:03}" for i in range(400)])
     first = rng.random(400).astype(np.float32)
     label_of = {i: int(rng.random() > p) for i, p in zip(ids.tolist(), first, strict=True)}
-    odds = (first / (1 - first)) ** 3                                # three times as sure as is right
+    # three times as sure as is right
+    odds = (first / (1 - first)) ** 3
     sure = (odds / (1 + odds)).astype(np.float32)
     valid = Predictions(ids, np.stack([sure, 1 - sure], 1), ("a", "b"), "valid", ("m",))
     assert teachers_temperature([[valid, valid]], label_of) == pytest.approx(3, abs=0.6)
@@ -135,18 +157,21 @@ def test_a_teacher_that_knows_little_is_not_heard_and_equals_are():
     def predictions(share_right, seed):
         noise = np.random.default_rng(seed)
         said = np.where(noise.random(300) < share_right, labels, noise.integers(0, 3, 300))
-        return Predictions(ids, (np.eye(3)[said] * 0.7 + 0.1).astype(np.float32), ("a", "b", "c"), "valid", ("m",))
+        return Predictions(ids, (np.eye(3)[said] * 0.7 + 0.1).astype(np.float32), ("a", "b", "c"),
+                           "valid", ("m",))
 
     fold = {"good": predictions(0.8, 1), "poor": predictions(0.05, 2), "equal": predictions(0.8, 3)}
     assert able(["good", "poor", "equal"], [fold], label_of) == ["good", "equal"]
     assert able(["poor", "good"], [fold, {"good": fold["good"]}], label_of) == ["good"]
-    assert able(["poor", "good"], [], label_of) == ["poor", "good"]                                 # no other fold has both
+    # no other fold has both
+    assert able(["poor", "good"], [], label_of) == ["poor", "good"]
     assert able(["poor", "good"], [{"good": fold["good"]}], label_of) == ["poor", "good"]
     assert able(["poor"], [fold], label_of) == ["poor"] and able([], [fold], label_of) == []
 
 
 def test_an_easy_class_does_not_swamp_the_others():
-    probs = np.array([[0.99, 0.01, 0.0]] * 40 + [[0.01, 0.98, 0.01]] * 4 + [[0.3, 0.4, 0.3]] * 36 + [[0.0, 0.03, 0.97]] * 8)
+    probs = np.array([[0.99, 0.01, 0.0]] * 40 + [[0.01, 0.98, 0.01]] * 4 + [[0.3, 0.4, 0.3]] * 36
+                     + [[0.0, 0.03, 0.97]] * 8)
     probs[:40, 0] += np.linspace(0, 0.009, 40)
     keep = probs.max(1) > 0.9
     kept = within_quota(probs, keep, quota=1.0)

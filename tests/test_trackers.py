@@ -1,4 +1,5 @@
-"""Trackers get the numbers of events.jsonl, in the run's folder; a missing package ends the command before it trains."""
+"""Trackers get the numbers of events.jsonl, in the run's folder; a missing package ends the command
+before it trains."""
 import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -6,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from grandmaster_train import main
-from modeling.trackers import numbers_of
+from running.trackers import numbers_of
 from tests.conftest import small_argv
 
 FIT = "r0-mobilenetv3_small_050-s42"
@@ -18,7 +19,8 @@ def test_numbers_are_named_after_their_fit_and_their_step_is_its_epoch():
     assert list(numbers_of("scores", {"expected": 0.9})) == [("scores/expected", 0.9, 0)]
 
 
-def test_a_missing_package_is_one_sentence_before_anything_is_trained(contest, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_one_sentence_before_anything_is_trained(contest, tmp_path,
+                                                                      monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert main(small_argv(contest, tmp_path, "runtime.tracker=mlflow")) == 2
     assert "runtime.tracker=mlflow needs the optional package mlflow" in capsys.readouterr().err
@@ -32,7 +34,9 @@ def test_mlflow_gets_every_epoch_and_the_scores(contest, tmp_path, monkeypatch):
                            log_metric=lambda name, value, step: calls.append((name, step)))
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     assert main(small_argv(contest, tmp_path, "runtime.tracker=mlflow")) == 0
-    assert calls[:2] == [("uri", f"sqlite:///{(tmp_path / 'run/mlruns/mlflow.db').resolve().as_posix()}"), ("run", "run")]
+    assert calls[:2] == [("uri",
+                          f"sqlite:///{(tmp_path / 'run/mlruns/mlflow.db').resolve().as_posix()}"),
+                         ("run", "run")]
     assert [step for name, step in calls[2:] if name == f"{FIT}/fold 0/loss"] == [1, 2]
     assert ("scores/expected", 0) in calls
 
@@ -42,4 +46,7 @@ def test_tensorboard_gets_every_epoch_and_the_scores(contest, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     assert main(small_argv(contest, tmp_path, "runtime.tracker=tensorboard")) == 0
     seen = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    assert [e.step for e in seen.Scalars(f"{FIT}/fold 0/loss")] == [1, 2] and "scores/expected" in seen.Tags()["scalars"]
+    assert [e.step for e in seen.Scalars(f"{FIT}/fold 0/loss")] == [
+        1,
+        2,
+    ] and "scores/expected" in seen.Tags()["scalars"]

@@ -11,10 +11,20 @@ from data_loader import Batch, EpochSampler, ImageDataset, make_loader
 from modeling.compute import Compute
 from modeling.losses import Supervised
 from modeling.memory import Room
-from modeling.network import WeightsSource, build_network
+from modeling.network import build_network
 from modeling.optim import make_ema
-from modeling.train import TrainState, checkpoints, drop_damaged_checkpoints, fit, seed_everything, train_step
-from utils import EventLog, RunError, signals_interrupt
+from modeling.train import (
+    TrainState,
+    checkpoints,
+    drop_damaged_checkpoints,
+    fit,
+    seed_everything,
+    train_step,
+)
+from modeling.weights import WeightsSource
+from system.log import EventLog
+from system.machine import signals_interrupt
+from utils import RunError
 
 CPU, NAME = torch.device("cpu"), "mobilenetv3_small_050"
 
@@ -25,8 +35,10 @@ class Images(list):
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(20) % 2
-IMAGES = Images(RNG.integers(0, 60, (32, 32, 3)).astype(np.uint8) + np.uint8(150 * label) for label in LABELS)
-CONFIG = resolve(with_values(build_config("quick_test"), {"optim.batch_size": 8, "optim.epochs": 3, "data.image_size_px": 32}),
+IMAGES = Images(RNG.integers(0, 60, (32, 32, 3)).astype(np.uint8) + np.uint8(150 * label)
+                for label in LABELS)
+CONFIG = resolve(with_values(build_config("quick_test"), {"optim.batch_size": 8, "optim.epochs": 3,
+                                                          "data.image_size_px": 32}),
                  gpu_memory_bytes=0, n_train=20)
 SPEC = FitSpec(NAME, 42, 0, 0)
 
@@ -38,10 +50,12 @@ def jitter(image, seed, donor):
 def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3, shorten=None, seen=None):
     """One fit in `folder`; with stop_after it is cut off in the epoch after that many."""
     folder.mkdir(exist_ok=True)
-    dataset = ImageDataset(IMAGES, [f"i{i}" for i in range(20)], jitter, ("t",), np.eye(2, dtype=np.float32)[LABELS])
+    dataset = ImageDataset(IMAGES, [f"i{i}" for i in range(20)], jitter, ("t",),
+                           np.eye(2, dtype=np.float32)[LABELS])
     sampler = EpochSampler(20, config.optim.batch_size, ("t",))
     seed_everything("init")
-    network = build_network(NAME, n_classes=2, image_size_px=32, weights=WeightsSource(NAME, "random"), model=config.model)
+    network = build_network(NAME, n_classes=2, image_size_px=32,
+                            weights=WeightsSource(NAME, "random"), model=config.model)
 
     def mix(batch, generator, n_left):
         if seen is not None:
@@ -50,10 +64,11 @@ def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3, shorten=N
             raise KeyboardInterrupt
         return batch._replace(weight=batch.weight * torch.rand((), generator=generator))
 
-    loader, objective = make_loader(dataset, sampler, workers, in_bursts=True), Supervised(config.optim, torch.ones(2))
-    return fit(SPEC, network, objective, loader, sampler, mix=mix, config=config, compute=Compute(), n_epochs=n_epochs,
-               pretrained=False, device=CPU, folder=folder, events=EventLog(folder / "events.jsonl", echo=False),
-               shorten=shorten)
+    loader, objective = make_loader(dataset, sampler, workers,
+                                    in_bursts=True), Supervised(config.optim, torch.ones(2))
+    return fit(SPEC, network, objective, loader, sampler, mix=mix, config=config, compute=Compute(),
+               n_epochs=n_epochs, pretrained=False, device=CPU, folder=folder,
+               events=EventLog(folder / "events.jsonl", echo=False), shorten=shorten)
 
 
 def test_a_fit_that_is_shortened_knows_its_last_epoch(tmp_path):
@@ -77,7 +92,8 @@ def test_a_fit_cut_off_in_any_epoch_ends_with_the_same_bytes(tmp_path, stop_afte
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", stop_after=stop_after)
     run(tmp_path / "cut", workers=2)
-    whole, cut = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "cut"))
+    whole, cut = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole",
+                                                                                      "cut"))
     assert whole == cut
 
 
@@ -96,8 +112,11 @@ def stop_after(n_steps, monkeypatch):
 
 @pytest.mark.parametrize(("n_steps", "workers"), [(1, 0), (3, 0), (5, 0), (1, 2), *(pytest.param(n, w, marks=pytest.mark.slow)
                                                                                     for n, w in ((2, 0), (9, 0), (5, 2)))])
-def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(tmp_path, monkeypatch, n_steps, workers):
-    """An epoch has 3 steps: the first steps, the middle ones and the last of an epoch, and the last of all."""
+def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(tmp_path,
+                                                                               monkeypatch, n_steps,
+                                                                               workers):
+    """An epoch has 3 steps: the first steps, the middle ones and the last of an epoch, and the last
+    of all."""
     run(tmp_path / "whole")
     stop_after(n_steps, monkeypatch)
     with signals_interrupt(), pytest.raises(KeyboardInterrupt):
@@ -107,7 +126,9 @@ def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(t
     monkeypatch.setattr("modeling.train.train_step", train_step)
     again = run(tmp_path / "cut", workers=2)
     assert [e["loss"] for e in again.epochs] == [e["loss"] for e in run(tmp_path / "whole").epochs]
-    assert (tmp_path / "cut/weights.safetensors").read_bytes() == (tmp_path / "whole/weights.safetensors").read_bytes()
+    assert (tmp_path / "cut/weights.safetensors").read_bytes() == (
+        tmp_path / "whole/weights.safetensors"
+    ).read_bytes()
 
 
 def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
@@ -131,14 +152,17 @@ def test_a_damaged_checkpoint_is_known_by_its_name(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     assert drop_damaged_checkpoints(tmp_path / "cut") == [path.name] and not path.exists()
     run(tmp_path / "cut")
-    assert (tmp_path / "cut/weights.safetensors").read_bytes() == (tmp_path / "whole/weights.safetensors").read_bytes()
+    assert (tmp_path / "cut/weights.safetensors").read_bytes() == (
+        tmp_path / "whole/weights.safetensors"
+    ).read_bytes()
 
 
 def step(network, batches, clip_norm=0.0, scaler=None, precision="fp32", lr=0.1):
     optimizer = torch.optim.SGD(network.parameters(), lr=lr)
     objective = Supervised(CONFIG.optim, torch.ones(2))
-    return train_step(network, objective, optimizer, scaler or torch.amp.GradScaler("cpu", enabled=False), batches,
-                      autocast=Compute(precision).autocast(CPU), clip_norm=clip_norm)
+    return train_step(network, objective, optimizer, scaler or torch.amp.GradScaler("cpu",
+                                                                                    enabled=False),
+                      batches, autocast=Compute(precision).autocast(CPU), clip_norm=clip_norm)
 
 
 class Toy(nn.Module):
@@ -161,7 +185,8 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch():
     whole, parts = Toy(), Toy()
     full = batch(10)
     loss, taken = step(whole, [full])
-    part_loss, _ = step(parts, [Batch(*(f[:4] for f in full)), Batch(*(f[4:8] for f in full)), Batch(*(f[8:] for f in full))])
+    part_loss, _ = step(parts, [Batch(*(f[:4] for f in full)), Batch(*(f[4:8] for f in full)),
+                                Batch(*(f[8:] for f in full))])
     assert taken
     torch.testing.assert_close(loss, part_loss)
     torch.testing.assert_close(whole.linear.weight, parts.linear.weight)
@@ -185,8 +210,10 @@ def test_a_non_finite_step_changes_nothing():
 
 
 def test_repeated_non_finite_steps_end_the_fit_with_advice(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling.train.train_step", lambda *args, **kwargs: (torch.tensor(torch.nan), False))
-    with pytest.raises(RunError, match=r"non-finite steps in a row at learning rate .*lower optim\.lr"):
+    monkeypatch.setattr("modeling.train.train_step", lambda *args,
+                        **kwargs: (torch.tensor(torch.nan), False))
+    with pytest.raises(RunError,
+                       match=r"non-finite steps in a row at learning rate .*lower optim\.lr"):
         run(tmp_path / "a")
 
 
@@ -198,11 +225,14 @@ def test_bf16_autocast_runs_on_a_cpu():
 def test_what_overflowed_leaves_nothing_in_the_batch_norms():
     net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
     net.train()
-    state = TrainState(net, make_ema(net, CONFIG.optim, 10), torch.optim.SGD(net.parameters(), lr=0.1),
+    state = TrainState(net, make_ema(net, CONFIG.optim, 10), torch.optim.SGD(net.parameters(),
+                                                                             lr=0.1),
                        torch.amp.GradScaler("cpu", enabled=False), Room(4, CPU))
     bad = batch(4)
     bad.images[0, 0] = torch.inf
     for number, each in enumerate((batch(4), bad, batch(4))):
-        _, taken = state.step(number, Supervised(CONFIG.optim, torch.ones(2)), each, Compute().autocast(CPU), 1.0)
+        _, taken = state.step(number, Supervised(CONFIG.optim, torch.ones(2)), each,
+                              Compute().autocast(CPU), 1.0)
         assert taken == (each is not bad)
-        assert all(torch.isfinite(value).all() for part in (net, state.ema.module) for value in part.state_dict().values())
+        assert all(torch.isfinite(value).all() for part in (net, state.ema.module)
+                   for value in part.state_dict().values())

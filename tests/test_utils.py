@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils import (
-    Overall,
-    Stage,
-    UserError,
-    canonical_json,
-    damaged_files,
-    digest_json,
-    duration,
-    exclusive,
-    no_bars,
-    parallel_map,
-    run_stage,
-    seed_of,
-    write_atomic,
-)
+from system.log import Overall, duration, no_bars
+from system.parallel import parallel_map
+from system.stages import Stage, damaged_files, exclusive, run_stage
+from utils import UserError, canonical_json, digest_json, seed_of, write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,7 +61,8 @@ def test_atomic_write_replaces_the_whole(tmp_path):
 
 def test_a_second_process_is_refused_by_pid_and_a_dead_ones_lock_is_free(tmp_path):
     hold = "import sys, utils\nwith utils.exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.readline()"
-    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as other:
         assert other.stdout.readline().strip() == b"held"
         with pytest.raises(UserError, match=f"process {other.pid} on "), exclusive(tmp_path):
             pass
@@ -107,10 +97,12 @@ def drawn(monkeypatch, stream, hidden):
     return stream.getvalue()
 
 
-def test_the_overall_bar_is_drawn_in_a_terminal_alone_without_colour_and_not_when_hidden(monkeypatch):
+def test_the_overall_bar_is_drawn_in_a_terminal_alone_without_colour_and_not_when_hidden(
+    monkeypatch):
     text = drawn(monkeypatch, Terminal(), hidden=False)
     assert "all fits  50%" in text and " left" in text and "\x1b[3" not in text
-    assert drawn(monkeypatch, Terminal(), hidden=True) == drawn(monkeypatch, io.StringIO(), hidden=False) == ""
+    assert drawn(monkeypatch, Terminal(), hidden=True) == drawn(monkeypatch, io.StringIO(),
+                                                                hidden=False) == ""
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="of glibc")
@@ -128,6 +120,7 @@ np.ones(1 << 25)
 kept = resident()
 return_freed_memory()
 print(kept - begun, resident() - begun)"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
     kept, left = map(int, done.stdout.split())
     assert kept > 200 and left < 50

@@ -1,0 +1,18 @@
+"""From a contest folder as downloaded to audited images, labels and the form of a submission.
+
+Read in this order:
+
+problems    what is wrong with a contest, collected before it is said
+decoding    one file -> an upright uint8 RGB array
+files       what lies in the folder; which file an id means
+tables      csv and tsv tables: which holds labels, which is the sample submission
+catalog     Catalog: the samples of a split. Contest: two catalogs and a form
+labels      where the labels are: a table, class folders, file names
+submission  Form: columns, rows and values of the submission
+intake      read_contest: all of the above
+pixels      the images of a split, reduced, in one mapped file
+duplicates  which images show the same picture
+audit       one inspection of every image, as a stage
+
+May import utils, config and system.
+"""

@@ -1,0 +1,357 @@
+"""One look at every image: hashes, problems, near-duplicates, and the cache of reduced pixels that
+all fits read.
+
+    audit_contest(contest, DataConfig(), 320, folder, workers=2)       # every image decoded once
+    audit = load_audit(folder, contest.folder)                         # usable samples only, near-duplicates grouped
+    audit.train_pixels[0]                                              # uint8 (H, W, 3) RGB
+
+Letters: n samples, H x W pixels.
+"""
+import csv
+import os
+from collections import Counter
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from contest.catalog import Catalog, as_strings
+from contest.decoding import decode_bytes, read_bytes
+from contest.duplicates import (
+    FLAT_LEVELS,
+    equal_rows,
+    joined_groups,
+    near_duplicates,
+    train_test_twins,
+)
+from contest.pixels import PixelStore, PixelWriter, shrunk
+from contest.problems import Findings, Problem
+from system.parallel import parallel_map
+from utils import (
+    counted,
+    csv_text,
+    digest_bytes,
+    quoted_cell,
+    read_json,
+    unquoted_cell,
+    write_atomic,
+    write_json,
+)
+
+HASHED_PX = 32
+
+
+# ---------------------------------------------------------------- audit: one look at every image
+
+class Look(NamedTuple):
+    """What one image shows: why it is unusable ('' = fine), digest, full size, hash, grey
+    thumbnail, mean colour, and whether it is flat: a blank page, whose hash is noise."""
+
+    reason: str
+    sha256: str = ""
+    size_px: tuple[int, int] = (0, 0)
+    phash: int = 0
+    thumbnail: np.ndarray = np.zeros((HASHED_PX, HASHED_PX), np.uint8)
+    colour: np.ndarray = np.zeros(3, np.float32)
+    is_flat: bool = True
+
+
+def look_at(path, row, writer, long_side_px):
+    """Read, hash, decode and shrink one image; its pixels go to the writer."""
+    if not path:
+        return Look("no file")
+    sha256 = ""
+    try:
+        data = read_bytes(path)
+        sha256 = digest_bytes(data)
+        rgb, size_px = decode_bytes(data, long_side_px)
+    except ValueError as error:
+        return Look(str(error), sha256)
+    image = shrunk(rgb, long_side_px)
+    writer.write(row, image)
+    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (HASHED_PX, HASHED_PX),
+                      interpolation=cv2.INTER_AREA)
+    return Look("", sha256, size_px, perceptual_hash(grey), grey,
+                np.array(cv2.mean(image)[:3], dtype=np.float32), grey.std() < FLAT_LEVELS)
+
+
+def perceptual_hash(grey):
+    """64 bits: which of the 8 x 8 lowest DCT frequencies of a thumbnail (32, 32) lie above their
+    median."""
+    low = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return int(np.packbits(bits).view(">u8")[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """The looks at n images: reason, sha256 (n,) str; size_px (n, 2); phash (n,) uint64; thumbnail
+    (n, 32, 32); colour (n, 3); is_flat (n,) bool."""
+
+    reason: np.ndarray
+    sha256: np.ndarray
+    size_px: np.ndarray
+    phash: np.ndarray
+    thumbnail: np.ndarray
+    colour: np.ndarray
+    is_flat: np.ndarray
+
+    @classmethod
+    def of(cls, looks):
+        n = len(looks)
+        return cls(as_strings([k.reason for k in looks]), as_strings([k.sha256 for k in looks]),
+                   np.array([k.size_px for k in looks], dtype=np.int64).reshape(n, 2),
+                   np.array([k.phash for k in looks], dtype=np.uint64),
+                   np.array([k.thumbnail for k in looks]).reshape(n, HASHED_PX, HASHED_PX),
+                   np.array([k.colour for k in looks]).reshape(n, 3),
+                   np.array([k.is_flat for k in looks], dtype=bool))
+
+    @property
+    def is_readable(self):
+        return self.reason == ""
+
+
+def look_at_all(catalog, path, long_side_px, workers, description):
+    """Looks at all images of a catalog, in parallel; their pixels go to path.bin and path.npz."""
+    def look(row):
+        return look_at(str(catalog.path[row]), row, writer, long_side_px)
+
+    threads = cv2.getNumThreads()
+    # the images are what is spread over the cores
+    cv2.setNumThreads(1)
+    try:
+        with PixelWriter(path, len(catalog)) as writer:
+            return Looks.of(parallel_map(look, range(len(catalog)), workers, description))
+    finally:
+        cv2.setNumThreads(threads)
+
+
+# ---------------------------------------------------------------- audit: the stage
+
+def audit_contest(contest, data, long_side_px, folder, workers):
+    """Decode every image once and write into `folder`: audit.json, catalog_train.csv,
+    catalog_test.csv, pixels_train and pixels_test (.bin + .npz, rows as in the catalog, long side
+    at most `long_side_px`).
+
+    data: DataConfig. UserError with all problems when too little is left to train on.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    train = look_at_all(contest.train, folder / "pixels_train", long_side_px, workers,
+                        "audit: training images")
+    test = look_at_all(contest.test, folder / "pixels_test", long_side_px, workers,
+                       "audit: test images")
+    findings = Findings()
+    report_unreadable(contest, train, test, findings)
+    copies = equal_rows(train.sha256, train.is_readable)
+    contradicted = [rows for rows in copies if len(set(contest.train.label[rows].tolist())) > 1]
+    usable = train.is_readable.copy()
+    usable[[row for rows in contradicted for row in rows]] = False
+    near = near_duplicates(train, test, data.near_duplicate_bits, workers)
+    near_train = near[(near < len(contest.train)).all(axis=1)]
+    near_train = near_train[usable[near_train].all(axis=1)]
+    report_copies(contest.train, copies, contradicted, near_train, findings)
+    twins = train_test_twins(contest, train, test, near)
+    report_twins(twins, findings)
+    same = [*copies, *near_train.tolist()]
+    ids = contest.train.sample_id
+    group = joined_groups(contest.train.group, usable, same)
+    report_classes(contest, usable, group, data.n_folds, findings)
+    summary = {**summary_of(contest, train, test, usable, group),
+               "n_exact_duplicates": sum(map(len, copies)),
+               "n_near_duplicate_pairs": len(near_train), "twins": twins,
+               "long_side_px": long_side_px,
+               "same_pictures": [ids[rows].tolist() for rows in equal_rows(joined_groups(ids,
+                                                                                         usable,
+                                                                                         same),
+                                                                           usable)]}
+    left_out = np.where(train.is_readable,
+                        np.where(usable, "", "equal files with different labels"), train.reason)
+    write_catalog(folder / "catalog_train.csv", with_fields(contest.train, sha256=train.sha256,
+                                                            group=group), left_out, contest.folder)
+    write_catalog(folder / "catalog_test.csv", with_fields(contest.test, sha256=test.sha256),
+                  test.reason, contest.folder)
+    write_json(folder / "audit.json", {"problems": findings.problems, "summary": summary,
+                                       "classes": contest.train.classes})
+    findings.stop_if_fatal()
+
+
+def report_unreadable(contest, train, test, findings):
+    """Warnings that name the unreadable images of each split with their reasons."""
+    for split, catalog, looks, consequence in (
+        ("training", contest.train, train, "they are left out"),
+        ("test", contest.test, test, "their submission rows get the class prior"),
+    ):
+        rows = np.flatnonzero(~looks.is_readable & (catalog.path != ""))
+        if len(rows):
+            named = [f"{catalog.sample_id[row]} ({looks.reason[row]})" for row in rows]
+            findings.warn(f"unreadable_{split}_image",
+                          f"{counted(named, f'{split} image')} cannot be decoded: {consequence}",
+                          catalog.sample_id[rows])
+
+
+def report_copies(catalog, copies, contradicted, near, findings):
+    """Warnings for training images that are the same picture."""
+    ids = catalog.sample_id
+    label = catalog.label
+    agreed = [row for rows in copies if rows not in contradicted for row in rows]
+    if agreed:
+        findings.warn(
+            "exact_duplicates",
+            f"{counted(ids[agreed], 'training image')} with equal bytes: kept, each set in one fold",
+            ids[agreed],
+        )
+    out = [row for rows in contradicted for row in rows]
+    if out:
+        findings.warn(
+            "contradicted_image",
+            f"{counted(ids[out], 'training image')} with equal bytes but different labels: "
+            "all are left out",
+            ids[out],
+        )
+    rows = np.unique(near)
+    if len(rows):
+        findings.warn(
+            "near_duplicates",
+            f"{counted(ids[rows], 'training image')} are near-duplicates of others: each set stays in "
+            "one fold",
+            ids[rows],
+        )
+    mixed = np.unique(near[label[near[:, 0]] != label[near[:, 1]]])
+    if len(mixed):
+        findings.warn(
+            "near_duplicate_labels",
+            f"{counted(ids[mixed], 'training image')} are near-duplicates of images with another "
+            "label: kept, look at them",
+            ids[mixed],
+        )
+
+
+def report_twins(twins, findings):
+    for kind, words in (("exact", "the very file"), ("near", "a near-duplicate")):
+        found = [f"{a} = {b}" for a, b, k in twins if k == kind]
+        if found:
+            findings.warn(
+                f"{kind}_twins",
+                f"{counted(found, 'pair')} of a training image and a test image that is {words}: "
+                "reported only",
+                sorted({b for _, b, k in twins if k == kind}),
+            )
+
+
+def report_classes(contest, usable, group, n_folds, findings):
+    """Problems of the classes that the usable images leave."""
+    classes = contest.train.classes
+    label = contest.train.label[usable]
+    counts = np.bincount(label, minlength=len(classes))
+    if not usable.any():
+        findings.fail(
+            "no_usable_images",
+            f"none of the {len(usable)} training images can be used: check that the files are complete",
+        )
+    elif (counts > 0).sum() < 2:
+        findings.fail(
+            "too_few_classes",
+            f"training needs usable images of at least 2 classes, got {(counts > 0).sum()}",
+        )
+    gone = [c for c, count in zip(classes, counts, strict=True) if count == 0]
+    if gone and usable.any():
+        findings.warn("class_without_images",
+                      f"{counted(gone, 'class')} without a usable training image: never predicted",
+                      gone)
+    n_groups = [len(set(group[usable][label == k].tolist())) for k in range(len(classes))]
+    small = [c for c, n in zip(classes, n_groups, strict=True) if 0 < n < n_folds]
+    if small:
+        findings.warn(
+            "small_class",
+            f"{counted(small, 'class')} with fewer images or groups than the {n_folds} folds: missing from "
+            "some folds (--set data.n_folds=... makes fewer)",
+            small,
+        )
+
+
+def summary_of(contest, train, test, usable, group):
+    """Numbers for the report: counts, sizes in px (0, 25, 50, 75, 100 % quantiles), groups."""
+    def quantiles(looks):
+        sizes = looks.size_px[looks.is_readable]
+        values = np.quantile(sizes, (0, 0.25, 0.5, 0.75, 1), axis=0).tolist() if len(sizes) else []
+        return {"height_px": [v[0] for v in values], "width_px": [v[1] for v in values]}
+
+    counts = np.bincount(contest.train.label[usable], minlength=len(contest.train.classes)).tolist()
+    sizes = Counter(group[usable].tolist())
+    return {"n_train": int(usable.sum()), "n_train_left_out": int((~usable).sum()),
+            "n_test": int(test.is_readable.sum()),
+            "n_test_unreadable": int((~test.is_readable).sum()), "class_names": contest.class_names,
+            "class_counts": dict(zip(contest.train.classes, counts, strict=True)),
+            "size_px": {"train": quantiles(train), "test": quantiles(test)},
+            "groups": {"n_groups": len(sizes), "n_shared": sum(n > 1 for n in sizes.values()),
+                       "largest": max(sizes.values(), default=0)},
+            "submission_ids": contest.submission_ids, "understood": contest.understood}
+
+
+CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
+
+
+def write_catalog(path, catalog, left_out, contest_folder):
+    """csv of all samples, paths relative to the contest folder; left_out says why one is not used
+    ('' = used)."""
+    rows = [CATALOG_COLUMNS]
+    for row in range(len(catalog)):
+        full = str(catalog.path[row])
+        relative = os.path.relpath(full, contest_folder).replace(os.sep, "/") if full else ""
+        rows.append([quoted_cell(cell) for cell in (catalog.sample_id[row], relative,
+                                                    catalog.sha256[row], catalog.label[row],
+                                                    catalog.group[row], left_out[row])])
+    write_atomic(path, csv_text(rows))
+
+
+def read_catalog(path, classes, contest_folder):
+    """(Catalog, left_out (n,) str) that write_catalog wrote."""
+    with open(path, encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f))
+    columns = {name: [unquoted_cell(row[name]) for row in rows] for name in CATALOG_COLUMNS}
+    paths = [str(Path(contest_folder) / p) if p else "" for p in columns["path"]]
+    catalog = Catalog(columns["sample_id"], paths, columns["sha256"],
+                      [int(v) for v in columns["label"]], columns["group"], classes)
+    return catalog, as_strings(columns["left_out"])
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What training may use: usable training images and readable test images; pixel stores with the
+    catalogs' rows.
+
+    bad_test_ids: test ids without a readable image, in the submission's order; each still needs a
+    row there.
+    """
+
+    train: Catalog
+    test: Catalog
+    problems: tuple[Problem, ...]
+    summary: dict
+    train_pixels: PixelStore
+    test_pixels: PixelStore
+    bad_test_ids: tuple[str, ...]
+
+
+def load_audit(folder, contest_folder):
+    """The Audit of a folder that audit_contest wrote."""
+    folder = Path(folder)
+    contest_folder = Path(contest_folder).expanduser().resolve()
+    stored = read_json(folder / "audit.json")
+    problems = tuple(Problem(**{**p, "sample_ids": tuple(p["sample_ids"])})
+                     for p in stored["problems"])
+    parts = {}
+    for split in ("train", "test"):
+        catalog, left_out = read_catalog(folder / f"catalog_{split}.csv", stored["classes"],
+                                         contest_folder)
+        rows = np.flatnonzero(left_out == "")
+        pixels = PixelStore.open(folder / f"pixels_{split}").take(rows)
+        parts[split] = catalog.take(rows), pixels, catalog.sample_id[left_out != ""]
+    bad = set(parts["test"][2].tolist())
+    bad_test_ids = tuple(dict.fromkeys(i for i in stored["summary"]["submission_ids"] if i in bad))
+    return Audit(parts["train"][0], parts["test"][0], problems, stored["summary"],
+                 parts["train"][1], parts["test"][1], bad_test_ids)

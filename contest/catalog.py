@@ -1,0 +1,110 @@
+"""Catalog: the samples of one split. Contest: its two catalogs and the form of its submission."""
+from collections import Counter
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
+from pathlib import Path
+
+import numpy as np
+
+from contest.problems import Problem
+from contest.submission import Form
+from utils import UserError, first_few
+
+# ---------------------------------------------------------------- catalogs
+
+def as_strings(values):
+    return np.asarray(values, dtype=str) if len(values) else np.zeros(0, dtype="<U1")
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """n samples, sorted by id. All fields but `classes` have shape (n,).
+
+    path: absolute, '' = no file; sha256: of the file's bytes, '' = not read; label: index in
+    classes, -1 = missing; group: samples with one value stay in one fold.
+    """
+
+    sample_id: np.ndarray
+    path: np.ndarray
+    sha256: np.ndarray
+    label: np.ndarray
+    group: np.ndarray
+    classes: tuple[str, ...]
+
+    def __post_init__(self):
+        for name in ("sample_id", "path", "sha256", "group"):
+            object.__setattr__(self, name, as_strings(getattr(self, name)))
+        object.__setattr__(self, "label", np.asarray(self.label, dtype=np.int64))
+        object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
+        lengths = {name: len(getattr(self, name)) for name in ("sample_id", "path", "sha256",
+                                                               "label", "group")}
+        if len(set(lengths.values())) > 1:
+            raise UserError(f"the fields of a Catalog must have one length, got {lengths}")
+        repeated = [i for i, count in Counter(self.sample_id.tolist()).items() if count > 1]
+        if repeated:
+            raise UserError(f"sample ids must be unique, but these repeat: {first_few(repeated)}")
+        if np.any(self.sample_id[:-1] > self.sample_id[1:]):
+            raise UserError("the samples of a Catalog must be sorted by id")
+        wrong = self.sample_id[(self.label < -1) | (self.label >= len(self.classes))]
+        if len(wrong):
+            raise UserError(
+                f"labels must be -1 or an index of the {len(self.classes)} classes; wrong for "
+                f"{first_few(wrong)}")
+
+    def __len__(self):
+        return len(self.sample_id)
+
+    def take(self, rows):
+        """The samples at `rows` (indices or a mask) as a Catalog; rows must keep the order by id.
+        """
+        return Catalog(self.sample_id[rows], self.path[rows], self.sha256[rows], self.label[rows],
+                       self.group[rows], self.classes)
+
+    @classmethod
+    def of(cls, rows, classes):
+        """From dicts with sample_id, path, and perhaps label and group; sorted here."""
+        rows = sorted(rows, key=lambda r: r["sample_id"])
+        ids = [r["sample_id"] for r in rows]
+        return cls(ids, [r["path"] for r in rows], [""] * len(rows),
+                   [r.get("label", -1) for r in rows],
+                   [r.get("group") or r["sample_id"] for r in rows], classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """A contest folder as understood, before any image is decoded.
+
+    class_names: of train.classes, in their order; form: what the submission must look like;
+    understood: how labels, classes and groups were read, one line each.
+    """
+
+    folder: Path
+    train: Catalog
+    test: Catalog
+    class_names: tuple[str, ...]
+    form: Form
+    problems: tuple[Problem, ...]
+    understood: tuple[str, ...]
+
+    @property
+    def submission_ids(self):
+        return self.form.ids
+
+    def for_metric(self, metric):
+        """The contest with the form of its submission decided by the metric's name and answer."""
+        return with_fields(self, form=self.form.for_metric(metric.name, metric.answer,
+                                                           self.train.classes))
+
+    def describe(self, metric, is_asked):
+        """The five lines printed before anything else, each with what overrides it. `form` must be
+        decided by the metric."""
+        why = (
+            "as asked"
+            if is_asked
+            else "by the submission's class columns"
+            if self.form.has_class_columns
+            else "the default"
+        )
+        scale = ", classes are grades on a scale" if metric.answer == "grade" else ""
+        return (*self.understood, f"metric:     {metric.name}, {why}{scale} (--metric NAME)",
+                f"submission: {self.form.describe()} (--set data.sample_submission=FILE)")

@@ -1,0 +1,93 @@
+"""The images of a split, reduced and decoded once, in one file that processes map into memory."""
+import threading
+
+import cv2
+import numpy as np
+
+from utils import RunError
+
+# ---------------------------------------------------------------- pixels
+
+class PixelStore:
+    """n images of different sizes in memory-mapped files: store[row] -> uint8 (H, W, 3) RGB, a
+    copy.
+
+    file, offset (n,) int64: where each image begins; shape (n, 2) int64: its height and width, 0 =
+    unreadable. Picklable for processes started by spawn: the files are opened on first use.
+    """
+
+    def __init__(self, paths, file, offset, shape):
+        self.paths = tuple(str(p) for p in paths)
+        self.file, self.offset, self.shape = (np.asarray(a, dtype=np.int64) for a in (file, offset,
+                                                                                      shape))
+        self.maps = {}
+
+    @classmethod
+    def open(cls, path):
+        """The store that PixelWriter made at `path` (.bin and .npz)."""
+        with np.load(f"{path}.npz") as index:
+            return cls((f"{path}.bin",), np.zeros(len(index["offset"])), index["offset"],
+                       index["shape"])
+
+    def __len__(self):
+        return len(self.offset)
+
+    def __getitem__(self, row):
+        height, width = self.shape[row].tolist()
+        if height == 0:
+            raise RunError(
+                f"row {row} of the pixel store {self.paths} holds no image: it was unreadable in the audit"
+            )
+        file = int(self.file[row])
+        start = int(self.offset[row])
+        if file not in self.maps:
+            self.maps[file] = np.memmap(self.paths[file], dtype=np.uint8, mode="r")
+        return np.array(self.maps[file][start:start + height * width * 3]).reshape(height, width, 3)
+
+    def take(self, rows):
+        """The images at `rows` (indices or a mask), in that order."""
+        return PixelStore(self.paths, self.file[rows], self.offset[rows], self.shape[rows])
+
+    def concat(self, other):
+        """This store's images, then the other's."""
+        return PixelStore(self.paths + other.paths,
+                          np.concatenate([self.file, other.file + len(self.paths)]),
+                          np.concatenate([self.offset, other.offset]),
+                          np.concatenate([self.shape, other.shape]))
+
+    def __getstate__(self):
+        return {**self.__dict__, "maps": {}}
+
+
+class PixelWriter:
+    """Writes n images in any order from many threads to path.bin, then their places to path.npz."""
+
+    def __init__(self, path, n):
+        self.path = path
+        self.lock = threading.Lock()
+        self.offset = np.zeros(n, dtype=np.int64)
+        self.shape = np.zeros((n, 2), dtype=np.int64)
+
+    def __enter__(self):
+        self.file = open(f"{self.path}.bin", "wb")  # closed in __exit__
+        return self
+
+    def write(self, row, image):
+        with self.lock:
+            self.offset[row] = self.file.tell()
+            self.shape[row] = image.shape[:2]
+            self.file.write(np.ascontiguousarray(image).data)
+
+    def __exit__(self, *_):
+        self.file.close()
+        np.savez(f"{self.path}.npz", offset=self.offset, shape=self.shape)
+
+
+def shrunk(image, long_side_px):
+    """The image with a long side of at most `long_side_px`, by area averaging; never enlarged."""
+    height, width = image.shape[:2]
+    scale = long_side_px / max(height, width)
+    if scale >= 1:
+        return image
+    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))),
+                      interpolation=cv2.INTER_AREA)

@@ -1,0 +1,190 @@
+"""Where a backbone's pretrained weights come from: a file, the hub's cache, the hub, or none.
+
+    source = fetch_weights(find_weights("convnext_atto", weights_dir="weights", pretrained="auto"))
+"""
+import functools
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import huggingface_hub
+import timm
+import torch
+from huggingface_hub import constants as hub_constants
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from timm.layers import SelectAdaptivePool2d
+
+from modeling.norms import batch_norms
+from utils import UserError, digest_file, first_few, nearest
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+# ---------------------------------------------------------------- where weights come from
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """kind: weights_dir, hub_cache, hub (not downloaded yet), random. `path` is '' for hub and
+    random.
+
+    pad_type: '' (timm's default for the model) or 'same', see `with_padding`; global_pool: '' or
+    'max', see `pool_of`.
+    """
+
+    model_name: str
+    kind: str
+    path: str = ""
+    licence: str = ""
+    pad_type: str = ""
+    global_pool: str = ""
+
+    @property
+    def is_pretrained(self):
+        return self.kind != "random"
+
+    def describe(self):
+        where = {"weights_dir": self.path, "hub_cache": f"the local hub cache ({self.path})",
+                 "hub": "the hub (to be downloaded)", "random": "RANDOM WEIGHTS"}
+        return f"{self.model_name}: {where[self.kind]}"
+
+
+def check_model_name(model_name):
+    if not timm.is_model(model_name):
+        raise UserError(
+            f"model.backbones must hold family names or timm model names, got {model_name!r}"
+            f"{nearest(model_name, timm.list_models())}")
+    try:
+        timm.get_pretrained_cfg(model_name)
+    except RuntimeError:      # a model that timm knows, with a tag that it does not
+        tagged = timm.list_pretrained(model_name.split(".")[0] + ".*")
+        raise UserError(
+            "model.backbones must hold timm model names with a tag that timm knows, if with one, got "
+            f"{model_name!r}{nearest(model_name, tagged)}: known are {first_few(tagged)}"
+        ) from None
+
+
+def find_weights(model_name, weights_dir, pretrained):
+    """The first of: file in weights_dir, local hub cache, hub, random. Raises UserError where
+    `require` finds none."""
+    check_model_name(model_name)
+    cfg = timm.get_pretrained_cfg(model_name)
+    licence = (cfg.license if cfg else "") or ""
+    if pretrained == "off":
+        return WeightsSource(model_name, "random", global_pool=pool_of(model_name))
+    if path := file_in(weights_dir, model_name):
+        # the hub's files are named so
+        tagged = path.stem if timm.models.is_model_pretrained(path.stem) else model_name
+        return WeightsSource(model_name, "weights_dir", str(path),
+                             timm.get_pretrained_cfg(tagged).license or "" if cfg else "")
+    if cfg is not None and cfg.hf_hub_id:
+        if path := cached_file(cfg.hf_hub_id):
+            return WeightsSource(model_name, "hub_cache", str(path), licence)
+        if hub_reachable():
+            return WeightsSource(model_name, "hub", "", licence)
+    if pretrained == "require":
+        raise UserError(
+            f"model.pretrained=require needs weights for {model_name}, and none were found in --weights_dir "
+            f"{weights_dir or '(not given)'}, the hub cache or the hub: put {model_name}.safetensors or .pth "
+            + (f"(from {cfg.hf_hub_id}) " if cfg is not None and cfg.hf_hub_id else "")
+            + "into --weights_dir"
+        )
+    return WeightsSource(model_name, "random", global_pool=pool_of(model_name))
+
+
+def file_in(weights_dir, model_name):
+    """<model_name>*.safetensors or .pth, but not the file of a model whose longer name begins
+    alike; None if none."""
+    if not weights_dir:
+        return None
+    if not Path(weights_dir).is_dir():
+        raise UserError(
+            f"--weights_dir must be an existing folder, got {weights_dir!r}: create it or leave the flag out"
+        )
+    longer = timm.list_models(f"{model_name}?*")
+    found = [p for p in sorted(Path(weights_dir).iterdir())
+             if p.name.startswith(model_name) and p.suffix in WEIGHT_SUFFIXES and p.is_file()
+             and not any(p.name.startswith(name) for name in longer)]
+    return min(found, key=lambda p: (WEIGHT_SUFFIXES.index(p.suffix), p.name)) if found else None
+
+
+def cached_file(hub_id):
+    """The weights of a hub repository in the local cache, without asking the network; None if not
+    there."""
+    for name in HUB_FILES:
+        path = huggingface_hub.try_to_load_from_cache(hub_id, name)
+        if isinstance(path, str):
+            return path
+    return None
+
+
+_reachable = {}
+
+
+def hub_reachable(timeout_seconds=3.0):
+    """Whether the hub, or the proxy that leads to it, answers; asked once per process and not at
+    all when HF_HUB_OFFLINE is set."""
+    hub = urlsplit(hub_constants.ENDPOINT)
+    if hub not in _reachable:
+        try:
+            if hub_constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
+                raise OSError("offline by HF_HUB_OFFLINE")
+            socket.create_connection(address_towards(hub), timeout=timeout_seconds).close()
+            _reachable[hub] = True
+        except (OSError, ValueError):
+            _reachable[hub] = False
+    return _reachable[hub]
+
+
+def address_towards(url):
+    """(host, port) that a request for a split URL connects to: its own, or a proxy's that the
+    environment names."""
+    proxies = {} if proxy_bypass(url.hostname or "") else getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    near = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else url
+    return near.hostname, near.port or (443 if near.scheme == "https" else 80)
+
+
+def fetch_weights(source):
+    """A source whose file is on this machine: downloads a `hub` source; the others as they are."""
+    if source.kind != "hub":
+        return source
+    hub_id = timm.get_pretrained_cfg(source.model_name).hf_hub_id
+    for name in HUB_FILES:
+        try:
+            path = huggingface_hub.hf_hub_download(hub_id, name)
+            return WeightsSource(source.model_name, "hub_cache", path, source.licence)
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+            continue
+    raise UserError(
+        f"the weights of {source.model_name} could not be downloaded from {hub_id}: put the file into "
+        "--weights_dir, or go on with random weights by --set model.pretrained=off"
+    )
+
+
+def without_weights(model_name, **kwargs):
+    """timm's model without classifier, to look at: it takes no memory and leaves torch's random
+    state as it is."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return timm.create_model(model_name, num_classes=0, **kwargs)
+
+
+@functools.cache
+def pool_of(model_name):
+    """How a network with random weights pools its last feature maps: 'max' where it has no batch
+    norms, '' its own way (or no such maps).
+
+    Layer norms leave the means over an image of random features all but alike, and few epochs do
+    not tell them apart; maxima, batch-normed by the head, they do (benchmarks/RESULTS.md).
+    """
+    network = without_weights(model_name)
+    has_maps = any(isinstance(m, SelectAdaptivePool2d) for m in network.modules())
+    return "max" if has_maps and not batch_norms(network) else ""
+
+
+def weights_digest(source):
+    """What a fit's key holds of its weights: the file's sha256, or 'random'."""
+    return digest_file(source.path) if source.path else source.kind

@@ -1,0 +1,11 @@
+"""What a run tells at its end: files for programs, lines for the terminal, a page to look at.
+
+Read in this order:
+
+summary  training_results.json and the closing lines
+review   what out-of-fold rows say: confusions, suspect labels, hard images, calibration
+figures  numbers -> places on the page
+page     report.html, while a run goes on and at its end
+
+May import all rooms up to ensemble.
+"""

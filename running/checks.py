@@ -1,0 +1,192 @@
+"""The debug mode: is this machine, this contest folder and every backbone ready? One table, under a
+minute.
+
+Each check returns (state, what was found, what to do). Only `failed` makes the exit status 1.
+"""
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from packaging.version import Version
+
+from config import member, resolve
+from contest.audit import audit_contest, load_audit
+from contest.intake import read_contest
+from data_loader import noise_batch
+from ensemble.metrics import find_metric
+from modeling.compute import pick_device, precisions, untimed
+from modeling.losses import Supervised
+from modeling.network import build_network
+from modeling.optim import make_optimizer, peak_lr, set_lr
+from modeling.train import seed_everything, split_batch, train_step
+from modeling.weights import WeightsSource, find_weights
+from running.costs import machine_facts
+from system.log import Timer, printable
+from system.machine import fault_of, free_bytes, usable_cores
+from utils import RunError, UserError
+
+PASSED = "passed"
+WARNING = "warning"
+FAILED = "FAILED"
+STEP_SIZE_PX = 64
+STEP_IMAGES = 4
+# of 84 fits: their parameters, and checkpoints
+MOST_GIB = {"large": 100, "base": 30, "small": 10, "tiny": 3}
+MOST_AUDITED = 3000      # larger folders are listed, not decoded, to stay under a minute
+
+
+def run_checks(config, data_path, folder):
+    """Print the table of all checks; returns the exit status 0, or 1 when one failed."""
+    checks = [("data", lambda: check_data(config, data_path)), ("python", check_python),
+              ("memory and cores", check_machine), ("gpu", lambda: check_gpu(config)),
+              ("disk", lambda: check_disk(config, folder))]
+    checks += [(name, lambda name=name: check_backbone(config, name))
+               for name in config.model.backbones]
+    states = []
+    print(f"{'check':<17} {'state':<8} found")
+    for name, check in checks:
+        state, found, advice = attempt(check)
+        states.append(state)
+        print(printable(f"{name:<17} {state:<8} {found}" + (f"\n{'':<26} -> {advice}" if advice
+                                                            else "")), flush=True)
+    print(
+        f"{states.count(PASSED)} passed, {states.count(FAILED)} failed, {states.count(WARNING)} warnings"
+    )
+    return 1 if FAILED in states else 0
+
+
+def attempt(check):
+    """A check's answer; an error becomes a failed check, so that the table is always complete."""
+    try:
+        return check()
+    except (UserError, RunError) as error:
+        return FAILED, str(error).replace("\n", "; "), "mend this, then run the debug mode again"
+    except Exception as error:   # a check exists to find what is broken, whatever it raises
+        if fault := fault_of(error):
+            return FAILED, fault, ""
+        return (
+            FAILED,
+            f"{type(error).__name__}: {error}",
+            "a package may be missing or broken: install as README.md says",
+        )
+
+
+def check_python():
+    import albumentations
+    import timm
+    found = (
+        f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, "
+    )
+    found += f"albumentations {albumentations.__version__}"
+    if sys.version_info < (3, 11) or Version(torch.__version__) < Version("2.11"):
+        return FAILED, found, "Python 3.11 and torch 2.11 or newer are needed"
+    return PASSED, found, ""
+
+
+def check_machine():
+    return PASSED, f"{usable_cores()} cores, {torch.get_num_threads()} threads for computing", ""
+
+
+def check_gpu(config):
+    device = pick_device(config.runtime.device)
+    if device.type != "cuda":
+        return (
+            WARNING,
+            f"no CUDA GPU, computing on {device}",
+            "the tiny scale is made for this; expect lower scores",
+        )
+    free, total = torch.cuda.mem_get_info(device)
+    found = (
+        f"{torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    )
+    found += f", {precisions(device)[0]}"
+    return (
+        (PASSED, found, "")
+        if free > 0.5 * total
+        else (WARNING, found, "another process holds much of the GPU's memory")
+    )
+
+
+def check_disk(config, folder):
+    gib = free_bytes(folder) / 2**30
+    scale = scaled(config).scale
+    found = f"{gib:.0f} GiB free for {Path(folder).parent}"
+    return (
+        (PASSED, found, "")
+        if gib > MOST_GIB[scale]
+        else (
+            WARNING,
+            found,
+            f"competition_ready writes about {MOST_GIB[scale]} GiB at scale {scale}: see --dry_run",
+        )
+    )
+
+
+def check_data(config, data_path):
+    contest = read_contest(data_path, config.data)
+    metric = find_metric(config.metric, contest.form.has_class_columns)
+    contest = contest.for_metric(metric)
+    found = f"{len(contest.train)} train and {len(contest.test)} test images, {len(contest.train.classes)} classes"
+    problems = list(contest.problems)
+    if len(contest.train) + len(contest.test) <= MOST_AUDITED:
+        with tempfile.TemporaryDirectory() as folder:
+            audit_contest(contest, config.data, 64, Path(folder), usable_cores())
+            problems += load_audit(Path(folder), contest.folder).problems
+    else:
+        found += f" (over {MOST_AUDITED}: listed, not decoded)"
+    lines = [*contest.describe(metric, config.metric != "auto"), *(p.text for p in problems)]
+    advice = "\n".join(lines).replace("\n", f"\n{'':<26} -> ")
+    return (WARNING if problems else PASSED), found, advice
+
+
+def scaled(config):
+    """The Config as a run on this machine would have it."""
+    return resolve(config,
+                   gpu_memory_bytes=machine_facts(config.runtime.device)["gpu_memory_bytes"],
+                   n_train=STEP_IMAGES)
+
+
+def check_backbone(config, backbone):
+    """Where the weights of a backbone would come from at this machine's scale, whether they are its
+    own, and one real training step (of a family: by its tiny member)."""
+    own = scaled(config)
+    name = member(backbone, own.scale)
+    small = member(backbone, "tiny")
+    source = find_weights(name, config.runtime.weights_dir, config.model.pretrained)
+    if source.path and name != small:
+        build_network(name, n_classes=4, image_size_px=own.data.image_size_px, model=config.model,
+                      weights=source)
+    with Timer() as timer:
+        loss = one_step(own, source if source.path and name == small else WeightsSource(small,
+                                                                                        "random"),
+                        pick_device(config.runtime.device))
+    found = f"{source.describe()}; one step{f' of {small}' * (name != small)} in {timer.seconds:.1f} s, loss {loss:.2f}"
+    if not np.isfinite(loss):
+        return FAILED, found, "the loss is not finite: use --set runtime.precision=fp32"
+    if not source.is_pretrained:
+        return (
+            WARNING,
+            found,
+            f"put {name}.safetensors or .pth into a folder and pass --weights_dir",
+        )
+    return PASSED, found, ""
+
+
+def one_step(config, source, device):
+    """The loss of one forward, backward and update on noise images; UserError where the weights are
+    not the model's."""
+    seed_everything("debug", source.model_name)
+    network = build_network(source.model_name, n_classes=4, image_size_px=STEP_SIZE_PX,
+                            model=config.model, weights=source).to(device).train()
+    batch = noise_batch(STEP_IMAGES, 4, STEP_SIZE_PX)
+    compute = untimed(config.runtime, precisions(device)[0])
+    optimizer = make_optimizer(network, config.optim, pretrained=False)
+    set_lr(optimizer, peak_lr(network, config.optim, pretrained=False))
+    objective = Supervised(config.optim, torch.ones(4), network.head.with_margin).to(device)
+    loss, _ = train_step(network, objective, optimizer, compute.scaler(device),
+                         split_batch(batch, STEP_IMAGES, device),
+                         autocast=compute.autocast(device), clip_norm=config.optim.clip_norm)
+    return float(loss)

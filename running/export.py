@@ -1,0 +1,135 @@
+"""The best single fit as an ONNX model, with its preprocessing and classes written down, checked
+against torch.
+
+    print(export_onnx(predictor.fast(), Path("docs.onnx")))      # docs.onnx and docs.json; tells the largest difference
+"""
+import importlib.util
+import json
+import logging
+import warnings
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from data_loader import LETTERBOX_FILL
+from utils import RunError, import_extra, plain, write_json
+
+TOLERANCE = 1e-3
+RESIZE = {
+    "letterbox": "scale so that the long side is S, centre on a square of colour {fill}",
+    "squash": "stretch to S x S",
+    "crop": "cut out the largest centred square, scale it to S x S",
+}
+
+
+class Exported(nn.Module):
+    """images (B, 3, S, S) uint8 RGB -> probabilities (B, C) float32, as `predict.py --fast` gives
+    them."""
+
+    def __init__(self, network, temperature):
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+
+    def forward(self, images):
+        return (self.network(images) / self.temperature).softmax(1)
+
+
+def description(predictor):
+    """What someone without this repository must know to use the model."""
+    data = predictor.this.config.data
+    spec = predictor.best
+    side = data.image_size_px
+    return {
+        "input": {
+            "name": "images",
+            "dtype": "uint8",
+            "shape": ["batch", 3, side, side],
+            "layout": "NCHW, RGB, 0..255",
+        },
+        "preprocessing": [
+            "decode, turn by the EXIF orientation, RGB of 8 bits, transparent on white",
+            f"where the long side is above {predictor.long_side_px} px, shrink it to that by area averaging",
+            f"S = {side}: {RESIZE[data.resize].format(fill=LETTERBOX_FILL)}; shrink by area averaging, grow bilinear",
+            "mean and standard deviation are inside the model",
+        ],
+        "resize": data.resize,
+        "image_size_px": side,
+        "long_side_px": predictor.long_side_px,
+        "output": {
+            "name": "probabilities",
+            "dtype": "float32",
+            "shape": ["batch", len(predictor.classes)],
+        },
+        "classes": predictor.classes,
+        "class_names": predictor.class_names,
+        "cuts": predictor.blend.cuts,
+        "temperature": predictor.blend.temperature[spec.name],
+        "fit": spec.title,
+        "backbone": spec.backbone,
+    }
+
+
+def export_onnx(predictor, path):
+    """Write the predictor's best fit to path (.onnx) and its description to path.json; returns a
+    sentence about both."""
+    onnx, _ = (import_extra(name, "--export onnx") for name in ("onnx", "onnxscript"))
+    module = Exported(predictor.network(predictor.best).cpu(),
+                      predictor.blend.temperature[predictor.best.name]).eval()
+    facts = plain(description(predictor))
+    side = facts["image_size_px"]
+    rng = np.random.default_rng(0)
+    images = np.repeat(np.repeat(rng.integers(256, size=(3, 3, side // 8, side // 8),
+                                              dtype=np.uint8), 8, 2), 8, 3)
+    try:
+        # as it predicts, not as it trains; attention as plain products: MaxViT's fused one does not
+        # convert
+        with torch.no_grad(), quiet(), sdpa_kernel(SDPBackend.MATH):
+            torch.onnx.export(module, (torch.from_numpy(images[:2]),), path, input_names=["images"],
+                              dynamo=True, verbose=False, output_names=["probabilities"],
+                              dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False)
+    except torch.onnx.OnnxExporterError as error:
+        raise RunError(
+            f"torch cannot write {predictor.best.backbone} as ONNX ({str(error).splitlines()[0]}): "
+            "use predict.py with images, or weights.safetensors in timm") from None
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k,
+                                        v in facts.items()})
+    onnx.save(model, path)
+    write_json(path.with_suffix(".json"), facts)
+    return f"{path} and {path.with_suffix('.json').name}: {checked(module, images, path)}"
+
+
+class quiet(warnings.catch_warnings):
+    """Without the exporter's warnings and log lines, which are about its own inside."""
+
+    def __enter__(self):
+        super().__enter__()
+        warnings.simplefilter("ignore")
+        self.level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *error):
+        logging.disable(self.level)
+        super().__exit__(*error)
+
+
+@torch.inference_mode()
+def checked(module, images, path):
+    """Compare with torch on images (B, 3, S, S) uint8; RunError beyond TOLERANCE, and the file is
+    removed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "not compared with torch: onnxruntime is not installed (requirements-extras.txt)"
+    session = import_extra("onnxruntime", "--export onnx").InferenceSession(
+        path, providers=["CPUExecutionProvider"]
+    )
+    got, = session.run(None, {"images": images})
+    difference = float(np.abs(got - module(torch.from_numpy(images)).numpy()).max())
+    if not difference <= TOLERANCE:
+        path.unlink()
+        raise RunError(
+            f"the ONNX model's probabilities must be torch's to {TOLERANCE}, but differ by {difference:.2g}"
+        )
+    return f"probabilities as torch's to {difference:.1g}"

@@ -1,0 +1,236 @@
+"""How long a run takes, by what a few measured steps cost; and what to leave out so that it ends
+inside a time budget.
+
+    cost = measured_cost(train, predict, teach, n_steps=4, n_images=(64, 192))
+    plan = make_plan(works, {"convnext_atto": cost}, seconds_left=3600, weakest=["vit_tiny_patch16_224"])
+    plan.epochs[spec], plan.seconds, plan.dropped
+
+All durations are wall-clock seconds on this machine; fits that share a GPU are taken to be as fast
+as alone.
+"""
+import math
+from dataclasses import dataclass, field, replace
+
+from config import FitSpec
+from system.log import Timer
+
+FLOOR_SHARE = 0.4       # of the asked epochs: fits are dropped before they become shorter than that
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a backbone costs here: one optimiser step, one image in all views, everything that comes
+    once a fit; as a teacher one batch, and the memory of its weights. micro_batch_size,
+    grad_checkpointing: what it fitted into memory with, 0: unknown.
+    """
+
+    step_seconds: float
+    image_seconds: float
+    start_seconds: float
+    peak_memory_bytes: int
+    teach_seconds: float = 0.0
+    weight_bytes: int = 0
+    micro_batch_size: int = 0
+    grad_checkpointing: int = 0
+
+    def scaled(self, factor):
+        return replace(self, **{name: factor * value for name, value in vars(self).items()
+                                if name.endswith("_seconds")})
+
+
+UNKNOWN = Cost(0.0, 0.0, 0.0, 0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One fit to be done: optimiser steps per epoch, epochs asked for, images predicted after it,
+    backbones it is distilled from."""
+
+    spec: FitSpec
+    n_steps: int
+    n_epochs: int
+    n_images: int
+    teachers: tuple[str, ...] = ()
+
+    @property
+    def floor_epochs(self):
+        return math.ceil(FLOOR_SHARE * self.n_epochs)
+
+    def epoch_seconds(self, costs):
+        """costs: {backbone: Cost}; a teacher without one is not trained, so that it does not teach.
+        """
+        taught = sum(costs.get(t, UNKNOWN).teach_seconds for t in self.teachers)
+        return self.n_steps * (costs.get(self.spec.backbone, UNKNOWN).step_seconds + taught)
+
+    def peak_memory_bytes(self, costs):
+        return costs.get(self.spec.backbone, UNKNOWN).peak_memory_bytes + sum(
+            costs.get(t, UNKNOWN).weight_bytes for t in self.teachers)
+
+    def seconds(self, costs, n_epochs):
+        cost = costs.get(self.spec.backbone, UNKNOWN)
+        return cost.start_seconds + n_epochs * self.epoch_seconds(
+            costs) + self.n_images * cost.image_seconds
+
+
+@dataclass(frozen=True)
+class Devices:
+    """n GPUs or CPU cores, of which a fit of a backbone takes its share (one that is not listed: a
+    whole one).
+
+    busy: (seconds still to go, share) of the fits that run now.
+    """
+
+    n: int = 1
+    shares: dict[str, float] = field(default_factory=dict)
+    busy: tuple[tuple[float, float], ...] = ()
+
+    def seconds(self, fits):
+        """When the last of [(backbone, seconds)] ends: each, in order, goes where it can begin
+        first."""
+        devices = [[] for _ in range(self.n)]
+        last = 0.0
+        for seconds, share in [*self.busy, *((seconds, self.shares.get(backbone, 1.0)) for backbone,
+                                             seconds in fits)]:
+            begin, device = min(((earliest(placed, share), placed) for placed in devices),
+                                key=lambda pair: pair[0])
+            device.append((begin + seconds, share))
+            last = max(last, begin + seconds)
+        return last
+
+
+ALONE = Devices()      # one fit after the other
+
+
+def earliest(placed, share):
+    """When `share` of a device is free first. placed: (end, share) of what runs there."""
+    ends = sorted({0.0, *(end for end, _ in placed)})
+    return next(t for t in ends if sum(s for end, s in placed if end > t) + share <= 1 + 1e-9)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """{FitSpec: epochs} of the fits to be done in order, when the last of them ends, and a sentence
+    per thing left out."""
+
+    epochs: dict[FitSpec, int]
+    seconds: float
+    dropped: tuple[str, ...] = ()
+
+
+def measured_cost(train, predict, teach, n_steps, n_images):
+    """The Cost of a backbone. train() -> FitResult of two epochs of `n_steps`; predict(n) predicts
+    n images; n_images: two different numbers of them; teach() sees one batch as a teacher does."""
+    few, many = n_images
+    with Timer() as training:
+        result = train()
+    seconds = [epoch["seconds"] for epoch in result.epochs]
+    predict(few)          # the first batches of their size also pay for memory
+    timers = []
+    for n in n_images:
+        with Timer() as timer:
+            predict(n)
+        timers.append(timer.seconds)
+    image = max(0.0, timers[1] - timers[0]) / (many - few)
+    start = max(0.0, training.seconds - 2 * seconds[1]) + max(0.0, timers[0] - few * image)
+    teach()
+    with Timer() as teaching:
+        teach()
+    last = result.epochs[-1]
+    return Cost(seconds[1] / n_steps, image, start, last["peak_memory_bytes"], teaching.seconds,
+                micro_batch_size=last["micro_batch_size"],
+                grad_checkpointing=last["grad_checkpointing"])
+
+
+def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True, devices=ALONE):
+    """The Plan of [Work] that ends within `seconds_left`. costs: {backbone: Cost}; weakest:
+    backbones, the weakest first; devices: where they run.
+
+    Left out are, in this order: epochs, down to FLOOR_SHARE of them; folds, the last ones of the
+    weakest backbones first, to one each; backbones; of the last one refits, then later rounds.
+    `at_least_one`: one fit stays whatever it takes, with fewer epochs if it must be, down to one.
+    What then is left over goes to epochs.
+    """
+    kept = list(works)
+    asked = {w.spec: w.n_epochs for w in works}
+    if total(kept, costs, asked, devices) <= seconds_left:
+        return Plan(asked, total(kept, costs, asked, devices))
+    shortest = {w.spec: w.floor_epochs for w in works}
+    for gone in in_order_of_dropping(works, weakest, at_least_one):
+        if total(kept, costs, shortest, devices) <= seconds_left:
+            break
+        kept = [w for w in kept if w.spec not in gone]
+    epochs = {w.spec: w.floor_epochs for w in kept}
+    while total(kept, costs, epochs, devices) > seconds_left and max(epochs.values(),
+                                                                     default=1) > 1:
+        epochs = {spec: max(1, n - 1) for spec, n in epochs.items()}
+    epochs = lengthened(kept, costs, epochs, seconds_left, devices)
+    return Plan(epochs, total(kept, costs, epochs, devices), tuple(differences(works, epochs)))
+
+
+def longest_first(works, costs):
+    """The works of each round from the longest to the shortest, refits after all folds: on several
+    devices the last to end are then short ones."""
+    return sorted(works, key=lambda work: (
+        work.spec.round, work.spec.fold is None, -work.seconds(costs, work.n_epochs)))
+
+
+def total(works, costs, epochs, devices):
+    return devices.seconds([(w.spec.backbone, w.seconds(costs, epochs[w.spec])) for w in works])
+
+
+def in_order_of_dropping(works, weakest, at_least_one):
+    """Sets of FitSpecs, each with what goes next: one fold of one backbone in all rounds, or one
+    backbone; of the last one its refits, then its later rounds, then, unless `at_least_one`, all.
+    """
+    backbones = list(dict.fromkeys(w.spec.backbone for w in works))
+    order = [*(b for b in weakest if b in backbones),
+             *(b for b in reversed(backbones) if b not in weakest)]
+    for backbone in order:
+        folds = sorted({w.spec.fold for w in works if w.spec.backbone == backbone
+                        and w.spec.fold is not None})
+        for fold in folds[:0:-1]:
+            yield {w.spec for w in works if (w.spec.backbone, w.spec.fold) == (backbone, fold)}
+    for backbone in order[:-1]:
+        yield {w.spec for w in works if w.spec.backbone == backbone}
+    rest = sorted((w.spec for w in works if w.spec.backbone == order[-1]),
+                  key=lambda s: (s.round, s.fold is None, s.fold))
+    yield {spec for spec in rest[at_least_one:] if spec.fold is None}
+    yield {*rest[at_least_one:]}
+
+
+def lengthened(works, costs, epochs, seconds_left, devices):
+    """The epochs with what is left over: one more for the fit that has the smallest share of what
+    it was asked for."""
+    epochs = dict(epochs)
+    open_ = {w.spec: w for w in works}
+    while open_:
+        spec = min(open_, key=lambda s: epochs[s] / open_[s].n_epochs)
+        more = {**epochs, spec: epochs[spec] + 1}
+        if more[spec] > open_[spec].n_epochs or total(works, costs, more, devices) > seconds_left:
+            del open_[spec]
+        else:
+            epochs = more
+    return epochs
+
+
+def differences(works, epochs):
+    """Sentences: what of the works is shorter or missing."""
+    for backbone in dict.fromkeys(w.spec.backbone for w in works):
+        mine = [w for w in works if w.spec.backbone == backbone]
+        gone = [w for w in mine if w.spec not in epochs]
+        if len(gone) == len(mine):
+            yield f"{backbone}: all its fits"
+            continue
+        lost = {w.spec.fold for w in gone} - {w.spec.fold for w in mine if w.spec in epochs}
+        folds = sorted(fold for fold in lost if fold is not None)
+        if folds:
+            yield f"{backbone}: fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+        if None in lost:
+            yield f"{backbone}: its refit"
+        shorter = [(epochs[w.spec], w.n_epochs) for w in mine if epochs.get(w.spec,
+                                                                            w.n_epochs)
+                   < w.n_epochs]
+        if shorter:
+            low = min(shorter)[0]
+            high = max(shorter)[0]
+            yield f"{backbone}: {low if low == high else f'{low} to {high}'} of {shorter[0][1]} epochs"

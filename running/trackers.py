@@ -1,0 +1,48 @@
+"""Trackers that people already look at, fed by the events of events.jsonl; off unless
+`runtime.tracker` names one.
+
+    with tracker("tensorboard", folder) as log:
+        log("epoch", {"fit": "r0-vit-s42", "fold": 0, "epoch": 3, "loss": 0.7})     # r0-vit-s42/fold 0/loss at step 3
+"""
+from contextlib import contextmanager
+
+from utils import import_extra
+
+
+def numbers_of(event, values):
+    """(name, value, step) of each number in an event; those of a fit are named after it, its epoch
+    is the step."""
+    place = f"{values['fit']}/fold {values['fold']}" if "fit" in values else event
+    for name, value in values.items():
+        if isinstance(value, (int, float)) and name not in ("fold", "epoch"):
+            yield f"{place}/{name}", value, values.get("epoch", 0)
+
+
+@contextmanager
+def tensorboard(folder):
+    writer_of = import_extra("torch.utils.tensorboard", "runtime.tracker=tensorboard").SummaryWriter
+    with writer_of(folder / "tensorboard", flush_secs=10) as writer:
+        yield writer.add_scalar
+
+
+@contextmanager
+def mlflow(folder):
+    client = import_extra("mlflow", "runtime.tracker=mlflow")
+    (folder / "mlruns").mkdir(exist_ok=True)
+    client.set_tracking_uri(f"sqlite:///{(folder / 'mlruns' / 'mlflow.db').resolve().as_posix()}")
+    with client.start_run(run_name=folder.name):
+        yield client.log_metric
+
+
+@contextmanager
+def tracker(name, folder):
+    """A function of (event, values) that logs into the run's folder; for `none` it does nothing.
+    UserError where the package is missing."""
+    if name == "none":
+        yield lambda event, values: None
+        return
+    with {"tensorboard": tensorboard, "mlflow": mlflow}[name](folder) as log_number:
+        def log(event, values):
+            for number in numbers_of(event, values):
+                log_number(*number)
+        yield log

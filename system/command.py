@@ -1,0 +1,62 @@
+"""What all commands share: exit statuses, the argument parser, how errors are said."""
+import argparse
+import logging
+import sys
+import traceback
+
+import torch
+
+from system.log import printable
+from system.machine import fault_of, signals_interrupt, usable_cores
+from utils import RunError, UserError
+
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see --help")
+
+
+def run_command(command, argv=None, goes_on="run the same command again to continue"):
+    """command(argv), a function that returns an exit status; returns one whatever happens.
+
+    A user's mistake and a fault of the machine are one sentence on standard error. A traceback is a
+    mistake of ours.
+    """
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    say_any_text()
+    # torch knows of no container's quota
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    try:
+        with signals_interrupt():
+            return command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except RunError as error:
+        print(f"the run failed: {printable(error)}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {goes_on}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if fault := fault_of(error):
+            print(f"the run failed: {printable(fault)}", file=sys.stderr)
+            return FAILED
+        traceback.print_exc()
+        print(
+            "the run failed by a mistake of ours: please report the lines above; the same command continues the run",
+            file=sys.stderr,
+        )
+        return FAILED
+
+
+def say_any_text():
+    """Let names that the terminal's encoding lacks be printed escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,143 @@
+"""What a run tells the person who waits: the event log, clocks, bars."""
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils import plain
+
+# ---------------------------------------------------------------- log, clock, work in parallel
+
+UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text):
+    """The text with escapes in place of control characters, which names in a data set may hold to
+    rule a terminal."""
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
+
+class EventLog:
+    """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person
+    who waits.
+
+    events: the kinds of which sentences are printed, None for all; also(event, values): called with
+    each, for trackers.
+    """
+
+    def __init__(self, path, echo=True, events=None, also=lambda event, values: None):
+        self.path = Path(path)
+        self.echo = echo
+        self.events = events
+        self.also = also
+        self.warnings = []
+        self.end_torn_line()
+
+    def end_torn_line(self):
+        """Begin a new line where a killed process has left half of one."""
+        if self.path.is_file() and self.path.stat().st_size:
+            with open(self.path, "rb+") as f:
+                f.seek(-1, os.SEEK_END)
+                if f.read() != b"\n":
+                    f.write(b"\n")
+
+    def record(self, event, **values):
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event,
+                **plain(values)}
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.also(event, plain(values))
+
+    def say(self, text, event="note", **values):
+        self.record(event, text=text, **values)
+        if self.echo and (self.events is None or event in self.events):
+            tqdm.write(printable(text), file=sys.stdout)
+            sys.stdout.flush()
+
+    def warn(self, text):
+        """Say a warning and keep it, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.say(f"warning: {text}", event="warning")
+
+
+class Timer:
+    """`with Timer() as t: ...` then `t.seconds`."""
+
+    def __enter__(self):
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_):
+        self.stop = time.perf_counter()
+
+    @property
+    def seconds(self):
+        return getattr(self, "stop", time.perf_counter()) - self.start
+
+
+def duration(seconds):
+    """'45 s', '12 min', '3 h 05 min'."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def progress(iterable=None, **kwargs):
+    """A tqdm bar on standard error, silent where that is not a terminal (logs stay readable) or
+    bars are hidden."""
+    return tqdm(iterable, disable=Bars.hidden or None, leave=False, dynamic_ncols=True, **kwargs)
+
+
+class Bars:
+    """Whether this process draws bars: a terminal is the process's, like standard error."""
+
+    hidden = False
+
+
+@contextlib.contextmanager
+def no_bars(hidden=True):
+    """Hide all bars inside the block."""
+    before = Bars.hidden
+    Bars.hidden = hidden
+    try:
+        yield
+    finally:
+        Bars.hidden = before
+
+
+class Overall:
+    """The bar below all others: how much of the whole is done, and the time left at the pace so
+    far."""
+
+    def __init__(self, description):
+        self.bar = progress(
+            total=0,
+            desc=description,
+            position=1,
+            smoothing=0,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left",
+        )
+
+    @property
+    def is_hidden(self):
+        return self.bar.disable
+
+    def plan(self, left):
+        """`left` is still to be done, in the unit of `advance`."""
+        self.bar.total = self.bar.n + left
+        self.bar.refresh()
+
+    def advance(self, done):
+        self.bar.update(done)
+
+    def close(self):
+        self.bar.close()

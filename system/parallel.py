@@ -1,0 +1,80 @@
+"""Work in parallel: threads where the interpreter lock is released, processes where it is held."""
+import os
+import signal
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.queues import Queue
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from system.log import progress
+from system.machine import end_with_parent, return_freed_memory, usable_cores
+
+
+def start_worker(_):
+    """One thread per loading process, which leaves Ctrl-C to the process that it works for.
+
+    It ends where it cannot send a batch (/dev/shm is full): of itself it drops the batch, which is
+    then waited for forever.
+    """
+    end_with_parent()
+    Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+# ---------------------------------------------------------------- work that holds the interpreter lock
+
+class Calls(Dataset):
+    """calls[i] is function(items[i])."""
+
+    def __init__(self, function, items):
+        self.function = function
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.function(self.items[i])
+
+
+def process_map(function, items, workers):
+    """[function(item) for item in items] by `workers` forked processes, for work that holds the
+    interpreter lock.
+
+    The function may be any, its results are pickled. In threads where a system does not fork, or
+    ends such a process.
+    """
+    items, workers = list(items), min(workers, usable_cores(), len(items))
+    if workers < 2 or sys.platform != "linux":
+        return parallel_map(function, items, workers)
+    return_freed_memory()
+    loader = DataLoader(Calls(function, items),
+                        batch_size=max(1, min(16, len(items) // (8 * workers))), collate_fn=list,
+                        num_workers=workers, multiprocessing_context="fork",
+                        worker_init_fn=start_worker, generator=torch.Generator())
+    try:
+        return [result for results in loader for result in results]
+    except BaseException as error:
+        # with the iterator in them its processes end, not when it is collected
+        traceback.clear_frames(error.__traceback__)
+        if not isinstance(error, OSError) and "DataLoader worker (pid" not in str(error):
+            raise
+    # a process was killed, or could not be started
+    return parallel_map(function, items, workers)
+
+
+def parallel_map(function, items, workers, description=""):
+    """[function(item) for item in items] over `workers` threads, for work that releases the
+    interpreter lock."""
+    items = list(items)
+    if workers <= 1 or len(items) < 2:
+        return [function(item) for item in progress(items, desc=description)]
+    with ThreadPoolExecutor(workers) as executor:
+        return list(progress(executor.map(function, items), desc=description, total=len(items)))

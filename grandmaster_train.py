@@ -18,7 +18,8 @@ import demo_contest
 from config import PRESETS, SCALES, Config, build_config, settings_text
 from ensemble.metrics import METRICS
 from running.checks import run_checks
-from running.pipeline import RESULTS_MANIFEST, run
+from running.conclusion import RESULTS_MANIFEST
+from running.pipeline import run
 from system.command import DONE, FAILED, Parser, run_command
 from system.log import printable
 from system.stages import changed_files

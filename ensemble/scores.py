@@ -1,26 +1,33 @@
-"""The predictions of a run's fits -> one blend, its scores out of fold, and the score that the
-submission may expect.
+"""The predictions of a run's fits -> one blend, its scores out of fold, and the score to expect.
 
-    results = run_ensemble(run, fits, metric)      # {"score", "blend", "table", "test", "folder", "rounds"}
+    result = blended(prepared, metric, fits, log)
+    result.blend, result.score["expected"], result.test
 """
 from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from config import key_settings
-from ensemble import scores
-from ensemble.blend import fit_rounds, mean_of, nested_cut
+from ensemble.blend import Blend, fit_rounds, mean_of, nested_cut
 from ensemble.metrics import bootstrap_ci90, confident_scores, normalized
 from ensemble.teachers import PSEUDO_LABELS, load_pseudo_labels
 from modeling.inference import Predictions, joined_views
-from system.stages import Stage
+from system.stages import Stage, make
 from utils import seed_of, write_json
+
+FEWEST_GROUPS = 5      # of valid images, before intervals resample groups
 
 
 class SourceRow(NamedTuple):
-    """A source of the blend in the summary: its folds, its out-of-fold score in those that all
-    sources have, and that score's standard deviation over them (None: there is one)."""
+    """A source of the blend in the summary.
+
+    folds: how many it was trained in. score: out of fold, in the folds that all sources have.
+    fold_sd: the score's standard deviation over those folds, None with a single fold.
+    note: why its weight is 0.
+    """
 
     name: str
     folds: int
@@ -29,195 +36,110 @@ class SourceRow(NamedTuple):
     weight: float
     views: int
     views_dropped: tuple[str, ...]
-    note: str               # why it has weight 0
+    note: str
     seconds: float
 
 
-def fold_scores(this, fitted, metric):
-    """{split: score} of one fit on its own valid images; computed once."""
-    key = fitted.predict_stage.key
-    if key not in this.scores:
-        each = {split: fitted.predictions(split) for split in ("valid", "valid_testlike")
-                if fitted.has(split)}
-        this.scores[key] = {split: metric(np.array([this.label_of[i]
-                                                    for i in p.sample_id.tolist()]), p.probs)
-                            for split, p in each.items()}
-    return this.scores[key]
+class FoldScores:
+    """Scores of fits on their own valid images, each computed once."""
+
+    def __init__(self, label_of, metric):
+        """label_of: {sample id: label}."""
+        self.label_of = label_of
+        self.metric = metric
+        self.known = {}
+
+    def of(self, fitted):
+        """{split: score} of a Fitted; {} for a refit."""
+        key = fitted.predict_stage.key
+        if key not in self.known:
+            self.known[key] = {split: self.score(fitted.predictions(split))
+                               for split in ("valid", "valid_testlike") if fitted.has(split)}
+        return self.known[key]
+
+    def score(self, predictions):
+        labels = np.array([self.label_of[sample] for sample in predictions.sample_id.tolist()])
+        return self.metric(labels, predictions.probs)
+
+    def goodness(self, fitted):
+        """The test-like score, larger is better; 0 for a refit."""
+        scores = self.of(fitted)
+        return self.metric.sign * scores.get("valid_testlike", scores.get("valid", 0))
 
 
-FEWEST_GROUPS = 5      # of valid images, from which intervals resample groups
-
+# ---------------------------------------------------------------- rows out of fold
 
 def by_source(fits):
-    """{source name: its Fitted over folds}, in the order they were trained."""
-    groups = {}
+    """{source name: [(fold, Fitted)]}, in the order they were trained."""
+    sources = {}
     for spec, fitted in fits.items():
-        groups.setdefault(spec.name, []).append((spec.fold, fitted))
-    return groups
+        sources.setdefault(spec.name, []).append((spec.fold, fitted))
+    return sources
 
 
-def folds_of(groups):
-    """The folds of each source, refits left out: with less time for some sources they may be fewer
-    than for others."""
-    return [{fold for fold, _ in members if fold is not None} for members in groups.values()]
+def folds_of(sources):
+    """The folds of each source without refits. A source that ran out of time has fewer."""
+    return [{fold for fold, _ in members if fold is not None} for members in sources.values()]
 
 
 def out_of_fold(members, split, of_folds):
-    """{view: Predictions} over the valid images of these folds; clean ones where test-like would be
-    equal."""
-    folds = [f for fold, f in members if fold in of_folds]
-    split = split if folds[0].has(split) else "valid"
-    return joined_views([f.views(split) for f in folds], Predictions.concat)
+    """{view: Predictions} over the valid images of these folds.
 
-
-def run_ensemble(this, fits, metric):
-    """Blend on test-like out-of-fold rows; returns the scores, the table's rows and the blended
-    test Predictions."""
-    config = this.config
-    audit = this.audit
-    groups = by_source(fits)
-    row = {sample: i for i, sample in enumerate(audit.train.sample_id.tolist())}
-    stage = Stage.of(this.folder, "ensemble", version=7,
-                     settings={**key_settings(config, "ensemble", "seed"), "metric": metric.name},
-                     inputs=[f.predict_stage.key for f in fits.values()])
-    common = set.intersection(*folds_of(groups))
-    every = set.union(*folds_of(groups))
-    if common < every:
-        this.warn(
-            f"scores and weights are those of {len(common)} of {len(every)} folds, which all backbones were trained on: "
-            "the others lack some"
-        )
-    oof = {split: {name: out_of_fold(m, split, common) for name, m in groups.items()}
-           for split in ("valid", "valid_testlike")}
-    ids = next(iter(next(iter(oof["valid"].values())).values())).sample_id.tolist()
-    rows = [row[i] for i in ids]
-    labels = audit.train.label[rows]
-    folds = this.folds.fold[rows]
-    kin = audit.train.group[rows]
-    if (n_groups := len(set(kin.tolist()))) < FEWEST_GROUPS:
-        kin = np.arange(len(rows))
-        this.warn(
-            f"the valid images are of {n_groups} group(s): intervals resample images, as so few groups say nothing about "
-            "how much others differ"
-        )
-    stacked = {name: {view: p.align(ids) for view, p in views.items()} for name,
-               views in oof["valid_testlike"].items()}
-    parts = blend_parts(folds, seed_of(config.seed, "blend"))
-    blend, nested, rounds = fit_rounds(stacked, {spec.name: spec.round for spec in fits}, labels,
-                                       parts, metric, config.ensemble.method, groups=kin,
-                                       draws=config.ensemble.bootstrap_draws,
-                                       seed=seed_of(config.seed, "rounds"))
-    for r in rounds:
-        if not r.used:
-            this.warn(
-                f"round {r.round} is not used for the submission: with it the blend's {metric.name} out of fold changes "
-                f"by {r.change:+.4f} ({r.change_ci90[0]:+.4f} to {r.change_ci90[1]:+.4f}, larger is better), and a round "
-                "is left out where none of that interval is above 0"
-            )
-    # the same images where nothing differs
-    clean = nested if this.shift.is_empty else blend.apply(oof["valid"]).align(ids)
-    score = {}
-    for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
-        probs = nested_cut(metric, labels, probs, parts) if blend.cuts else probs
-        score[name] = metric(labels, probs)
-        score[f"{name}_ci90"] = bootstrap_ci90(metric, labels, probs, groups=kin,
-                                               draws=config.ensemble.bootstrap_draws,
-                                               seed=seed_of(config.seed, "bootstrap"))
-    if len(audit.test):
-        sureness = by_confidence(this, groups, blend, nested, labels, folds,
-                                 metric.with_cuts(blend.cuts))
-        score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], *sureness,
-                             metric.limits)
-        warn_of_sureness(this, score, metric)
-    else:
-        score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
-    test = blend.apply({name: joined_views([f.views("test") for _, f in members], Predictions.mean)
-                        for name, members in groups.items()}) if len(audit.test) else None
-
-    def build(folder):
-        write_json(folder / "blend.json", blend)
-        for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
-            probs = normalized(probs).astype(np.float32)
-            Predictions(np.array(ids), probs, audit.train.classes, "valid",
-                        tuple(groups)).save(folder / f"{name}.npz")
-        if test:
-            test.save(folder / "test.npz")
-
-    this.run_stage(stage, build)
-    table = [source_row(name, members, blend, stacked[name], labels, folds, metric) for name,
-             members in groups.items()]
-    return {"score": score, "blend": blend, "table": table, "test": test, "folder": stage.folder,
-            "rounds": [r._asdict() | {"distillation": config.rounds[r.round].alpha}
-                       | pseudo_labels(fits, r.round, audit.train.classes) for r in rounds]}
-
-
-def warn_of_sureness(this, score, metric):
-    """Say it where sureness alone takes the score of rows made like the test images out of its
-    interval."""
-    (low, high) = score["oof_testlike_ci90"]
-    change = score["confidence_shift"]
-    if not low <= score["oof_testlike"] + change <= high:
-        surer = metric.sign * change > 0
-        this.warn(
-            f"the models are {'more' if surer else 'less'} sure on the test images than on training images made like "
-            f"them, as if {metric.name} were {abs(change):.3f} {'higher' if change > 0 else 'lower'} there: something "
-            "about the test set is not matched"
-        )
-
-
-def pseudo_labels(fits, round_number, classes):
-    """{"pseudo_labels": {class: how many test images were taught as it, mean over folds},
-    "agreement": share of those taught in the round before too that have the same class, None where
-    there are none}. All fits of a fold are taught the same."""
-    taught, before = ({spec.fold: load_pseudo_labels(f.result.folder / PSEUDO_LABELS) for spec,
-                       f in fits.items() if spec.round == number} for number in (round_number,
-                                                                                 round_number - 1))
-    counts = Counter(label for labels in taught.values() for label in labels.values())
-    same = [labels[i] == before[fold][i] for fold, labels in taught.items() if fold in before
-            for i in labels.keys() & before[fold].keys()]
-    return {"pseudo_labels": {c: counts[c] / len(taught) for c in classes} if counts else {},
-            "agreement": float(np.mean(same)) if same else None}
-
-
-def source_row(name, members, blend, views, labels, folds, metric):
-    """The SourceRow of a source by its test-like out-of-fold {view: probs (n, C)}."""
-    kept = blend.views[name]
-    probs = mean_of(views, kept)
-    each = [metric(labels[folds == k], probs[folds == k]) for k in np.unique(folds)]
-    return scores.SourceRow(name, sum(fold is not None for fold, _ in members),
-                            metric(labels, probs), float(np.std(each, ddof=1)) if len(each) > 1
-                            else None, blend.weights[name], len(kept),
-                            tuple(v for v in views if v not in kept), blend.left_out.get(name, ""),
-                            sum(f.result.seconds for _, f in members))
-
-
-def by_confidence(this, groups, blend, nested, labels, folds, metric):
-    """`metrics.confident_scores` on test-like rows and on the test images, as each fold's own
-    models see them."""
-    scores = []
-    for fold in np.unique(folds):
-        test = blend.apply({name: fitted.views("test") for name, members in groups.items()
-                            for number, fitted in members if number == fold})
-        scores.append(confident_scores(metric, labels[folds == fold], nested[folds == fold],
-                                       test.probs, n_scored=len(labels),
-                                       seed=seed_of(this.config.seed, "confidence", int(fold))))
-    return tuple(np.mean(scores, axis=0).tolist())
-
-
-def expectation(score, ci90, here, alike, there, limits):
-    """Two estimates averaged: the test-like score moved by how much surer the models are on the
-    test images (`there`, in scores) than on those rows (`here`), and `there` itself. The interval
-    holds both, as wide as the score's around each.
-
-    alike: what rows like those would give if they were as many as the test images. All within what
-    the metric can be, its `limits`.
+    Falls back on the clean ones where test-like ones would be equal.
     """
-    moved = score + there - here
-    values = np.clip([(moved + there) / 2, min(score + alike - here, moved, there) + ci90[0]
-                      - score, max(score + alike - here, moved, there) + ci90[1] - score],
-                     *limits).tolist()
-    return {"by_confidence": there, "confidence_shift": there - alike, "expected": values[0],
-            "expected_ci90": values[1:]}
+    done = [fitted for fold, fitted in members if fold in of_folds]
+    split = split if done[0].has(split) else "valid"
+    return joined_views([fitted.views(split) for fitted in done], Predictions.concat)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The valid images of the folds that all sources have: n of them.
+
+    labels, folds, groups (n,). parts (n,): what the blend is nested over.
+    clean: {source: {view: Predictions}}. testlike: {source: {view: probs (n, C)}}.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    folds: np.ndarray
+    groups: np.ndarray
+    parts: np.ndarray
+    clean: dict
+    testlike: dict
+
+
+def rows_of(prepared, sources, log):
+    """The Rows of these sources."""
+    common = set.intersection(*folds_of(sources))
+    every = set.union(*folds_of(sources))
+    if common < every:
+        log.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all "
+                 "backbones were trained on: the others lack some")
+    clean = {name: out_of_fold(members, "valid", common) for name, members in sources.items()}
+    testlike = {name: out_of_fold(members, "valid_testlike", common)
+                for name, members in sources.items()}
+
+    first_view = next(iter(next(iter(clean.values())).values()))
+    ids = first_view.sample_id.tolist()
+    train = prepared.audit.train
+    row_of = {sample: row for row, sample in enumerate(train.sample_id.tolist())}
+    rows = [row_of[sample] for sample in ids]
+    folds = prepared.folds.fold[rows]
+    aligned = {name: {view: predictions.align(ids) for view, predictions in views.items()}
+               for name, views in testlike.items()}
+    return Rows(ids, train.label[rows], folds, groups_to_resample(train.group[rows], log),
+                blend_parts(folds, seed_of(prepared.config.seed, "blend")), clean, aligned)
+
+
+def groups_to_resample(groups, log):
+    """The groups (n,) that intervals resample; each image its own where groups are too few."""
+    n_groups = len(set(groups.tolist()))
+    if n_groups >= FEWEST_GROUPS:
+        return groups
+    log.warn(f"the valid images are of {n_groups} group(s): intervals resample images, as so few "
+             "groups say nothing about how much others differ")
+    return np.arange(len(groups))
 
 
 def blend_parts(folds, seed):
@@ -225,3 +147,197 @@ def blend_parts(folds, seed):
     if len(np.unique(folds)) > 1:
         return folds
     return np.random.default_rng(seed).permutation(len(folds)) % 5
+
+
+# ---------------------------------------------------------------- the blend of a run
+
+@dataclass(frozen=True, eq=False)
+class Blended:
+    """The blend of a run and what it is worth.
+
+    score: as in final_results.json. test: the blend's Predictions, None without test images.
+    folder: of the ensemble stage. rounds: what each round changed.
+    """
+
+    score: dict
+    blend: Blend
+    table: list[SourceRow]
+    test: Predictions | None
+    folder: Path
+    rounds: list[dict]
+
+
+def blended(prepared, metric, fits, log):
+    """The Blended of a run, fitted on test-like out-of-fold rows.
+
+    prepared: running.run.Prepared. fits: {FitSpec: Fitted}.
+    """
+    config = prepared.config
+    sources = by_source(fits)
+    rows = rows_of(prepared, sources, log)
+    blend, nested, rounds = fit_rounds(
+        rows.testlike, {spec.name: spec.round for spec in fits}, rows.labels, rows.parts, metric,
+        config.ensemble.method, groups=rows.groups, draws=config.ensemble.bootstrap_draws,
+        seed=seed_of(config.seed, "rounds"))
+    warn_of_rounds(rounds, metric, log)
+    clean = nested
+    if not prepared.shift.is_empty:
+        clean = blend.apply(rows.clean).align(rows.ids)
+
+    score = out_of_fold_scores(config, metric, rows, blend, clean, nested)
+    test = None
+    if len(prepared.audit.test):
+        sureness = by_confidence(config.seed, sources, blend, nested, rows, metric)
+        score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], *sureness,
+                             metric.limits)
+        warn_of_sureness(score, metric, log)
+        test = blend.apply({
+            name: joined_views([fitted.views("test") for _, fitted in members], Predictions.mean)
+            for name, members in sources.items()})
+    else:
+        score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
+
+    stage = ensemble_stage(prepared, metric, fits)
+    tables = {"oof_clean": clean, "oof_testlike": nested}
+    make(stage, lambda folder: save_blend(folder, blend, tables, test, rows.ids, prepared.classes,
+                                          tuple(sources)), log)
+    table = [source_row(name, members, blend, rows, metric) for name, members in sources.items()]
+    return Blended(score, blend, table, test, stage.folder,
+                   [round_row(config, fits, result, prepared.classes) for result in rounds])
+
+
+def ensemble_stage(prepared, metric, fits):
+    settings = {**key_settings(prepared.config, "ensemble", "seed"), "metric": metric.name}
+    return Stage.of(prepared.folder, "ensemble", version=7, settings=settings,
+                    inputs=[fitted.predict_stage.key for fitted in fits.values()])
+
+
+def save_blend(folder, blend, out_of_fold_probs, test, ids, classes, sources):
+    """blend.json, and the blend's predictions out of fold and of the test images."""
+    write_json(folder / "blend.json", blend)
+    for name, probs in out_of_fold_probs.items():
+        probs = normalized(probs).astype(np.float32)
+        Predictions(np.array(ids), probs, classes, "valid", sources).save(folder / f"{name}.npz")
+    if test:
+        test.save(folder / "test.npz")
+
+
+def source_row(name, members, blend, rows, metric):
+    """The SourceRow of a source, by its test-like out-of-fold rows."""
+    views = rows.testlike[name]
+    kept = blend.views[name]
+    probs = mean_of(views, kept)
+    folds = [rows.folds == fold for fold in np.unique(rows.folds)]
+    each = [metric(rows.labels[mine], probs[mine]) for mine in folds]
+    return SourceRow(
+        name,
+        folds=sum(fold is not None for fold, _ in members),
+        score=metric(rows.labels, probs),
+        fold_sd=float(np.std(each, ddof=1)) if len(each) > 1 else None,
+        weight=blend.weights[name],
+        views=len(kept),
+        views_dropped=tuple(view for view in views if view not in kept),
+        note=blend.left_out.get(name, ""),
+        seconds=sum(fitted.result.seconds for _, fitted in members))
+
+
+# ---------------------------------------------------------------- rounds
+
+def warn_of_rounds(rounds, metric, log):
+    """Say which rounds the blend leaves out."""
+    for result in rounds:
+        if not result.used:
+            low, high = result.change_ci90
+            log.warn(f"round {result.round} is not used for the submission: with it the blend's "
+                     f"{metric.name} out of fold changes by {result.change:+.4f} ({low:+.4f} to "
+                     f"{high:+.4f}, larger is better), and a round is left out where none of that "
+                     "interval is above 0")
+
+
+def round_row(config, fits, result, classes):
+    """A round in final_results.json: what it was taught, what it changed."""
+    return (result._asdict() | {"distillation": config.rounds[result.round].alpha}
+            | pseudo_labels(fits, result.round, classes))
+
+
+def pseudo_labels(fits, round_number, classes):
+    """How many test images a round was taught as each class, and whether the last one agrees.
+
+    pseudo_labels: {class: images, mean over folds}, {} if nothing was taught.
+    agreement: share of the images taught in both rounds that have the same class, None if none are.
+    All fits of a fold are taught the same.
+    """
+    def taught_in(number):
+        return {spec.fold: load_pseudo_labels(fitted.result.folder / PSEUDO_LABELS)
+                for spec, fitted in fits.items() if spec.round == number}
+
+    taught = taught_in(round_number)
+    before = taught_in(round_number - 1)
+    counts = Counter(label for labels in taught.values() for label in labels.values())
+    same = [labels[sample] == before[fold][sample] for fold, labels in taught.items()
+            if fold in before for sample in labels.keys() & before[fold].keys()]
+    per_fold = {name: counts[name] / len(taught) for name in classes} if counts else {}
+    return {"pseudo_labels": per_fold, "agreement": float(np.mean(same)) if same else None}
+
+
+# ---------------------------------------------------------------- what the blend is worth
+
+def out_of_fold_scores(config, metric, rows, blend, clean, nested):
+    """{"oof_clean", "oof_testlike"} and the 90 % interval of each."""
+    score = {}
+    for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
+        if blend.cuts:
+            probs = nested_cut(metric, rows.labels, probs, rows.parts)
+        score[name] = metric(rows.labels, probs)
+        score[f"{name}_ci90"] = bootstrap_ci90(
+            metric, rows.labels, probs, groups=rows.groups, draws=config.ensemble.bootstrap_draws,
+            seed=seed_of(config.seed, "bootstrap"))
+    return score
+
+
+def by_confidence(seed, sources, blend, nested, rows, metric):
+    """`metrics.confident_scores` of test-like rows and test images, as each fold's models see them.
+
+    Means over folds.
+    """
+    metric = metric.with_cuts(blend.cuts)
+    scores = []
+    for fold in np.unique(rows.folds):
+        mine = rows.folds == fold
+        test = blend.apply({name: fitted.views("test") for name, members in sources.items()
+                            for number, fitted in members if number == fold})
+        scores.append(confident_scores(metric, rows.labels[mine], nested[mine], test.probs,
+                                       n_scored=len(rows.labels),
+                                       seed=seed_of(seed, "confidence", int(fold))))
+    return tuple(np.mean(scores, axis=0).tolist())
+
+
+def expectation(score, ci90, here, alike, there, limits):
+    """The mean of two estimates of the test score, with an interval that holds both.
+
+    score, ci90: of test-like rows. here: what their sureness says it is. there: what the sureness
+    on the test images says. alike: what rows like `here` would say if they were as many.
+    One estimate moves the score by how much surer the models are on the test images; the other is
+    `there`. All values stay within the metric's `limits`.
+    """
+    moved = score + there - here
+    lowest = min(score + alike - here, moved, there)
+    highest = max(score + alike - here, moved, there)
+    low = lowest + ci90[0] - score
+    high = highest + ci90[1] - score
+    values = np.clip([(moved + there) / 2, low, high], *limits).tolist()
+    return {"by_confidence": there, "confidence_shift": there - alike, "expected": values[0],
+            "expected_ci90": values[1:]}
+
+
+def warn_of_sureness(score, metric, log):
+    """Warn where sureness alone takes the score of test-like rows out of its interval."""
+    low, high = score["oof_testlike_ci90"]
+    change = score["confidence_shift"]
+    if low <= score["oof_testlike"] + change <= high:
+        return
+    surer = "more" if metric.sign * change > 0 else "less"
+    higher = "higher" if change > 0 else "lower"
+    log.warn(f"the models are {surer} sure on the test images than on training images made like "
+             f"them, as if {metric.name} were {abs(change):.3f} {higher} there: something about "
+             "the test set is not matched")

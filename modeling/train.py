@@ -10,6 +10,7 @@ import math
 import os
 import random
 import time
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from config import FitSpec
+from modeling.compute import Compute
 from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
 from modeling.norms import norm_statistics
@@ -139,76 +142,128 @@ class Tally:
         return cls(losses, state["n_skipped"], state["in_a_row"], state["seconds"])
 
 
-@stops_after_a_step()
-def fit(spec, network, objective, loader, sampler, *, mix, config, compute, n_epochs, pretrained,
-        device, folder, events, description="", shorten=None, advance=lambda: None):
-    """Train `network` in place for `n_epochs` over `loader`; returns a FitResult. Resumable in
-    `folder`.
+@dataclass(frozen=True)
+class Training:
+    """What a fit trains, and on what. `fit` changes the network in place.
 
-    compute: the Compute of its steps. mix(batch, generator, n_left) -> Batch: mixup and cutmix,
-    with n_left epochs to go, this one included; sampler.set_epoch(epoch, step) gives the epoch's
-    order from a step. shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit
-    can end in time; the learning rate then goes on from where its schedule over the fewer steps
-    would be. advance(): called after each step.
+    sampler.set_epoch(epoch, step): the order of an epoch, from a step on.
+    mix(batch, generator, n_left) -> Batch: mixup and cutmix, with n_left epochs to go, this one
+    included.
+    """
+
+    network: nn.Module
+    objective: nn.Module
+    loader: Iterable
+    sampler: Sized
+    mix: Callable
+    compute: Compute
+    is_pretrained: bool
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who follows a fit.
+
+    advance(): called after each step.
+    shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time.
+    """
+
+    log: object
+    description: str = ""
+    shorten: Callable = lambda history, n_epochs: n_epochs
+    advance: Callable = lambda: None
+
+
+@stops_after_a_step()
+def fit(spec, training, config, n_epochs, device, folder, watch):
+    """Train for `n_epochs`; returns a FitResult. Resumable in `folder`.
+
+    A shortened fit's learning rate goes on from where its schedule over the fewer steps would be.
     """
     optim = config.optim
-    n_steps = n_epochs * len(sampler)
-    autocast = compute.autocast(device)
-    compute.prepare(network.to(device))      # before what copies its memory format
-    objective.to(device)
-    optimizer = make_optimizer(network, optim, pretrained)
-    peak = peak_lr(network, optim, pretrained)
-    ema = make_ema(network, optim, n_steps)
-    state = TrainState(network, ema, optimizer, compute.scaler(device),
-                       room_of(spec, network, config, device, events))
-    (history, begun) = state.load(folder)
+    network = training.network
+    sampler = training.sampler
+    training.compute.prepare(network.to(device))      # before what copies its memory format
+    training.objective.to(device)
+    state = new_state(spec, training, config, n_epochs * len(sampler), device, watch.log)
+    peak = peak_lr(network, optim, training.is_pretrained)
+    autocast = training.compute.autocast(device)
+    history, begun = state.load(folder)
     tally = Tally()
     reset_peak_memory(device)
 
-    bar = progress(
-        total=n_steps,
-        initial=len(history) * len(sampler),
-        desc=description,
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}",
-    )
+    bar = StepBar(watch.description, len(history) * len(sampler))
     while (epoch := len(history)) < n_epochs:
-        bar.total = n_steps = n_epochs * len(sampler)
+        n_steps = bar.n_steps = n_epochs * len(sampler)
         seed_everything(config.seed, spec.name, spec.fold, epoch)
-        generator = torch.Generator().manual_seed(seed_of(config.seed, spec.name, spec.fold, epoch,
-                                                          "mix"))
+        generator = torch.Generator().manual_seed(
+            seed_of(config.seed, spec.name, spec.fold, epoch, "mix"))
         tally = Tally.of(begun, generator, device) if begun else Tally(in_a_row=tally.in_a_row)
         begun = None
         sampler.set_epoch(epoch, tally.n_steps)
         network.train()
-        for batch in loader:
+        for batch in training.loader:
             step = epoch * len(sampler) + tally.n_steps
             lr = lr_at(step, n_steps, optim, peak)
-            set_lr(optimizer, lr)
-            loss, taken = state.step(step, objective, mix(batch, generator, n_epochs - epoch),
-                                     autocast, optim.clip_norm)
+            set_lr(state.optimizer, lr)
+            mixed = training.mix(batch, generator, n_epochs - epoch)
+            loss, taken = state.step(step, training.objective, mixed, autocast, optim.clip_norm)
             tally.add(loss, taken)
             if tally.in_a_row >= optim.nonfinite_limit:
                 raise diverged(spec, tally.in_a_row, lr)
-            if not bar.disable and tally.n_steps % 10 == 1:
-                bar.set_postfix_str(f"epoch {epoch + 1}/{n_epochs} loss {float(loss):.3f}",
-                                    refresh=False)
-            bar.update()
-            advance()
+            bar.advance(tally, epoch, n_epochs, loss)
+            watch.advance()
             if stop_is_asked() and tally.n_steps < len(sampler):
                 state.save(folder, history, tally.state(generator, device))
                 raise KeyboardInterrupt
+
         if not tally.losses:
             raise diverged(spec, tally.n_skipped, lr)
         history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size),
                         **state.room.state_dict(), "peak_memory_bytes": peak_memory_bytes(device)})
         if len(history) < n_epochs or stop_is_asked():      # the last epoch leaves its weights
             state.save(folder, history)
-        events.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
+        watch.log.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
         if stop_is_asked():
             raise KeyboardInterrupt
-        n_epochs = shorten(history, n_epochs) if shorten else n_epochs
+        n_epochs = watch.shorten(history, n_epochs)
     bar.close()
-    return finish(spec, ema.module, history, folder)
+    return finish(spec, state.ema.module, history, folder)
+
+
+def new_state(spec, training, config, n_steps, device, log):
+    """The TrainState before the first step."""
+    network = training.network
+    optimizer = make_optimizer(network, config.optim, training.is_pretrained)
+    ema = make_ema(network, config.optim, n_steps)
+    room = room_of(spec, network, config, device, log)
+    return TrainState(network, ema, optimizer, training.compute.scaler(device), room)
+
+
+class StepBar:
+    """The bar of a fit, one step at a time. n_steps: of the whole fit, may change."""
+
+    def __init__(self, description, n_done):
+        self.bar = progress(total=n_done, initial=n_done, desc=description, bar_format=(
+            "{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}"))
+
+    @property
+    def n_steps(self):
+        return self.bar.total
+
+    @n_steps.setter
+    def n_steps(self, n_steps):
+        self.bar.total = n_steps
+
+    def advance(self, tally, epoch, n_epochs, loss):
+        """One step more. The loss is shown every tenth step, as reading it waits for the GPU."""
+        if not self.bar.disable and tally.n_steps % 10 == 1:
+            self.bar.set_postfix_str(f"epoch {epoch + 1}/{n_epochs} loss {float(loss):.3f}",
+                                     refresh=False)
+        self.bar.update()
+
+    def close(self):
+        self.bar.close()
 
 
 def room_of(spec, network, config, device, events):

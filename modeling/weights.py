@@ -188,3 +188,8 @@ def pool_of(model_name):
 def weights_digest(source):
     """What a fit's key holds of its weights: the file's sha256, or 'random'."""
     return digest_file(source.path) if source.path else source.kind
+
+
+def is_non_commercial(licence):
+    """Whether a licence's name says that it forbids commercial use."""
+    return "nc" in licence.lower().split("-")

@@ -2,20 +2,24 @@
 
 Read in this order:
 
-pipeline    the stages in order: start here
-run         what the stages share
-preparing   audit, weights, shift, folds
-rehearsal   --dry_run
-plan        what fits cost, and what to leave out to end in time
-costs       measuring that on this machine
-planner     the fits in order, planned anew before each one
-executor    where fits run: in this process, or as Ray tasks
-fits        one fit: its targets, its training
-predicting  a finished fit predicts
-predictor   a finished run as one predictor for new images
-export      the best single fit as an ONNX model
-checks      the debug mode
-trackers    TensorBoard and MLflow, fed by the event log
+pipeline      the stages in order: start here
+run           the values that pass between them: Setup, Prepared, Fitted
+introduction  what a run says and keeps before its first stage
+preparing     audit, weights, shift, folds -> Prepared
+rounds        which fits a round has, and which fits teach them
+executor      where fits run: in this process, or as Ray tasks
+place         a job's device, its loading processes, its log
+predicting    a finished fit predicts
+fits          one fit as a job: what it learns from, how it is trained
+plan          what fits cost, and what to leave out to end in time
+costs         measuring that where fits run
+planner       the fits in order, planned anew before each one
+rehearsal     --dry_run
+predictor     a finished run as one predictor for new images
+conclusion    submission, result files, predictor
+export        the best single fit as an ONNX model
+checks        the debug mode
+trackers      TensorBoard and MLflow, fed by the event log
 
 May import all other rooms; only the commands import it.
 """

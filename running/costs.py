@@ -1,7 +1,8 @@
-"""How the fits of a run are computed and what they cost, by a few steps of each backbone on the
-machine where they run.
+"""How the steps of each backbone are computed, and what its fits cost, measured where they run.
 
-    costs = find_costs(run, ["convnext_atto"], executor)      # {backbone: Cost}; fills run.computes
+    known = Measurements(prepared, machine, executor, log)
+    known.find(["convnext_atto"])
+    known.compute_of("convnext_atto"), known.costs["convnext_atto"]
 """
 import copy
 import functools
@@ -9,8 +10,7 @@ import math
 import os
 import platform
 import tempfile
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,250 +18,302 @@ import torch
 from config import FitSpec, key_settings, model_settings
 from data_loader import noise_batch
 from ensemble.teachers import distillers
-from modeling.compute import Compute, fastest, pick_device, precisions
+from modeling.compute import Compute, fastest, pick_device, precisions, untimed
 from modeling.losses import Distilled, Supervised
 from modeling.network import build_network
 from modeling.norms import fused
-from modeling.train import fit, seed_everything, split_batch, train_step
+from modeling.train import Watch, fit, seed_everything, split_batch, train_step
 from modeling.weights import WeightsSource
 from running.executor import Job
-from running.fits import at_site, fit_targets, new_network, training, training_rows
+from running.fits import fit_targets, new_network, new_training, training_rows
+from running.place import with_loading
 from running.plan import UNKNOWN, Cost, Work, measured_cost
-from running.predicting import (
-    predict_batch_size,
-    predict_images,
-    predicted_splits,
-    split_loader,
-    views_of,
-)
-from running.run import round_epochs, round_specs, teachers_of
+from running.predicting import Inference, predict_batch_size, predicted_splits, views_of
+from running.rounds import planned_specs, round_epochs, teachers_of
+from running.run import Prepared
 from system.log import EventLog
-from system.stages import Stage, discard
+from system.stages import Stage, discard, is_intact, make
 from utils import read_json, write_json
 
-FEWEST_IMAGES = 2000           # to be trained on, from which it pays to time how
+FEWEST_IMAGES = 2000           # to be trained on before it pays to time how
 MEASURED_STEPS = 4
 MEASURED_BATCHES = (1, 4)      # of predicted images
-# network, EMA and AdamW's two moments, in the last checkpoint and in the one that replaces it
+# network, EMA and AdamW's two moments: in the last checkpoint, and in the one that replaces it
 CHECKPOINT_WEIGHTS = 8
 
 
-def work_of(this, spec, available=None):
-    """The Work of a fit, before it is known how many test images its teachers, of those
-    `available`, are sure of."""
-    round_ = this.config.rounds[spec.round]
-    n = len(training_rows(this, spec)) + (len(this.audit.test) if round_.unlabelled else 0)
-    teachers = distillers(spec, teachers_of(this, spec, available),
-                          round_.max_teachers) if round_.alpha else []
-    return Work(spec, math.ceil(n / this.config.optim.batch_size),
-                round_epochs(this.config, spec.round),
-                sum(len(ids) for ids, _, _ in predicted_splits(this, spec).values()),
-                tuple(t.backbone for t in teachers))
-
-
 def machine_facts(device_name):
-    """What a machine has that decides how a fit is computed there and what it costs."""
+    """What of a machine decides how a fit is computed there and what it costs."""
     device = pick_device(device_name)
-    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    return {"device": str(device), "node": platform.node(), "gpu": gpu.name if gpu else "",
-            "precision": precisions(device)[0], "gpu_memory_bytes": gpu.total_memory if gpu else 0}
+    gpu_name = ""
+    gpu_memory_bytes = 0
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        gpu_name = gpu.name
+        gpu_memory_bytes = gpu.total_memory
+    return {"device": str(device), "node": platform.node(), "gpu": gpu_name,
+            "precision": precisions(device)[0], "gpu_memory_bytes": gpu_memory_bytes}
 
 
-def needed_bytes(this, works, n_at_once=1):
-    """Disk space that these fits will take: weights, predictions, and the largest checkpoints of as
-    many as run at once."""
-    weights = {backbone: weights_bytes(this, backbone) for backbone in {work.spec.backbone
-                                                                        for work in works}}
-    row_bytes = 4 * len(this.contest.train.classes) * (1 + len(views_of(this)))
-    return (sum(weights[work.spec.backbone] + row_bytes * work.n_images for work in works)
-            + CHECKPOINT_WEIGHTS
-            * sum(sorted(weights[work.spec.backbone] for work in works)[-n_at_once:]))
+# ---------------------------------------------------------------- what is to be done
+
+def work_of(prepared, spec, available=None):
+    """The Work of a fit, as if its teachers were sure of all test images.
+
+    available: the fits that may teach it, None for all.
+    """
+    config = prepared.config
+    round_ = config.rounds[spec.round]
+    n_images = len(training_rows(prepared, spec))
+    if round_.unlabelled:
+        n_images += len(prepared.audit.test)
+    teachers = []
+    if round_.alpha:
+        teachers = distillers(spec, teachers_of(config, spec, available), round_.max_teachers)
+    n_predicted = sum(len(ids) for ids, _, _ in predicted_splits(prepared, spec).values())
+    n_steps = math.ceil(n_images / config.optim.batch_size)
+    return Work(spec, n_steps, round_epochs(config, spec.round), n_predicted,
+                tuple(teacher.backbone for teacher in teachers))
 
 
-def weights_bytes(this, backbone):
-    """Size of a fit's weights, from a network without any."""
+def steps_ahead(prepared, backbone):
+    """Micro-batches that all fits of a backbone train on; 0 if too few to pay for timing them."""
+    optim = prepared.config.optim
+    works = [work_of(prepared, spec) for spec in planned_specs(prepared.config)
+             if spec.backbone == backbone]
+    n_images = sum(work.n_steps * work.n_epochs for work in works) * optim.batch_size
+    if n_images < FEWEST_IMAGES:
+        return 0
+    return math.ceil(n_images / optim.micro_batch_size)
+
+
+def needed_bytes(prepared, works, n_at_once=1):
+    """Disk space of these fits: weights, predictions, the largest checkpoints of n_at_once."""
+    weights = {name: weights_bytes(prepared, name) for name in {w.spec.backbone for w in works}}
+    row_bytes = 4 * len(prepared.classes) * (1 + len(views_of(prepared.config, prepared.shift)))
+    kept = sum(weights[work.spec.backbone] + row_bytes * work.n_images for work in works)
+    largest = sorted(weights[work.spec.backbone] for work in works)[-n_at_once:]
+    return kept + CHECKPOINT_WEIGHTS * sum(largest)
+
+
+def weights_bytes(prepared, backbone):
+    """Size of a fit's weights, from a network that holds none."""
     with torch.device("meta"):
-        network = build_network(backbone, n_classes=len(this.contest.train.classes),
-                                model=this.config.model,
-                                image_size_px=this.config.data.image_size_px,
-                                weights=WeightsSource(backbone, "random"))
+        network = build_network(backbone, n_classes=len(prepared.classes),
+                                image_size_px=prepared.config.data.image_size_px,
+                                weights=WeightsSource(backbone, "random"),
+                                model=prepared.config.model)
     return sum(value.nbytes for value in network.state_dict().values())
 
 
-def compute_stage(this, backbone):
-    """How the steps of a backbone are computed. Not of one machine: a run that goes on elsewhere
-    keeps its fits, see `has_compute`."""
-    config = this.config
-    return Stage.of(this.folder / "compute", backbone, version=4, inputs=[], settings={
+# ---------------------------------------------------------------- two stages of each backbone
+
+def compute_stage(prepared, backbone):
+    """How a backbone's steps are computed. Not of one machine: a run that moves keeps its fits."""
+    config = prepared.config
+    return Stage.of(prepared.folder / "compute", backbone, version=4, inputs=[], settings={
         "model": model_settings(config), "image_size_px": config.data.image_size_px,
         "micro_batch_size": config.optim.micro_batch_size, "precision": config.runtime.precision,
         "compile": config.runtime.compile})
 
 
-def steps_ahead(this, backbone):
-    """Steps of a micro-batch that all fits of a backbone take; 0 where they are too few to pay for
-    timing them."""
-    optim = this.config.optim
-    rounds = range(len(this.config.rounds))
-    works = [work_of(this, spec) for number in rounds for spec in round_specs(this.config, number)
-             if spec.backbone == backbone]
-    n_images = sum(work.n_steps * work.n_epochs for work in works) * optim.batch_size
-    return math.ceil(n_images / optim.micro_batch_size) if n_images >= FEWEST_IMAGES else 0
+def cost_stage(prepared, machine, backbone, compute):
+    """What a backbone's fits cost on this machine."""
+    config = prepared.config
+    inputs = [prepared.keys.shift, prepared.keys.folds]
+    return Stage.of(prepared.folder / "costs", backbone, version=6, inputs=inputs, settings={
+        **key_settings(config, "augment", "optim", "predict"), "model": model_settings(config),
+        "image_size_px": config.data.image_size_px, "compute": compute, "machine": machine,
+        "grad_checkpointing": config.runtime.grad_checkpointing})
 
 
-def has_compute(this, backbone):
-    """Whether it is known how the steps of a backbone are computed, which is then in
-    `this.computes`."""
-    if backbone in this.computes or not this.config.runtime.measure or not steps_ahead(this,
-                                                                                       backbone):
-        return True
-    stage = compute_stage(this, backbone)
-    if this.is_intact(stage):
+class Measurements:
+    """What a run has learnt of its backbones. Only `find` adds to it.
+
+    computes: {backbone: Compute} of those whose steps were timed. costs: {backbone: Cost}.
+    """
+
+    def __init__(self, prepared, machine, executor, log):
+        self.prepared = prepared
+        self.machine = machine
+        self.executor = executor
+        self.log = log
+        self.computes = {}
+        self.costs = {}
+
+    def compute_of(self, backbone):
+        """The Compute of a backbone's steps: as timed, else as the settings and the machine say."""
+        if backbone in self.computes:
+            return self.computes[backbone]
+        return untimed(self.prepared.config.runtime, self.machine["precision"])
+
+    def knows_compute(self, backbone):
+        """Whether it is known how a backbone's steps are computed. Reads what was timed before."""
+        runtime = self.prepared.config.runtime
+        if backbone in self.computes or not runtime.measure:
+            return True
+        if not steps_ahead(self.prepared, backbone):
+            return True
+
+        stage = compute_stage(self.prepared, backbone)
+        if not is_intact(stage, self.log):
+            return False
         known = read_json(stage.folder / "compute.json")
-        if known["device"] != device_type(this) and not any(
-            this.folder.glob(f"fold_*/*-{backbone}-*")):
+        has_fits = any(self.prepared.folder.glob(f"fold_*/*-{backbone}-*"))
+        if known["device"] != torch.device(self.machine["device"]).type and not has_fits:
             discard(stage)      # no fit is bound to what was fast on another kind of machine
             return False
-        this.computes[backbone] = Compute(**known["chosen"])
-    return backbone in this.computes
+        self.computes[backbone] = Compute(**known["chosen"])
+        return True
+
+    def cost_stage(self, backbone):
+        return cost_stage(self.prepared, self.machine, backbone, self.compute_of(backbone))
+
+    def find(self, backbones, wants_costs=True, goes_on=lambda costs: True):
+        """Fill `costs`, UNKNOWN each unless wants_costs. Measures where fits run, but once.
+
+        goes_on(costs so far): asked before each measurement but the first. A no leaves out the
+        backbones that remain.
+        """
+        def jobs():
+            for backbone in backbones:
+                known = self.knows_compute(backbone)
+                if known and (not wants_costs or is_intact(self.cost_stage(backbone), self.log)):
+                    self.read(backbone, wants_costs)
+                elif not self.costs or goes_on(self.costs):
+                    job = MeasureJob(backbone, self.prepared, self.machine,
+                                     self.compute_of(backbone) if known else None, wants_costs)
+                    yield Job(backbone, job, f"measuring {backbone}")
+
+        for backbone, _ in self.executor.run(jobs(), self.log):
+            self.knows_compute(backbone)
+            self.read(backbone, wants_costs)
+
+    def read(self, backbone, wants_costs):
+        """Take what a backbone's stages say."""
+        cost = UNKNOWN
+        if wants_costs:
+            cost = Cost(**read_json(self.cost_stage(backbone).folder / "cost.json"))
+        self.costs[backbone] = cost
 
 
-def device_type(this):
-    """Where fits are computed: cpu, cuda or mps."""
-    return torch.device(this.machine["device"]).type
+# ---------------------------------------------------------------- measuring
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """Measures one backbone. compute: how its steps are computed, None to time that first."""
+
+    backbone: str
+    prepared: Prepared
+    machine: dict
+    compute: Compute | None
+    wants_costs: bool
+
+    def __call__(self, site):
+        """Leaves the stage of how steps are computed and, if asked, that of their costs."""
+        runtime = self.prepared.config.runtime
+        compute = self.compute
+        if compute is None:
+            stage = compute_stage(self.prepared, self.backbone)
+            with_loading(site, runtime, site.log, lambda place: make(
+                stage, lambda folder: write_json(folder / "compute.json",
+                                                 choose_compute(self, place)), site.log))
+            compute = Compute(**read_json(stage.folder / "compute.json")["chosen"])
+        if not self.wants_costs:
+            return
+
+        stage = cost_stage(self.prepared, self.machine, self.backbone, compute)
+        with_loading(site, runtime, site.log, lambda place: make(
+            stage, lambda folder: write_json(folder / "cost.json",
+                                             measure_cost(self, compute, place)), site.log))
+
+    @property
+    def spec(self):
+        """The fit that is measured."""
+        return FitSpec(self.backbone, self.prepared.config.seed, 0, 0)
 
 
-def choose_compute(this, backbone):
-    """Time steps of one micro-batch of noise, the same in all ways; returns what is to be known of
-    it."""
-    config = this.config
-    optim = this.config.optim
-    device = this.device
-    n = optim.micro_batch_size
-    n_classes = len(this.contest.train.classes)
-    side_px = config.data.image_size_px
-    seed_everything(config.seed, "compute", backbone)
-    network = new_network(this, FitSpec(backbone, config.seed, 0, 0)).to(device).train()
-    micro_batches = split_batch(noise_batch(n, n_classes, side_px), n, device)
-    objective = Supervised(optim, torch.ones(n_classes), network.head.with_margin).to(device)
+def choose_compute(job, place):
+    """Time one micro-batch of noise in all ways; returns the content of compute.json."""
+    prepared = job.prepared
+    config = prepared.config
+    device = place.device
+    n_images = config.optim.micro_batch_size
+    n_classes = len(prepared.classes)
+    seed_everything(config.seed, "compute", job.backbone)
+    network = new_network(prepared, job.spec).to(device).train()
+    batch = noise_batch(n_images, n_classes, config.data.image_size_px)
+    micro_batches = split_batch(batch, n_images, device)
+    objective = Supervised(config.optim, torch.ones(n_classes), network.head.with_margin).to(device)
 
     def step_of(compute):
         own = compute.prepare(copy.deepcopy(network))
-        # updating weights takes the same time in all ways
+        # a rate of 0: updating weights takes the same time in all ways
         still = torch.optim.SGD(own.parameters(), lr=0.0)
         return lambda: train_step(own, objective, still, compute.scaler(device), micro_batches,
-                                  autocast=compute.autocast(device), clip_norm=optim.clip_norm)
+                                  autocast=compute.autocast(device),
+                                  clip_norm=config.optim.clip_norm)
 
-    chosen, seconds = fastest(config.runtime, device, step_of, steps_ahead(this, backbone))
-    rates = {way.describe(): round(n / taken, 1) for way, taken in seconds.items()}
-    others = ", ".join(f"{rate:.0f} {way}" for way,
-                       rate in rates.items() if way != chosen.describe())
-    this.events.say(
-        f"{backbone}: {rates[chosen.describe()]:.0f} images/s of training {chosen.describe()} ({others})",
-        event="compute",
-        backbone=backbone,
-        images_per_second=rates,
-    )
-    return {"chosen": chosen, "images_per_second": rates, "device": device_type(this)}
+    chosen, seconds = fastest(config.runtime, device, step_of, steps_ahead(prepared, job.backbone))
+    rates = {way.describe(): round(n_images / taken, 1) for way, taken in seconds.items()}
+    others = [f"{rate:.0f} {way}" for way, rate in rates.items() if way != chosen.describe()]
+    place.log.say(f"{job.backbone}: {rates[chosen.describe()]:.0f} images/s of training "
+                  f"{chosen.describe()} ({', '.join(others)})",
+                  event="compute", backbone=job.backbone, images_per_second=rates)
+    return {"chosen": chosen, "images_per_second": rates,
+            "device": torch.device(job.machine["device"]).type}
 
 
-def cost_stage(this, backbone):
-    config = this.config
-    return Stage.of(this.folder / "costs", backbone, version=6,
-                    inputs=[this.keys["shift"], this.keys["folds"]],
-                    settings={**key_settings(config, "augment", "optim", "predict"),
-                              "model": model_settings(config),
-                              "image_size_px": config.data.image_size_px,
-                              "compute": this.compute_of(backbone), "machine": this.machine,
-                              "grad_checkpointing": config.runtime.grad_checkpointing})
-
-
-def find_costs(this, backbones, executor, wanted=True, goes_on=lambda costs: True):
-    """{backbone: Cost}, measured where fits run unless that was done before, UNKNOWN where that is
-    not `wanted`; before it is found how their steps are computed. goes_on(costs so far): asked
-    before each that is to be measured but the first; those after a no are left out."""
-    costs = this.costs
-
-    def read(backbone):
-        costs[backbone] = Cost(**read_json(cost_stage(this, backbone).folder
-                                           / "cost.json")) if wanted else UNKNOWN
-
-    def jobs():
-        for backbone in backbones:
-            if has_compute(this, backbone) and (not wanted
-                                                or this.is_intact(cost_stage(this, backbone))):
-                read(backbone)
-            elif not costs or goes_on(costs):
-                measure = partial(run_measuring, this=this, backbone=backbone, wanted=wanted)
-                yield Job(backbone, measure, f"measuring {backbone}")
-
-    for backbone, _ in executor.run(jobs(), this.events):
-        has_compute(this, backbone)
-        read(backbone)
-    return costs
-
-
-def run_measuring(site, this, backbone, wanted):
-    """The stages of how a backbone's steps are computed and, where that is `wanted`, of what they
-    cost so."""
-    this, _ = at_site(site, this, FitSpec(backbone, this.config.seed, 0, 0))
-    if not has_compute(this, backbone):
-        chosen = this.run_stage(compute_stage(this, backbone), lambda folder: write_json(
-            folder / "compute.json", choose_compute(this, backbone)))
-        site.deliver(chosen.folder)
-        has_compute(this, backbone)
-    if not wanted:
-        return
-    stage = this.with_workers(
-        lambda: this.run_stage(
-            cost_stage(this, backbone),
-            lambda folder: write_json(folder / "cost.json", measure_cost(this, backbone)),
-        )
-    )
-    site.deliver(stage.folder)
-
-
-def measure_cost(this, backbone):
-    """The Cost of a backbone: the real training and prediction of a few batches, of which nothing
-    stays."""
-    config = this.config
-    optim = this.config.optim
-    spec = FitSpec(backbone, this.config.seed, 0, 0)
-    compute = this.compute_of(backbone)
-    pixels, targets = fit_targets(this, spec)
-    rows = np.arange(MEASURED_STEPS * optim.batch_size) % len(targets)
-    pixels = pixels.take(rows)
-    targets = targets.take(rows)
-    splits = predicted_splits(this, spec)
+def measure_cost(job, compute, place):
+    """The Cost of a backbone: a real training and prediction of a few batches; nothing stays."""
+    prepared = job.prepared
+    config = prepared.config
+    spec = job.spec
+    training = measured_training(prepared, spec, compute, place)
+    splits = predicted_splits(prepared, spec)
     ids, images, transform = splits.get("test", splits["valid"])
-    network, objective, loader, sampler, mix = training(this, spec, pixels, targets, 2)
+    inference = Inference(config, prepared.classes, place)
 
     def train():
         with tempfile.TemporaryDirectory() as folder:
-            return fit(spec, network, objective, loader, sampler, mix=mix, config=config,
-                       compute=compute, n_epochs=2, device=this.device,
-                       pretrained=this.weights[backbone].is_pretrained, folder=folder,
-                       events=EventLog(os.devnull, echo=False), description="measuring")
+            watch = Watch(EventLog(os.devnull, echo=False), "measuring")
+            return fit(spec, training, config, 2, place.device, folder, watch)
 
     @functools.cache
     def folded():
-        return fused(network)
+        return fused(training.network)
 
-    def predict_some(n):
-        some = {"measuring": (ids[:n], images.take(np.arange(n)), transform)}
-        predict_images(this, spec, folded(), split_loader(this, some), "measuring", views_of(this))
+    def predict_some(n_images):
+        some = {"measuring": (ids[:n_images], images.take(np.arange(n_images)), transform)}
+        inference.predict(spec, compute, folded(), inference.loader(some), "measuring",
+                          views_of(config, prepared.shift))
 
     def teach():
-        distilled = Distilled(objective, [folded()], 1.0, 1.0)
-        side_px = config.data.image_size_px
-        micro = optim.micro_batch_size
-        images = torch.zeros(micro, 3, side_px, side_px, dtype=torch.uint8, device=this.device)
-        with compute.autocast(this.device)():
-            return sum(distilled.teacher_probs(images).sum().item()
-                       for _ in range(optim.batch_size // micro))
+        distilled = Distilled(training.objective, [folded()], 1.0, 1.0)
+        return teaching(distilled, config, compute, place.device)
 
-    n_images = [min(k * predict_batch_size(config), len(ids) - 1 + (k > 1))
-                for k in MEASURED_BATCHES]
-    weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
-    return replace(measured_cost(train, predict_some, teach, MEASURED_STEPS, n_images),
-                   weight_bytes=weight_bytes)
+    batch_size = predict_batch_size(config)
+    few, many = MEASURED_BATCHES
+    # two different numbers, however few images there are
+    n_images = [min(few * batch_size, len(ids) - 1), min(many * batch_size, len(ids))]
+    cost = measured_cost(train, predict_some, teach, MEASURED_STEPS, n_images)
+    weight_bytes = sum(p.numel() * p.element_size() for p in training.network.parameters())
+    return replace(cost, weight_bytes=weight_bytes)
+
+
+def measured_training(prepared, spec, compute, place):
+    """The Training of MEASURED_STEPS steps on images of fold 0."""
+    pixels, targets = fit_targets(prepared, spec)
+    n_images = MEASURED_STEPS * prepared.config.optim.batch_size
+    rows = np.arange(n_images) % len(targets)
+    return new_training(prepared, spec, compute, pixels.take(rows), targets.take(rows), place)
+
+
+def teaching(distilled, config, compute, device):
+    """What a teacher does in one step, a batch in micro-batches; returns a number to wait for."""
+    side_px = config.data.image_size_px
+    micro = config.optim.micro_batch_size
+    images = torch.zeros(micro, 3, side_px, side_px, dtype=torch.uint8, device=device)
+    with compute.autocast(device)():
+        return sum(distilled.teacher_probs(images).sum().item()
+                   for _ in range(config.optim.batch_size // micro))

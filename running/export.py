@@ -39,7 +39,7 @@ class Exported(nn.Module):
 
 def description(predictor):
     """What someone without this repository must know to use the model."""
-    data = predictor.this.config.data
+    data = predictor.config.data
     spec = predictor.best
     side = data.image_size_px
     return {

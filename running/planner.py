@@ -1,168 +1,231 @@
-"""The fits of a run, planned anew before each one, so that a run ends in time and people see when.
+"""The fits of a run in order, planned anew before each one: a run ends in time, and people see when.
 
-    planner = Planner(run, planned_specs(run), metric, executor)
+    planner = Planner(setup, prepared, specs, executor, scores, log)
     for line in planner.describe(): print(line)
-    for spec, seconds in executor.run(planner.jobs(round_number, fitted := {}, overall), events): ...
+    for spec, seconds in executor.run(planner.jobs(round_number, fitted := {}, overall), log): ...
 """
 import functools
 import math
 import time
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from config import key_settings
-from ensemble.scores import fold_scores
-from running.costs import find_costs, has_compute, needed_bytes, work_of
+from running.costs import Measurements, needed_bytes, work_of
 from running.executor import Job
-from running.fits import run_fit
-from running.plan import Devices, differences, longest_first, make_plan
-from running.run import finished_fit, fit_state, round_specs
+from running.fits import FitJob
+from running.plan import UNKNOWN, Devices, differences, longest_first, make_plan
+from running.rounds import planned_specs, read_by
+from running.run import finished_fit, fit_stages
 from system.log import duration
 from system.stages import Stage
 from utils import read_json
 
+MEASURED_FROM_STEPS = 1000      # of a single fit, before it pays to measure how long it takes
 BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
 
-# ---------------------------------------------------------------- fits
+def plan_stage(prepared):
+    """What a time budget left out of a run that ended; left out again when it is started again."""
+    config = prepared.config
+    return Stage.of(prepared.folder, "plan", version=1,
+                    inputs=[prepared.keys.folds, prepared.keys.shift],
+                    settings=[config.runtime.time_budget_hours, key_settings(config, *BUDGETED)])
 
-def plan_stage(this):
-    """What a time budget left out of a run that ended, and leaves out when it is started again."""
-    return Stage.of(this.folder, "plan", version=1, inputs=[this.keys["folds"], this.keys["shift"]],
-                    settings=[this.config.runtime.time_budget_hours,
-                              key_settings(this.config, *BUDGETED)])
 
-
-def specs_left(this):
+def specs_left(prepared):
     """The FitSpecs of all rounds but what `plan_stage` has left out."""
-    specs = planned_specs(this)
-    stage = plan_stage(this)
+    specs = planned_specs(prepared.config)
+    stage = plan_stage(prepared)
     if not stage.is_done:
         return specs
     chosen = read_json(stage.folder / "plan.json")["fits"]
-    return [s for s in specs if [s.name, s.fold] in chosen]
+    return [spec for spec in specs if [spec.name, spec.fold] in chosen]
 
 
-# of a fit that is the only one, from which it pays to measure beforehand how long it takes
-MEASURED_FROM_STEPS = 1000
+@dataclass
+class Load:
+    """A running fit's share of the overall bar: planned seconds or steps, and how many are done."""
 
+    planned: float
+    done: float = 0.0
 
-def planned_specs(this):
-    """The FitSpecs of all rounds, in the order in which one device trains them."""
-    return [spec for r in range(len(this.config.rounds)) for spec in round_specs(this.config, r)]
+    @property
+    def left(self):
+        return self.planned - self.done
 
 
 class Planner:
-    """The fits of a run in order, planned anew before each one: only then is it known how long
-    those before took."""
+    """The fits of a run in order. It owns what the run learns of them: costs, pace, what is gone.
 
-    def __init__(self, this, specs, metric, executor, is_asked=False):
-        """is_asked: what the fits cost is wanted for its own sake."""
-        self.this = this
-        self.metric = metric
+    works: {FitSpec: Work} in the order of the fits. state: {FitSpec: done, begun or to do} before
+    the first one. first: the Plan before the first one.
+    """
+
+    def __init__(self, setup, prepared, specs, executor, scores, log, is_asked=False):
+        """is_asked: what the fits cost is wanted for its own sake. scores: ensemble.FoldScores."""
+        self.setup = setup
+        self.prepared = prepared
         self.executor = executor
-        known = {
-            backbone
-            for backbone in {spec.backbone for spec in specs}
-            if has_compute(this, backbone)
-        }
-        self.state = {spec: fit_state(this, spec, specs) if spec.backbone in known else "to do"
-                      for spec in specs}
-        self.works = {spec: work_of(this, spec, specs) for spec in specs}
-        to_do = [s for s in specs if self.state[s] != "done"]
-        open_ = dict.fromkeys([*(s.backbone for s in to_do),
-                               *(t for s in to_do for t in self.works[s].teachers)])
-        n_steps = max((self.works[s].n_steps * self.works[s].n_epochs for s in to_do), default=0)
-        pays = is_asked or len(to_do) > 1 or n_steps >= MEASURED_FROM_STEPS
-        measured = this.deadline < math.inf or (this.config.runtime.measure and pays)
-        self.costs = find_costs(this, open_, executor, measured, self.has_time_for)
-        # seconds over planned seconds, by backbone
-        self.is_known = measured
-        self.pace = {}
-        # else what a budget leaves out must come last
-        if executor.n_devices > 1 and this.deadline == math.inf:
-            self.works = {work.spec: work for work in longest_first(self.works.values(),
-                                                                    self.costs)}
-        # {FitSpec: [planned seconds or steps, those done]}
-        self.running = {}
-        # (backbone, fold) left out, of all rounds that are still to come
-        self.gone = set()
+        self.scores = scores
+        self.log = log
+        self.known = Measurements(prepared, setup.machine, executor, log)
+        self.state = self.states(specs)
+        self.works = {spec: work_of(prepared, spec, specs) for spec in specs}
+        self.is_known = self.wants_costs(is_asked)
+        self.known.find(self.open_backbones(), self.is_known, self.has_time_for)
+        if executor.n_devices > 1 and setup.deadline == math.inf:
+            # under a budget what may be left out must come last instead
+            longest = longest_first(self.works.values(), self.costs)
+            self.works = {work.spec: work for work in longest}
+
+        self.pace = {}         # {backbone: seconds over planned seconds}
+        self.running = {}      # {FitSpec: Load}
+        self.gone = set()      # (backbone, fold) left out of all rounds still to come
         self.first = self.plan(list(self.works), {})
         self.start = time.perf_counter()
 
+    @property
+    def costs(self):
+        """{backbone: Cost} of the backbones that are trained here."""
+        return self.known.costs
+
+    @property
+    def seconds_left(self):
+        return self.setup.deadline - time.perf_counter()
+
+    # ------------------------------------------------------------ before the first fit
+
+    def states(self, specs):
+        """{FitSpec: done, begun or to do}."""
+        backbones = dict.fromkeys(spec.backbone for spec in specs)
+        known = {backbone for backbone in backbones if self.known.knows_compute(backbone)}
+        return {spec: self.stages(spec, specs).state if spec.backbone in known else "to do"
+                for spec in specs}
+
+    def stages(self, spec, available):
+        """The FitStages of a fit that only the `available` fits may teach."""
+        return fit_stages(self.prepared, spec, self.known.compute_of, available)
+
+    def to_do(self):
+        return [spec for spec in self.works if self.state[spec] != "done"]
+
+    def open_backbones(self):
+        """Backbones of the fits to do, then those of their teachers."""
+        to_do = self.to_do()
+        teachers = [name for spec in to_do for name in self.works[spec].teachers]
+        return list(dict.fromkeys([*(spec.backbone for spec in to_do), *teachers]))
+
+    def wants_costs(self, is_asked):
+        """Whether to measure what fits cost: for a budget, or where it pays."""
+        if self.setup.deadline < math.inf:
+            return True
+        works = [self.works[spec] for spec in self.to_do()]
+        n_steps = max((work.n_steps * work.n_epochs for work in works), default=0)
+        pays = is_asked or len(works) > 1 or n_steps >= MEASURED_FROM_STEPS
+        return self.prepared.config.runtime.measure and pays
+
     def has_time_for(self, costs):
-        """Whether more than one shortest fit of each of these backbones can still be done: else
-        measuring further ones, which would be dropped first, is time lost."""
+        """Whether more than one shortest fit of each of these backbones can still be done.
+
+        If not, measuring further ones is time lost: they would be dropped first.
+        """
         first = {work.spec.backbone: work for work in reversed(self.works.values())}
-        seconds = sum(first[b].seconds(costs, first[b].floor_epochs) for b in costs)
-        return seconds < self.executor.n_devices * self.this.seconds_left
+        seconds = sum(first[name].seconds(costs, first[name].floor_epochs) for name in costs)
+        return seconds < self.executor.n_devices * self.seconds_left
+
+    # ------------------------------------------------------------ before each fit
 
     def plan(self, specs, fitted):
-        """The Plan of those of the specs that are still to be done, of backbones whose costs are
-        known."""
+        """The Plan of the specs still to be done, of backbones whose costs are known."""
         typical = float(np.mean(list(self.pace.values()))) if self.pace else 1.0
-        costs = {b: cost.scaled(self.pace.get(b, typical)) for b, cost in self.costs.items()}
-        works = [self.works[s] for s in specs if s.backbone in costs and self.state[s] != "done"
-                 and s not in fitted and (s.backbone, s.fold) not in self.gone]
-        return make_plan(works, costs, self.this.seconds_left, weakest_first(self.this, fitted,
-                                                                             self.metric),
-                         devices=Devices(self.executor.n_devices,
-                                         {b: self.executor.share(cost.peak_memory_bytes) for b,
-                                          cost in costs.items()},
-                                         tuple((load - done,
-                                                self.executor.share(self.works[s].peak_memory_bytes(
-                                                    self.costs))) for s,
-                                               (load, done) in self.running.items())
-                                         if self.is_known else ()), at_least_one=not fitted
-                         and not self.running and "done" not in self.state.values())
+        costs = {name: cost.scaled(self.pace.get(name, typical))
+                 for name, cost in self.costs.items()}
+        works = [self.works[spec] for spec in specs
+                 if spec.backbone in costs and self.state[spec] != "done" and spec not in fitted
+                 and (spec.backbone, spec.fold) not in self.gone]
+        has_one = fitted or self.running or "done" in self.state.values()
+        weakest = weakest_first(self.prepared.weights, fitted, self.scores)
+        return make_plan(works, costs, self.seconds_left, weakest, devices=self.devices(costs),
+                         at_least_one=not has_one)
+
+    def devices(self, costs):
+        """The Devices on which fits run, busy with those that run now."""
+        share = self.executor.share
+        shares = {name: share(cost.peak_memory_bytes) for name, cost in costs.items()}
+        busy = ()
+        if self.is_known:
+            busy = tuple((load.left, share(self.works[spec].peak_memory_bytes(self.costs)))
+                         for spec, load in self.running.items())
+        return Devices(self.executor.n_devices, shares, busy)
 
     def jobs(self, round_number, fitted, overall):
-        """Jobs one by one, as an executor asks for them; what they do goes to the `overall` bar. A
-        fit that was finished before is read at once."""
+        """Jobs one by one, as an executor asks for them.
+
+        Adds to `fitted` at once what was finished before. The `overall` bar shows their progress.
+        """
         specs = list(self.works)
         for i, spec in enumerate(specs):
             if spec.round != round_number or (spec.backbone, spec.fold) in self.gone:
                 continue
             title = f"fit {i + 1}/{len(specs)}"
-            if before := finished_fit(self.this, spec, fitted):
+            if before := self.finished(spec, fitted):
                 fitted[spec] = before
-                self.this.events.say(f"{title} {spec.title}: done before", event="reused",
-                                     stage=before.result.folder.name)
+                self.log.say(f"{title} {spec.title}: done before", event="reused",
+                             stage=before.result.folder.name)
                 continue
+
             plan = self.plan(specs[i:], fitted)
             if spec not in plan.epochs and self.state[spec] != "done":
                 self.leave_out(spec, [*fitted, *self.running])
                 continue
-            n_epochs = plan.epochs.get(spec, self.works[spec].n_epochs)
             if overall.is_hidden and self.is_known and fitted:
-                self.this.events.say(
-                    f"{len(plan.epochs)} fit(s) to do in about {duration(plan.seconds)}")
-            self.running[spec] = [self.load(spec, n_epochs), 0.0]
-            overall.plan(sum(self.load(s, n) for s, n in plan.epochs.items() if s != spec) + sum(
-                load - done for load, done in self.running.values()))
-            seconds = self.this.seconds_left - self.works[spec].seconds(self.costs, 0)
-            yield Job(spec, partial(run_fit, this=self.this, spec=spec, fitted=dict(fitted),
-                                    n_epochs=n_epochs, seconds=seconds, title=title),
-                      f"{title} {spec.title}", self.works[spec].peak_memory_bytes(self.costs),
+                self.log.say(f"{len(plan.epochs)} fit(s) to do in about {duration(plan.seconds)}")
+            n_epochs = plan.epochs.get(spec, self.works[spec].n_epochs)
+            self.running[spec] = Load(self.load(spec, n_epochs))
+            later = sum(self.load(s, n) for s, n in plan.epochs.items() if s != spec)
+            overall.plan(later + sum(load.left for load in self.running.values()))
+            yield Job(spec, self.fit_job(spec, fitted, n_epochs, title), f"{title} {spec.title}",
+                      self.works[spec].peak_memory_bytes(self.costs),
                       partial(self.advance, spec, overall))
 
+    def finished(self, spec, fitted):
+        """The Fitted of a fit that was finished before, else None."""
+        return finished_fit(spec, self.stages(spec, fitted), self.known.compute_of(spec.backbone),
+                            self.prepared.config.optim, self.log)
+
+    def fit_job(self, spec, fitted, n_epochs, title):
+        """The FitJob of a fit: it trains until only the time for its prediction is left."""
+        return FitJob(spec, self.prepared, compute=self.known.compute_of(spec.backbone),
+                      cost=self.costs.get(spec.backbone, UNKNOWN),
+                      before=read_by(self.prepared.config, spec, fitted),
+                      stages=self.stages(spec, fitted), n_epochs=n_epochs,
+                      seconds=self.seconds_left - self.works[spec].seconds(self.costs, 0),
+                      title=title)
+
     def leave_out(self, spec, made):
-        """Leave out a fit with its later folds, as a source lacks the last folds and never one
-        between, in the rounds to come too, where they had nothing to begin from. made: fits so far;
-        a backbone with none in this round gets no refit."""
+        """Leave out a fit with its later folds, in this round and in those to come.
+
+        A source may miss its last folds, never one in the middle. Later rounds would have nothing
+        to begin from. made: fits so far; a backbone with none in this round gets no refit.
+        """
         self.gone.add((spec.backbone, spec.fold))
         if spec.fold is None:
             return
-        self.gone |= {(s.backbone, s.fold) for s in self.works
-                      if s.backbone == spec.backbone and s.fold is not None and s.fold > spec.fold}
+        folds = {s.fold for s in self.works if s.backbone == spec.backbone and s.fold is not None}
+        self.gone |= {(spec.backbone, fold) for fold in folds if fold > spec.fold}
         if not any((s.backbone, s.round) == (spec.backbone, spec.round) for s in made):
             self.gone.add((spec.backbone, None))
 
+    # ------------------------------------------------------------ while a fit runs, and after
+
     def advance(self, spec, overall, share):
+        """A share of a running fit was done."""
         load = self.running[spec]
-        load[1] += share * load[0]
-        overall.advance(share * load[0])
+        load.done += share * load.planned
+        overall.advance(share * load.planned)
 
     def learn(self, spec, fitted, seconds):
         """A fit ended and took this long."""
@@ -172,63 +235,68 @@ class Planner:
             self.pace[spec.backbone] = seconds / planned
 
     def load(self, spec, n_epochs):
-        """How much of the overall bar a fit is: its planned seconds, or its steps where they are
-        not known."""
+        """A fit's part of the overall bar: its planned seconds, its steps where they are unknown."""
         work = self.works[spec]
         return work.seconds(self.costs, n_epochs) if self.is_known else n_epochs * work.n_steps
+
+    # ------------------------------------------------------------ what is said of the plan
 
     @functools.cached_property
     def needed_bytes(self):
         """Disk space that the first plan takes."""
-        return needed_bytes(self.this, [self.works[spec] for spec in self.first.epochs],
+        return needed_bytes(self.prepared, [self.works[spec] for spec in self.first.epochs],
                             self.executor.n_devices)
 
     def describe(self):
-        """The plan as a table."""
-        names = {spec: spec.title for spec in self.works}
-        width = max(map(len, names.values()))
+        """The plan as a table, line by line."""
+        width = max(len(spec.title) for spec in self.works)
         yield f"{'plan':<{width}}  state  epochs  seconds  peak memory"
-        for spec, work in self.works.items():
-            n_epochs = self.first.epochs.get(spec)
-            if n_epochs is None:
-                yield f"{names[spec]:<{width}}  {'done' if self.state[spec] == 'done' else 'left out'}"
-                continue
-            known = (
-                f"{work.seconds(self.costs, n_epochs):>7.0f}  {work.peak_memory_bytes(self.costs) / 2**30:>7.1f} GiB"
-                if self.is_known
-                else ""
-            )
-            yield f"{names[spec]:<{width}}  {self.state[spec]:<5}  {n_epochs:>6}  {known}".rstrip()
+        for spec in self.works:
+            yield f"{spec.title:<{width}}  {self.described(spec)}".rstrip()
         if self.is_known and self.first.epochs:
-            alone = sum(self.load(s, n) for s, n in self.first.epochs.items())
-            n = self.executor.n_devices
-            side = (
-                f" with {n} {self.executor.kind}s, {duration(alone)} one after the other"
-                if n > 1
-                else ""
-            )
-            yield (
-                f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}{side}, writing "
-                f"{self.needed_bytes / 2**30:.1f} GiB"
-            )
+            yield (f"{len(self.first.epochs)} fit(s) to do in about {duration(self.first.seconds)}"
+                   f"{self.side_by_side()}, writing {self.needed_bytes / 2**30:.1f} GiB")
+
+    def described(self, spec):
+        """A fit's state and, if it is to be done, its epochs, seconds and memory."""
+        n_epochs = self.first.epochs.get(spec)
+        if n_epochs is None:
+            return "done" if self.state[spec] == "done" else "left out"
+        row = f"{self.state[spec]:<5}  {n_epochs:>6}  "
+        if self.is_known:
+            work = self.works[spec]
+            gib = work.peak_memory_bytes(self.costs) / 2**30
+            row += f"{work.seconds(self.costs, n_epochs):>7.0f}  {gib:>7.1f} GiB"
+        return row
+
+    def side_by_side(self):
+        """On how many devices the fits run, and how long they take one after the other."""
+        n = self.executor.n_devices
+        if n == 1:
+            return ""
+        alone = sum(self.load(spec, n_epochs) for spec, n_epochs in self.first.epochs.items())
+        return f" with {n} {self.executor.kind}s, {duration(alone)} one after the other"
 
     def outcome(self, fitted):
-        """What was planned and what became of it."""
+        """What was planned and what became of it, for final_results.json."""
         n_epochs = {spec: len(done.result.epochs) for spec, done in fitted.items()}
-        return {"budget_hours": self.this.config.runtime.time_budget_hours,
+        return {"budget_hours": self.prepared.config.runtime.time_budget_hours,
                 "estimated_seconds": self.first.seconds if self.is_known else None,
                 "seconds": time.perf_counter() - self.start,
                 "dropped": list(differences(list(self.works.values()), n_epochs))}
 
 
-def weakest_first(this, fitted, metric):
-    """Backbones, the weakest first, as far as that is known: those of random weights beside
-    pretrained ones, unless they have been scored; then the scored ones by their test-like score in
-    fold 0 of round 0."""
-    score = {spec.backbone: (scores := fold_scores(this, done, metric)).get("valid_testlike",
-                                                                            scores["valid"])
-             for spec, done in fitted.items() if (spec.round, spec.fold) == (0, 0)}
-    random = [name for name, source in this.weights.items() if not source.is_pretrained
-              and name not in score]
-    behind = reversed(random) if len(random) < len(this.weights) else ()
-    return [*behind, *sorted(score, key=lambda backbone: metric.sign * score[backbone])]
+def weakest_first(weights, fitted, scores):
+    """Backbones, the weakest first, as far as that is known.
+
+    First those with random weights beside pretrained ones, unless they were scored. Then the
+    scored ones, by their test-like score in fold 0 of round 0.
+    """
+    goodness = {}
+    for spec, done in fitted.items():
+        if (spec.round, spec.fold) == (0, 0):
+            goodness[spec.backbone] = scores.goodness(done)
+    random = [name for name, source in weights.items()
+              if not source.is_pretrained and name not in goodness]
+    behind = reversed(random) if len(random) < len(weights) else ()
+    return [*behind, *sorted(goodness, key=goodness.get)]

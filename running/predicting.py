@@ -1,10 +1,17 @@
-"""A finished fit predicts: which images, in which views, with which statistics."""
+"""A finished fit predicts: which images, in which views, with which statistics.
+
+    inference = Inference(config, classes, place)
+    network = inference.network(spec.backbone, source, compute, weights_folder)
+    loader = inference.loader({"test": (sample_id, pixels, transform)})
+    views = inference.predict(spec, compute, network, loader, "test", views_for(("identity",), 1))
+"""
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from safetensors.torch import save_file
 
+from config import Config
 from data_loader import ImageDataset, SplitLoader
 from modeling.augment import plain_view, testlike_view
 from modeling.inference import predict, save_views, views_for
@@ -12,22 +19,57 @@ from modeling.memory import Room
 from modeling.network import build_network
 from modeling.norms import adapted_to, fused, norm_statistics
 from modeling.train import load_weights
-from running.run import WARNINGS
+from running.place import Place
+from running.run import keep_warnings
 from shift.groups import by_class
 from system.log import Timer
-from utils import write_json
 
 PREDICT_BATCH_SIZE = 32
-ADAPTED = "adapted.safetensors"          # in that of its predictions: statistics of the test images
+ADAPTED = "adapted.safetensors"      # in a prediction's folder: statistics of the test images
 ADAPTED_IMAGES = 512
 ADAPTED_BATCH_SIZE = 64
 
 
-def keep_warnings(this, folder):
-    """Leave in a stage's folder what was warned of while it was made, for a run that finds it done.
-    """
-    if this.said:
-        write_json(folder / WARNINGS, this.said)
+@dataclass(frozen=True)
+class Inference:
+    """How fits of these settings predict these classes at one place."""
+
+    config: Config
+    classes: tuple[str, ...]
+    place: Place
+
+    def network(self, backbone, source, compute, weights_folder):
+        """The trained network of the finished fit in `weights_folder`, on the device."""
+        network = build_network(backbone, n_classes=len(self.classes),
+                                image_size_px=self.config.data.image_size_px,
+                                weights=replace(source, path=""), model=self.config.model)
+        load_weights(network, weights_folder)
+        plain = replace(compute, compiled=False)
+        return plain.prepare(network.to(self.place.device))
+
+    def loader(self, splits):
+        """The SplitLoader of {split: (sample ids, PixelStore, transform or one per image)}."""
+        datasets = {
+            split: ImageDataset(pixels, sample_id, transform, (self.config.seed, "predict", split))
+            for split, (sample_id, pixels, transform) in splits.items()}
+        return SplitLoader(datasets, predict_batch_size(self.config), self.place.workers,
+                           self.place.in_bursts)
+
+    def predict(self, spec, compute, network, loader, split, views, adapted=None):
+        """{view name: Predictions} of a loader's split; smaller batches where memory runs out."""
+        def told(text):
+            self.place.log.warn(f"predicting with {spec.title}: {text}, with the same results")
+
+        room = Room(loader.batch_size, self.place.device, told=told)
+        return predict(network, loader.batches(split), loader.datasets[split].sample_id,
+                       self.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
+                       views=views, room=room, adapted=adapted,
+                       autocast=compute.autocast(self.place.device))
+
+
+def predict_batch_size(config):
+    """Larger than in training, as nothing is kept for a backward pass."""
+    return max(PREDICT_BATCH_SIZE, config.optim.micro_batch_size)
 
 
 def square_of(config):
@@ -35,112 +77,93 @@ def square_of(config):
     return {"image_size_px": config.data.image_size_px, "resize": config.data.resize}
 
 
-def predicted_splits(this, spec):
+def views_of(config, shift, with_adapted=False):
+    """The views of a fit's predictions; with_adapted: also those of its adapted network."""
+    return views_for(shift.symmetries, config.predict.tta_views,
+                     turned=shift.policy.get("rotate") is not None, with_adapted=with_adapted)
+
+
+# ---------------------------------------------------------------- what a fit predicts
+
+def predicted_splits(prepared, spec):
     """{split: (sample ids, PixelStore, transform or one per image)} of what a fit predicts."""
-    audit = this.audit
-    plain = plain_view(**square_of(this.config))
-    splits = {"test": (audit.test.sample_id, audit.test_pixels, plain)} if len(audit.test) else {}
+    audit = prepared.audit
+    plain = plain_view(**square_of(prepared.config))
+    splits = {}
+    if len(audit.test):
+        splits["test"] = (audit.test.sample_id, audit.test_pixels, plain)
     if spec.fold is None:
         return splits
-    rows = this.folds.valid_rows(spec.fold)
+
+    rows = prepared.folds.valid_rows(spec.fold)
     valid = audit.train.take(rows)
     pixels = audit.train_pixels.take(rows)
     splits["valid"] = (valid.sample_id, pixels, plain)
-    if not this.shift.is_empty:
-        testlike = by_class(this.shift.groups, valid.classes, lambda group: testlike_view(
-            group.policy, native_scale=this.native_scale, **square_of(this.config)))
+    if not prepared.shift.is_empty:
+        testlike = testlike_views(prepared, valid.classes)
         splits["valid_testlike"] = (valid.sample_id, pixels, [testlike[k] for k in valid.label])
     return splits
 
 
-def predict_fit(this, spec, weights_folder, folder, title):
-    """valid.npz, valid_testlike.npz and test.npz of a finished fit, each with its views and their
-    mean."""
-    network = new_network_with(this, spec, weights_folder)
-    splits = predicted_splits(this, spec)
+def testlike_views(prepared, classes):
+    """One transform per class: its images distorted as its group's test images are."""
+    return by_class(prepared.shift.groups, classes, lambda group: testlike_view(
+        group.policy, native_scale=prepared.native_scale, **square_of(prepared.config)))
+
+
+def adapting_split(prepared):
+    """Some test images, if they differ from the training images: as `predicted_splits`, else {}."""
+    if prepared.shift.is_empty:
+        return {}
+    audit = prepared.audit
+    rows = np.random.default_rng(0).permutation(len(audit.test))[:ADAPTED_IMAGES]
+    plain = plain_view(**square_of(prepared.config))
+    return {"adapting": (audit.test.sample_id[rows], audit.test_pixels.take(rows), plain)}
+
+
+def predict_fit(job, place, folder):
+    """valid.npz, valid_testlike.npz and test.npz of a FitJob, each with its views and their mean."""
+    prepared = job.prepared
+    spec = job.spec
+    inference = Inference(prepared.config, prepared.classes, place)
+    source = prepared.weights[spec.backbone]
+    network = inference.network(spec.backbone, source, job.compute, job.stages.training.folder)
+    splits = predicted_splits(prepared, spec)
+
     with Timer() as timer:
-        loader = split_loader(this, splits | adapting_split(this))
-        adapted = adapted_to_test(this, spec, network, loader)
+        loader = inference.loader(splits | adapting_split(prepared))
+        adapted = adapted_to_test(spec, network, loader, place)
         if adapted:
             save_file(norm_statistics(adapted), folder / ADAPTED)
         network = fused(network)
         adapted = adapted and fused(adapted)
-        views = views_of(this, adapted is not None)
+        views = views_of(prepared.config, prepared.shift, adapted is not None)
         for split in splits:
-            save_views(predict_images(this, spec, network, loader, split, views, adapted),
-                       folder / f"{split}.npz")
-    keep_warnings(this, folder)
-    n = sum(len(ids) for ids, _, _ in splits.values())
-    n_views = len(views)
-    this.events.say(
-        f"{title} {spec.title}: predicted {n} images x {n_views} views, {timer.seconds:.0f} s",
-        event="predicted", fit=spec.name, fold=spec.fold, images=n, seconds=timer.seconds)
+            predicted = inference.predict(spec, job.compute, network, loader, split, views, adapted)
+            save_views(predicted, folder / f"{split}.npz")
+
+    keep_warnings(place.log.warnings, folder)
+    n_images = sum(len(ids) for ids, _, _ in splits.values())
+    place.log.say(f"{job.title} {spec.title}: predicted {n_images} images x {len(views)} views, "
+                  f"{timer.seconds:.0f} s", event="predicted", fit=spec.name, fold=spec.fold,
+                  images=n_images, seconds=timer.seconds)
 
 
-def views_of(this, with_adapted=False):
-    """The views of a network alone, or of one with its adapted one."""
-    return views_for(this.shift.symmetries, this.config.predict.tta_views,
-                     turned=this.shift.policy.get("rotate") is not None, with_adapted=with_adapted)
+def adapted_to_test(spec, network, loader, place):
+    """`adapted_to` the loader's split "adapting", None if it has none.
 
-
-def adapting_split(this):
-    """Some test images, where they were found to differ from the training images: as
-    `predicted_splits`, else {}."""
-    if this.shift.is_empty:
-        return {}
-    audit = this.audit
-    rows = np.random.default_rng(0).permutation(len(audit.test))[:ADAPTED_IMAGES]
-    return {"adapting": (audit.test.sample_id[rows], audit.test_pixels.take(rows),
-                         plain_view(**square_of(this.config)))}
-
-
-def adapted_to_test(this, spec, network, loader):
-    """`adapted_to` the loader's split "adapting", if it has one; fewer images at a time where
-    memory runs out."""
+    Fewer images at a time where memory runs out.
+    """
     if "adapting" not in loader.datasets:
         return None
-    n = len(loader.datasets["adapting"])
-    room = Room(ADAPTED_BATCH_SIZE, this.device,
-                told=lambda text: this.warn(f"adapting {spec.title} to test images: {text}"))
+    n_images = len(loader.datasets["adapting"])
+    room = Room(ADAPTED_BATCH_SIZE, place.device, told=lambda text: place.log.warn(
+        f"adapting {spec.title} to test images: {text}"))
 
     def adapt():
-        # batches of about one size: each counts alike
-        even = math.ceil(n / math.ceil(n / room.micro_batch_size))
-        return adapted_to(network,
-                          (batch.images.to(this.device) for batch in loader.batches("adapting",
-                                                                                    even)))
+        n_batches = math.ceil(n_images / room.micro_batch_size)
+        even = math.ceil(n_images / n_batches)      # each batch counts alike
+        batches = loader.batches("adapting", even)
+        return adapted_to(network, (batch.images.to(place.device) for batch in batches))
 
     return room.find(adapt)
-
-
-def predict_batch_size(config):
-    """Nothing is kept for a backward pass, so that more fits than in training."""
-    return max(PREDICT_BATCH_SIZE, config.optim.micro_batch_size)
-
-
-def split_loader(this, splits):
-    """The SplitLoader of splits as `predicted_splits` gives them."""
-    return SplitLoader({split: ImageDataset(pixels, sample_id, transform,
-                                            (this.config.seed, "predict", split)) for split,
-                        (sample_id, pixels, transform) in splits.items()},
-                       predict_batch_size(this.config), this.workers, this.loads_in_bursts)
-
-
-def predict_images(this, spec, network, loader, split, views, adapted=None):
-    """{view name: Predictions} of a split of a SplitLoader in these views; in smaller batches where
-    memory runs out."""
-    room = Room(loader.batch_size, this.device, told=lambda text: this.warn(
-        f"predicting with {spec.title}: {text}, with the same results"))
-    return predict(network, loader.batches(split), loader.datasets[split].sample_id,
-                   this.contest.train.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
-                   views=views, room=room, adapted=adapted,
-                   autocast=this.compute_of(spec.backbone).autocast(this.device))
-
-
-def new_network_with(this, spec, weights_folder):
-    """The trained network of a finished fit."""
-    network = build_network(spec.backbone, n_classes=len(this.contest.train.classes),
-                            image_size_px=this.config.data.image_size_px, model=this.config.model,
-                            weights=replace(this.weights[spec.backbone], path=""))
-    load_weights(network, weights_folder)
-    return replace(this.compute_of(spec.backbone), compiled=False).prepare(network.to(this.device))

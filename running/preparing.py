@@ -1,4 +1,6 @@
-"""The stages before the first fit: audit, weights, shift, folds."""
+"""The stages before the first fit: audit, weights, shift, folds -> Prepared."""
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -11,156 +13,212 @@ from modeling.network import build_network, with_padding
 from modeling.norms import fused
 from modeling.train import seed_everything
 from modeling.weights import fetch_weights, weights_digest
+from running.place import n_workers
+from running.rounds import allowed_rounds
+from running.run import Keys, Prepared
 from shift.groups import make_groups
 from shift.match import FEWEST, match_shift
 from shift.report import ShiftReport
 from system.machine import need_space, usable_cores
-from system.stages import Stage
+from system.stages import Stage, make
 from utils import read_json, seed_of, write_json
 
-# cached images are this much larger than the network's input, for zooms and turns
-CACHE_FACTOR = 1.25
-# input where pretrained features are used as they are: to measure the shift and the padding
-PROBE_SIZE_PX = 128
+CACHE_FACTOR = 1.25      # cached images over the network's input: room for zooms and turns
+PROBE_SIZE_PX = 128      # input where pretrained features measure the shift and the padding
 PROBE_IMAGES = 64
 
 
-# ---------------------------------------------------------------- audit, shift, folds
+def prepare(setup, log, may_measure=True):
+    """The Prepared of a run. Each part is a stage, read if it is complete.
 
-def audit_stage(this):
-    data = this.config.data
-    settings = {"near_duplicate_bits": data.near_duplicate_bits, "group_column": data.group_column,
-                "n_folds": data.n_folds, "long_side_px": cache_side_px(this.config)}
-    return Stage.of(this.folder, "audit", version=3, settings=settings,
-                    inputs=contest_digests(this.contest, this.workers))
+    With may_measure false: None unless the long ones, audit and shift, are complete.
+    """
+    audit_stage = stage_of_audit(setup)
+    if not (may_measure or audit_stage.is_done):
+        return None
+    audit = audited(setup, audit_stage, log)
+    weights, digests = fetched_weights(setup, audit, log)
+
+    shift_stage = stage_of_shift(setup, audit, audit_stage.key, weights, digests)
+    if not (may_measure or shift_stage.is_done):
+        return None
+    shift = matched(setup, audit, weights, shift_stage, log)
+    folds_stage = stage_of_folds(setup, audit_stage.key)
+    folds = folded(setup, audit, folds_stage, log)
+    keys = Keys(audit_stage.key, shift_stage.key, folds_stage.key)
+    rounds = allowed_rounds(setup.config, len(audit.test), log)
+    return Prepared(replace(setup.config, rounds=rounds), setup.folder, audit, shift, folds,
+                    weights, digests, keys)
+
+
+# ---------------------------------------------------------------- audit
+
+def stage_of_audit(setup):
+    """The stage of the audit; its key digests every file of the contest."""
+    config = setup.config
+    settings = {"near_duplicate_bits": config.data.near_duplicate_bits,
+                "group_column": config.data.group_column, "n_folds": config.data.n_folds,
+                "long_side_px": cache_side_px(config)}
+    workers = n_workers(config.runtime, setup.device, usable_cores())
+    return Stage.of(setup.folder, "audit", version=3, settings=settings,
+                    inputs=contest_digests(setup.contest, workers))
 
 
 def cache_side_px(config):
+    """Long side of a cached image."""
     return round(config.data.image_size_px * CACHE_FACTOR)
 
 
-def run_audit(this):
-    stage = audit_stage(this)
-    contest = this.contest
+def audited(setup, stage, log):
+    """The Audit: every image was decoded once, and reduced."""
+    contest = setup.contest
+    side_px = cache_side_px(setup.config)
     if not stage.is_done:
         n_images = len(contest.train) + len(contest.test)
-        need_space(this.folder, 3 * cache_side_px(this.config)**2 * n_images,
-                   f"{n_images} reduced images")
-    this.run_stage(stage, lambda folder: audit_contest(
-        this.contest, this.config.data, cache_side_px(this.config), folder, usable_cores()))
-    this.audit = load_audit(stage.folder, this.contest.folder)
-    this.keys["audit"] = stage.key
-    for problem in this.audit.problems:
-        this.warn(problem.text)
+        need_space(setup.folder, 3 * side_px**2 * n_images, f"{n_images} reduced images")
+    make(stage, lambda folder: audit_contest(contest, setup.config.data, side_px, folder,
+                                             usable_cores()), log)
+    audit = load_audit(stage.folder, contest.folder)
+    for problem in audit.problems:
+        log.warn(problem.text)
+    return audit
 
 
-def reads_test(this):
-    return (this.config.augment.policy == "matched" and this.config.data.test_usage != "none"
-            and len(this.audit.test) > 0)
+# ---------------------------------------------------------------- weights
+
+def fetched_weights(setup, audit, log):
+    """({backbone: WeightsSource on this machine}, {backbone: digest of its weights}).
+
+    Each source also gets the padding that its weights were trained with, by its batch norms.
+    """
+    images = probe_images(audit)
+    weights = {}
+    digests = {}
+    for name, source in setup.weights.items():
+        source = fetch_weights(source)
+        digests[name] = weights_digest(source)
+        weights[name] = with_padding(source, images, PROBE_SIZE_PX, setup.config.model)
+        if pad_type := weights[name].pad_type:
+            log.say(f"weights: {name} was trained with '{pad_type}' padding, by its batch norms")
+    return weights, digests
 
 
-def pretrained_source(this):
-    """The first backbone with pretrained weights, whose features help to measure; None where all
-    are random."""
-    return next((s for s in this.weights.values() if s.is_pretrained), None)
+def probe_images(audit):
+    """Some training images (n, 3, S, S) uint8."""
+    square = plain_view(PROBE_SIZE_PX, "crop")
+    rows = np.random.default_rng(seed_of("probe")).permutation(len(audit.train))[:PROBE_IMAGES]
+    images = np.stack([square(audit.train_pixels[row]) for row in rows])
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
-def shift_stage(this):
-    config = this.config
-    source = pretrained_source(this)
-    settings = {"reads_test": reads_test(this), "seed": config.seed,
+def pretrained_source(weights):
+    """The first pretrained backbone, whose features help to measure; None if all are random."""
+    return next((source for source in weights.values() if source.is_pretrained), None)
+
+
+# ---------------------------------------------------------------- shift
+
+def reads_test(config, audit):
+    """Whether test images may be looked at to match them, and are there."""
+    is_asked = config.augment.policy == "matched" and config.data.test_usage != "none"
+    return is_asked and len(audit.test) > 0
+
+
+def stage_of_shift(setup, audit, audit_key, weights, digests):
+    """The stage of the measured shift."""
+    config = setup.config
+    source = pretrained_source(weights)
+    settings = {"reads_test": reads_test(config, audit), "seed": config.seed,
                 "augment": config.augment.policy != "none", "groups": config.augment.groups}
-    return Stage.of(this.folder, "shift", version=7, settings=settings,
-                    inputs=[this.keys["audit"], this.digests[source.model_name] if source
-                            else "none"])
+    return Stage.of(setup.folder, "shift", version=7, settings=settings,
+                    inputs=[audit_key, digests[source.model_name] if source else "none"])
 
 
-def run_shift(this):
-    """Measure how test images differ and match it; with `data.test_usage=none` training images are
-    measured alone."""
-    config = this.config
-    audit = this.audit
-    stage = shift_stage(this)
-    this.run_stage(stage, lambda folder: write_json(
-        folder / "shift.json", measure_shift(this, config.augment.policy != "none").to_json()))
-    this.shift = ShiftReport.from_json(read_json(stage.folder / "shift.json"))
-    this.keys["shift"] = stage.key
-    for line in this.shift.describe():
-        this.events.say(line)
-    if config.augment.policy == "matched" and not reads_test(this):
-        this.warn("the augmentation is not matched to the test set: "
-                  + ("data.test_usage=none" if len(audit.test) else "there are no test images"))
-    elif reads_test(this) and this.shift.auc_before is None:
-        this.warn(
-            f"the augmentation is not matched to the test set: {len(audit.train)} training and {len(audit.test)} test "
-            f"images, and a shift shows in {FEWEST} readable ones of each at the earliest"
-        )
-    elif this.shift.trained_share < 1:
-        this.warn(
-            "training images with the measured distortions are still told from test images (AUC "
-            f"{this.shift.auc_after['value']:.2f}), so that only {this.shift.trained_share:.0%} of those trained on have "
-            "them: compare the strips of images in report.html, and the score with --set augment.policy=standard"
-        )
+def matched(setup, audit, weights, stage, log):
+    """The ShiftReport: how test images differ, and what matches them.
+
+    With `data.test_usage=none` only the training images are measured.
+    """
+    make(stage, lambda folder: write_json(
+        folder / "shift.json", measure_shift(setup, audit, weights).to_json()), log)
+    shift = ShiftReport.from_json(read_json(stage.folder / "shift.json"))
+    for line in shift.describe():
+        log.say(line)
+    if warning := shift_warning(setup.config, audit, shift):
+        log.warn(warning)
+    return shift
 
 
-def measure_shift(this, wanted):
-    """The ShiftReport of this contest's images, from files at their own resolution."""
-    audit = this.audit
-    if not wanted:
-        return ShiftReport(groups=make_groups(audit.train.classes, [len(audit.train)], None, "off"))
-    return match_shift(audit.train.path, audit.train.label, audit.test.path if reads_test(this)
-                       else [], seed=this.config.seed, workers=usable_cores(),
-                       embed=make_embed(this, pretrained_source(this)), classes=audit.train.classes,
-                       groups=this.config.augment.groups)
+def measure_shift(setup, audit, weights):
+    """Measure the images at their own resolution; nothing with `augment.policy=none`."""
+    config = setup.config
+    train = audit.train
+    if config.augment.policy == "none":
+        return unmeasured_shift(train.classes, len(train))
+    test_paths = audit.test.path if reads_test(config, audit) else []
+    return match_shift(train.path, train.label, test_paths, seed=config.seed,
+                       workers=usable_cores(), embed=make_embed(setup, pretrained_source(weights)),
+                       classes=train.classes, groups=config.augment.groups)
 
 
-def make_embed(this, source):
-    """images -> pooled pretrained features (n, D), or None where all weights are random."""
+def unmeasured_shift(classes, n_train):
+    """The ShiftReport that says nothing: one group of all classes."""
+    return ShiftReport(groups=make_groups(classes, [n_train], None, "off"))
+
+
+def shift_warning(config, audit, shift):
+    """Why the augmentation does not match the test set, or not for every image; '' if it does."""
+    if config.augment.policy == "matched" and not reads_test(config, audit):
+        reason = "data.test_usage=none" if len(audit.test) else "there are no test images"
+        return f"the augmentation is not matched to the test set: {reason}"
+    if reads_test(config, audit) and shift.auc_before is None:
+        return (f"the augmentation is not matched to the test set: {len(audit.train)} training "
+                f"and {len(audit.test)} test images, and a shift shows in {FEWEST} readable ones "
+                "of each at the earliest")
+    if shift.trained_share < 1:
+        return ("training images with the measured distortions are still told from test images "
+                f"(AUC {shift.auc_after['value']:.2f}), so that only {shift.trained_share:.0%} of "
+                "those trained on have them: compare the strips of images in report.html, and the "
+                "score with --set augment.policy=standard")
+    return ""
+
+
+def make_embed(setup, source):
+    """A function: images -> pooled pretrained features (n, D). None without pretrained weights."""
     if source is None:
         return None
+    device = setup.device
     seed_everything("embed")
     network = fused(build_network(source.model_name, n_classes=2, image_size_px=PROBE_SIZE_PX,
-                                  weights=source, model=this.config.model).to(this.device))
+                                  weights=source, model=setup.config.model).to(device))
     square = plain_view(PROBE_SIZE_PX, "letterbox")
-    autocast = Compute(precisions(this.device)[-1]).autocast(this.device)
+    autocast = Compute(precisions(device)[-1]).autocast(device)
 
     @torch.inference_mode()
-    def embed(images):
-        def rows(batch):
-            squares = torch.from_numpy(np.stack([square(image) for image in batch])).permute(0, 3,
-                                                                                             1, 2)
-            with autocast():
-                return network.features(squares.to(this.device)).float().cpu().numpy()
+    def embed_batch(images):
+        squares = torch.from_numpy(np.stack([square(image) for image in images]))
+        with autocast():
+            features = network.features(squares.permute(0, 3, 1, 2).to(device))
+        return features.float().cpu().numpy()
 
-        return np.concatenate([rows(images[i:i + 32]) for i in range(0, len(images), 32)])
+    def embed(images):
+        return np.concatenate([embed_batch(images[start:start + 32])
+                               for start in range(0, len(images), 32)])
 
     return embed
 
 
-def run_folds(this):
-    config = this.config
-    stage = Stage.of(this.folder, "folds", version=1, settings={"n_folds": config.data.n_folds,
-                                                                "seed": config.seed},
-                     inputs=[this.keys["audit"]])
-    this.run_stage(stage, lambda folder: save_folds(
-        make_folds(this.audit.train, config.data.n_folds, config.seed), folder / "folds.csv"))
-    this.folds = load_folds(stage.folder / "folds.csv")
-    this.keys["folds"] = stage.key
+# ---------------------------------------------------------------- folds
+
+def stage_of_folds(setup, audit_key):
+    config = setup.config
+    return Stage.of(setup.folder, "folds", version=1, inputs=[audit_key],
+                    settings={"n_folds": config.data.n_folds, "seed": config.seed})
 
 
-def run_weights(this):
-    """Get every backbone's weights onto this machine, their digests, and the padding they were
-    trained with."""
-    config = this.config
-    square = plain_view(PROBE_SIZE_PX, "crop")
-    rows = np.random.default_rng(seed_of("probe")).permutation(len(this.audit.train))[:PROBE_IMAGES]
-    images = np.stack([square(this.audit.train_pixels[row]) for row in rows]).transpose(0, 3, 1, 2)
-    for name, source in this.weights.items():
-        source = fetch_weights(source)
-        this.weights[name] = with_padding(source, torch.from_numpy(images.copy()), PROBE_SIZE_PX,
-                                          config.model)
-        this.digests[name] = weights_digest(source)
-        if this.weights[name].pad_type:
-            this.events.say(
-                f"weights: {name} was trained with '{this.weights[name].pad_type}' padding, by its batch norms"
-            )
+def folded(setup, audit, stage, log):
+    """The Folds of the training images."""
+    config = setup.config
+    make(stage, lambda folder: save_folds(
+        make_folds(audit.train, config.data.n_folds, config.seed), folder / "folds.csv"), log)
+    return load_folds(stage.folder / "folds.csv")

@@ -1,34 +1,25 @@
-"""--dry_run: the plan of a run, without reading an image."""
+"""--dry_run: the plan of a run, as far as it can be known without reading an image."""
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 
+from contest.audit import Audit
 from data_loader import make_folds
+from ensemble.scores import FoldScores
 from modeling.weights import WeightsSource
 from running.planner import Planner, specs_left
-from running.preparing import (
-    audit_stage,
-    cache_side_px,
-    run_audit,
-    run_folds,
-    run_shift,
-    run_weights,
-    shift_stage,
-)
-from running.run import allowed_rounds
-from shift.groups import make_groups
-from shift.report import ShiftReport
+from running.preparing import cache_side_px, prepare, unmeasured_shift
+from running.rounds import allowed_rounds
+from running.run import Keys, Prepared
 
-# ---------------------------------------------------------------- the plan before a run
 
 class NoiseImages:
     """n noise images in place of a PixelStore, for timing."""
 
     def __init__(self, n, side_px):
         self.n = n
-        self.image = np.random.default_rng(0).integers(256, size=(side_px * 3 // 4, side_px, 3),
-                                                       dtype=np.uint8)
+        shape = (side_px * 3 // 4, side_px, 3)
+        self.image = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
 
     def __len__(self):
         return self.n
@@ -40,45 +31,35 @@ class NoiseImages:
         return NoiseImages(len(rows), self.image.shape[1])
 
 
-def print_plan(this, metric, executor):
-    """--dry_run: every fit with its state, epochs, seconds and memory. What is not done yet is
-    timed on noise images.
+def print_plan(setup, executor, log):
+    """Every fit with its state, epochs, seconds and memory. Unfinished fits are timed.
 
-    Of the run's folder it changes nothing but what is kept of the timing.
+    Changes nothing in the run's folder but what is kept of the timing.
     """
-    ready = audit_stage(this).is_done
-    if ready:
-        run_audit(this)
-        run_weights(this)
-        ready = shift_stage(this).is_done
-    if ready:
-        run_shift(this)
-        run_folds(this)
-    else:
-        rehearse(this)
-        this.events.say(
-            "the images were not read yet: steps are timed on noise images, and reading them and measuring the "
-            "shift come on top"
-        )
-    this.config = replace(this.config, rounds=allowed_rounds(this))
-    for line in Planner(this, specs_left(this), metric, executor, is_asked=True).describe():
-        this.events.say(line, event="result")
+    prepared = prepare(setup, log, may_measure=False)
+    if prepared is None:
+        prepared = rehearsed(setup, log)
+        log.say("the images were not read yet: steps are timed on noise images, and reading them "
+                "and measuring the shift come on top")
+    scores = FoldScores(prepared.label_of, setup.metric)
+    planner = Planner(setup, prepared, specs_left(prepared), executor, scores, log, is_asked=True)
+    for line in planner.describe():
+        log.say(line, event="result")
 
 
-def rehearse(this):
-    """Fill a Run as if its first stages were done: no image read, no shift known, no weights
-    loaded."""
-    contest = this.contest
-    side_px = cache_side_px(this.config)
-    this.audit = SimpleNamespace(train=contest.train, test=contest.test,
-                                 train_pixels=NoiseImages(len(contest.train), side_px),
-                                 test_pixels=NoiseImages(len(contest.test), side_px),
-                                 summary={"long_side_px": side_px,
-                                          "size_px": {"train": {"height_px": [0, 0, 0],
-                                                                "width_px": [side_px] * 3}}})
-    this.shift = ShiftReport(groups=make_groups(contest.train.classes, [len(contest.train)], None,
-                                                "off"))
-    this.folds = make_folds(contest.train, this.config.data.n_folds, this.config.seed)
-    this.weights = {name: WeightsSource(name, "random") for name in this.weights}
-    this.digests = dict.fromkeys(this.weights, "")
-    this.keys = dict.fromkeys(("audit", "shift", "folds"), "")
+def rehearsed(setup, log):
+    """A Prepared of noise: no image read, no shift known, no weights loaded."""
+    config = setup.config
+    contest = setup.contest
+    side_px = cache_side_px(config)
+    size_px = {"height_px": [0, 0, 0], "width_px": [side_px] * 3}
+    audit = Audit(contest.train, contest.test, problems=(),
+                  summary={"long_side_px": side_px, "size_px": {"train": size_px}},
+                  train_pixels=NoiseImages(len(contest.train), side_px),
+                  test_pixels=NoiseImages(len(contest.test), side_px), bad_test_ids=())
+    return Prepared(
+        replace(config, rounds=allowed_rounds(config, len(contest.test), log)), setup.folder, audit,
+        shift=unmeasured_shift(contest.train.classes, len(contest.train)),
+        folds=make_folds(contest.train, config.data.n_folds, config.seed),
+        weights={name: WeightsSource(name, "random") for name in setup.weights},
+        digests=dict.fromkeys(setup.weights, ""), keys=Keys("", "", ""))

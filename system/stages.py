@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from system.machine import return_freed_memory
-from utils import UserError, digest_file, digest_json, read_json, sync, write_json
+from utils import UserError, digest_file, digest_json, first_few, read_json, sync, write_json
 
 
 @dataclass(frozen=True)
@@ -177,3 +177,28 @@ def exclusive(folder):
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def make(stage, build, log, *readers):
+    """`run_stage` that tells the log when a complete stage had changed on the disk.
+
+    Such a stage is made again. Its `readers`, stages made from it, are discarded.
+    """
+    return run_stage(stage, build, told_of_change(stage, log, readers))
+
+
+def is_intact(stage, log, *readers):
+    """Whether a stage is complete and as it was made. A changed one is discarded, readers too."""
+    drop_if_changed(stage, told_of_change(stage, log, readers))
+    return stage.is_done
+
+
+def told_of_change(stage, log, readers):
+    """A function of the names of changed files: warns of them and discards the stage's readers."""
+    def changed(names):
+        log.warn(f"{stage.folder.name} is made again: {first_few(names)} changed on the disk after "
+                 "it was complete")
+        for reader in readers:
+            discard(reader)
+
+    return changed

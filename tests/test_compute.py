@@ -14,7 +14,7 @@ import torch
 from timm.layers import LayerNorm2d
 from timm.layers.conv2d_same import Conv2dSame
 
-from config import BASE, RuntimeConfig, build_config, with_values
+from config import BASE, RuntimeConfig, build_config
 from contest.intake import read_contest
 from grandmaster_train import main
 from modeling import compute
@@ -24,9 +24,11 @@ from modeling.kernels import with_fast_kernels
 from modeling.network import build_network
 from modeling.weights import WeightsSource
 from running import costs
+from running.place import loads_in_bursts, n_workers
 from running.predictor import NAME, load_predictor
-from running.run import Run
+from running.run import Prepared
 from system.log import EventLog
+from system.stages import run_stage
 from tests.conftest import small_argv
 from utils import read_json, write_json
 
@@ -88,8 +90,9 @@ def test_what_was_asked_for_is_not_timed_against_others(monkeypatch):
 
 
 def test_a_run_computes_as_the_machine_of_its_fits_does_not_as_the_one_that_started_it():
-    run = Run(BASE, None, None, None, CPU, {}, {}, machine={"precision": "bf16"})
-    assert run.compute_of("convnext_atto") == BF16
+    prepared = Prepared(BASE, None, None, None, None, {}, {}, None)
+    known = costs.Measurements(prepared, {"precision": "bf16"}, None, None)
+    assert known.compute_of("convnext_atto") == BF16
 
 
 @pytest.mark.parametrize("way", [BF16, Compute(channels_last=False), Compute("bf16", False)], ids=Compute.describe)
@@ -208,13 +211,12 @@ def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypa
     assert main(argv) == 0 and sorted(p.name for p in folder.glob("fold_0/*")) == before
 
     predictor = load_predictor(folder, build_config("quick_test"))
-    assert predictor.this.compute_of("mobilenetv3_small_050") == BF16
+    assert predictor.fits[predictor.best].compute == BF16
     stored = read_json(folder / NAME)
     # what a GPU chose is not taken on a CPU
     write_json(folder / NAME, stored | {"device": "cuda:0"})
-    assert load_predictor(folder,
-                          build_config("quick_test")).this.compute_of(
-                              "mobilenetv3_small_050") == PLAIN
+    elsewhere = load_predictor(folder, build_config("quick_test"))
+    assert elsewhere.fits[elsewhere.best].compute == PLAIN
     test = read_contest(contest, build_config("quick_test").data).test
     predicted, _ = predictor.predict(test)
     stored = Predictions.load(next(folder.glob("ensemble-*")) / "test.npz")
@@ -231,20 +233,20 @@ def test_a_hidden_capability_leaves_fp32_alone():
 
 def test_what_another_kind_of_machine_chose_is_kept_for_its_fits_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(costs, "steps_ahead", lambda *_: 1000)
-    events = EventLog(os.devnull, echo=False)
-    run = Run(BASE, None, tmp_path, events, CPU, {}, {},
-              machine={"device": "cpu", "precision": "fp32"})
-    stage = costs.compute_stage(run, "convnext_atto")
+    log = EventLog(os.devnull, echo=False)
+    prepared = Prepared(BASE, tmp_path, None, None, None, {}, {}, None)
+    known = costs.Measurements(prepared, {"device": "cpu", "precision": "fp32"}, None, log)
+    stage = costs.compute_stage(prepared, "convnext_atto")
 
     def choose():
-        run.run_stage(stage, lambda folder: write_json(folder / "compute.json",
-                                                       {"chosen": BF16, "device": "cuda"}))
+        run_stage(stage, lambda folder: write_json(folder / "compute.json",
+                                                   {"chosen": BF16, "device": "cuda"}))
 
     choose()
-    assert not costs.has_compute(run, "convnext_atto") and not stage.is_done
+    assert not known.knows_compute("convnext_atto") and not stage.is_done
     choose()
     (tmp_path / "fold_0" / "r0-convnext_atto-s42-0123456789ab").mkdir(parents=True)
-    assert costs.has_compute(run, "convnext_atto") and run.compute_of("convnext_atto") == BF16
+    assert known.knows_compute("convnext_atto") and known.compute_of("convnext_atto") == BF16
 
 
 @pytest.mark.parametrize(("device", "cores", "threads", "n", "in_bursts"), [
@@ -254,6 +256,7 @@ def test_what_another_kind_of_machine_chose_is_kept_for_its_fits_alone(tmp_path,
 def test_loading_processes_go_by_the_cores_and_whether_they_compute_too(monkeypatch, device, cores,
                                                                         threads, n, in_bursts):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    run = Run(BASE, None, None, None, torch.device(device), {}, {}, cores=cores)
-    assert (run.workers, run.loads_in_bursts) == (n, in_bursts)
-    assert replace(run, config=with_values(BASE, {"runtime.workers": 3})).workers == 3
+    device = torch.device(device)
+    assert n_workers(BASE.runtime, device, cores) == n
+    assert loads_in_bursts(device, cores) == in_bursts
+    assert n_workers(RuntimeConfig(workers=3), device, cores) == 3

@@ -574,7 +574,7 @@ def test_no_process_of_process_map_outlives_a_killed_run():
     """Their results are larger than a pipe, so that one which had ended of itself would wait for
     its reader for ever."""
     code = (
-        "import os, signal, time, numpy as np; from data_loader import process_map\n"
+        "import os, signal, time, numpy as np; from system.parallel import process_map\n"
         "def large(i):\n"
         "    i == 9 and (time.sleep(0.5), os.kill(os.getppid(), signal.SIGKILL)); return np.zeros(1 << 20)\n"
         "process_map(large, range(400), 2)"

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,12 @@ import torch
 
 from grandmaster_train import main
 from running import executor
-from running.executor import CONTEXT_BYTES, Job, gpu_share, make_executor, packed, unpack
+from running.executor import CONTEXT_BYTES, Job, gpu_share, make_executor
 from system.log import EventLog
-from system.stages import Stage, damaged_files, run_stage
+from system.stages import Stage, damaged_files, exclusive, run_stage
 from tests.conftest import small_argv
 from tests.test_resume import outcome
-from utils import RunError, UserError, digest_bytes
+from utils import UserError
 
 GIB = 2**30
 TWO_BACKBONES = ("model.backbones=mobilenetv3_small_050,mobilenetv2_035", "data.run_folds=3")
@@ -53,50 +52,19 @@ def test_without_ray_one_sentence_says_what_to_install(contest, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
-def finished_stage(folder):
-    return run_stage(Stage.of(folder, "made", version=1, settings={}, inputs=[]),
-                     lambda partial: (partial / "numbers.txt").write_text("1 2 3")).folder
-
-
-def test_a_stage_arrives_whole_or_not_at_all(tmp_path):
-    made, place = finished_stage(tmp_path / "there"), tmp_path / "here" / "made-1"
-    data = packed(made)
-    with pytest.raises(RunError, match="must arrive with sha256"):
-        unpack(data[:-600], digest_bytes(data), place)
-    (made / "numbers.txt").write_text("1 2 4")
-    with pytest.raises(RunError, match=r"as its manifest says, but numbers\.txt differ"):
-        unpack(packed(made), digest_bytes(packed(made)), place)
-    assert not list(place.parent.iterdir())
-    unpack(data, digest_bytes(data), place)
-    assert (place / "numbers.txt").read_text() == "1 2 3" and not damaged_files(place)
-    assert [p.name for p in place.parent.iterdir()] == ["made-1"]
-
-
-def test_workers_of_one_machine_may_unpack_the_same_stage_at_once(tmp_path):
-    data = packed(finished_stage(tmp_path / "there"))
-    for i in range(40):
-        together, place = threading.Barrier(4), tmp_path / f"here{i}" / "made-1"
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda _, t=together,
-                          p=place: (t.wait(), unpack(data, digest_bytes(data), p)), range(4)))
-        assert not damaged_files(place) and [p.name for p in place.parent.iterdir()] == ["made-1"]
-
-
 # ---------------------------------------------------------------- plain jobs on Ray
 
 def make_stage(site, source, fails_once):
-    """Stands for a fit: reads a file of the home machine, advances, warns, and runs out of memory
-    the first time."""
+    """Stands for a fit: reads a file, advances, warns, and runs out of memory the first time."""
     if not fails_once.exists():
         fails_once.touch()
         raise MemoryError
     stage = Stage.of(site.folder, "made", version=1, settings={}, inputs=[])
     run_stage(stage,
-              lambda folder: (folder / "copy.txt").write_bytes(site.fetch(source).read_bytes()))
+              lambda folder: (folder / "copy.txt").write_bytes(source.read_bytes()))
     site.advance(0.5)
-    site.events.warn(f"made by {os.getpid()}")
+    site.log.warn(f"made by {os.getpid()}")
     site.advance(0.5)
-    site.deliver(stage.folder)
 
 
 def fail(site):
@@ -104,27 +72,33 @@ def fail(site):
 
 
 @pytest.mark.slow
-def test_jobs_on_workers_that_do_not_see_the_folder(tmp_path):
+def test_jobs_on_workers_leave_stages_and_tell_the_driver(tmp_path):
     pytest.importorskip("ray")
-    (tmp_path / "run").mkdir()
     source, done = tmp_path / "source.txt", []
     source.write_text("of the home machine")
-    events = EventLog(tmp_path / "events.jsonl", echo=False)
+    log = EventLog(tmp_path / "events.jsonl", echo=False)
 
     def job(site):
         make_stage(site, source, tmp_path / "failed")
 
-    with make_executor("ray", tmp_path / "run") as ray_executor:
+    with exclusive(tmp_path / "run"), make_executor("ray", tmp_path / "run") as ray_executor:
         jobs = [Job("a", job, "job a", memory_bytes=2**20, advance=done.append)]
-        assert [name for name, _ in ray_executor.run(jobs, events)] == ["a"]
+        assert [name for name, _ in ray_executor.run(jobs, log)] == ["a"]
         with pytest.raises(UserError, match=r"^a value must be another: change it$"):
-            list(ray_executor.run([Job("b", fail)], events))
+            list(ray_executor.run([Job("b", fail)], log))
     made = next((tmp_path / "run").glob("made-*"))
-    assert (made / "copy.txt").read_text() == "of the home machine" and not damaged_files(
-        made) and sum(done) == 1.0
-    assert events.warnings[0] == "job a ran out of memory and is tried again with twice as much"
-    assert events.warnings[1].startswith("made by ") and events.warnings[
-        1] != f"made by {os.getpid()}"
+    assert (made / "copy.txt").read_text() == "of the home machine" and not damaged_files(made)
+    assert sum(done) == 1.0
+    assert log.warnings[0] == "job a ran out of memory and is tried again with twice as much"
+    assert log.warnings[1].startswith("made by ")
+    assert log.warnings[1] != f"made by {os.getpid()}"
+
+
+def test_a_worker_that_does_not_see_the_results_folder_says_so(tmp_path):
+    (tmp_path / "run").mkdir()
+    for owner in (None, {"pid": 0, "host": "elsewhere"}):
+        with pytest.raises(UserError, match="--results_dir must be a folder that every Ray node"):
+            executor.RemoteSite(None, "a", "run", tmp_path, owner, 1)
 
 
 def look_at_card():
@@ -148,7 +122,8 @@ def test_jobs_share_gpus_as_far_as_their_memory_allows(tmp_path, monkeypatch):
                                                             "include_dashboard": False})
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     try:
-        with make_executor("ray", tmp_path / "run") as ray_executor:
+        with (exclusive(tmp_path / "run"),
+              make_executor("ray", tmp_path / "run") as ray_executor):
             assert ray_executor.survey(look_at_card) == [
                 look_at_card()] and ray_executor.n_devices == 2
             peaks = [5 * GIB, 5 * GIB, 9 * GIB, 5 * GIB, 9 * GIB]
@@ -184,23 +159,18 @@ def events_of(folder):
 
 
 @pytest.mark.slow
-def test_a_run_on_two_workers_has_the_bytes_of_one_process(contest, tmp_path, one_thread,
-                                                           monkeypatch):
-    """A round of pseudo-labels, with and without a shared file system."""
+def test_a_run_on_two_workers_has_the_bytes_of_one_process(contest, tmp_path, one_thread):
+    """With a round of pseudo-labels."""
     pytest.importorskip("ray")
     more = (*TWO_BACKBONES, "rounds=2")
     assert main(argv_of(contest, tmp_path, *more, name="alone", engine="local",
                         mode="competition_ready")) == 0
     assert main(argv_of(contest, tmp_path, *more, name="shared", mode="competition_ready")) == 0
-    # no worker finds this one
-    monkeypatch.setattr(executor, "owner_of", lambda folder: {"pid": 0, "host": "elsewhere"})
-    assert main(argv_of(contest, tmp_path, *more, name="carried", mode="competition_ready")) == 0
-    for name in ("shared", "carried"):
-        assert outcome(tmp_path / name) == outcome(tmp_path / "alone")
-        assert not list((tmp_path / name).rglob("*.partial"))
-        fits = Counter(e["fit"] for e in events_of(tmp_path / name) if e["event"] == "epoch")
-        assert fits == Counter(e["fit"] for e in events_of(tmp_path / "alone")
-                               if e["event"] == "epoch")
+    assert outcome(tmp_path / "shared") == outcome(tmp_path / "alone")
+    assert not list((tmp_path / "shared").rglob("*.partial"))
+    shared, alone = (Counter(e["fit"] for e in events_of(tmp_path / name) if e["event"] == "epoch")
+                     for name in ("shared", "alone"))
+    assert shared == alone
 
 
 def process(mark, ancestor):

@@ -27,7 +27,6 @@ import torch
 import utils
 from grandmaster_train import main
 from modeling.train import train_step
-from running import pipeline
 from system import log, machine, stages
 from tests.conftest import make_contest, small_argv
 from tests.test_resume import outcome
@@ -96,7 +95,8 @@ def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goe
     with mounted(tmp_path / "disk", "-o", f"size={size_kib}k") as disk:
         with monkeypatch.context() as patch:
             # as if another program took the space meanwhile
-            patch.setattr(pipeline, "need_space", lambda *_: None)
+            patch.setattr("running.pipeline.need_space", lambda *_: None)
+            patch.setattr("running.preparing.need_space", lambda *_: None)
             assert main(small_argv(contest, disk)) == 1
         error = capsys.readouterr().err
         assert error.startswith("the run failed: the disk is full (") and error.count(
@@ -269,8 +269,8 @@ def test_ctrl_c_in_a_fit_is_status_130_with_a_checkpoint_and_the_same_command_go
 def test_a_signal_outside_of_a_fit_stops_at_once(contest, undisturbed, tmp_path, monkeypatch,
                                                  capsys):
     with monkeypatch.context() as patch:
-        patch.setattr("running.fits.save_views", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-                      or fail(AssertionError))
+        patch.setattr("running.predicting.save_views", lambda *_: os.kill(
+            os.getpid(), signal.SIGTERM) or fail(AssertionError))
         assert main(small_argv(contest, tmp_path)) == 130
     assert AGAIN in capsys.readouterr().err
     assert main(small_argv(contest, tmp_path)) == 0

@@ -18,7 +18,7 @@ from config import DataConfig
 from contest.intake import read_contest
 from ensemble.metrics import METRICS
 from grandmaster_train import main
-from running.pipeline import score_against
+from running.conclusion import score_against
 from tests.conftest import small_argv
 from utils import UserError
 

@@ -16,9 +16,10 @@ from modeling.memory import Room
 from modeling.network import build_network
 from modeling.norms import checkpoint_gradients, norm_statistics
 from modeling.optim import make_ema, make_optimizer
-from modeling.train import TrainState, checkpoints, fit, seed_everything
+from modeling.train import Training, TrainState, Watch, checkpoints, fit, seed_everything
 from modeling.weights import WeightsSource
-from running import fits, predicting
+from running import predicting
+from running.place import Place
 from system.log import EventLog
 from system.machine import is_out_of_memory
 from utils import NoRoom
@@ -86,10 +87,10 @@ def run(folder, network=None, config=CONFIG, stop_in=None, n_epochs=2):
         # drawn once a batch, as mixup is
         return batch._replace(weight=batch.weight * torch.rand((), generator=generator))
 
-    result = fit(SPEC, network, Supervised(config.optim, torch.ones(2)),
-                 make_loader(dataset_of(), sampler, 0), sampler, mix=mix, config=config,
-                 compute=Compute(), n_epochs=n_epochs, pretrained=False, device=CPU, folder=folder,
-                 events=log)
+    objective = Supervised(config.optim, torch.ones(2))
+    training = Training(network, objective, make_loader(dataset_of(), sampler, 0), sampler, mix,
+                        Compute(), is_pretrained=False)
+    result = fit(SPEC, training, config, n_epochs, CPU, folder, Watch(log))
     return network, result, log
 
 
@@ -305,14 +306,13 @@ def test_adapting_to_test_images_goes_on_with_fewer_at_a_time(monkeypatch):
             raise CUDA_ERROR
         return "adapted"
 
-    monkeypatch.setattr(fits, "adapted_to", adapted)
+    monkeypatch.setattr(predicting, "adapted_to", adapted)
     images = ImageDataset(np.zeros((100, 8, 8, 3), np.uint8), [f"i{i}" for i in range(100)],
                           lambda image, *_: image, ("t",))
-    this = SimpleNamespace(device=CPU, warn=warnings.append)
-    assert predicting.adapted_to_test(this, SPEC, None,
-                                      SplitLoader({"test": images, "adapting": images}, 40,
-                                                  0)) == "adapted"
+    place = Place(CPU, 0, False, SimpleNamespace(warn=warnings.append))
+    both = SplitLoader({"test": images, "adapting": images}, 40, 0)
+    assert predicting.adapted_to_test(SPEC, None, both, place) == "adapted"
     assert sizes == [[50, 50],
                      [25, 25, 25, 25]] and "goes on with 32 image(s) at a time" in warnings[0]
-    assert predicting.adapted_to_test(this, SPEC, None, SplitLoader({"test": images}, 40,
-                                                                    0)) is None
+    alone = SplitLoader({"test": images}, 40, 0)
+    assert predicting.adapted_to_test(SPEC, None, alone, place) is None

@@ -8,7 +8,6 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +16,7 @@ from sklearn.metrics import f1_score
 from config import FAMILIES, build_config
 from grandmaster_train import main
 from run_training import menu
-from running import pipeline
-from running.pipeline import warn_of_another
+from running.introduction import run_to_replace
 from shift.distortions import Distortion, ShiftPolicy
 from shift.match import match_shift
 from tests.conftest import make_contest, small_argv
@@ -187,14 +185,12 @@ def test_a_dry_run_prints_each_stages_state_and_trains_nothing(contest, tmp_path
 
 
 def test_a_run_on_another_folder_under_the_same_name_is_named(tmp_path):
-    said, this = [], SimpleNamespace(folder=tmp_path, warn=lambda text: said.append(text))
-    warn_of_another(this, "a/data")
+    config = build_config("quick_test")
+    assert run_to_replace(tmp_path, config, "a/data") == ""
     (tmp_path
      / "environment.json").write_text(json.dumps({"data_path": str(Path("a/data").resolve())}))
-    warn_of_another(this, "a/data")
-    assert said == []
-    warn_of_another(this, "b/data")
-    assert "whose submission and report are replaced" in said[0]
+    assert run_to_replace(tmp_path, config, "a/data") == ""
+    assert run_to_replace(tmp_path, config, "b/data") == f"on {Path('a/data').resolve()}"
 
 
 def test_a_finished_run_with_other_settings_under_the_same_name_is_named(tmp_path):
@@ -202,7 +198,8 @@ def test_a_finished_run_with_other_settings_under_the_same_name_is_named(tmp_pat
 
     def start(*settings):
         config = build_config("quick_test", settings)
-        warn_of_another(SimpleNamespace(folder=tmp_path, warn=said.append, config=config), "a/data")
+        if other := run_to_replace(tmp_path, config, "a/data"):
+            said.append(other)
 
     write_json(tmp_path / "environment.json", {"data_path": str(Path("a/data").resolve())})
     write_json(tmp_path / "config.json", build_config("quick_test", []))
@@ -212,10 +209,7 @@ def test_a_finished_run_with_other_settings_under_the_same_name_is_named(tmp_pat
     start("runtime.workers=0", "runtime.quiet=on")
     assert said == []
     start("optim.lr=0.1", "runtime.time_budget_hours=1")
-    assert (
-        "with other settings (optim, --time_budget), whose submission and report are replaced"
-        in said[0]
-    )
+    assert said == ["with other settings (optim, --time_budget)"]
     (tmp_path / "config.json").write_text("[")
     start("optim.lr=0.1")
     assert len(said) == 1
@@ -305,7 +299,7 @@ def test_a_shift_that_the_measured_distortions_do_not_explain_is_said(contest, t
         groups = tuple(replace(group, policy=policy) for group in report.groups)
         return replace(report, policy=policy, groups=groups, auc_before=auc, auc_after=auc)
 
-    monkeypatch.setattr(pipeline, "match_shift", unexplained)
+    monkeypatch.setattr("running.preparing.match_shift", unexplained)
     argv = small_argv(contest, tmp_path, "augment.policy=matched")
     for _ in range(2):      # also where it was measured before
         assert main(argv) == 0

@@ -7,10 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from config import BACKBONES, FAMILIES, ModelConfig
-from modeling import network as network_module
 from modeling import norms
 from modeling.heads import ArcFaceHead, LinearHead, fold_heads
-from modeling.network import build_network, takes, timm_arguments, with_padding
+from modeling.network import Network, build_network, takes, timm_arguments, with_padding
 from modeling.norms import adapted_to, fused, norm_statistics, with_statistics
 from modeling.weights import WeightsSource, address_towards, find_weights
 from utils import UserError
@@ -20,7 +19,7 @@ NAME = "mobilenetv3_small_050"
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    monkeypatch.setattr(network_module, "hub_reachable", lambda: False)
+    monkeypatch.setattr("modeling.weights.hub_reachable", lambda: False)
 
 
 def build(name=NAME, weights=None, **model):
@@ -206,7 +205,7 @@ def test_a_convolution_that_is_read_twice_is_not_fused():
             found = self.conv(images)
             return (found + self.norm(found)).mean((2, 3))
 
-    network = network_module.Network(Twice(), torch.nn.Identity(), (0.5,) * 3, (0.2,) * 3, 32)
+    network = Network(Twice(), torch.nn.Identity(), (0.5,) * 3, (0.2,) * 3, 32)
     assert fused(network) is network
 
 

@@ -5,7 +5,6 @@ import io
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +12,7 @@ from grandmaster_train import main
 from modeling.weights import WeightsSource
 from reporting import page as page_module
 from reporting.page import Page, is_non_commercial, weight_rows, write_page
+from running.run import Setup
 from system.log import EventLog
 from tests.conftest import make_contest, small_argv
 
@@ -100,8 +100,8 @@ def test_a_non_commercial_licence_is_loud(shown, tmp_path):
 
 
 def test_a_page_that_cannot_be_written_is_a_line_in_the_log(tmp_path, capsys):
-    Page(SimpleNamespace(folder=tmp_path, events=EventLog(tmp_path / "events.jsonl")),
-         None).show({}, [])
+    setup = Setup(None, None, None, tmp_path, None, {}, {})
+    Page(setup, None, None, EventLog(tmp_path / "events.jsonl")).show({}, [])
     assert "report.html could not be written (AttributeError" in capsys.readouterr().out
     assert (
         "report.html" in (tmp_path / "events.jsonl").read_text()

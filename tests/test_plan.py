@@ -6,6 +6,7 @@ import pytest
 from config import FitSpec, build_config
 from running import planner
 from running.plan import Cost, Devices, Work, longest_first, make_plan
+from running.run import Prepared, Setup
 
 COSTS = {"a": Cost(1.0, 0.0, 0.0, 0), "b": Cost(1.0, 0.0, 0.0, 0), "c": Cost(2.0, 0.1, 10.0, 0)}
 
@@ -100,27 +101,45 @@ def test_longest_first_keeps_rounds_apart_and_equal_works_in_order():
     assert longest_first([refit, *works(("a",), (0,))], COSTS)[-1] == refit
 
 
-class Clock:
-    """A Run of which a planner asks no more than how long is left."""
+class Timed(planner.Planner):
+    """A planner by a clock that only the test moves, of works whose costs are known."""
 
-    def __init__(self, seconds_left):
-        self.seconds_left, self.deadline, self.config = seconds_left, 0.0, build_config(
-            "competition_ready")
+    seconds_left = 0.0
+
+    def states(self, specs):
+        return dict.fromkeys(specs, "to do")
+
+    def finished(self, spec, fitted):
+        return None
+
+    def fit_job(self, spec, fitted, n_epochs, title):
+        return n_epochs
+
+
+class Known:
+    """Measurements whose costs are COSTS."""
+
+    def __init__(self, *_):
+        self.costs = {}
+
+    def find(self, *_):
+        self.costs = COSTS
 
 
 @pytest.fixture
 def planner_of(monkeypatch):
     """Planner of these works in so many seconds, without a run behind it."""
     def make(all_works, seconds_left):
-        monkeypatch.setattr(planner, "has_compute", lambda this, backbone: True)
-        monkeypatch.setattr(planner, "fit_state", lambda this, spec, available: "to do")
-        monkeypatch.setattr(planner, "work_of", lambda this, spec,
-                            available: {w.spec: w for w in all_works}[spec])
-        monkeypatch.setattr(planner, "find_costs", lambda *_: COSTS)
-        monkeypatch.setattr(planner, "finished_fit", lambda *_: None)
+        monkeypatch.setattr(planner, "work_of", lambda prepared, spec, available: {
+            work.spec: work for work in all_works}[spec])
+        monkeypatch.setattr(planner, "Measurements", Known)
         monkeypatch.setattr(planner, "weakest_first", lambda *_: [])
+        monkeypatch.setattr(Timed, "seconds_left", seconds_left)
+        config = build_config("competition_ready")
+        setup = Setup(config, None, None, None, None, {}, {}, deadline=0.0)
+        prepared = Prepared(config, None, None, None, None, {}, {}, None)
         executor = SimpleNamespace(n_devices=1, kind="core", share=lambda n_bytes: 1.0)
-        return planner.Planner(Clock(seconds_left), [w.spec for w in all_works], None, executor)
+        return Timed(setup, prepared, [work.spec for work in all_works], executor, None, None)
     return make
 
 
@@ -140,12 +159,12 @@ def test_what_is_made_is_what_was_planned_refits_and_later_rounds_too(planner_of
     planned = [(s.round, s.fold) for s in own.first.epochs]
     for round_number in (0, 1):
         for job in own.jobs(round_number, fitted, overall):
-            n_epochs = job.function.keywords["n_epochs"]
-            own.this.seconds_left -= own.works[job.name].seconds(COSTS, n_epochs)
+            n_epochs = job.function
+            own.seconds_left -= own.works[job.name].seconds(COSTS, n_epochs)
             own.running.pop(job.name)
             fitted[job.name] = n_epochs
     assert [(s.round, s.fold) for s in fitted] == made == planned
-    assert own.this.seconds_left >= 0 and (dropped is None or dropped in own.first.dropped)
+    assert own.seconds_left >= 0 and (dropped is None or dropped in own.first.dropped)
 
 
 def test_a_backbone_without_a_fold_gets_no_refit(planner_of):

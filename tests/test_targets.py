@@ -1,5 +1,6 @@
+import math
+import pickle
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from ensemble.teachers import (
     teachers_temperature,
     within_quota,
 )
+from modeling.compute import Compute
 from modeling.inference import Predictions
 from modeling.train import FitResult
-from modeling.weights import WeightsSource
-from running.fits import at_site, warm_start
-from running.run import Fitted, Run, teachers_of
+from running.fits import FitJob, warm_start
+from running.plan import UNKNOWN
+from running.rounds import read_by, teachers_of
+from running.run import Fitted, Prepared
 from system.stages import Stage
 from utils import RunError
 
@@ -65,16 +68,15 @@ def test_a_fit_is_distilled_from_the_other_backbones_of_its_own_fold():
 
 
 def test_a_fold_is_taught_by_its_own_models_and_a_refit_by_those_of_all_folds():
-    this = SimpleNamespace(config=build_config("full_training",
-                                               ["model.backbones=vit,swin", "data.run_folds=2",
-                                                "rounds=2"]))
+    config = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2",
+                                            "rounds=2"])
     student = FitSpec("vit", 42, 1, 1)
-    assert teachers_of(this, student) == [FitSpec("vit", 42, 0, 1), FitSpec("swin", 42, 0, 1)]
-    assert teachers_of(this, replace(student, round=0)) == []
+    assert teachers_of(config, student) == [FitSpec("vit", 42, 0, 1), FitSpec("swin", 42, 0, 1)]
+    assert teachers_of(config, replace(student, round=0)) == []
     refit, of_all = replace(student, fold=None), [FitSpec(b, 42, 0, fold) for fold in (0, 1, None)
                                                   for b in ("vit", "swin")]
-    assert teachers_of(this, refit) == of_all and teachers_of(this, refit,
-                                                              of_all[1:4]) == of_all[1:4]
+    assert teachers_of(config, refit) == of_all
+    assert teachers_of(config, refit, of_all[1:4]) == of_all[1:4]
     assert distillers(refit, of_all, 2) == [FitSpec("swin", 42, 0, 0), FitSpec("swin", 42, 0, 1)]
 
 
@@ -84,54 +86,53 @@ def weights_in(folder, network):
     return FitResult(FitSpec("a", 42, 0, 1), folder, ({"loss": 1.0},), 1.0, 0, 0)
 
 
+class Said(list):
+    """A log of which only warnings are kept."""
+
+    warn = list.append
+
+
+def job_of(config, spec, before):
+    """A FitJob as far as its warm start reads it."""
+    prepared = Prepared(config, None, None, None, None, {}, {}, None)
+    return FitJob(spec, prepared, Compute(), UNKNOWN, before, None, 1, math.inf, "fit 1/1")
+
+
 def test_a_warm_start_has_the_weights_of_the_same_fit_of_the_round_before(tmp_path):
     config = build_config("full_training", ["rounds=2", "rounds.warm_start=on"])
-    this, first = SimpleNamespace(config=config, said=[]), torch.nn.Linear(3, 2)
-    this.warn = this.said.append
+    said, first = Said(), torch.nn.Linear(3, 2)
     student, before = FitSpec("a", 42, 1, 1), FitSpec("a", 42, 0, 1)
-    fitted = {before: Fitted(weights_in(tmp_path / "own", first), None),
-              replace(before, fold=0): Fitted(weights_in(tmp_path / "other", torch.nn.Linear(3, 2)),
-                                              None)}
+    other = weights_in(tmp_path / "other", torch.nn.Linear(3, 2))
+    fitted = {before: Fitted(weights_in(tmp_path / "own", first), None, Compute()),
+              replace(before, fold=0): Fitted(other, None, Compute())}
     network = torch.nn.Linear(3, 2)
-    warm_start(this, student, fitted, network)
-    assert torch.equal(network.weight, first.weight) and this.said == []
+    warm_start(job_of(config, student, fitted), network, said)
+    assert torch.equal(network.weight, first.weight) and said == []
     network, cold = torch.nn.Linear(3, 2), replace(config, rounds=(Round(), Round(alpha=0.5)))
     own = network.weight.clone()
-    warm_start(SimpleNamespace(config=cold), student, fitted, network)
-    warm_start(this, replace(student, fold=2), fitted, network)
+    warm_start(job_of(cold, student, fitted), network, said)
+    warm_start(job_of(config, replace(student, fold=2), fitted), network, said)
     assert torch.equal(network.weight, own)
-    assert this.said == [
+    assert said == [
         "r1-a-s42 fold 2 begins like the first round: there is no r0-a-s42 of that fold"]
 
 
-@pytest.mark.parametrize(("changes", "networks"), [
-    (["rounds.warm_start=on"], {("vit", 1)}), (["rounds.alpha=0.5"], {("vit", 1), ("swin", 1)}),
-    (["rounds.unlabelled=on"], set())])
-def test_a_worker_fetches_the_networks_that_its_fit_reads_and_all_predictions(tmp_path, monkeypatch,
-                                                                              changes, networks):
-    monkeypatch.setattr("running.fits.keep_freed_memory", lambda: None)
+def test_a_fit_that_runs_elsewhere_carries_what_it_reads_and_no_more(tmp_path):
+    """Its teachers, those that calibrate them, the fit that it begins with; nothing of two rounds
+    before. What it carries can be pickled."""
     config = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2",
-                                            "rounds=2", *changes])
-    this = Run(config, None, tmp_path, None, torch.device("cpu"),
-               {"vit": WeightsSource("vit", "random")}, {}, audit=object())
-    fitted = {
-        spec: Fitted(
-            FitResult(spec, tmp_path / f"fit {spec.backbone} {spec.fold}", (), 0.0, 0, 0),
-            Stage("predict", "", tmp_path / f"predict {spec.backbone} {spec.fold}"),
-        )
-        for spec in (
-            FitSpec(backbone, 42, 0, fold) for fold in (0, 1) for backbone in ("vit", "swin")
-        )
-    }
-    asked = []
-    site = SimpleNamespace(is_home=False, cores=torch.get_num_threads(), folder=tmp_path / "there",
-                           events=None, fetch=lambda path: asked.append(path.name)
-                           or tmp_path / "there" / path.name)
-    _, here = at_site(site, this, FitSpec("vit", 42, 1, 1), fitted)
-    assert {(s.backbone, s.fold) for s, f in here.items() if f.result.folder.parent.name
-            == "there"} == networks
-    assert {name for name in asked if name.startswith("predict")} == {f.predict_stage.folder.name
-                                                                      for f in fitted.values()}
+                                            "rounds=3", "rounds.warm_start=on"])
+    specs = [FitSpec(backbone, 42, number, fold) for number in (0, 1) for fold in (0, 1)
+             for backbone in ("vit", "swin")]
+    fitted = {spec: Fitted(FitResult(spec, tmp_path, (), 0.0, 0, 0),
+                           Stage("predict", "", tmp_path), Compute()) for spec in specs}
+    student = FitSpec("vit", 42, 2, 1)
+    before = read_by(config, student, fitted)
+    assert set(before) == {spec for spec in specs if spec.round == 1}
+    job = job_of(config, student, before)
+    assert pickle.loads(pickle.dumps(job)) == job
+    alone = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2"])
+    assert read_by(alone, FitSpec("vit", 42, 0, 1), fitted) == {}
 
 
 def test_teachers_too_sure_of_other_folds_images_are_calibrated_before_they_teach():

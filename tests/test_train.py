@@ -14,7 +14,9 @@ from modeling.memory import Room
 from modeling.network import build_network
 from modeling.optim import make_ema
 from modeling.train import (
+    Training,
     TrainState,
+    Watch,
     checkpoints,
     drop_damaged_checkpoints,
     fit,
@@ -66,9 +68,10 @@ def run(folder, config=CONFIG, stop_after=None, workers=0, n_epochs=3, shorten=N
 
     loader, objective = make_loader(dataset, sampler, workers,
                                     in_bursts=True), Supervised(config.optim, torch.ones(2))
-    return fit(SPEC, network, objective, loader, sampler, mix=mix, config=config, compute=Compute(),
-               n_epochs=n_epochs, pretrained=False, device=CPU, folder=folder,
-               events=EventLog(folder / "events.jsonl", echo=False), shorten=shorten)
+    training = Training(network, objective, loader, sampler, mix, Compute(), is_pretrained=False)
+    watch = Watch(EventLog(folder / "events.jsonl", echo=False),
+                  shorten=shorten or (lambda history, n_epochs: n_epochs))
+    return fit(SPEC, training, config, n_epochs, CPU, folder, watch)
 
 
 def test_a_fit_that_is_shortened_knows_its_last_epoch(tmp_path):

@@ -60,7 +60,7 @@ def test_atomic_write_replaces_the_whole(tmp_path):
 
 
 def test_a_second_process_is_refused_by_pid_and_a_dead_ones_lock_is_free(tmp_path):
-    hold = "import sys, utils\nwith utils.exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.readline()"
+    hold = "import sys\nfrom system.stages import exclusive\nwith exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.readline()"
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as other:
         assert other.stdout.readline().strip() == b"held"
@@ -110,7 +110,7 @@ def test_freed_memory_is_kept_until_it_is_returned():
     """In a process of its own: both change how all of its memory is had."""
     code = """
 import numpy as np
-from utils import keep_freed_memory, return_freed_memory
+from system.machine import keep_freed_memory, return_freed_memory
 def resident():
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) // 256      # MiB, of pages of 4 KiB

@@ -1,0 +1,97 @@
+"""The last stage of a run: its submission, its result files, its predictor."""
+import numpy as np
+
+from contest.submission import probs_of_ids
+from reporting.summary import training_results
+from running.predictor import NAME as PREDICTOR
+from running.predictor import write_predictor
+from system.stages import MANIFEST, write_manifest
+from utils import write_json
+
+RESULTS_MANIFEST = "results_manifest.json"      # of result files and stages' manifests, for --verify
+# in final_results.json: {split: file of the blend's predictions}
+PREDICTIONS = {"out_of_fold": "oof_testlike", "out_of_fold_clean": "oof_clean", "test": "test"}
+
+
+def conclude(setup, prepared, fits, result, scores, log, *, answers, planned, seconds):
+    """Write the submission and the result files; returns final_results.json's content.
+
+    fits: {FitSpec: Fitted}. result: ensemble.scores.Blended. scores: FoldScores.
+    """
+    folder = setup.folder
+    score = dict(result.score)
+    (folder / RESULTS_MANIFEST).unlink(missing_ok=True)
+    submission = write_submission(setup, prepared, result, score, answers)
+    all_fits = [(done.result, scores.of(done)) for done in fits.values()]
+    training_results(prepared.config, all_fits, folder / "training_results.json")
+
+    final = final_results(setup, prepared, result, log.warnings) | {
+        "n_fits": len(fits), "seconds": seconds, "submission": submission, "score": score,
+        "peak_memory_bytes": max(done.peak_memory_bytes for done, _ in all_fits), "plan": planned}
+    write_json(folder / "final_results.json", final)
+    best = best_first(fits, result, scores, setup.metric)
+    write_predictor(setup, prepared, best, result.blend)
+
+    files = ["final_results.json", "training_results.json", PREDICTOR]
+    if submission:
+        files.append(submission)
+    manifests = folder.rglob(MANIFEST)
+    write_manifest(folder / RESULTS_MANIFEST, [*(folder / name for name in files), *manifests])
+    log.record("scores", **score)
+    return final
+
+
+def write_submission(setup, prepared, result, score, answers):
+    """Write the submission, if the contest has test images; returns its name, or ''.
+
+    answers: {id: class value} or None. Where they are known, score["test"] is set.
+    """
+    form = setup.contest.form
+    name = f"submission_{setup.folder.name}.csv"
+    if not form.ids:
+        (setup.folder / name).unlink(missing_ok=True)      # of a run that had test images
+        return ""
+    train = prepared.audit.train
+    prior = np.bincount(train.label, minlength=len(train.classes)) / len(train)
+    probs = probs_of_ids(form.ids, result.test, prior)
+    rows = form.rows(setup.metric.cut(probs, result.blend.cuts))
+    form.write(rows, setup.folder / name)
+    if answers:
+        score["test"] = score_against(form, rows, answers, setup.metric)
+    return name
+
+
+def score_against(form, rows, answers, metric):
+    """The score of the submission's rows as they are written. answers: {id: class value}."""
+    labels = np.array([form.classes.index(answers[sample]) for sample in form.ids])
+    return metric(labels, form.probs(rows))
+
+
+def final_results(setup, prepared, result, warnings):
+    """What final_results.json says of the run but for its fits."""
+    metric = setup.metric
+    shift = prepared.shift.to_json()
+    predictions = {split: f"{result.folder.name}/{name}.npz" for split, name in PREDICTIONS.items()
+                   if (result.folder / f"{name}.npz").exists()}
+    return {"mode": prepared.config.mode, "experiment_name": setup.folder.name,
+            "metric": metric.name, "better": "larger" if metric.sign > 0 else "smaller",
+            "classes": list(prepared.classes), "predictions": predictions,
+            "rounds": result.rounds, "blend": result.blend,
+            "sources": [row._asdict() for row in result.table],
+            "shift": {key: shift[key] for key in ("policy", "auc_before", "auc_after")},
+            "warnings": warnings}
+
+
+def best_first(fits, result, scores, metric):
+    """{FitSpec: Fitted} of the fits that the blend uses, the best single one first.
+
+    That is, of the best source, the refit on all labelled images, else the fold with the best score
+    on its own valid images.
+    """
+    score = {row.name: row.score for row in result.table}
+
+    def goodness(spec):
+        return metric.sign * score[spec.name], spec.fold is None, scores.goodness(fits[spec])
+
+    used = [spec for spec in fits if result.blend.weights[spec.name] > 0]
+    return {spec: fits[spec] for spec in sorted(used, key=goodness, reverse=True)}

@@ -1,0 +1,106 @@
+"""What a run says and keeps before its first stage: what was understood, and where it runs."""
+import importlib.metadata as metadata
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from modeling.weights import is_non_commercial
+from running.rounds import planned_specs
+from system.machine import usable_cores
+from utils import plain, read_json, write_json
+
+
+def environment():
+    """Versions and hardware, for environment.json."""
+    packages = ("torch", "torchvision", "timm", "albumentations", "numpy", "scikit-learn",
+                "opencv-python-headless", "pillow", "safetensors")
+    return {"python": sys.version.split()[0], "platform": platform.platform(),
+            "cores": usable_cores(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "packages": {name: metadata.version(name) for name in packages}}
+
+
+def begin(setup, data_path, log):
+    """Keep what was asked and where it runs: config.json, environment.json, the first event."""
+    if before := run_to_replace(setup.folder, setup.config, data_path):
+        log.warn(f"{setup.folder} holds a run {before}, whose submission and report are replaced: "
+                 "use another --experiment_name to keep both")
+    write_json(setup.folder / "config.json", setup.config)
+    write_json(setup.folder / "environment.json",
+               environment() | {"data_path": str(Path(data_path).resolve())})
+    log.record("start", mode=setup.config.mode, argv=sys.argv[1:], command=setup.command,
+               data_path=str(data_path))
+
+
+def run_to_replace(folder, config, data_path):
+    """How the run in the folder differs: its contest folder, or the settings of a finished run.
+
+    '' if it does not, or if there is none.
+    """
+    before = kept(folder / "environment.json")
+    settings = kept(folder / "config.json")
+    if before and before.get("data_path") != str(Path(data_path).resolve()):
+        return f"on {before.get('data_path')}"
+    if settings and kept(folder / "final_results.json"):
+        changed = changed_settings(settings, plain(config))
+        if changed:
+            return f"with other settings ({', '.join(changed)})"
+    return ""
+
+
+def kept(path):
+    """What a JSON file of a run holds; {} if it is missing or someone changed it."""
+    try:
+        value = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def changed_settings(before, now):
+    """Names of the settings, or of their section, that change what a run finds."""
+    def deciding(settings):      # of the runtime only the time budget
+        return settings | {"runtime": settings.get("runtime", {}).get("time_budget_hours")}
+
+    before = deciding(before)
+    now = deciding(now)
+    changed = [key for key in now if now[key] != before.get(key)]
+    return ["--time_budget" if key == "runtime" else key for key in changed]
+
+
+def introduce(setup, log):
+    """Say what was understood, what will be done and where weights come from."""
+    config = setup.config
+    for line in setup.contest.describe(setup.metric, config.metric != "auto"):
+        log.say(line)
+    refit = " and a refit" if config.ensemble.refit else ""
+    log.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} "
+            f"fold(s){refit} x {len(config.rounds)} round(s) = {len(planned_specs(config))} fits "
+            f"of {config.optim.epochs} epochs at {config.data.image_size_px} px, batch "
+            f"{config.optim.batch_size}, on {setup.machine['device']}")
+    introduce_weights(setup, log)
+    for problem in setup.contest.problems:
+        log.warn(problem.text)
+
+
+def introduce_weights(setup, log):
+    """Say where weights come from; warn of random ones and of those not for commercial use."""
+    runtime = setup.config.runtime
+    for source in setup.weights.values():
+        log.say(f"weights: {source.describe()}")
+
+    random = [source.model_name for source in setup.weights.values() if not source.is_pretrained]
+    if random and setup.config.model.pretrained != "off":
+        files = ", ".join(f"{name}.safetensors or .pth" for name in random)
+        where = "a folder and pass it as --weights_dir"
+        if runtime.weights_dir:
+            where = f"{runtime.weights_dir}, where none was found"
+        log.warn(f"{', '.join(random)} start(s) from RANDOM WEIGHTS and will score far lower: put "
+                 f"{files} into {where}")
+
+    for source in setup.weights.values():
+        if source.is_pretrained and is_non_commercial(source.licence):
+            log.warn(f"NOT FOR COMMERCIAL USE: the weights of {source.model_name} are licensed "
+                     f"{source.licence}")

@@ -1,11 +1,11 @@
-"""The debug mode: is this machine, this contest folder and every backbone ready? One table, under a
-minute.
+"""The debug mode: are machine, contest folder and backbones ready? One table, under a minute.
 
 Each check returns (state, what was found, what to do). Only `failed` makes the exit status 1.
 """
 import platform
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,28 +33,32 @@ WARNING = "warning"
 FAILED = "FAILED"
 STEP_SIZE_PX = 64
 STEP_IMAGES = 4
-# of 84 fits: their parameters, and checkpoints
+# what 84 fits write at most: parameters and checkpoints
 MOST_GIB = {"large": 100, "base": 30, "small": 10, "tiny": 3}
 MOST_AUDITED = 3000      # larger folders are listed, not decoded, to stay under a minute
 
 
 def run_checks(config, data_path, folder):
     """Print the table of all checks; returns the exit status 0, or 1 when one failed."""
-    checks = [("data", lambda: check_data(config, data_path)), ("python", check_python),
-              ("memory and cores", check_machine), ("gpu", lambda: check_gpu(config)),
-              ("disk", lambda: check_disk(config, folder))]
-    checks += [(name, lambda name=name: check_backbone(config, name))
-               for name in config.model.backbones]
+    checks = {
+        "data": partial(check_data, config, data_path),
+        "python": check_python,
+        "memory and cores": check_machine,
+        "gpu": partial(check_gpu, config),
+        "disk": partial(check_disk, config, folder),
+        **{name: partial(check_backbone, config, name) for name in config.model.backbones},
+    }
     states = []
     print(f"{'check':<17} {'state':<8} found")
-    for name, check in checks:
+    for name, check in checks.items():
         state, found, advice = attempt(check)
         states.append(state)
-        print(printable(f"{name:<17} {state:<8} {found}" + (f"\n{'':<26} -> {advice}" if advice
-                                                            else "")), flush=True)
-    print(
-        f"{states.count(PASSED)} passed, {states.count(FAILED)} failed, {states.count(WARNING)} warnings"
-    )
+        line = f"{name:<17} {state:<8} {found}"
+        if advice:
+            line += f"\n{'':<26} -> {advice}"
+        print(printable(line), flush=True)
+    print(f"{states.count(PASSED)} passed, {states.count(FAILED)} failed, "
+          f"{states.count(WARNING)} warnings")
     return 1 if FAILED in states else 0
 
 
@@ -67,20 +71,15 @@ def attempt(check):
     except Exception as error:   # a check exists to find what is broken, whatever it raises
         if fault := fault_of(error):
             return FAILED, fault, ""
-        return (
-            FAILED,
-            f"{type(error).__name__}: {error}",
-            "a package may be missing or broken: install as README.md says",
-        )
+        advice = "a package may be missing or broken: install as README.md says"
+        return FAILED, f"{type(error).__name__}: {error}", advice
 
 
 def check_python():
     import albumentations
     import timm
-    found = (
-        f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, "
-    )
-    found += f"albumentations {albumentations.__version__}"
+    found = (f"Python {platform.python_version()}, torch {torch.__version__}, "
+             f"timm {timm.__version__}, albumentations {albumentations.__version__}")
     if sys.version_info < (3, 11) or Version(torch.__version__) < Version("2.11"):
         return FAILED, found, "Python 3.11 and torch 2.11 or newer are needed"
     return PASSED, found, ""
@@ -93,43 +92,33 @@ def check_machine():
 def check_gpu(config):
     device = pick_device(config.runtime.device)
     if device.type != "cuda":
-        return (
-            WARNING,
-            f"no CUDA GPU, computing on {device}",
-            "the tiny scale is made for this; expect lower scores",
-        )
+        found = f"no CUDA GPU, computing on {device}"
+        return WARNING, found, "the tiny scale is made for this; expect lower scores"
     free, total = torch.cuda.mem_get_info(device)
-    found = (
-        f"{torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    )
-    found += f", {precisions(device)[0]}"
-    return (
-        (PASSED, found, "")
-        if free > 0.5 * total
-        else (WARNING, found, "another process holds much of the GPU's memory")
-    )
+    found = (f"{torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of "
+             f"{total / 2**30:.1f} GiB free, {precisions(device)[0]}")
+    if free > 0.5 * total:
+        return PASSED, found, ""
+    return WARNING, found, "another process holds much of the GPU's memory"
 
 
 def check_disk(config, folder):
     gib = free_bytes(folder) / 2**30
     scale = scaled(config).scale
     found = f"{gib:.0f} GiB free for {Path(folder).parent}"
-    return (
-        (PASSED, found, "")
-        if gib > MOST_GIB[scale]
-        else (
-            WARNING,
-            found,
-            f"competition_ready writes about {MOST_GIB[scale]} GiB at scale {scale}: see --dry_run",
-        )
-    )
+    if gib > MOST_GIB[scale]:
+        return PASSED, found, ""
+    return WARNING, found, (f"competition_ready writes about {MOST_GIB[scale]} GiB at scale "
+                            f"{scale}: see --dry_run")
 
 
 def check_data(config, data_path):
+    """Read the contest folder and, unless it is large, every image."""
     contest = read_contest(data_path, config.data)
     metric = find_metric(config.metric, contest.form.has_class_columns)
     contest = contest.for_metric(metric)
-    found = f"{len(contest.train)} train and {len(contest.test)} test images, {len(contest.train.classes)} classes"
+    found = (f"{len(contest.train)} train and {len(contest.test)} test images, "
+             f"{len(contest.train.classes)} classes")
     problems = list(contest.problems)
     if len(contest.train) + len(contest.test) <= MOST_AUDITED:
         with tempfile.TemporaryDirectory() as folder:
@@ -144,14 +133,15 @@ def check_data(config, data_path):
 
 def scaled(config):
     """The Config as a run on this machine would have it."""
-    return resolve(config,
-                   gpu_memory_bytes=machine_facts(config.runtime.device)["gpu_memory_bytes"],
-                   n_train=STEP_IMAGES)
+    facts = machine_facts(config.runtime.device)
+    return resolve(config, gpu_memory_bytes=facts["gpu_memory_bytes"], n_train=STEP_IMAGES)
 
 
 def check_backbone(config, backbone):
-    """Where the weights of a backbone would come from at this machine's scale, whether they are its
-    own, and one real training step (of a family: by its tiny member)."""
+    """Find a backbone's weights for this machine's scale, load them, and train one step.
+
+    A family takes the step with its tiny member.
+    """
     own = scaled(config)
     name = member(backbone, own.scale)
     small = member(backbone, "tiny")
@@ -159,25 +149,24 @@ def check_backbone(config, backbone):
     if source.path and name != small:
         build_network(name, n_classes=4, image_size_px=own.data.image_size_px, model=config.model,
                       weights=source)
+    step_source = WeightsSource(small, "random")
+    if source.path and name == small:
+        step_source = source
     with Timer() as timer:
-        loss = one_step(own, source if source.path and name == small else WeightsSource(small,
-                                                                                        "random"),
-                        pick_device(config.runtime.device))
-    found = f"{source.describe()}; one step{f' of {small}' * (name != small)} in {timer.seconds:.1f} s, loss {loss:.2f}"
+        loss = one_step(own, step_source, pick_device(config.runtime.device))
+    whose = "" if name == small else f" of {small}"
+    found = (f"{source.describe()}; one step{whose} in {timer.seconds:.1f} s, "
+             f"loss {loss:.2f}")
     if not np.isfinite(loss):
         return FAILED, found, "the loss is not finite: use --set runtime.precision=fp32"
     if not source.is_pretrained:
-        return (
-            WARNING,
-            found,
-            f"put {name}.safetensors or .pth into a folder and pass --weights_dir",
-        )
+        advice = f"put {name}.safetensors or .pth into a folder and pass --weights_dir"
+        return WARNING, found, advice
     return PASSED, found, ""
 
 
 def one_step(config, source, device):
-    """The loss of one forward, backward and update on noise images; UserError where the weights are
-    not the model's."""
+    """The loss of one training step on noise images. UserError if the weights do not fit."""
     seed_everything("debug", source.model_name)
     network = build_network(source.model_name, n_classes=4, image_size_px=STEP_SIZE_PX,
                             model=config.model, weights=source).to(device).train()

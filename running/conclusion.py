@@ -8,7 +8,8 @@ from running.predictor import write_predictor
 from system.stages import MANIFEST, write_manifest
 from utils import write_json
 
-RESULTS_MANIFEST = "results_manifest.json"      # of result files and stages' manifests, for --verify
+# for --verify: digests of the result files and of all stages' manifests
+RESULTS_MANIFEST = "results_manifest.json"
 # in final_results.json: {split: file of the blend's predictions}
 PREDICTIONS = {"out_of_fold": "oof_testlike", "out_of_fold_clean": "oof_clean", "test": "test"}
 

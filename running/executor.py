@@ -1,7 +1,7 @@
 """Where fits run: in this process, or as Ray tasks. The pipeline does not know which:
 
     with make_executor("ray", folder) as executor:
-        for name, seconds in executor.run((Job("fit 1/6", train, memory_bytes=2**30), ...), log): ...
+        for name, seconds in executor.run([Job("fit 1/6", train, memory_bytes=2**30)], log): ...
 
 A job is a function of a Site. It leaves finished stages in the run's folder, which every node sees.
 Devices are GPUs or, without any, CPU cores. Ray places the jobs and tries those again whose worker
@@ -366,8 +366,8 @@ class RayExecutor:
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(
-                f"{job.title} was lost {RETRIES + 1} times with its worker ({reason}): see how much "
-                "memory is free there, then run the same command again"
+                f"{job.title} was lost {RETRIES + 1} times with its worker ({reason}): see how "
+                "much memory is free there, then run the same command again"
             ) from None
         except errors.RayTaskError as error:
             cause = error.cause

@@ -1,7 +1,6 @@
-"""The best single fit as an ONNX model, with its preprocessing and classes written down, checked
-against torch.
+"""The best single fit as an ONNX model, its preprocessing and classes written down, checked.
 
-    print(export_onnx(predictor.fast(), Path("docs.onnx")))      # docs.onnx and docs.json; tells the largest difference
+    print(export_onnx(predictor.fast(), Path("docs.onnx")))      # docs.onnx and docs.json
 """
 import importlib.util
 import json
@@ -25,8 +24,7 @@ RESIZE = {
 
 
 class Exported(nn.Module):
-    """images (B, 3, S, S) uint8 RGB -> probabilities (B, C) float32, as `predict.py --fast` gives
-    them."""
+    """images (B, 3, S, S) uint8 RGB -> probabilities (B, C) float32, as `predict.py --fast`."""
 
     def __init__(self, network, temperature):
         super().__init__()
@@ -51,8 +49,10 @@ def description(predictor):
         },
         "preprocessing": [
             "decode, turn by the EXIF orientation, RGB of 8 bits, transparent on white",
-            f"where the long side is above {predictor.long_side_px} px, shrink it to that by area averaging",
-            f"S = {side}: {RESIZE[data.resize].format(fill=LETTERBOX_FILL)}; shrink by area averaging, grow bilinear",
+            f"where the long side is above {predictor.long_side_px} px, shrink it to that by area "
+            "averaging",
+            f"S = {side}: {RESIZE[data.resize].format(fill=LETTERBOX_FILL)}; shrink by area "
+            "averaging, grow bilinear",
             "mean and standard deviation are inside the model",
         ],
         "resize": data.resize,
@@ -73,19 +73,18 @@ def description(predictor):
 
 
 def export_onnx(predictor, path):
-    """Write the predictor's best fit to path (.onnx) and its description to path.json; returns a
-    sentence about both."""
-    onnx, _ = (import_extra(name, "--export onnx") for name in ("onnx", "onnxscript"))
+    """Write the predictor's best fit to path (.onnx) and its description to path.json.
+
+    Returns a sentence about both, with the largest difference from torch.
+    """
+    onnx = import_extra("onnx", "--export onnx")
+    import_extra("onnxscript", "--export onnx")      # torch's exporter needs it
     module = Exported(predictor.network(predictor.best).cpu(),
                       predictor.blend.temperature[predictor.best.name]).eval()
     facts = plain(description(predictor))
-    side = facts["image_size_px"]
-    rng = np.random.default_rng(0)
-    images = np.repeat(np.repeat(rng.integers(256, size=(3, 3, side // 8, side // 8),
-                                              dtype=np.uint8), 8, 2), 8, 3)
+    images = coarse_noise(facts["image_size_px"])
     try:
-        # as it predicts, not as it trains; attention as plain products: MaxViT's fused one does not
-        # convert
+        # attention as plain products: MaxViT's fused one does not convert
         with torch.no_grad(), quiet(), sdpa_kernel(SDPBackend.MATH):
             torch.onnx.export(module, (torch.from_numpy(images[:2]),), path, input_names=["images"],
                               dynamo=True, verbose=False, output_names=["probabilities"],
@@ -95,11 +94,19 @@ def export_onnx(predictor, path):
             f"torch cannot write {predictor.best.backbone} as ONNX ({str(error).splitlines()[0]}): "
             "use predict.py with images, or weights.safetensors in timm") from None
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {k: v if isinstance(v, str) else json.dumps(v) for k,
-                                        v in facts.items()})
+    onnx.helper.set_model_props(model, {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in facts.items()})
     onnx.save(model, path)
     write_json(path.with_suffix(".json"), facts)
     return f"{path} and {path.with_suffix('.json').name}: {checked(module, images, path)}"
+
+
+def coarse_noise(side_px):
+    """Three images (3, 3, S, S) uint8 of noise in squares of 8 pixels."""
+    shape = (3, 3, side_px // 8, side_px // 8)
+    small = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+    return small.repeat(8, axis=2).repeat(8, axis=3)
 
 
 class quiet(warnings.catch_warnings):
@@ -118,18 +125,18 @@ class quiet(warnings.catch_warnings):
 
 @torch.inference_mode()
 def checked(module, images, path):
-    """Compare with torch on images (B, 3, S, S) uint8; RunError beyond TOLERANCE, and the file is
-    removed."""
+    """Compare with torch on images (B, 3, S, S) uint8.
+
+    RunError beyond TOLERANCE, after removing the file.
+    """
     if importlib.util.find_spec("onnxruntime") is None:
         return "not compared with torch: onnxruntime is not installed (requirements-extras.txt)"
-    session = import_extra("onnxruntime", "--export onnx").InferenceSession(
-        path, providers=["CPUExecutionProvider"]
-    )
+    runtime = import_extra("onnxruntime", "--export onnx")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     got, = session.run(None, {"images": images})
     difference = float(np.abs(got - module(torch.from_numpy(images)).numpy()).max())
     if not difference <= TOLERANCE:
         path.unlink()
-        raise RunError(
-            f"the ONNX model's probabilities must be torch's to {TOLERANCE}, but differ by {difference:.2g}"
-        )
+        raise RunError(f"the ONNX model's probabilities must be torch's to {TOLERANCE}, but differ "
+                       f"by {difference:.2g}")
     return f"probabilities as torch's to {difference:.1g}"

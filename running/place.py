@@ -24,7 +24,7 @@ class Place:
 
 
 def place_at(site, runtime, log):
-    """The Place of a job at `site` (see executor.py). Away from home it also sets up the process."""
+    """The Place of a job at a Site. Away from home it also sets up the process."""
     if not site.is_home:
         keep_freed_memory()
         torch.set_num_threads(site.cores)

@@ -1,11 +1,10 @@
-"""How long a run takes, by what a few measured steps cost; and what to leave out so that it ends
-inside a time budget.
+"""How long a run takes, by what a few steps cost, and what to leave out to end within a budget.
 
     cost = measured_cost(train, predict, teach, n_steps=4, n_images=(64, 192))
-    plan = make_plan(works, {"convnext_atto": cost}, seconds_left=3600, weakest=["vit_tiny_patch16_224"])
+    plan = make_plan(works, {"convnext_atto": cost}, seconds_left=3600, weakest=["vit_tiny"])
     plan.epochs[spec], plan.seconds, plan.dropped
 
-All durations are wall-clock seconds on this machine; fits that share a GPU are taken to be as fast
+All durations are wall-clock seconds on this machine. Fits that share a GPU are taken to be as fast
 as alone.
 """
 import math
@@ -14,14 +13,16 @@ from dataclasses import dataclass, field, replace
 from config import FitSpec
 from system.log import Timer
 
-FLOOR_SHARE = 0.4       # of the asked epochs: fits are dropped before they become shorter than that
+FLOOR_SHARE = 0.4       # of the asked epochs: before fits become shorter, some are dropped
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a backbone costs here: one optimiser step, one image in all views, everything that comes
-    once a fit; as a teacher one batch, and the memory of its weights. micro_batch_size,
-    grad_checkpointing: what it fitted into memory with, 0: unknown.
+    """What a backbone costs here.
+
+    step_seconds: one optimiser step. image_seconds: one image in all views. start_seconds: all that
+    comes once a fit. teach_seconds, weight_bytes: as a teacher, one batch and its weights.
+    micro_batch_size, grad_checkpointing: what it fitted into memory with, 0 if unknown.
     """
 
     step_seconds: float
@@ -34,6 +35,7 @@ class Cost:
     grad_checkpointing: int = 0
 
     def scaled(self, factor):
+        """All durations times a factor."""
         return replace(self, **{name: factor * value for name, value in vars(self).items()
                                 if name.endswith("_seconds")})
 
@@ -43,8 +45,11 @@ UNKNOWN = Cost(0.0, 0.0, 0.0, 0)
 
 @dataclass(frozen=True)
 class Work:
-    """One fit to be done: optimiser steps per epoch, epochs asked for, images predicted after it,
-    backbones it is distilled from."""
+    """One fit to be done.
+
+    n_steps: per epoch. n_epochs: asked for. n_images: predicted after it. teachers: backbones that
+    it is distilled from.
+    """
 
     spec: FitSpec
     n_steps: int
@@ -57,26 +62,25 @@ class Work:
         return math.ceil(FLOOR_SHARE * self.n_epochs)
 
     def epoch_seconds(self, costs):
-        """costs: {backbone: Cost}; a teacher without one is not trained, so that it does not teach.
-        """
-        taught = sum(costs.get(t, UNKNOWN).teach_seconds for t in self.teachers)
+        """costs: {backbone: Cost}. A teacher without one is not trained and does not teach."""
+        taught = sum(costs.get(name, UNKNOWN).teach_seconds for name in self.teachers)
         return self.n_steps * (costs.get(self.spec.backbone, UNKNOWN).step_seconds + taught)
 
     def peak_memory_bytes(self, costs):
-        return costs.get(self.spec.backbone, UNKNOWN).peak_memory_bytes + sum(
-            costs.get(t, UNKNOWN).weight_bytes for t in self.teachers)
+        teachers = sum(costs.get(name, UNKNOWN).weight_bytes for name in self.teachers)
+        return costs.get(self.spec.backbone, UNKNOWN).peak_memory_bytes + teachers
 
     def seconds(self, costs, n_epochs):
         cost = costs.get(self.spec.backbone, UNKNOWN)
-        return cost.start_seconds + n_epochs * self.epoch_seconds(
-            costs) + self.n_images * cost.image_seconds
+        training = n_epochs * self.epoch_seconds(costs)
+        return cost.start_seconds + training + self.n_images * cost.image_seconds
 
 
 @dataclass(frozen=True)
 class Devices:
-    """n GPUs or CPU cores, of which a fit of a backbone takes its share (one that is not listed: a
-    whole one).
+    """n GPUs or CPU cores.
 
+    shares: {backbone: share of a device that its fit takes}, a whole one if not listed.
     busy: (seconds still to go, share) of the fits that run now.
     """
 
@@ -85,15 +89,15 @@ class Devices:
     busy: tuple[tuple[float, float], ...] = ()
 
     def seconds(self, fits):
-        """When the last of [(backbone, seconds)] ends: each, in order, goes where it can begin
-        first."""
+        """When the last of [(backbone, seconds)] ends. Each, in order, goes where it begins first.
+        """
         devices = [[] for _ in range(self.n)]
         last = 0.0
-        for seconds, share in [*self.busy, *((seconds, self.shares.get(backbone, 1.0)) for backbone,
-                                             seconds in fits)]:
-            begin, device = min(((earliest(placed, share), placed) for placed in devices),
-                                key=lambda pair: pair[0])
-            device.append((begin + seconds, share))
+        to_place = [(seconds, self.shares.get(backbone, 1.0)) for backbone, seconds in fits]
+        for seconds, share in [*self.busy, *to_place]:
+            begins = [earliest(placed, share) for placed in devices]
+            begin = min(begins)
+            devices[begins.index(begin)].append((begin + seconds, share))
             last = max(last, begin + seconds)
         return last
 
@@ -109,8 +113,10 @@ def earliest(placed, share):
 
 @dataclass(frozen=True)
 class Plan:
-    """{FitSpec: epochs} of the fits to be done in order, when the last of them ends, and a sentence
-    per thing left out."""
+    """epochs: {FitSpec: epochs} of the fits to be done, in order. seconds: when the last one ends.
+
+    dropped: a sentence per thing left out.
+    """
 
     epochs: dict[FitSpec, int]
     seconds: float
@@ -118,8 +124,11 @@ class Plan:
 
 
 def measured_cost(train, predict, teach, n_steps, n_images):
-    """The Cost of a backbone. train() -> FitResult of two epochs of `n_steps`; predict(n) predicts
-    n images; n_images: two different numbers of them; teach() sees one batch as a teacher does."""
+    """The Cost of a backbone.
+
+    train() -> FitResult of two epochs of `n_steps`. predict(n): predicts n images; n_images: two
+    different numbers of them. teach(): what a teacher does in one step.
+    """
     few, many = n_images
     with Timer() as training:
         result = train()
@@ -142,13 +151,14 @@ def measured_cost(train, predict, teach, n_steps, n_images):
 
 
 def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True, devices=ALONE):
-    """The Plan of [Work] that ends within `seconds_left`. costs: {backbone: Cost}; weakest:
-    backbones, the weakest first; devices: where they run.
+    """The Plan of [Work] that ends within `seconds_left`.
+
+    costs: {backbone: Cost}. weakest: backbones, the weakest first. devices: where they run.
+    at_least_one: one fit stays whatever it takes, with one epoch if need be.
 
     Left out are, in this order: epochs, down to FLOOR_SHARE of them; folds, the last ones of the
-    weakest backbones first, to one each; backbones; of the last one refits, then later rounds.
-    `at_least_one`: one fit stays whatever it takes, with fewer epochs if it must be, down to one.
-    What then is left over goes to epochs.
+    weakest backbones first, down to one each; backbones; of the last one refits, then later rounds.
+    Time that is left over then goes to epochs.
     """
     kept = list(works)
     asked = {w.spec: w.n_epochs for w in works}
@@ -160,27 +170,32 @@ def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True
             break
         kept = [w for w in kept if w.spec not in gone]
     epochs = {w.spec: w.floor_epochs for w in kept}
-    while total(kept, costs, epochs, devices) > seconds_left and max(epochs.values(),
-                                                                     default=1) > 1:
+    while (total(kept, costs, epochs, devices) > seconds_left
+           and max(epochs.values(), default=1) > 1):
         epochs = {spec: max(1, n - 1) for spec, n in epochs.items()}
     epochs = lengthened(kept, costs, epochs, seconds_left, devices)
     return Plan(epochs, total(kept, costs, epochs, devices), tuple(differences(works, epochs)))
 
 
 def longest_first(works, costs):
-    """The works of each round from the longest to the shortest, refits after all folds: on several
-    devices the last to end are then short ones."""
+    """The works of each round from the longest to the shortest, refits after all folds.
+
+    On several devices the last to end are then short ones.
+    """
     return sorted(works, key=lambda work: (
         work.spec.round, work.spec.fold is None, -work.seconds(costs, work.n_epochs)))
 
 
 def total(works, costs, epochs, devices):
+    """Seconds until the last of the works ends. epochs: {FitSpec: epochs}."""
     return devices.seconds([(w.spec.backbone, w.seconds(costs, epochs[w.spec])) for w in works])
 
 
 def in_order_of_dropping(works, weakest, at_least_one):
-    """Sets of FitSpecs, each with what goes next: one fold of one backbone in all rounds, or one
-    backbone; of the last one its refits, then its later rounds, then, unless `at_least_one`, all.
+    """Sets of FitSpecs, in the order in which they go.
+
+    First one fold of one backbone in all rounds at a time, then whole backbones. Of the last one
+    its refits, its later rounds and, unless at_least_one, all.
     """
     backbones = list(dict.fromkeys(w.spec.backbone for w in works))
     order = [*(b for b in weakest if b in backbones),
@@ -199,8 +214,7 @@ def in_order_of_dropping(works, weakest, at_least_one):
 
 
 def lengthened(works, costs, epochs, seconds_left, devices):
-    """The epochs with what is left over: one more for the fit that has the smallest share of what
-    it was asked for."""
+    """The epochs with what time is left: always one more for the fit with the smallest share."""
     epochs = dict(epochs)
     open_ = {w.spec: w for w in works}
     while open_:
@@ -227,10 +241,10 @@ def differences(works, epochs):
             yield f"{backbone}: fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
         if None in lost:
             yield f"{backbone}: its refit"
-        shorter = [(epochs[w.spec], w.n_epochs) for w in mine if epochs.get(w.spec,
-                                                                            w.n_epochs)
-                   < w.n_epochs]
+        shorter = [(epochs[w.spec], w.n_epochs) for w in mine
+                   if epochs.get(w.spec, w.n_epochs) < w.n_epochs]
         if shorter:
             low = min(shorter)[0]
             high = max(shorter)[0]
-            yield f"{backbone}: {low if low == high else f'{low} to {high}'} of {shorter[0][1]} epochs"
+            n_epochs = str(low) if low == high else f"{low} to {high}"
+            yield f"{backbone}: {n_epochs} of {shorter[0][1]} epochs"

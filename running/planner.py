@@ -1,4 +1,4 @@
-"""The fits of a run in order, planned anew before each one: a run ends in time, and people see when.
+"""The fits of a run in order, planned anew before each one: it ends in time, and people see when.
 
     planner = Planner(setup, prepared, specs, executor, scores, log)
     for line in planner.describe(): print(line)
@@ -235,7 +235,8 @@ class Planner:
             self.pace[spec.backbone] = seconds / planned
 
     def load(self, spec, n_epochs):
-        """A fit's part of the overall bar: its planned seconds, its steps where they are unknown."""
+        """A fit's part of the overall bar: its planned seconds, or its steps if those are unknown.
+        """
         work = self.works[spec]
         return work.seconds(self.costs, n_epochs) if self.is_known else n_epochs * work.n_steps
 

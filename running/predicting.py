@@ -122,7 +122,7 @@ def adapting_split(prepared):
 
 
 def predict_fit(job, place, folder):
-    """valid.npz, valid_testlike.npz and test.npz of a FitJob, each with its views and their mean."""
+    """Leave valid.npz, valid_testlike.npz, test.npz of a FitJob: each its views and their mean."""
     prepared = job.prepared
     spec = job.spec
     inference = Inference(prepared.config, prepared.classes, place)

@@ -22,7 +22,8 @@ def allowed_rounds(config, n_test, log):
                  if round_.alpha or not round_.unlabelled)
     reason = f"data.test_usage={usage}" if n_test else "there are no test images"
     log.warn(f"no pseudo-labels are learnt from, and {len(rounds) - len(kept)} of "
-             f"{len(rounds) - 1} later round(s) that teach nothing else were switched off: {reason}")
+             f"{len(rounds) - 1} later round(s) that teach nothing else were switched off: "
+             f"{reason}")
     return kept
 
 

@@ -1,8 +1,8 @@
-"""Trackers that people already look at, fed by the events of events.jsonl; off unless
-`runtime.tracker` names one.
+"""Trackers fed by the events of events.jsonl; off unless `runtime.tracker` names one.
 
     with tracker("tensorboard", folder) as log:
-        log("epoch", {"fit": "r0-vit-s42", "fold": 0, "epoch": 3, "loss": 0.7})     # r0-vit-s42/fold 0/loss at step 3
+        # "r0-vit-s42/fold 0/loss" is 0.7 at step 3
+        log("epoch", {"fit": "r0-vit-s42", "fold": 0, "epoch": 3, "loss": 0.7})
 """
 from contextlib import contextmanager
 
@@ -10,8 +10,10 @@ from utils import import_extra
 
 
 def numbers_of(event, values):
-    """(name, value, step) of each number in an event; those of a fit are named after it, its epoch
-    is the step."""
+    """(name, value, step) of each number in an event. A fit's numbers are named after it.
+
+    The step is its epoch.
+    """
     place = f"{values['fit']}/fold {values['fold']}" if "fit" in values else event
     for name, value in values.items():
         if isinstance(value, (int, float)) and name not in ("fold", "epoch"):

@@ -62,9 +62,7 @@ class DataConfig:
         low=0, high=2048,
     )
     n_folds: int = setting(5, "number of stratified folds", low=2, high=50)
-    run_folds: int = setting(
-        0, "number of folds that are trained, from fold 0; 0: all", low=0, high=50
-    )
+    run_folds: int = setting(0, "folds that are trained, from fold 0; 0: all", low=0, high=50)
     resize: str = setting(
         "letterbox", "how an image becomes square: padded, stretched, or its centre cut out",
         choices=("letterbox", "squash", "crop"),
@@ -76,9 +74,7 @@ class DataConfig:
         choices=("train", "statistics", "none"),
     )
     group_column: str = setting(
-        "",
-        "rows with the same value in this column stay in one fold; '': only near-duplicates are "
-        "kept together",
+        "", "rows with the same value in this column share a fold; '': only near-duplicates do"
     )
     label_table: str = setting(
         "",
@@ -86,9 +82,7 @@ class DataConfig:
         "folder), subfolders (a folder inside those), names (the class begins the file name); "
         "'': found",
     )
-    id_column: str = setting(
-        "", "column of the image ids; '': the one whose values are image files"
-    )
+    id_column: str = setting("", "column of the image ids; '': the one that names image files")
     target_column: str = setting(
         "", "column of the class, or comma-separated columns of 0 and 1, one per class; '': found"
     )
@@ -96,9 +90,7 @@ class DataConfig:
         "", "path in the contest folder of the file that the submission must look like; '': found"
     )
     near_duplicate_bits: int = setting(
-        3,
-        "two images are near-duplicates if their 64-bit perceptual hashes differ in at most this "
-        "many bits",
+        3, "bits, out of 64, in which the perceptual hashes of near-duplicates may differ",
         low=0, high=16,
     )
 
@@ -108,12 +100,9 @@ class ModelConfig:
     backbones: tuple[str, ...] = setting(
         FAMILIES[:1], "timm model names, or family names, whose member is chosen by scale"
     )
-    head: str = setting(
-        "linear", "classifier on the pooled features", choices=("linear", "arcface")
-    )
+    head: str = setting("linear", "classifier on pooled features", choices=("linear", "arcface"))
     arcface_centers: int = setting(
-        1, "centres per class of the arcface head; the nearest counts; 1: plain ArcFace",
-        low=1, high=16,
+        1, "arcface centres per class; the nearest counts; 1: plain ArcFace", low=1, high=16
     )
     pretrained: str = setting(
         "auto",
@@ -130,16 +119,11 @@ class ModelConfig:
 @dataclass(frozen=True)
 class AugmentConfig:
     policy: str = setting(
-        "matched",
-        "augmentation: matched to how the test set differs, a standard policy, or none",
+        "matched", "augmentation: matched to the test set's shift, a standard policy, or none",
         choices=("matched", "standard", "none"),
     )
-    mixup_alpha: float = setting(
-        0.2, "Beta parameter of mixup; 0 switches it off", low=0.0, high=10.0
-    )
-    cutmix_alpha: float = setting(
-        1.0, "Beta parameter of cutmix; 0 switches it off", low=0.0, high=10.0
-    )
+    mixup_alpha: float = setting(0.2, "Beta parameter of mixup; 0: off", low=0.0, high=10.0)
+    cutmix_alpha: float = setting(1.0, "Beta parameter of cutmix; 0: off", low=0.0, high=10.0)
     mix_share: float = setting(
         0.3, "share of batches that are mixed (half mixup, half cutmix when both are on)",
         low=0.0, high=1.0,
@@ -167,14 +151,11 @@ class OptimConfig:
         0, "samples per forward pass, a divisor of the batch size; 0: by scale", low=0
     )
     lr: float = setting(
-        0.0,
-        "peak learning rate of the backbone's last layers; 0: by weights, kind of network and "
-        "batch size",
+        0.0, "peak learning rate of the last backbone layers; 0: by weights, network, batch size",
         low=0.0, high=10.0,
     )
     head_lr_scale: float = setting(
-        2.0, "learning rate of the head over that of the backbone (pretrained weights)",
-        low=0.01, high=1000.0,
+        2.0, "head's learning rate over the backbone's (pretrained weights)", low=0.01, high=1000.0
     )
     layer_decay: float = setting(
         0.8,
@@ -191,17 +172,11 @@ class OptimConfig:
     final_lr_share: float = setting(
         0.01, "learning rate at the end of the cosine over its peak", low=0.0, high=1.0
     )
-    clip_norm: float = setting(
-        5.0, "largest norm of the gradient; 0 switches clipping off", low=0.0
-    )
+    clip_norm: float = setting(5.0, "largest norm of the gradient; 0: no clipping", low=0.0)
     ema_share: float = setting(
-        0.1,
-        "averaging horizon of the weights' EMA as a share of all steps; 0 switches it off",
-        low=0.0, high=1.0,
+        0.1, "averaging horizon of the weights' EMA, share of all steps; 0: off", low=0.0, high=1.0
     )
-    focal_gamma: float = setting(
-        0.0, "focusing exponent of the focal loss; 0: cross-entropy", low=0.0, high=10.0
-    )
+    focal_gamma: float = setting(0.0, "focal loss's exponent; 0: cross-entropy", low=0.0, high=10.0)
     label_smoothing: float = setting(
         0.1, "share of each target spread over all classes", low=0.0, high=0.9
     )
@@ -211,9 +186,7 @@ class OptimConfig:
         "weight; 0: no weights; -1: 0.5, or 0 for log loss, which needs unshifted probabilities",
         low=-1.0, high=2.0,
     )
-    nonfinite_limit: int = setting(
-        5, "non-finite steps in a row that end the fit; each one is skipped", low=1
-    )
+    nonfinite_limit: int = setting(5, "skipped non-finite steps in a row that end the fit", low=1)
 
 
 @dataclass(frozen=True)
@@ -260,12 +233,10 @@ class Round:
         low=0, high=1000,
     )
     min_confidence: float = setting(
-        0.95, "least calibrated probability of the class of a pseudo-labelled image",
-        low=0.0, high=1.0,
+        0.95, "least calibrated probability of a pseudo-label", low=0.0, high=1.0
     )
     min_agreement: float = setting(
-        1.0, "least share of teachers that agree on the class of a pseudo-labelled image",
-        low=0.0, high=1.0,
+        1.0, "least share of the teachers that agree on a pseudo-label", low=0.0, high=1.0
     )
     class_quota: float = setting(
         1.0,
@@ -275,9 +246,7 @@ class Round:
     )
     epochs: int = setting(0, "epochs of this round's fits; 0: optim.epochs", low=0)
     warm_start: bool = setting(
-        False,
-        "each fit starts from its own weights of the round before, with a new learning-rate "
-        "schedule",
+        False, "fits start from their weights of the round before; the learning rate starts anew"
     )
 
     @property
@@ -293,13 +262,11 @@ class RuntimeConfig:
     """
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
-    workers: int = setting(
-        -1, "processes that load images; -1: by the number of cores", low=-1, high=256
-    )
+    workers: int = setting(-1, "processes that load images; -1: by cores", low=-1, high=256)
     precision: str = setting(
         "auto",
-        "arithmetic of the forward pass; auto: on a GPU bf16 or fp16, on a CPU fp32, or bf16 if a "
-        "few timed steps are faster",
+        "arithmetic of the forward pass; auto: on a GPU bf16 or fp16, on a CPU fp32, or bf16 if "
+        "it is faster in a few timed steps",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     compile: str = setting(
@@ -315,8 +282,7 @@ class RuntimeConfig:
     weights_dir: str = setting("", "folder with <timm model name>*.safetensors or .pth")
     results_dir: str = setting("training_results", "folder of all experiments")
     engine: str = setting(
-        "local", "where fits run: one after the other here, or side by side as Ray tasks",
-        choices=("local", "ray"),
+        "local", "fits run one by one here, or side by side as Ray tasks", choices=("local", "ray")
     )
     time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
     quiet: bool = setting(False, "print only warnings and the closing table")
@@ -341,9 +307,7 @@ def sections(config):
         part = getattr(config, f.name)
         if is_dataclass(part):
             found.append((f"{f.name}.", part))
-    for i, round_ in enumerate(config.rounds):
-        found.append((f"rounds[{i}].", round_))
-    return found
+    return found + [(f"rounds[{i}].", round_) for i, round_ in enumerate(config.rounds)]
 
 
 def field_problems(prefix, section):
@@ -361,10 +325,8 @@ def field_problems(prefix, section):
         if not is_of_kind(value, kind):
             yield f"{name} must be of type {type_name(kind)}, got {value!r}"
         elif choices and value not in choices:
-            yield (
-                f"{name} must be one of {', '.join(choices)}, got {value!r}"
-                f"{nearest(value, choices)}"
-            )
+            hint = nearest(value, choices)
+            yield f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}"
         elif want["low"] is not None and not value >= want["low"]:
             yield f"{name} must be at least {want['low']}, got {value!r}"
         elif want["high"] is not None and not value <= want["high"]:
@@ -399,10 +361,8 @@ def pair_problems(config):
             f"{optim.micro_batch_size}, got {optim.batch_size}"
         )
     if not backbones or len(set(backbones)) < len(backbones):
-        yield (
-            "model.backbones must be different names, at least one, "
-            f"got {','.join(backbones)!r}"
-        )
+        names = ",".join(backbones)
+        yield f"model.backbones must be different names, at least one, got {names!r}"
     yield from group_problems(config.augment.groups)
     yield from round_problems(config.rounds)
 
@@ -541,12 +501,10 @@ PRESETS = {
     ),
     # seven backbones, five folds, blended
     "full_training": replace(
-        BASE,
-        mode="full_training",
-        model=replace(BASE.model, backbones=FAMILIES),
+        BASE, mode="full_training", model=replace(BASE.model, backbones=FAMILIES)
     ),
-    # the same with ArcFace's margin, focal loss, refits, and a second round that starts from the
-    # first one's weights and is taught by it in both ways
+    # the same with ArcFace's margin, focal loss beside label smoothing, refits, and a second round
+    # that starts from the first one's weights and is taught by it in both ways
     "competition_ready": replace(
         BASE,
         mode="competition_ready",

@@ -148,14 +148,8 @@ def command(argv):
     folder = experiment_folder(args, config, data_path)
     if config.mode == "debug":
         return run_checks(config, data_path, folder)
-    run(
-        config,
-        data_path,
-        folder,
-        answers=answers,
-        dry_run=args.dry_run,
-        command=["python", "grandmaster_train.py", *argv],
-    )
+    words = ["python", "grandmaster_train.py", *argv]
+    run(config, data_path, folder, answers=answers, dry_run=args.dry_run, command=words)
     return DONE
 
 

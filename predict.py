@@ -109,15 +109,11 @@ def output_path(args, name):
 def warn_left_out(refused, others):
     """Name the paths that `find_images` did not take."""
     if refused:
-        warn(
-            "left out, because they lead out of their folder or are not files: "
-            f"{counted(refused, 'path')}"
-        )
+        why = "they lead out of their folder or are not files"
+        warn(f"left out, because {why}: {counted(refused, 'path')}")
     if others:
-        warn(
-            f"left out, because their names do not end like those of images "
-            f"({', '.join(IMAGE_SUFFIXES)}): {counted(others, 'file')}"
-        )
+        why = f"their names do not end like those of images ({', '.join(IMAGE_SUFFIXES)})"
+        warn(f"left out, because {why}: {counted(others, 'file')}")
 
 
 def predict(argv):

@@ -80,10 +80,8 @@ def fault_sentence(error):
             "a smaller --scale take less too, but train all fits anew"
         )
     if kind == "AcceleratorError" or re.search(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS", text):
-        return (
-            f"the GPU failed ({text}): restart the machine if the GPU does not come back, "
-            f"{GO_ON} from the last epoch"
-        )
+        advice = f"restart the machine if it does not come back, {GO_ON} from the last epoch"
+        return f"the GPU failed ({text}): {advice}"
     return ""
 
 
@@ -163,12 +161,10 @@ def keep_freed_memory():
 
     Otherwise training steps on a CPU return gigabytes a second and fault them in again.
     """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt = linux_function("mallopt")
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def return_freed_memory():
@@ -177,11 +173,16 @@ def return_freed_memory():
     After a fork, the parent copies each page shared with a child when it writes to it, gigabytes a
     fit. New pages come empty.
     """
+    malloc_trim = linux_function("malloc_trim")
+    if malloc_trim:
+        malloc_trim(0)
+
+
+def linux_function(name):
+    """A function of Linux's C library by its name, None elsewhere."""
     if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+        return None
+    return getattr(ctypes.CDLL(None), name, None)
 
 
 def usable_cores():
@@ -195,9 +196,10 @@ def end_with_parent():
     Otherwise a loading process outlives a `kill -9` of its run: its queue's pipe is full, and it
     waits forever to write.
     """
-    if sys.platform != "linux":
+    prctl = linux_function("prctl")
+    if not prctl:
         return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     # the parent may have ended before prctl took hold
     if parent and os.getppid() != parent.pid:

@@ -55,13 +55,9 @@ def process_map(function, items, workers):
 
     return_freed_memory()
     loader = DataLoader(
-        Calls(function, items),
-        batch_size=max(1, min(16, len(items) // (8 * workers))),
-        collate_fn=list,
-        num_workers=workers,
-        multiprocessing_context="fork",
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),
+        Calls(function, items), batch_size=max(1, min(16, len(items) // (8 * workers))),
+        collate_fn=list, num_workers=workers, worker_init_fn=start_worker,
+        multiprocessing_context="fork", generator=torch.Generator(),
     )
     try:
         return [result for results in loader for result in results]

@@ -166,8 +166,7 @@ NETWORK_PAUSES_SECONDS = (0.1, 1.0, 5.0)
 
 
 def patiently(path, read):
-    """read(), retried after pauses when a network file system fails. RunError if it keeps failing.
-    """
+    """read(), retried after pauses if a network file system fails. RunError if it keeps failing."""
     for pause_seconds in (*NETWORK_PAUSES_SECONDS, None):
         try:
             return read()

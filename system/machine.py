@@ -80,7 +80,7 @@ def fault_sentence(error):
             "a smaller --scale take less too, but train all fits anew"
         )
     if kind == "AcceleratorError" or re.search(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS", text):
-        advice = f"restart the machine if it does not come back, {GO_ON} from the last epoch"
+        advice = f"restart the machine if the GPU stays away, {GO_ON} from the last epoch"
         return f"the GPU failed ({text}): {advice}"
     return ""
 
@@ -103,8 +103,7 @@ class Stopping:
 
 
 def on_signal(number, frame):
-    """Let the first SIGINT or SIGTERM in `stops_after_a_step` wait; any other interrupts at once.
-    """
+    """Let the first signal in `stops_after_a_step` wait; interrupt at once on any other."""
     if not Stopping.may_wait or Stopping.is_asked:
         raise KeyboardInterrupt
     Stopping.is_asked = True
@@ -114,8 +113,7 @@ def on_signal(number, frame):
 
 @contextlib.contextmanager
 def signals_interrupt():
-    """Handle SIGINT and SIGTERM by `on_signal` inside the block. Does nothing off the main thread.
-    """
+    """Handle SIGINT and SIGTERM by `on_signal` inside the block, if in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

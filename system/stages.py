@@ -116,8 +116,7 @@ def digests_in(manifest):
 
 
 def damaged_files(folder, manifest=MANIFEST):
-    """Names of files under `folder` that do not match the manifest; the manifest's own if damaged.
-    """
+    """Names of files under `folder` that do not match the manifest, or of a damaged manifest."""
     folder = Path(folder)
     digests = digests_in(folder / manifest)
     if digests is None:

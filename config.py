@@ -1,11 +1,10 @@
-"""Every setting with its type and a sentence; the four modes as values; backbone families by scale;
-what one fit is.
+"""Every setting with its type and a sentence; the four modes; backbone families by scale; a fit.
 
-    config = build_config("quick_test", overrides=["optim.epochs=8", "model.backbones=mobilenetv2_100"])
+    config = build_config("quick_test", overrides=["optim.epochs=8", "model.backbones=vit,swin"])
 
 A mode is BASE with a page of differences (PRESETS): no code asks which mode it is in. `0` or "auto"
-in a setting means: decided by `resolve` from the scale and the data before anything is keyed, so
-that keys hold plain values.
+leaves a setting to `resolve`, which chooses by the scale and the data before any key is made, so
+keys hold plain values.
 """
 import math
 import textwrap
@@ -14,132 +13,122 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 from utils import UserError, nearest
 
-# the best single one first: trained from random weights too, which transformers need far more
-# images for
+# the best single family first; it also trains from random weights, for which transformers need far
+# more images
 FAMILIES = ("efficientnetv2", "convnext", "swin", "beit", "maxvit", "resnext", "vit")
 SCALES = ("large", "base", "small", "tiny")
-# of classes that are augmented alike; minority goes with either look
+# classes augmented alike; a minority class is also a document or a photo
 GROUPS = ("document", "photo", "minority")
-# family -> timm model name at (large, base, small, tiny). `tiny` members train on two CPU cores:
-# where a family has no
-# small enough member of its own, its nearest relative stands in (TinyViT: windowed attention in
-# stages, as Swin;
-# EVA-02: BEiT's masked-image recipe, continued).
-BACKBONES = {"convnext": ("convnext_large", "convnext_base", "convnext_tiny", "convnext_atto"),
-             "swin": ("swin_large_patch4_window12_384", "swin_base_patch4_window12_384",
-                      "swin_tiny_patch4_window7_224", "tiny_vit_5m_224"),
-             "beit": ("beit_large_patch16_384", "beit_base_patch16_384", "eva02_small_patch14_224",
-                      "eva02_tiny_patch14_224"), "efficientnetv2": ("tf_efficientnetv2_xl",
-                                                                    "tf_efficientnetv2_m",
-                                                                    "tf_efficientnetv2_s",
-                                                                    "tf_efficientnetv2_b0"),
-             "maxvit": ("maxvit_large_tf_384", "maxvit_base_tf_384", "maxvit_tiny_tf_224",
-                        "maxvit_rmlp_pico_rw_256"), "resnext": ("resnext101_32x32d",
-                                                                "resnext101_32x8d",
-                                                                "resnext50_32x4d", "resnext26ts"),
-             "vit": ("vit_large_patch16_384", "vit_base_patch16_384", "vit_small_patch16_384",
-                     "vit_tiny_patch16_224"),}
+
+# family -> timm model name at each of SCALES. `tiny` members train on two CPU cores. A family
+# without a small enough member uses its nearest relative: TinyViT for Swin (windowed attention in
+# stages), EVA-02 for BEiT (masked-image pretraining).
+BACKBONES = {
+    "convnext": ("convnext_large", "convnext_base", "convnext_tiny", "convnext_atto"),
+    "swin": ("swin_large_patch4_window12_384", "swin_base_patch4_window12_384",
+             "swin_tiny_patch4_window7_224", "tiny_vit_5m_224"),
+    "beit": ("beit_large_patch16_384", "beit_base_patch16_384",
+             "eva02_small_patch14_224", "eva02_tiny_patch14_224"),
+    "efficientnetv2": ("tf_efficientnetv2_xl", "tf_efficientnetv2_m",
+                       "tf_efficientnetv2_s", "tf_efficientnetv2_b0"),
+    "maxvit": ("maxvit_large_tf_384", "maxvit_base_tf_384",
+               "maxvit_tiny_tf_224", "maxvit_rmlp_pico_rw_256"),
+    "resnext": ("resnext101_32x32d", "resnext101_32x8d", "resnext50_32x4d", "resnext26ts"),
+    "vit": ("vit_large_patch16_384", "vit_base_patch16_384",
+            "vit_small_patch16_384", "vit_tiny_patch16_224"),
+}
 IMAGE_SIZE_PX = {"large": 384, "base": 384, "small": 224, "tiny": 128}
-# a fit's, in at most MOST_EPOCHS (benchmarks/RESULTS.md); not measured for large networks, of which
+MICRO_BATCH_SIZE = {"large": 8, "base": 16, "small": 32, "tiny": 64}
+# members that need over 15 GB with that (python -m benchmarks.memory) use gradient checkpointing on
+# GPUs smaller than this
+GRAD_CHECKPOINTING_BELOW_GIB = {"resnext101_32x32d": 20}
+# steps of a fit, within MOST_EPOCHS (benchmarks/RESULTS.md); not measured for large networks, where
 # more would take days
 FEWEST_STEPS = {"large": 0, "base": 0, "small": 1000, "tiny": 1000}
 EPOCHS = 12
 MOST_EPOCHS = 60
-MICRO_BATCH_SIZE = {"large": 8, "base": 16, "small": 32, "tiny": 64}
-# members that take over 15 GB with that (python -m benchmarks.memory): with gradient checkpointing
-# on GPUs smaller than this
-GRAD_CHECKPOINTING_BELOW_GIB = {"resnext101_32x32d": 20}
 
 
 def setting(default, doc, *, choices=None, low=None, high=None):
-    """A dataclass field with a sentence and what its value must be."""
-    return field(default=default, metadata={"doc": doc, "choices": choices, "low": low,
-                                            "high": high})
+    """A dataclass field with a sentence and the values that it allows."""
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class DataConfig:
     image_size_px: int = setting(
-        0,
-        "side of the square the network sees, pixels, a multiple of 32; 0: by scale",
-        low=0,
-        high=2048,
+        0, "side of the network's square input in pixels, a multiple of 32; 0: by scale",
+        low=0, high=2048,
     )
     n_folds: int = setting(5, "number of stratified folds", low=2, high=50)
-    run_folds: int = setting(0, "how many of the folds are trained, from fold 0; 0: all", low=0,
-                             high=50)
-    resize: str = setting("letterbox",
-                          "how an image becomes square: padded, stretched, or its centre cut out",
-                          choices=("letterbox", "squash", "crop"))
+    run_folds: int = setting(0, "folds that are trained, from fold 0; 0: all", low=0, high=50)
+    resize: str = setting(
+        "letterbox", "how an image becomes square: padded, stretched, or its centre cut out",
+        choices=("letterbox", "squash", "crop"),
+    )
     test_usage: str = setting(
         "train",
-        "what test images may be used for before predicting: rounds and shift matching "
-        "(train), shift matching only (statistics), nothing (none)",
+        "what may use the test images before predicting: later rounds and shift matching (train), "
+        "shift matching only (statistics), or nothing (none)",
         choices=("train", "statistics", "none"),
     )
     group_column: str = setting(
-        "", "column whose equal values must stay in one fold; '': none but near-duplicates"
+        "", "rows with the same value in this column share a fold; '': only near-duplicates do"
     )
     label_table: str = setting(
         "",
-        "file of the labels, relative to the contest folder, or folders, or subfolders "
-        "(those in them), or names (the class in the file name); '': found",
+        "where the labels are: a table's path in the contest folder, or folders (the class is the "
+        "folder), subfolders (a folder inside those), names (the class begins the file name); "
+        "'': found",
     )
-    id_column: str = setting("",
-                             "column of the image ids; '': the one whose values are image files")
+    id_column: str = setting("", "column of the image ids; '': the one that names image files")
     target_column: str = setting(
-        "", "column of the class, or a comma list of columns of 0 and 1, one per class; '': found"
+        "", "column of the class, or comma-separated columns of 0 and 1, one per class; '': found"
     )
     sample_submission: str = setting(
-        "", "file that the submission must look like, relative to the contest folder; '': found"
+        "", "path in the contest folder of the file that the submission must look like; '': found"
     )
     near_duplicate_bits: int = setting(
-        3,
-        "two images are near-duplicates when at most this many of the 64 bits of "
-        "their perceptual hashes differ",
-        low=0,
-        high=16,
+        3, "bits, out of 64, in which the perceptual hashes of near-duplicates may differ",
+        low=0, high=16,
     )
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     backbones: tuple[str, ...] = setting(
-        FAMILIES[:1], "family names (a member is chosen by scale) or timm model names"
+        FAMILIES[:1], "timm model names, or family names, whose member is chosen by scale"
     )
-    head: str = setting("linear", "classifier on the pooled features",
-                        choices=("linear", "arcface"))
+    head: str = setting("linear", "classifier on pooled features", choices=("linear", "arcface"))
     arcface_centers: int = setting(
-        1,
-        "centres per class of the arcface head, of which the nearest counts; 1: plain ArcFace",
-        low=1,
-        high=16,
+        1, "arcface centres per class; the nearest counts; 1: plain ArcFace", low=1, high=16
     )
     pretrained: str = setting(
         "auto",
-        "weights: the best found (auto), stop when none (require), random (off)",
+        "initial weights: the best found, else random (auto); the best found, else stop (require); "
+        "random (off)",
         choices=("auto", "require", "off"),
     )
     drop_rate: float = setting(0.1, "dropout before the classifier, share", low=0.0, high=0.9)
-    drop_path_rate: float = setting(0.0, "stochastic depth, share; ignored by backbones without it",
-                                    low=0.0, high=0.9)
+    drop_path_rate: float = setting(
+        0.0, "stochastic depth, share; ignored by backbones without it", low=0.0, high=0.9
+    )
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    policy: str = setting("matched", "matched to the test set's shift, a standard policy, or none",
-                          choices=("matched", "standard", "none"))
-    mixup_alpha: float = setting(0.2, "Beta parameter of mixup; 0 switches it off", low=0.0,
-                                 high=10.0)
-    cutmix_alpha: float = setting(1.0, "Beta parameter of cutmix; 0 switches it off", low=0.0,
-                                  high=10.0)
-    mix_share: float = setting(
-        0.3,
-        "share of batches that are mixed (half mixup, half cutmix when both are on)",
-        low=0.0,
-        high=1.0,
+    policy: str = setting(
+        "matched", "augmentation: matched to the test set's shift, a standard policy, or none",
+        choices=("matched", "standard", "none"),
     )
-    clean_epochs: int = setting(1, "last epochs without mixing", low=0, high=1000)
+    mixup_alpha: float = setting(0.2, "Beta parameter of mixup; 0: off", low=0.0, high=10.0)
+    cutmix_alpha: float = setting(1.0, "Beta parameter of cutmix; 0: off", low=0.0, high=10.0)
+    mix_share: float = setting(
+        0.3, "share of batches that are mixed (half mixup, half cutmix when both are on)",
+        low=0.0, high=1.0,
+    )
+    clean_epochs: int = setting(1, "number of epochs without mixing, at the end", low=0, high=1000)
     groups: str = setting(
         "auto",
         "classes augmented alike: found from their images and counts (auto), all in one (off), or "
@@ -151,123 +140,113 @@ class AugmentConfig:
 class OptimConfig:
     epochs: int = setting(
         0,
-        "passes over the training images of one fit; 0: 12, with tiny and small networks up to 60 until a "
-        "fit has 1,000 steps",
-        low=0,
-        high=10000,
+        "passes over the training images per fit; 0: 12, or with tiny and small networks up to 60, "
+        "until a fit has 1,000 steps",
+        low=0, high=10000,
     )
     batch_size: int = setting(
-        0, "samples per optimiser step; 0: 64, less where an epoch would have under 40 steps", low=0
+        0, "samples per optimiser step; 0: 64, less if an epoch would have under 40 steps", low=0
     )
-    micro_batch_size: int = setting(0, "samples per forward pass, divides the batch; 0: by scale",
-                                    low=0)
+    micro_batch_size: int = setting(
+        0, "samples per forward pass, a divisor of the batch size; 0: by scale", low=0
+    )
     lr: float = setting(
-        0.0,
-        "peak learning rate of the backbone's last layers; 0: by weights, kind of network and "
-        "batch",
-        low=0.0,
-        high=10.0,
+        0.0, "peak learning rate of the last backbone layers; 0: by weights, network, batch size",
+        low=0.0, high=10.0,
     )
     head_lr_scale: float = setting(
-        2.0,
-        "learning rate of the head over that of the backbone (pretrained weights)",
-        low=0.01,
-        high=1000.0,
+        2.0, "head's learning rate over the backbone's (pretrained weights)", low=0.01, high=1000.0
     )
     layer_decay: float = setting(
         0.8,
-        "factor on the learning rate per block towards the input (pretrained weights); more than "
-        "20 blocks get as much in all as 20",
-        low=0.01,
-        high=1.0,
+        "factor on the learning rate per block towards the input (pretrained weights); deeper "
+        "networks decay in total as much as one of 20 blocks",
+        low=0.01, high=1.0,
     )
-    weight_decay: float = setting(0.05, "AdamW weight decay; none on biases and norms", low=0.0,
-                                  high=10.0)
-    warmup_share: float = setting(0.1,
-                                  "share of all steps in which the learning rate rises linearly",
-                                  low=0.0, high=0.9)
-    final_lr_share: float = setting(0.01, "learning rate at the end of the cosine over its peak",
-                                    low=0.0, high=1.0)
-    clip_norm: float = setting(5.0, "largest norm of the gradient; 0 switches clipping off",
-                               low=0.0)
+    weight_decay: float = setting(
+        0.05, "AdamW weight decay; none on biases and norms", low=0.0, high=10.0
+    )
+    warmup_share: float = setting(
+        0.1, "share of all steps in which the learning rate rises linearly", low=0.0, high=0.9
+    )
+    final_lr_share: float = setting(
+        0.01, "learning rate at the end of the cosine over its peak", low=0.0, high=1.0
+    )
+    clip_norm: float = setting(5.0, "largest norm of the gradient; 0: no clipping", low=0.0)
     ema_share: float = setting(
-        0.1,
-        "averaging horizon of the weights' EMA as a share of all steps; 0 switches it off",
-        low=0.0,
-        high=1.0,
+        0.1, "averaging horizon of the weights' EMA, share of all steps; 0: off", low=0.0, high=1.0
     )
-    focal_gamma: float = setting(0.0, "focusing exponent of the focal loss; 0: cross-entropy",
-                                 low=0.0, high=10.0)
-    label_smoothing: float = setting(0.1, "share of each target spread over all classes", low=0.0,
-                                     high=0.9)
+    focal_gamma: float = setting(0.0, "focal loss's exponent; 0: cross-entropy", low=0.0, high=10.0)
+    label_smoothing: float = setting(
+        0.1, "share of each target spread over all classes", low=0.0, high=0.9
+    )
     class_weight_power: float = setting(
         -1.0,
-        "class weights are (mean count / count) to this power, 0: none; a "
-        "class's pseudo-labels share its weight; -1: 0 for log loss, which asks for "
-        "probabilities as they are, else 0.5",
-        low=-1.0,
-        high=2.0,
+        "class weights are (mean count / count) to this power; a class's pseudo-labels share its "
+        "weight; 0: no weights; -1: 0.5, or 0 for log loss, which needs unshifted probabilities",
+        low=-1.0, high=2.0,
     )
-    nonfinite_limit: int = setting(5,
-                                   "consecutive non-finite steps that end the fit; each is skipped",
-                                   low=1)
+    nonfinite_limit: int = setting(5, "skipped non-finite steps in a row that end the fit", low=1)
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    tta_views: int = setting(8, "views averaged per image, chosen from flips, turns and scales",
-                             low=1, high=8)
+    tta_views: int = setting(
+        8, "views averaged per image, chosen from flips, turns and scales", low=1, high=8
+    )
 
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    method: str = setting("auto", "blend weights: the nested winner, or one method",
-                          choices=("auto", "mean", "greedy", "simplex"))
-    refit: bool = setting(False,
-                          "also train each backbone on all labelled images for the submission")
+    method: str = setting(
+        "auto", "how blend weights are found: the best in nested validation (auto), or one method",
+        choices=("auto", "mean", "greedy", "simplex"),
+    )
+    refit: bool = setting(
+        False, "also train each backbone on all labelled images for the submission"
+    )
     bootstrap_draws: int = setting(1000, "resamples behind each 90 % interval", low=10, high=100000)
 
 
 @dataclass(frozen=True)
 class Round:
-    """One pass over all backbones and folds. The first has labels only; later ones are taught by
-    the round before, by its models of the same fold: with test images as pseudo-labels, by
-    distillation on every image, or both."""
+    """One pass over all backbones and folds.
 
-    unlabelled: bool = setting(False, "test images are added with the teachers' targets")
+    The first has labels only. Later ones are taught by the round before, by its models of the same
+    fold: through test images as pseudo-labels, through distillation on every image, or both.
+    """
+
+    unlabelled: bool = setting(False, "also train on test images, with the teachers' targets")
     alpha: float = setting(
         0.0,
-        "share of distillation in the loss: what the other backbones' models (its own where it is the "
-        "only one) say of the same augmented image; 0: none",
-        low=0.0,
-        high=1.0,
+        "share of distillation in the loss: matching the other backbones' models (a lone "
+        "backbone's own) on the same augmented image; 0: none",
+        low=0.0, high=1.0,
     )
-    temperature: float = setting(2.0, "softens teachers and student in distillation", low=0.1,
-                                 high=20.0)
+    temperature: float = setting(
+        2.0, "temperature that softens teachers and student in distillation", low=0.1, high=20.0
+    )
     max_teachers: int = setting(
         2,
         "other backbones that distil into one, the first able ones of model.backbones: each adds a "
         "forward pass and its weights to the device's memory; 0: all",
-        low=0,
-        high=1000,
+        low=0, high=1000,
     )
     min_confidence: float = setting(
-        0.95, "an unlabelled image is used from this calibrated probability on", low=0.0, high=1.0
+        0.95, "least calibrated probability of a pseudo-label", low=0.0, high=1.0
     )
-    min_agreement: float = setting(1.0, "and when this share of the teachers agrees on its class",
-                                   low=0.0, high=1.0)
+    min_agreement: float = setting(
+        1.0, "least share of the teachers that agree on a pseudo-label", low=0.0, high=1.0
+    )
     class_quota: float = setting(
         1.0,
-        "a class gives at most this many times the share of its unlabelled images that the "
-        "median class gives, the surest first; 0: no limit",
-        low=0.0,
-        high=1000.0,
+        "a class may have this many times the median class's share of its test images "
+        "pseudo-labelled, the surest first; 0: no limit",
+        low=0.0, high=1000.0,
     )
     epochs: int = setting(0, "epochs of this round's fits; 0: optim.epochs", low=0)
     warm_start: bool = setting(
-        False,
-        "each fit begins with the weights of its own fit of the round before, at a learning rate "
-        "that begins anew",
+        False, "fits start from their weights of the round before; the learning rate starts anew"
     )
 
     @property
@@ -277,36 +256,36 @@ class Round:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Where and how fast, never what: no part of any key. What precision and compile become, a
-    Compute, is."""
+    """Where and how fast, never what: no part of any key.
+
+    What precision and compile become, a Compute, is part of keys.
+    """
 
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps")
-    workers: int = setting(-1, "processes that load images; -1: by the number of cores", low=-1,
-                           high=256)
+    workers: int = setting(-1, "processes that load images; -1: by cores", low=-1, high=256)
     precision: str = setting(
         "auto",
-        "arithmetic of the forward pass; auto: bf16 or fp16 on a GPU; on a CPU "
-        "fp32, or bf16 where a few steps say that it is faster",
+        "arithmetic of the forward pass; auto: on a GPU bf16 or fp16, on a CPU fp32, or bf16 if "
+        "it is faster in a few timed steps",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     compile: str = setting(
-        "auto",
-        "torch.compile of the training step; auto: where a few steps say that it pays",
+        "auto", "torch.compile of the training step; auto: if a few timed steps say that it pays",
         choices=("auto", "on", "off"),
     )
     grad_checkpointing: str = setting(
         "auto",
-        "activations are computed again in the backward pass: less memory, a third more "
-        "time; auto: where memory is too small without",
+        "recompute activations in the backward pass: less memory, a third more time; auto: if "
+        "memory is too small without",
         choices=("auto", "on", "off"),
     )
     weights_dir: str = setting("", "folder with <timm model name>*.safetensors or .pth")
     results_dir: str = setting("training_results", "folder of all experiments")
-    engine: str = setting("local",
-                          "where fits run: one after the other here, or side by side as Ray tasks",
-                          choices=("local", "ray"))
+    engine: str = setting(
+        "local", "fits run one by one here, or side by side as Ray tasks", choices=("local", "ray")
+    )
     time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
-    quiet: bool = setting(False, "print warnings and the closing table only")
+    quiet: bool = setting(False, "print only warnings and the closing table")
     tracker: str = setting(
         "none",
         "also log to TensorBoard or MLflow, in the run's folder; their packages are optional",
@@ -314,8 +293,8 @@ class RuntimeConfig:
     )
     measure: bool = setting(
         True,
-        "time a few steps of each backbone first, for the plan and to choose how they are "
-        "computed; off: fp32 on a CPU, half precision on a GPU",
+        "time a few steps of each backbone first, to plan and to choose how it computes; off: fp32 "
+        "on a CPU, half precision on a GPU",
     )
 
 
@@ -323,10 +302,12 @@ class RuntimeConfig:
 
 def sections(config):
     """[(dotted prefix, dataclass)] of every part of a Config: itself first, its rounds last."""
-    parts = [(f"{f.name}.", getattr(config, f.name)) for f in fields(config)
-             if is_dataclass(getattr(config, f.name))]
-    return [("", config), *parts,
-            *((f"rounds[{i}].", item) for i, item in enumerate(config.rounds))]
+    found = [("", config)]
+    for f in fields(config):
+        part = getattr(config, f.name)
+        if is_dataclass(part):
+            found.append((f"{f.name}.", part))
+    return found + [(f"rounds[{i}].", round_) for i, round_ in enumerate(config.rounds)]
 
 
 def field_problems(prefix, section):
@@ -337,14 +318,15 @@ def field_problems(prefix, section):
         want = f.metadata
         if is_dataclass(value) or f.name == "rounds" or not want:
             continue
+
         name = prefix + f.name
         kind = hints[f.name]
-        plain_kind = tuple if typing.get_origin(kind) is tuple else kind
-        if not isinstance(value, plain_kind) or (isinstance(value, bool)
-                                                 and plain_kind is not bool):
+        choices = want["choices"]
+        if not is_of_kind(value, kind):
             yield f"{name} must be of type {type_name(kind)}, got {value!r}"
-        elif want["choices"] and value not in want["choices"]:
-            yield f"{name} must be one of {', '.join(want['choices'])}, got {value!r}{nearest(value, want['choices'])}"
+        elif choices and value not in choices:
+            hint = nearest(value, choices)
+            yield f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}"
         elif want["low"] is not None and not value >= want["low"]:
             yield f"{name} must be at least {want['low']}, got {value!r}"
         elif want["high"] is not None and not value <= want["high"]:
@@ -353,43 +335,61 @@ def field_problems(prefix, section):
             yield f"{name} must be a finite number, got {value!r} ({want['doc']})"
 
 
+def is_of_kind(value, kind):
+    """Whether a value has the type of its field. A bool is no int."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, typing.get_origin(kind) or kind)
+
+
 def pair_problems(config):
-    """Settings that are each allowed but not together."""
+    """Sentences about settings that are each allowed but not together."""
     data = config.data
     optim = config.optim
-    if problem := size_problem(data.image_size_px):
+    backbones = config.model.backbones
+    problem = size_problem(data.image_size_px)
+    if problem:
         yield problem
     if data.run_folds > data.n_folds:
         yield (
             f"data.run_folds must be at most data.n_folds = {data.n_folds}, got {data.run_folds}: "
-            "train fewer folds or make more")
+            "train fewer folds or make more"
+        )
     if optim.batch_size and optim.micro_batch_size and optim.batch_size % optim.micro_batch_size:
         yield (
-            f"optim.batch_size must be a multiple of optim.micro_batch_size = {optim.micro_batch_size}, "
-            f"got {optim.batch_size}"
+            "optim.batch_size must be a multiple of optim.micro_batch_size = "
+            f"{optim.micro_batch_size}, got {optim.batch_size}"
         )
-    if not config.model.backbones or len(set(config.model.backbones)) < len(config.model.backbones):
-        yield f"model.backbones must be different names, at least one, got {','.join(config.model.backbones)!r}"
+    if not backbones or len(set(backbones)) < len(backbones):
+        names = ",".join(backbones)
+        yield f"model.backbones must be different names, at least one, got {names!r}"
     yield from group_problems(config.augment.groups)
-    if not config.rounds or config.rounds[0].is_taught or config.rounds[0].warm_start:
-        yield "rounds must begin with a round of labels only: unlabelled off, alpha 0 and warm_start off"
-    for i, r in enumerate(config.rounds[1:], 1):
-        if not r.is_taught:
+    yield from round_problems(config.rounds)
+
+
+def round_problems(rounds):
+    """Sentences about a first round that is taught and later ones that are not."""
+    if not rounds or rounds[0].is_taught or rounds[0].warm_start:
+        yield (
+            "rounds must begin with a round of labels only: unlabelled off, alpha 0 and "
+            "warm_start off"
+        )
+    for i, round_ in enumerate(rounds[1:], 1):
+        if not round_.is_taught:
             yield (
-                f"rounds[{i}] must be taught something by the round before, got unlabelled off and alpha 0: set "
-                "rounds.unlabelled=on, or rounds.alpha above 0"
+                f"rounds[{i}] must be taught something by the round before, got unlabelled off and "
+                "alpha 0: set rounds.unlabelled=on, or rounds.alpha above 0"
             )
 
 
 def size_problem(image_size_px):
-    """What is wrong with the side of a network's images; '' where it is a multiple of 32."""
+    """What is wrong with the side of a network's images; '' if it is a multiple of 32."""
     below = image_size_px // 32 * 32
+    if image_size_px == below:
+        return ""
     return (
-        ""
-        if image_size_px == below
-        else (
-            f"data.image_size_px must be a multiple of 32, got {image_size_px}: use {below or 32} or {below + 32}"
-        )
+        f"data.image_size_px must be a multiple of 32, got {image_size_px}: "
+        f"use {below or 32} or {below + 32}"
     )
 
 
@@ -397,39 +397,58 @@ def groups_by_hand(text):
     """{name: classes} of augment.groups; {} for auto and off."""
     if text in ("auto", "off"):
         return {}
-    parts = (part.partition("=") for part in text.split(";") if part.strip())
-    return {name.strip(): tuple(c.strip() for c in classes.split(",") if c.strip()) for name, _,
-            classes in parts}
+    groups = {}
+    for part in text.split(";"):
+        if part.strip():
+            name, _, classes = part.partition("=")
+            groups[name.strip()] = comma_list(classes)
+    return groups
+
+
+def comma_list(text):
+    """The parts of a comma list without space around them, empty ones left out."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def group_problems(text):
-    """What is wrong with augment.groups, apart from classes that the contest lacks."""
+    """Sentences about augment.groups. Whether the contest has its classes is checked elsewhere."""
+    if text in ("auto", "off"):
+        return
     groups = groups_by_hand(text)
     unknown = [name for name in groups if name not in GROUPS]
-    if unknown or (text not in ("auto", "off") and not any(groups.values())):
+    both = set(groups.get("document", ())) & set(groups.get("photo", ()))
+    if unknown or not any(groups.values()):
+        hint = nearest(unknown[0], GROUPS) if unknown else ""
         yield (
-            f"augment.groups must be auto, off or NAME=CLASS,CLASS;NAME=.. with the names {', '.join(GROUPS)}, "
-            f"got {text!r}{nearest(unknown[0], GROUPS) if unknown else ''}"
+            "augment.groups must be auto, off or NAME=CLASS,CLASS;NAME=.. with the names "
+            f"{', '.join(GROUPS)}, got {text!r}{hint}"
         )
-    elif both := set(groups.get("document", ())) & set(groups.get("photo", ())):
-        yield f"augment.groups must name a class as document or as photo, got both for {', '.join(sorted(both))}"
+    elif both:
+        yield (
+            "augment.groups must name a class as document or as photo, got both for "
+            f"{', '.join(sorted(both))}"
+        )
 
 
 def type_name(kind):
-    return "a comma list" if typing.get_origin(kind) is tuple else getattr(kind, "__name__",
-                                                                           str(kind))
+    """A field's type in words."""
+    if typing.get_origin(kind) is tuple:
+        return "a comma list"
+    return getattr(kind, "__name__", str(kind))
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- all settings, one fit, the modes
 
 @dataclass(frozen=True)
 class Config:
     """All settings of a run. Frozen; made by `build_config`, completed by `resolve`."""
 
-    mode: str = setting("quick_test", "the preset this began as")
-    seed: int = setting(42, "of everything random", low=0, high=2**31 - 1)
-    scale: str = setting("auto", "size of the backbones", choices=("auto", *SCALES))
-    metric: str = setting("auto", "what is reported and optimised")
+    mode: str = setting("quick_test", "the preset that this began as")
+    seed: int = setting(42, "seed of everything random", low=0, high=2**31 - 1)
+    scale: str = setting(
+        "auto", "size of the backbones; auto: by GPU memory", choices=("auto", *SCALES)
+    )
+    metric: str = setting("auto", "what is reported and optimised; auto: by the submission's form")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -440,15 +459,19 @@ class Config:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self):
-        problems = [p for path, section in sections(self) for p in field_problems(path, section)]
-        problems += pair_problems(self) if not problems else []
+        problems = []
+        for prefix, section in sections(self):
+            problems += field_problems(prefix, section)
+        # pairs are compared only once each value is of its type
+        if not problems:
+            problems += pair_problems(self)
         if problems:
             raise UserError("\n".join(problems))
 
 
 @dataclass(frozen=True)
 class FitSpec:
-    """One training: fold None is a refit on all labelled images."""
+    """One training. Fold None is a refit on all labelled images."""
 
     backbone: str
     seed: int
@@ -462,13 +485,14 @@ class FitSpec:
     @property
     def title(self):
         """The name and the part that is held out, for people."""
-        return f"{self.name} {'refit' if self.fold is None else f'fold {self.fold}'}"
+        part = "refit" if self.fold is None else f"fold {self.fold}"
+        return f"{self.name} {part}"
 
 
 BASE = Config()
 PSEUDO_ROUND = Round(unlabelled=True)
 PRESETS = {
-    # one backbone, one fold: an honest number and a submission soon
+    # one backbone, one fold: an honest score and a submission soon
     "quick_test": replace(
         BASE,
         mode="quick_test",
@@ -479,9 +503,8 @@ PRESETS = {
     "full_training": replace(
         BASE, mode="full_training", model=replace(BASE.model, backbones=FAMILIES)
     ),
-    # the same with a margin and focal loss beside label smoothing, refits, and a second round that
-    # begins where the first ends,
-    # taught by it in both ways
+    # the same with ArcFace's margin, focal loss beside label smoothing, refits, and a second round
+    # that starts from the first one's weights and is taught by it in both ways
     "competition_ready": replace(
         BASE,
         mode="competition_ready",
@@ -503,59 +526,72 @@ PRESETS = {
 
 # ---------------------------------------------------------------- --set KEY=VALUE
 
+SWITCHES = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
+
+
 def known_keys(config=BASE):
-    """Every key that --set takes, with its type. `rounds.NAME` is that setting of all rounds but
-    the first."""
-    keys = {"rounds": int, **{f"rounds.{name}": kind for name,
-                              kind in typing.get_type_hints(Round).items()}}
+    """{key: type} of all that --set takes. `rounds.NAME` sets NAME in all rounds but the first."""
+    keys = {"rounds": int}
+    for name, kind in typing.get_type_hints(Round).items():
+        keys[f"rounds.{name}"] = kind
     for prefix, section in sections(config):
         if prefix.startswith("rounds"):
             continue
-        hints = typing.get_type_hints(type(section))
-        keys |= {prefix + f.name: hints[f.name] for f in fields(section)
-                 if not is_dataclass(hints[f.name]) and f.name not in ("rounds", "mode")}
+        for name, kind in typing.get_type_hints(type(section)).items():
+            if not is_dataclass(kind) and name not in ("rounds", "mode"):
+                keys[prefix + name] = kind
     return keys
 
 
 def settings_text():
-    """All that --set takes: key, default, choices, and below it the sentence."""
-    def shown(value):
-        return (
-            ",".join(value)
-            if isinstance(value, tuple)
-            else ("off", "on")[value]
-            if isinstance(value, bool)
-            else value
-        )
+    """All that --set takes: key, default and choices, with the sentence on the next lines."""
+    known = known_keys()
+    lines = [
+        "  rounds=1",
+        sentence("passes over all backbones and folds, each later one taught by the one before"),
+    ]
+    parts = sections(BASE)[1:-len(BASE.rounds)]
+    for prefix, section in [("", BASE), ("rounds.", PSEUDO_ROUND), *parts]:
+        for f in fields(section):
+            key = prefix + f.name
+            if not f.metadata or key not in known:
+                continue
+            line = f"  {key}={value_text(getattr(section, f.name))}"
+            if f.metadata["choices"]:
+                line += f" ({', '.join(f.metadata['choices'])})"
+            lines += [line, sentence(f.metadata["doc"])]
+    return "\n".join(lines)
 
-    rows = [("rounds=1",
-             "passes over all backbones and folds, the later ones taught by the one before")]
-    for prefix, section in [("", BASE), ("rounds.", PSEUDO_ROUND),
-                            *sections(BASE)[1:-len(BASE.rounds)]]:
-        rows += [(f"{prefix}{f.name}={shown(getattr(section, f.name))}"
-                  + (f" ({', '.join(f.metadata['choices'])})" if f.metadata["choices"] else ""),
-                  f.metadata["doc"]) for f in fields(section) if f.metadata
-                 and prefix + f.name in known_keys()]
-    return "\n".join(
-        f"  {key}\n{textwrap.fill(doc, 100, initial_indent=' ' * 6, subsequent_indent=' ' * 6)}"
-        for key, doc in rows)
+
+def sentence(doc):
+    """A setting's sentence, indented and wrapped."""
+    indent = " " * 6
+    return textwrap.fill(doc, 100, initial_indent=indent, subsequent_indent=indent)
+
+
+def value_text(value):
+    """A setting's value as --set takes it."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def parse_value(key, text, kind):
     """The text of --set KEY=TEXT as the field's type."""
     try:
         if typing.get_origin(kind) is tuple:
-            return tuple(part.strip() for part in text.split(",") if part.strip())
+            return comma_list(text)
         if kind is bool:
-            return {"true": True, "on": True, "1": True, "false": False, "off": False,
-                    "0": False}[text.lower()]
+            return SWITCHES[text.lower()]
         return kind(text)
     except (ValueError, KeyError):
         raise UserError(f"{key} must be of type {type_name(kind)}, got {text!r}") from None
 
 
 def apply_overrides(config, overrides):
-    """A new Config with `KEY=VALUE` strings applied; all bad ones are reported together."""
+    """A new Config with `KEY=VALUE` strings applied. One UserError reports all bad ones."""
     keys = known_keys()
     problems = []
     changes = {}
@@ -565,7 +601,8 @@ def apply_overrides(config, overrides):
             problems.append(f"--set takes KEY=VALUE, got {item!r}")
         elif key not in keys:
             problems.append(
-                f"--set {key} is not a setting{nearest(key, keys)}; settings: {', '.join(sorted(keys))}"
+                f"--set {key} is not a setting{nearest(key, keys)}; "
+                f"settings: {', '.join(sorted(keys))}"
             )
         else:
             try:
@@ -578,103 +615,134 @@ def apply_overrides(config, overrides):
 
 
 def with_values(config, changes):
-    """A new Config with {dotted key: value}; `rounds` is a number of rounds, `rounds.NAME` a
-    setting of the later ones."""
-    changes = dict(changes)
-    of_rounds = {key: changes.pop(key) for key in list(changes) if key.partition(".")[0]
-                 == "rounds"}
+    """A new Config with {dotted key: value}.
+
+    `rounds` is the number of rounds, `rounds.NAME` a setting of the later ones.
+    """
+    top = {}
+    by_section = {}
+    of_rounds = {}
+    for key, value in changes.items():
+        section, dot, name = key.partition(".")
+        if section == "rounds":
+            of_rounds[key] = value
+        elif dot:
+            by_section.setdefault(section, {})[name] = value
+        else:
+            top[key] = value
+
     if of_rounds:
         config = replace(config, rounds=changed_rounds(config.rounds, of_rounds))
-    top = {key: value for key, value in changes.items() if "." not in key}
-    for key, value in changes.items():
-        if "." in key:
-            section, name = key.split(".")
-            top[section] = {**top.get(section, {}), name: value}
-    parts = {name: replace(getattr(config, name), **value) if isinstance(value, dict) else value
-             for name, value in top.items()}
-    return replace(config, **parts)
+    for section, values in by_section.items():
+        top[section] = replace(getattr(config, section), **values)
+    return replace(config, **top)
 
 
 def changed_rounds(rounds, changes):
-    """The rounds, as many as `rounds` says, the later ones with the `rounds.NAME` settings."""
+    """`rounds` with {key: value} applied: as many as "rounds" says, "rounds.NAME" in later ones."""
     changes = dict(changes)
     count = changes.pop("rounds", len(rounds))
     if count < 1:
         raise UserError(f"rounds must be at least 1, got {count}")
     if changes and count == 1:
         raise UserError(
-            f"{next(iter(changes))} is of the rounds after the first and there is none: add rounds=2"
+            f"{next(iter(changes))} is for the rounds after the first, and there are none: "
+            "add rounds=2"
         )
-    later = (*rounds[1:], *[rounds[-1] if len(rounds) > 1 else PSEUDO_ROUND] * count)[:count - 1]
+
+    # further rounds repeat the last one
+    repeated = rounds[-1] if len(rounds) > 1 else PSEUDO_ROUND
+    later = [*rounds[1:], *[repeated] * count][:count - 1]
     values = {key.removeprefix("rounds."): value for key, value in changes.items()}
-    return (rounds[0], *(replace(r, **values) for r in later))
+    return (rounds[0], *(replace(round_, **values) for round_ in later))
 
 
 def build_config(mode, overrides=(), values=None):
-    """The preset of `mode`, with {key: value} from flags and KEY=VALUE strings from --set applied,
-    checked."""
+    """The checked Config of a preset, {key: value} from flags and KEY=VALUE strings from --set."""
     if mode not in PRESETS:
         raise UserError(
-            f"--mode must be one of {', '.join(PRESETS)}, got {mode!r}{nearest(mode, PRESETS)}")
+            f"--mode must be one of {', '.join(PRESETS)}, got {mode!r}{nearest(mode, PRESETS)}"
+        )
     return apply_overrides(with_values(PRESETS[mode], values or {}), overrides)
 
 
-# ---------------------------------------------------------------- what is decided from the machine and the data
+# ---------------------------------------------------------------- by the machine and the data
 
 def scale_for(gpu_memory_bytes):
     """The scale whose fits are made for this much GPU memory; tiny without a GPU."""
     gib = gpu_memory_bytes / 2**30
-    return "large" if gib >= 15 else "base" if gib >= 8 else "small" if gib > 0 else "tiny"
+    if gib >= 15:
+        return "large"
+    if gib >= 8:
+        return "base"
+    if gib > 0:
+        return "small"
+    return "tiny"
 
 
 def member(backbone, scale):
-    """The timm model name of a family at a scale; any other name is a timm model name already."""
-    return BACKBONES[backbone][SCALES.index(scale)] if backbone in BACKBONES else backbone
+    """The timm model name of a family at a scale. Any other name is a timm model name already."""
+    if backbone in BACKBONES:
+        return BACKBONES[backbone][SCALES.index(scale)]
+    return backbone
 
 
 def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
-    """Replace every automatic value that a key depends on by the value it takes here.
+    """A new Config whose automatic values that keys depend on are replaced by plain ones.
 
-    `n_train`: labelled images; `metric`: its name. The batch is 64 unless an epoch would then have
-    fewer than 40 steps; the epochs are EPOCHS, or as many as FEWEST_STEPS take.
+    `n_train`: number of labelled images; `metric`: its name.
     """
     scale = scale_for(gpu_memory_bytes) if config.scale == "auto" else config.scale
-    batch = config.optim.batch_size or max(8, min(64, 8 * round(n_train / 40 / 8)))
-    n_steps = math.ceil(n_train * (1 - 1 / config.data.n_folds) / batch)
-    epochs = config.optim.epochs or min(max(EPOCHS,
-                                            math.ceil(FEWEST_STEPS[scale] / max(1, n_steps))),
-                                        MOST_EPOCHS)
-    micro = config.optim.micro_batch_size or max(
-        d for d in range(1, batch + 1) if batch % d == 0 and d <= MICRO_BATCH_SIZE[scale])
-    power = config.optim.class_weight_power
+    backbones = tuple(member(backbone, scale) for backbone in config.model.backbones)
+    data = replace(
+        config.data,
+        image_size_px=config.data.image_size_px or IMAGE_SIZE_PX[scale],
+        run_folds=config.data.run_folds or config.data.n_folds,
+    )
     return replace(
         config,
         scale=scale,
-        data=replace(
-            config.data,
-            image_size_px=config.data.image_size_px or IMAGE_SIZE_PX[scale],
-            run_folds=config.data.run_folds or config.data.n_folds,
-        ),
-        model=replace(
-            config.model, backbones=tuple(member(b, scale) for b in config.model.backbones)
-        ),
-        optim=replace(
-            config.optim,
-            epochs=epochs,
-            batch_size=batch,
-            micro_batch_size=micro,
-            class_weight_power=power if power >= 0 else 0.0 if metric == "log_loss" else 0.5,
-        ),
+        data=data,
+        model=replace(config.model, backbones=backbones),
+        optim=resolve_optim(config.optim, scale, n_train, config.data.n_folds, metric),
+    )
+
+
+def resolve_optim(optim, scale, n_train, n_folds, metric):
+    """The optimiser's part of `resolve`.
+
+    The batch is 64 unless an epoch would then have fewer than 40 steps. The epochs are EPOCHS, or
+    as many as FEWEST_STEPS take, at most MOST_EPOCHS.
+    """
+    batch = optim.batch_size or max(8, min(64, 8 * round(n_train / 40 / 8)))
+    n_steps = math.ceil(n_train * (1 - 1 / n_folds) / batch)
+    enough = math.ceil(FEWEST_STEPS[scale] / max(1, n_steps))
+    largest = MICRO_BATCH_SIZE[scale]
+    micro = optim.micro_batch_size or max(
+        size for size in range(1, batch + 1) if batch % size == 0 and size <= largest
+    )
+    power = optim.class_weight_power
+    if power < 0:
+        power = 0.0 if metric == "log_loss" else 0.5
+    return replace(
+        optim,
+        epochs=optim.epochs or min(max(EPOCHS, enough), MOST_EPOCHS),
+        batch_size=batch,
+        micro_batch_size=micro,
+        class_weight_power=power,
     )
 
 
 def model_settings(config):
-    """The model part as a backbone's keys hold it: which others the run has changes nothing, nor
-    whether its weights, which keys hold by their content, had to be found."""
+    """The model part as a backbone's keys hold it.
+
+    The run's other backbones change nothing. Nor does `pretrained`, since keys hold the content of
+    the weights.
+    """
     return replace(config.model, backbones=(), pretrained="")
 
 
 def key_settings(config, *names):
-    """The named parts of a Config as they enter a stage's key; `runtime` never does."""
+    """{name: part} of a Config for a stage's key, which `runtime` never enters."""
     assert "runtime" not in names
     return {name: getattr(config, name) for name in names}

@@ -1,11 +1,10 @@
-"""A menu over grandmaster_train.py: asks mode, data and name, prints the command it stands for, and
-runs it.
+"""A menu for grandmaster_train.py: asks for mode, data and name, then prints and runs the command.
 
     python run_training.py
-    printf '1\\n\\n\\n' | python run_training.py        # works through a pipe too: an empty line takes the default
+    printf '1\\n\\n\\n' | python run_training.py     # through a pipe; an empty line is the default
 
-In Korean where LANG begins with ko, or by `l` in the menu. What a mode costs is read from the
-results of runs that ended.
+In Korean if LANG begins with ko, or after `l` in the menu. The time a mode takes is read from the
+results of finished runs.
 """
 import json
 import os
@@ -23,54 +22,54 @@ from system.command import BAD_INPUT, DONE, INTERRUPTED, say_any_text
 from system.log import duration
 from utils import read_json
 
-MOST_RECENT = 9
+MOST_RECENT = 9          # experiments that are listed
 TRAIN = Path(__file__).resolve().parent / "grandmaster_train.py"
 PREDICT = TRAIN.with_name("predict.py")
 TEXTS = {
     "en": {
         "quick_test": "one backbone, one fold: an honest score and a submission soon",
         "full_training": "seven backbones, five folds, blended",
-        "competition_ready": "the same, and a second round taught by the first",
-        "debug": "check this machine and the data in a minute; trains nothing",
+        "competition_ready": "the same, plus a second round taught by the first",
+        "debug": "check this machine and your data in a minute; trains nothing",
         "units": (),
-        "last": "last here: {fits} fit(s) in {time} ({name})",
-        "d": "what a mode would cost on your data: its plan, nothing trained",
-        "r": "recent experiments: go on with one, or see its page",
-        "p": "predict new images with a run that ended",
+        "last": "last run here: {fits} fit(s) in {time} ({name})",
+        "d": "how long a mode would take on your data: shows the plan, trains nothing",
+        "r": "recent experiments: continue one, or see its report",
+        "p": "predict new images with a finished run",
         "l": "한국어",
-        "q": "leave",
-        "ask_mode": "mode, 1 to 4, or a letter",
+        "q": "quit",
+        "ask_mode": "mode (1 to 4) or a letter",
         "bad_mode": "the mode must be a number from 1 to {n}, got {answer!r}",
-        "ask_plan": "mode, 1 to 3",
+        "ask_plan": "mode (1 to 3)",
         "ask_data": "contest folder (empty: the embedded contest)",
-        "ask_name": "experiment name (empty: by mode and folder)",
-        "ask_more": "other flags, as --weights_dir DIR --time_budget HOURS (empty: none)",
-        "bad_more": "the flags must be words and quoted texts, got {answer!r}",
+        "ask_name": "experiment name (empty: from mode and folder)",
+        "ask_more": "other flags, such as --weights_dir DIR --time_budget HOURS (empty: none)",
+        "bad_more": "the flags must be words or quoted text, got {answer!r}",
         "none": "no experiments in {folder} yet",
         "ask_run": "number of the experiment (empty: back)",
         "bad_run": "there is no experiment {answer!r}",
-        "page": "page: {path}",
-        "no_page": "it has no page yet",
-        "done": "ended, {metric} expected {score:.3f}",
-        "begun": "not ended",
-        "ask_go_on": "go on with it? y or n",
+        "page": "report: {path}",
+        "no_page": "it has no report yet",
+        "done": "finished, {metric} expected {score:.3f}",
+        "begun": "not finished",
+        "ask_go_on": "continue it? y or n",
         "ask_images": "image file or folder (empty: back)",
         "ended": "error: the input ended before all questions were answered",
         "interrupted": "interrupted",
-        "no_command": "how it was started is not known: start it again by its mode and name",
+        "no_command": "its start command is unknown: start it again with the same mode and name",
     },
     "ko": {
         "quick_test": "백본 1개, 폴드 1개: 믿을 수 있는 점수와 제출 파일을 빠르게",
         "full_training": "백본 7개, 폴드 5개, 블렌딩",
-        "competition_ready": "위와 같고, 1라운드 모델이 가르치는 2라운드를 더함",
-        "debug": "이 컴퓨터와 데이터를 1분 안에 점검, 학습하지 않음",
+        "competition_ready": "위와 같고, 1라운드가 가르치는 2라운드를 더함",
+        "debug": "이 컴퓨터와 내 데이터를 1분 안에 점검, 학습하지 않음",
         "units": ((" h ", "시간 "), (" min", "분"), (" s", "초")),
-        "last": "최근 실행: 학습 {fits}개에 {time} ({name})",
-        "d": "내 데이터에서 걸릴 시간: 계획만 보고 학습하지 않음",
-        "r": "최근 실험: 이어서 실행하거나 결과 페이지 보기",
+        "last": "여기서 최근 실행: 학습 {fits}개에 {time} ({name})",
+        "d": "내 데이터에서 모드별로 걸릴 시간: 계획만 보고 학습하지 않음",
+        "r": "최근 실험: 이어서 실행하거나 결과 보고서 보기",
         "p": "끝난 실험으로 새 이미지 예측",
         "l": "English",
-        "q": "나가기",
+        "q": "종료",
         "ask_mode": "모드 번호(1~4) 또는 글자",
         "bad_mode": "모드는 1부터 {n}까지의 번호여야 합니다. 입력: {answer!r}",
         "ask_plan": "모드 번호(1~3)",
@@ -81,8 +80,8 @@ TEXTS = {
         "none": "{folder}에 아직 실험이 없습니다",
         "ask_run": "실험 번호 (빈칸: 뒤로)",
         "bad_run": "{answer!r}번 실험이 없습니다",
-        "page": "결과 페이지: {path}",
-        "no_page": "아직 결과 페이지가 없습니다",
+        "page": "결과 보고서: {path}",
+        "no_page": "아직 결과 보고서가 없습니다",
         "done": "완료, {metric} 예상 {score:.3f}",
         "begun": "끝나지 않음",
         "ask_go_on": "이어서 실행할까요? y 또는 n",
@@ -95,17 +94,21 @@ TEXTS = {
 
 
 def language():
-    """ko or en, as the environment's locale says."""
-    locale = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG")
-                   if os.environ.get(name)), "")
-    return "ko" if locale.lower().startswith("ko") else "en"
+    """ko or en, by the environment's locale."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        locale = os.environ.get(name)
+        if locale:
+            return "ko" if locale.lower().startswith("ko") else "en"
+    return "en"
 
 
 # ---------------------------------------------------------------- experiments on disk
 
 class Experiment(NamedTuple):
-    """A run's folder; final: final_results.json's content, None while it has not ended since it was
-    last started."""
+    """A run's folder, the time of its last event, and final_results.json's content.
+
+    `final` is None until the run has finished since its last start.
+    """
 
     folder: Path
     time: float
@@ -114,36 +117,43 @@ class Experiment(NamedTuple):
 
 def experiments(results_dir):
     """The most recent Experiments of a folder, the latest first."""
-    folders = [p.parent for p in Path(results_dir).glob("*/events.jsonl")]
-    recent = sorted(folders,
-                    key=lambda folder: -(folder / "events.jsonl").stat().st_mtime)[:MOST_RECENT]
-    return [Experiment(folder, (folder / "events.jsonl").stat().st_mtime, read_final(folder))
-            for folder in recent]
+    logs = Path(results_dir).glob("*/events.jsonl")
+    recent = sorted(logs, key=lambda log: -log.stat().st_mtime)[:MOST_RECENT]
+    return [Experiment(log.parent, log.stat().st_mtime, read_final(log.parent)) for log in recent]
 
 
 def read_final(folder):
-    """final_results.json's content; None where it is missing, cut off, of another kind, or older
-    than the last start."""
+    """final_results.json's content.
+
+    None if it is missing, cut off, of another kind, or older than the run's last start.
+    """
     path = folder / "final_results.json"
     try:
         final = read_json(path)
         started = last_start(folder).get("time")
-        is_older = started and path.stat().st_mtime < datetime.fromisoformat(started).timestamp()
-        return final if {"mode", "metric", "score",
-                         "n_fits"} <= set(final) and not is_older else None
+        if started and path.stat().st_mtime < datetime.fromisoformat(started).timestamp():
+            return None
     except (OSError, ValueError):
         return None
+    if not {"mode", "metric", "score", "n_fits"} <= set(final):
+        return None
+    return final
 
 
 def last_start(folder):
-    """The event of the run's last start, {} where its log holds none."""
+    """The event of the run's last start, {} if its log holds none."""
     with open(folder / "events.jsonl", encoding="utf-8") as f:
-        return next((event for line in reversed(f.readlines()) if '"event": "start"' in line
-                     and (event := event_of(line))), {})
+        lines = f.readlines()
+    starts = [line for line in lines if '"event": "start"' in line]
+    for line in reversed(starts):
+        event = event_of(line)
+        if event:
+            return event
+    return {}
 
 
 def event_of(line):
-    """The event of a line of the log; None where a killed process left half of it."""
+    """The event of a line of the log, None if a killed process left half of it."""
     try:
         return json.loads(line)
     except ValueError:
@@ -151,15 +161,16 @@ def event_of(line):
 
 
 def started_by(folder):
-    """The arguments that a run was last started with, by its log; [] where they are not known."""
+    """The arguments of a run's last start, by its log; [] if they are unknown."""
     return shlex.split(last_start(folder).get("command", ""))[2:]
 
 
 # ---------------------------------------------------------------- questions
 
 def ask(question, default=""):
-    """One line of input without surrounding space; the default when it is empty."""
-    print(f"{question}{f' [{default}]' if default else ''}: ", end="", flush=True)
+    """One line of input without surrounding space; the default if it is empty."""
+    hint = f" [{default}]" if default else ""
+    print(f"{question}{hint}: ", end="", flush=True)
     line = sys.stdin.readline()
     if not line:
         raise EOFError
@@ -169,31 +180,35 @@ def ask(question, default=""):
 
 
 def ask_path(question):
-    """A path as a shell would read it: ~ is the home folder, and a dropped file comes in quotes."""
+    """A path as a shell would read it: ~ is the home folder, and a dropped file is in quotes."""
     answer = ask(question)
-    quoted = len(answer) > 1 and answer[0] in "'\"" and answer[-1] == answer[0]
-    return os.path.expanduser(answer[1:-1] if quoted else answer)
+    if len(answer) > 1 and answer[0] in "'\"" and answer[-1] == answer[0]:
+        answer = answer[1:-1]
+    return os.path.expanduser(answer)
 
 
 def ask_choice(question, allowed, say):
-    """One of the allowed answers; asks again after anything else."""
-    while (answer := ask(question, "1").lower()) not in list(allowed):
-        print(say["bad_mode"].format(n=sum(a.isdigit() for a in allowed), answer=answer))
-    return answer
+    """One of the allowed answers, a sequence of texts. Asks again after any other."""
+    n_modes = sum(answer.isdigit() for answer in allowed)
+    while True:
+        answer = ask(question, "1").lower()
+        if answer in allowed:
+            return answer
+        print(say["bad_mode"].format(n=n_modes, answer=answer))
 
 
 def ask_run(recent, say, results_dir):
-    """The chosen Experiment of a list that is shown, or None."""
+    """Show a list of Experiments and return the chosen one, or None."""
     if not recent:
         print(say["none"].format(folder=results_dir))
         return None
-    width = max(len(e.folder.name) for e in recent)
-    for number, e in enumerate(recent, 1):
-        state = say["done"].format(metric=e.final["metric"],
-                                   score=e.final["score"]["expected"]) if e.final else say["begun"]
-        print(
-            f"  {number}  {e.folder.name:<{width}}  {time.strftime('%Y-%m-%d %H:%M', time.localtime(e.time))}  {state}"
-        )
+
+    width = max(len(experiment.folder.name) for experiment in recent)
+    for number, experiment in enumerate(recent, 1):
+        name = experiment.folder.name
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(experiment.time))
+        print(f"  {number}  {name:<{width}}  {when}  {state_of(experiment, say)}")
+
     answer = ask(say["ask_run"])
     if answer.isdigit() and 1 <= int(answer) <= len(recent):
         return recent[int(answer) - 1]
@@ -202,17 +217,31 @@ def ask_run(recent, say, results_dir):
     return None
 
 
+def state_of(experiment, say):
+    """An experiment's score, or that it has not finished."""
+    final = experiment.final
+    if not final:
+        return say["begun"]
+    return say["done"].format(metric=final["metric"], score=final["score"]["expected"])
+
+
 def ask_argv(mode, say):
     """The arguments of grandmaster_train.py that the answers stand for."""
     data_path = ask_path(say["ask_data"])
     name = ask(say["ask_name"])
-    argv = ["--mode", mode] + (["--data_path", data_path] if data_path else [])
-    return argv + (["--experiment_name", name] if name else []) + ask_more(say)
+    argv = ["--mode", mode]
+    if data_path:
+        argv += ["--data_path", data_path]
+    if name:
+        argv += ["--experiment_name", name]
+    return argv + ask_more(say)
 
 
 def ask_more(say):
-    """Further words of the command line, none where the input has ended; asks again where a quote
-    is not closed."""
+    """Further words of the command line, none at the end of the input.
+
+    Asks again if a quote is not closed.
+    """
     while True:
         try:
             answer = ask(say["ask_more"])
@@ -229,7 +258,7 @@ def ask_more(say):
 def command(script, argv):
     """Print and run a command of this folder; returns its exit status."""
     print(f"\npython {script.name} {shlex.join(argv)}\n", flush=True)
-    # Ctrl-C is the command's, which saves and says so
+    # Ctrl-C is for the command, which saves and says so
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         return subprocess.run([sys.executable, str(script), *argv], check=False).returncode
@@ -238,21 +267,34 @@ def command(script, argv):
 
 
 def plan(say):
-    """What a mode would cost on the person's own data."""
-    mode = ask_choice(say["ask_plan"], "123", say)
-    return command(TRAIN, [*ask_argv(list(PRESETS)[int(mode) - 1], say), "--dry_run"])
+    """Show how long a mode would take on the person's own data; returns the exit status."""
+    mode = mode_of(ask_choice(say["ask_plan"], ("1", "2", "3"), say))
+    return command(TRAIN, [*ask_argv(mode, say), "--dry_run"])
+
+
+def mode_of(answer):
+    """The mode of a number in the menu, or of its name."""
+    if answer.isdigit():
+        return list(PRESETS)[int(answer) - 1]
+    return answer
 
 
 def resume(recent, say, results_dir):
-    """Print the path of a run's page; go on with a run that has not ended. None: back to the menu.
+    """Print the path of a run's report and continue the run if it has not finished.
+
+    Returns the exit status, None to go back to the menu.
     """
     chosen = ask_run(recent, say, results_dir)
     if chosen is None:
         return None
     page = chosen.folder.resolve() / "report.html"
-    print(say["page"].format(path=page) if page.exists() else say["no_page"])
+    if page.exists():
+        print(say["page"].format(path=page))
+    else:
+        print(say["no_page"])
     if chosen.final or ask(say["ask_go_on"], "y").lower() != "y":
         return None
+
     argv = started_by(chosen.folder)
     if not argv:
         print(say["no_command"])
@@ -261,8 +303,9 @@ def resume(recent, say, results_dir):
 
 
 def predict(recent, say, results_dir):
-    """Run predict.py on new images; None: back to the menu."""
-    chosen = ask_run([e for e in recent if e.final], say, results_dir)
+    """Run predict.py on new images. Returns the exit status, None to go back to the menu."""
+    finished = [experiment for experiment in recent if experiment.final]
+    chosen = ask_run(finished, say, results_dir)
     if chosen is None:
         return None
     images = ask_path(say["ask_images"])
@@ -272,24 +315,33 @@ def predict(recent, say, results_dir):
 
 
 def letters():
-    return ("d", "r", *(["p"] if PREDICT.exists() else []), "l", "q")
+    """The menu's letters, without p if predict.py is missing."""
+    if PREDICT.exists():
+        return ("d", "r", "p", "l", "q")
+    return ("d", "r", "l", "q")
 
 
 def show_menu(recent, say):
-    """The modes, each with what its last finished run here has cost, and the letters."""
+    """Print the modes, each with what its last finished run took here, and the letters."""
     for number, mode in enumerate(PRESETS, 1):
         print(f"  {number}  {mode:<18} {say[mode]}")
-        last = next((e for e in recent if e.final and e.final["mode"] == mode), None)
-        if last:
-            cost = say["last"].format(fits=last.final["n_fits"], time=time_words(cost_seconds(last),
-                                                                                 say),
-                                      name=last.folder.name)
-            print(f"{'':<24}{cost}")
+        for experiment in recent:
+            if experiment.final and experiment.final["mode"] == mode:
+                print(f"{'':<24}{cost_of(experiment, say)}")
+                break
     for letter in letters():
         print(f"  {letter}  {say[letter]}")
 
 
+def cost_of(experiment, say):
+    """What a finished run took, in words."""
+    words = time_words(cost_seconds(experiment), say)
+    name = experiment.folder.name
+    return say["last"].format(fits=experiment.final["n_fits"], time=words, name=name)
+
+
 def time_words(seconds, say):
+    """A duration with the units of a language."""
     text = duration(seconds)
     for unit, word in say["units"]:
         text = text.replace(unit, word)
@@ -297,19 +349,21 @@ def time_words(seconds, say):
 
 
 def cost_seconds(experiment):
-    """What all fits of a finished run took; a run that was continued counts as a whole."""
-    return max(experiment.final.get("seconds", 0),
-               sum(row["seconds"] for row in experiment.final.get("sources", ())))
+    """Seconds that a finished run took: of all its fits, if it was continued."""
+    final = experiment.final
+    in_fits = sum(row["seconds"] for row in final.get("sources", ()))
+    return max(final.get("seconds", 0), in_fits)
 
 
 def choose(tongue, results_dir):
-    """Ask until something was run or the person leaves; returns the exit status."""
+    """Ask until something has run or the person quits; returns the exit status."""
     while True:
         say = TEXTS[tongue]
         recent = experiments(results_dir)
         show_menu(recent, say)
-        answer = ask_choice(say["ask_mode"], ("1", "2", "3", "4", *letters(), *PRESETS, "quit",
-                                              "exit"), say)
+        allowed = ("1", "2", "3", "4", *letters(), *PRESETS, "quit", "exit")
+        answer = ask_choice(say["ask_mode"], allowed, say)
+
         status = None
         if answer in ("q", "quit", "exit"):
             return DONE
@@ -317,11 +371,12 @@ def choose(tongue, results_dir):
             tongue = "en" if tongue == "ko" else "ko"
         elif answer == "d":
             status = plan(say)
-        elif answer in ("r", "p"):
-            status = (resume if answer == "r" else predict)(recent, say, results_dir)
+        elif answer == "r":
+            status = resume(recent, say, results_dir)
+        elif answer == "p":
+            status = predict(recent, say, results_dir)
         else:
-            mode = list(PRESETS)[int(answer) - 1] if answer.isdigit() else answer
-            return command(TRAIN, ask_argv(mode, say))
+            return command(TRAIN, ask_argv(mode_of(answer), say))
         if status is not None:
             return status
         print()
@@ -329,10 +384,11 @@ def choose(tongue, results_dir):
 
 def menu(results_dir=BASE.runtime.results_dir):
     """Ask, print the command, run it; returns the exit status."""
-    say = TEXTS[language()]
+    tongue = language()
+    say = TEXTS[tongue]
     say_any_text()
     try:
-        return choose(language(), results_dir)
+        return choose(tongue, results_dir)
     except EOFError:
         print(f"\n{say['ended']}", file=sys.stderr)
         return BAD_INPUT

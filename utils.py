@@ -1,4 +1,4 @@
-"""Small helpers that know nothing of images, contests or fits: errors, digests, seeds, files, text.
+"""Small helpers that know nothing of images, contests or fits: text, errors, digests, seeds, files.
 
     write_json(path, {"seed": seed_of(42, "fit", "convnext", 0)})
 """
@@ -17,74 +17,95 @@ from pathlib import Path
 
 import numpy as np
 
+# ---------------------------------------------------------------- text
+
 RUNS_IN_A_SPREADSHEET = re.compile(r"'*[=+\-@\t\r]")
 IS_NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?")
 
 
 def quoted_cell(text):
-    """A cell of our csv files for people: begun by ' where a spreadsheet would run it as a formula.
-    """
+    """A text as a cell of our csv files: a leading ' keeps spreadsheets from running a formula."""
     text = str(text)
-    return "'" + text if RUNS_IN_A_SPREADSHEET.match(text) and not IS_NUMBER.fullmatch(
-        text) else text
+    if RUNS_IN_A_SPREADSHEET.match(text) and not IS_NUMBER.fullmatch(text):
+        return "'" + text
+    return text
 
 
 def unquoted_cell(text):
-    """The text that `quoted_cell` made a cell of."""
-    return text[1:] if text.startswith("'") and RUNS_IN_A_SPREADSHEET.match(text) else text
+    """The text that `quoted_cell` was given."""
+    if text.startswith("'") and RUNS_IN_A_SPREADSHEET.match(text):
+        return text[1:]
+    return text
 
 
 def csv_text(rows, separator=","):
-    """Rows as csv whose cells are read back as they are: of themselves, writers leave a carriage
-    return without quotes."""
+    """Rows as csv that reads back unchanged.
+
+    A row that holds a carriage return is quoted whole, since csv.writer alone leaves it bare.
+    """
     out = io.StringIO(newline="")
-    plain, quoted = (csv.writer(out, delimiter=separator, lineterminator="\n", quoting=how)
-                     for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    layout = {"delimiter": separator, "lineterminator": "\n"}
+    minimal = csv.writer(out, quoting=csv.QUOTE_MINIMAL, **layout)
+    quoted = csv.writer(out, quoting=csv.QUOTE_ALL, **layout)
     for row in rows:
-        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
+        has_return = any("\r" in str(cell) for cell in row)
+        writer = quoted if has_return else minimal
+        writer.writerow(row)
     return out.getvalue()
 
 
 def first_few(names, limit=3):
     """'a', 'b', 'c' and 5 more."""
-    names = [str(n) for n in names]
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(repr(n) for n in names[:limit]) + more
+    names = [str(name) for name in names]
+    shown = ", ".join(repr(name) for name in names[:limit])
+    if len(names) > limit:
+        return f"{shown} and {len(names) - limit} more"
+    return shown
 
 
 def counted(names, noun):
     """3 ids ('a', 'b', 'c')."""
-    plural = noun + ("es" if noun.endswith("s") else "s")
-    return f"{len(names)} {noun if len(names) == 1 else plural} ({first_few(names)})"
+    if len(names) != 1:
+        noun += "es" if noun.endswith("s") else "s"
+    return f"{len(names)} {noun} ({first_few(names)})"
 
+
+# ---------------------------------------------------------------- errors
 
 class UserError(Exception):
-    """A bad argument or bad data: one sentence that says which value, what it must be, what was
-    got, what to do. Exit 2."""
+    """A bad argument or bad data. Exit status 2.
+
+    Its sentence says which value, what it must be, what was got and what to do.
+    """
 
 
 class RunError(Exception):
-    """The run itself failed (non-finite losses, no memory, no disk). Exit 1."""
+    """The run itself failed (non-finite losses, no memory, no disk). Exit status 1."""
 
 
 class NoRoom(RunError, MemoryError):
-    """Not even the smallest part of the work fits into memory; with more of it, it may (see
-    executor.py)."""
+    """Even the smallest part of the work does not fit into memory.
+
+    It may with more memory: see running/executor.py.
+    """
 
 
 def nearest(name, names):
     """'; did you mean X?' for the closest of `names`, or '' when none is close."""
-    match = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    if not close:
+        return ""
+    return f"; did you mean {close[0]!r}?"
 
 
 def import_extra(module, wanted_by):
-    """An optional package; where it is missing, a sentence that says what to install."""
+    """Import an optional package. If it is missing, a UserError says what to install."""
     try:
         return importlib.import_module(module)
     except ImportError:
+        package = module.split(".")[-1]
         raise UserError(
-            f"{wanted_by} needs the optional package {module.split('.')[-1]}, which is not installed: "
+            f"{wanted_by} needs the optional package {package}, which is not installed: "
             "pip install -r requirements-extras.txt"
         ) from None
 
@@ -97,7 +118,7 @@ def canonical_json(value):
 
 
 def plain(value):
-    """Dataclasses, tuples, paths and numpy scalars as what JSON knows."""
+    """A value as JSON knows it, from dataclasses, tuples, paths, numpy arrays and scalars."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):
@@ -108,7 +129,9 @@ def plain(value):
         return [plain(v) for v in value.tolist()]
     if isinstance(value, np.generic):
         return value.item()
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    return value
 
 
 def digest_json(value):
@@ -129,21 +152,21 @@ def digest_file(path):
 
 
 def seed_of(*names):
-    """A 32-bit seed that is a function of names only: seed_of(42, "fit", "convnext", fold, epoch,
-    index)."""
-    return int.from_bytes(hashlib.sha256(canonical_json(names).encode()).digest()[:4], "little")
+    """A 32-bit seed from names alone: seed_of(42, "fit", "convnext", fold, epoch, index)."""
+    digest = hashlib.sha256(canonical_json(names).encode()).digest()
+    return int.from_bytes(digest[:4], "little")
 
 
 # ---------------------------------------------------------------- files
 
-NETWORK_ERRORS = (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN,
-                  errno.EHOSTUNREACH)
+NETWORK_ERRORS = (
+    errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH
+)
 NETWORK_PAUSES_SECONDS = (0.1, 1.0, 5.0)
 
 
 def patiently(path, read):
-    """read(), tried again after a pause where a network file system has lost its handle; RunError
-    where it stays lost."""
+    """read(), retried after pauses if a network file system fails. RunError if it keeps failing."""
     for pause_seconds in (*NETWORK_PAUSES_SECONDS, None):
         try:
             return read()
@@ -151,15 +174,17 @@ def patiently(path, read):
             if error.errno not in NETWORK_ERRORS:
                 raise
             if pause_seconds is None:
+                waited_seconds = sum(NETWORK_PAUSES_SECONDS)
                 raise RunError(
-                    f"{path} could not be read ({error.strerror}), and not after {sum(NETWORK_PAUSES_SECONDS):.0f} "
-                    "seconds either: check the network drive, then run the same command again to continue"
+                    f"{path} could not be read ({error.strerror}), even after {waited_seconds:.0f} "
+                    "seconds of retries: check the network drive, then run the same command again "
+                    "to continue"
                 ) from None
             time.sleep(pause_seconds)
 
 
 def sync(path):
-    """Return when a file's content is on the disk and would survive a power cut."""
+    """Return once a file's content is on the disk and would survive a power cut."""
     with open(path, "rb+") as f:
         os.fsync(f.fileno())
 
@@ -167,17 +192,19 @@ def sync(path):
 def write_atomic(path, data):
     """Write text or bytes so that `path` holds either the old content or the new, never a part."""
     path = Path(path)
+    if isinstance(data, str):
+        data = data.encode()
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as f:
-        f.write(data.encode() if isinstance(data, str) else data)
+        f.write(data)
         f.flush()
         os.fsync(f.fileno())
     os.replace(partial, path)
 
 
 def write_json(path, value):
-    write_atomic(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-                 + "\n")
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text + "\n")
 
 
 def read_json(path):

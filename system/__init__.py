@@ -1,12 +1,12 @@
-"""What a run needs of the machine and of the disk; nothing here knows an image, a class or a fit.
+"""What a run needs from the machine and the disk. Nothing here knows an image, a class or a fit.
 
 Read in this order:
 
-stages     a unit of work as a folder that is complete or absent; locks; manifests
+stages     work kept in folders, each complete or absent; manifests; locks
 machine    disk space, memory, signals, faults, cores
 log        events, sentences, clocks, bars
 parallel   the same work for many items, in threads or processes
-command    what all commands share: exit statuses, errors as one sentence
+command    what all commands share: exit statuses, errors told in one sentence
 
 May import utils and config.
 """

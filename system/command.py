@@ -1,4 +1,4 @@
-"""What all commands share: exit statuses, the argument parser, how errors are said."""
+"""What all commands share: exit statuses, the argument parser, how errors are told."""
 import argparse
 import logging
 import sys
@@ -17,23 +17,28 @@ INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises UserError instead of ending the process."""
+
     def error(self, message):
         raise UserError(f"{message}; see --help")
 
 
 def run_command(command, argv=None, goes_on="run the same command again to continue"):
-    """command(argv), a function that returns an exit status; returns one whatever happens.
+    """Call command(argv) and return its exit status, or that of the error that ended it.
 
-    A user's mistake and a fault of the machine are one sentence on standard error. A traceback is a
-    mistake of ours.
+    A user's mistake and a fault of the machine are one sentence on standard error. A traceback
+    means a mistake of ours.
     """
+    if argv is None:
+        argv = sys.argv[1:]
     logging.getLogger("timm").setLevel(logging.ERROR)
     say_any_text()
-    # torch knows of no container's quota
+    # torch ignores a container's quota
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+
     try:
         with signals_interrupt():
-            return command(sys.argv[1:] if argv is None else argv)
+            return command(argv)
     except UserError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return BAD_INPUT
@@ -49,14 +54,15 @@ def run_command(command, argv=None, goes_on="run the same command again to conti
             return FAILED
         traceback.print_exc()
         print(
-            "the run failed by a mistake of ours: please report the lines above; the same command continues the run",
+            "the run failed by a mistake of ours: please report the lines above; "
+            "the same command continues the run",
             file=sys.stderr,
         )
         return FAILED
 
 
 def say_any_text():
-    """Let names that the terminal's encoding lacks be printed escaped."""
+    """Print characters that the terminal cannot encode as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

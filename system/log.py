@@ -1,4 +1,4 @@
-"""What a run tells the person who waits: the event log, clocks, bars."""
+"""What a run tells the person who waits: events, clocks, bars."""
 import contextlib
 import json
 import os
@@ -12,24 +12,23 @@ from tqdm import tqdm
 
 from utils import plain
 
-# ---------------------------------------------------------------- log, clock, work in parallel
+# ---------------------------------------------------------------- the event log
 
 UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text):
-    """The text with escapes in place of control characters, which names in a data set may hold to
-    rule a terminal."""
+    """The text with control characters escaped, so that names in a data set cannot control a
+    terminal."""
     return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
 
 
 class EventLog:
-    """Appends one JSON object a line to events.jsonl; `say` also prints the sentence for the person
-    who waits.
+    """Appends events to events.jsonl, one JSON object a line. `say` also prints a sentence.
 
-    events: the kinds of which sentences are printed, None for all; also(event, values): called with
-    each, for trackers.
+    events: the kinds of events whose sentences are printed, None for all.
+    also(event, values): called with each event, for trackers.
     """
 
     def __init__(self, path, echo=True, events=None, also=lambda event, values: None):
@@ -41,7 +40,7 @@ class EventLog:
         self.end_torn_line()
 
     def end_torn_line(self):
-        """Begin a new line where a killed process has left half of one."""
+        """Begin a new line if a killed process has left half of one."""
         if self.path.is_file() and self.path.stat().st_size:
             with open(self.path, "rb+") as f:
                 f.seek(-1, os.SEEK_END)
@@ -49,8 +48,8 @@ class EventLog:
                     f.write(b"\n")
 
     def record(self, event, **values):
-        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event,
-                **plain(values)}
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": now, "event": event, **plain(values)}
         with open(self.path, "a", encoding="utf-8") as f:
             f.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.also(event, plain(values))
@@ -62,11 +61,13 @@ class EventLog:
             sys.stdout.flush()
 
     def warn(self, text):
-        """Say a warning and keep it, once."""
+        """Say and keep a warning, the first time only."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.say(f"warning: {text}", event="warning")
 
+
+# ---------------------------------------------------------------- clocks and bars
 
 class Timer:
     """`with Timer() as t: ...` then `t.seconds`."""
@@ -88,17 +89,19 @@ def duration(seconds):
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02} min"
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def progress(iterable=None, **kwargs):
-    """A tqdm bar on standard error, silent where that is not a terminal (logs stay readable) or
-    bars are hidden."""
+    """A tqdm bar on standard error; none when bars are hidden or in a log, which stays readable."""
+    # tqdm reads None as: only in a terminal
     return tqdm(iterable, disable=Bars.hidden or None, leave=False, dynamic_ncols=True, **kwargs)
 
 
 class Bars:
-    """Whether this process draws bars: a terminal is the process's, like standard error."""
+    """Whether this process hides its bars. They share standard error, so the state is global."""
 
     hidden = False
 
@@ -115,8 +118,7 @@ def no_bars(hidden=True):
 
 
 class Overall:
-    """The bar below all others: how much of the whole is done, and the time left at the pace so
-    far."""
+    """The bar below all others: how much is done, and the time left at the pace so far."""
 
     def __init__(self, description):
         self.bar = progress(
@@ -132,7 +134,7 @@ class Overall:
         return self.bar.disable
 
     def plan(self, left):
-        """`left` is still to be done, in the unit of `advance`."""
+        """Set how much is left, in the unit of `advance`."""
         self.bar.total = self.bar.n + left
         self.bar.refresh()
 

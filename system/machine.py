@@ -15,11 +15,12 @@ import joblib
 
 from utils import NETWORK_ERRORS, RunError
 
-# of malloc.h
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
-PR_SET_PDEATHSIG = 1     # of linux/prctl.h
+M_TRIM_THRESHOLD = -1    # from malloc.h
+M_MMAP_THRESHOLD = -3    # from malloc.h
+PR_SET_PDEATHSIG = 1     # from linux/prctl.h
 
+
+# ---------------------------------------------------------------- disk space
 
 def free_bytes(folder):
     """Free disk space where `folder` is or will be."""
@@ -30,26 +31,28 @@ def free_bytes(folder):
 
 
 def need_space(folder, n_bytes, what):
-    """RunError unless so much disk space is free, before something is written that would not fit.
-    """
-    if (free := free_bytes(folder)) < n_bytes:
+    """RunError unless n_bytes of disk space are free for `what`, before any of it is written."""
+    free = free_bytes(folder)
+    if free < n_bytes:
         raise RunError(
-            f"the disk of {folder} must have {n_bytes / 2**30:.2f} GiB free for {what}, and {free / 2**30:.2f} GiB "
-            "are: free some, or choose another --results_dir, then run the same command again"
+            f"the disk of {folder} must have {n_bytes / 2**30:.2f} GiB free for {what}, "
+            f"and {free / 2**30:.2f} GiB are: free some, or choose another --results_dir, "
+            "then run the same command again"
         )
 
 
-# ---------------------------------------------------------------- what a machine does to a run
+# ---------------------------------------------------------------- faults
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-OF_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE,
-                 errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, *NETWORK_ERRORS)
+OF_THE_SYSTEM = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EISDIR,
+    errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, *NETWORK_ERRORS,
+)
 GO_ON = "then run the same command again to continue"
 
 
 def fault_of(error):
-    """A sentence for an exception that the machine is to blame for (disk, memory, GPU), '' for any
-    other."""
+    """A sentence for an exception that the machine is to blame for (disk, memory, GPU), else ''."""
     while error:
         if sentence := fault_sentence(error):
             return sentence
@@ -59,56 +62,63 @@ def fault_of(error):
 
 
 def fault_sentence(error):
+    """`fault_of` for one exception without its causes."""
     kind = type(error).__name__
     code = getattr(error, "errno", None)
-    text = (str(error).splitlines() or [kind])[0]
+    lines = str(error).splitlines()
+    text = lines[0] if lines else kind
+
     if code in FULL or re.search(r"No space left|quota exceeded|requested and \d+ written", text):
         return f"the disk is full ({text}): free some space, {GO_ON}"
     if code in OF_THE_SYSTEM:
-        return f"a file could not be used ({text}): mend that, {GO_ON}"
+        return f"a file could not be used ({text}): fix that, {GO_ON}"
     if is_out_of_memory(error):
         return (
-            f"there was not enough memory ({text}): close other programs and run the same command again to continue, also "
-            "with --set runtime.grad_checkpointing=on, which takes less; --set optim.micro_batch_size=N (half of what "
-            "config.json says) and a smaller --scale take less too, but train all fits anew"
+            f"there was not enough memory ({text}): close other programs, or add "
+            "--set runtime.grad_checkpointing=on, which takes less, and run the same command again "
+            "to continue; --set optim.micro_batch_size=N (half of what config.json says) and "
+            "a smaller --scale take less too, but train all fits anew"
         )
     if kind == "AcceleratorError" or re.search(r"CUDA error|CUDNN_STATUS|CUBLAS_STATUS", text):
-        return f"the GPU failed ({text}): restart the machine if it stays away, {GO_ON} from the last epoch"
+        advice = f"restart the machine if the GPU stays away, {GO_ON} from the last epoch"
+        return f"the GPU failed ({text}): {advice}"
     return ""
 
 
 def is_out_of_memory(error):
-    """Whether a device, or the machine, had less memory than was asked for."""
+    """Whether a device or the machine ran out of memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
     said = r"can't allocate|not enough memory|ALLOC_FAILED|out of memory"
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and bool(re.search(said, str(error))))
+    return isinstance(error, RuntimeError) and bool(re.search(said, str(error)))
 
+
+# ---------------------------------------------------------------- signals
 
 class Stopping:
-    """Whether a signal may wait for the end of a step, and whether one does."""
+    """Whether a signal may wait for the end of a step, and whether one waits."""
 
-    may_wait = is_asked = False
+    may_wait = False
+    is_asked = False
 
 
 def on_signal(number, frame):
-    """The first SIGINT or SIGTERM within `stops_after_a_step` waits; any other one interrupts at
-    once."""
+    """Let the first signal in `stops_after_a_step` wait; interrupt at once on any other."""
     if not Stopping.may_wait or Stopping.is_asked:
         raise KeyboardInterrupt
     Stopping.is_asked = True
-    # print is not for signal handlers
+    # print is not safe in a signal handler
     os.write(2, b"\nstopping after this step; once more stops at once\n")
 
 
 @contextlib.contextmanager
 def signals_interrupt():
-    """SIGINT and SIGTERM as `on_signal` wants them, inside the block, where this is the main
-    thread."""
+    """Handle SIGINT and SIGTERM by `on_signal` inside the block, if in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT,
-                                                                      signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield
     finally:
@@ -118,11 +128,11 @@ def signals_interrupt():
 
 @contextlib.contextmanager
 def stops_after_a_step():
-    """Around, or as the decorator of, a loop that asks `stop_is_asked()` after each step, saves,
-    and raises KeyboardInterrupt.
+    """Let a signal wait for the end of a step. A context manager or decorator for a loop.
 
-    An exception after such a signal is an interruption too: loading processes may have got the same
-    signal.
+    The loop asks `stop_is_asked()` after each step; if so it saves and raises KeyboardInterrupt. An
+    exception after such a signal is an interruption too, since loading processes may have got the
+    same signal.
     """
     Stopping.may_wait = True
     Stopping.is_asked = False
@@ -142,36 +152,53 @@ def stop_is_asked():
     return Stopping.is_asked
 
 
+# ---------------------------------------------------------------- memory, cores, processes
+
 def keep_freed_memory():
-    """Let glibc keep large freed blocks: a training step on the CPU otherwise returns and faults in
-    gigabytes a second."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for option, size_bytes in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
-            libc.mallopt(option, size_bytes)
+    """Let glibc keep large freed blocks.
+
+    Otherwise training steps on a CPU return gigabytes a second and fault them in again.
+    """
+    mallopt = linux_function("mallopt")
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def return_freed_memory():
-    """Give back what `keep_freed_memory` kept: when a stage ends, and before a fork, as pages that
-    parent and child share are copied one by one when the parent writes them again, gigabytes a fit;
-    new ones come empty."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    """Give back what `keep_freed_memory` kept, when a stage ends and before a fork.
+
+    After a fork, the parent copies each page shared with a child when it writes to it, gigabytes a
+    fit. New pages come empty.
+    """
+    malloc_trim = linux_function("malloc_trim")
+    if malloc_trim:
+        malloc_trim(0)
+
+
+def linux_function(name):
+    """A function of Linux's C library by its name, None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), name, None)
 
 
 def usable_cores():
-    """Cores that this process may use, by its affinity and by the quota of its container."""
+    """Cores that this process may use, by its affinity and its container's quota."""
     return joblib.cpu_count()
 
 
 def end_with_parent():
-    """End this process by SIGKILL when the one that started it ends, however that ended (Linux,
-    prctl(2)).
+    """End this process by SIGKILL when its parent ends, however that ends (Linux, prctl(2)).
 
-    A loading process outlives a `kill -9` of its run otherwise: its queue's pipe is full, and it
-    waits to write for ever.
+    Otherwise a loading process outlives a `kill -9` of its run: its queue's pipe is full, and it
+    waits forever to write.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        # it ended before this
-        if (parent := multiprocessing.parent_process()) and os.getppid() != parent.pid:
-            os._exit(1)
+    prctl = linux_function("prctl")
+    if not prctl:
+        return
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    # the parent may have ended before prctl took hold
+    if parent and os.getppid() != parent.pid:
+        os._exit(1)

@@ -1,4 +1,4 @@
-"""Work in parallel: threads where the interpreter lock is released, processes where it is held."""
+"""Work in parallel: threads for work that releases the interpreter lock, processes for the rest."""
 import os
 import signal
 import sys
@@ -15,10 +15,10 @@ from system.machine import end_with_parent, return_freed_memory, usable_cores
 
 
 def start_worker(_):
-    """One thread per loading process, which leaves Ctrl-C to the process that it works for.
+    """Set up a loading process: one thread, and Ctrl-C left to the process that it works for.
 
-    It ends where it cannot send a batch (/dev/shm is full): of itself it drops the batch, which is
-    then waited for forever.
+    It ends if it cannot send a batch because /dev/shm is full. By default it would drop the batch,
+    and the other process would wait for it forever.
     """
     end_with_parent()
     Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))
@@ -28,10 +28,8 @@ def start_worker(_):
     torch.set_num_threads(1)
 
 
-# ---------------------------------------------------------------- work that holds the interpreter lock
-
 class Calls(Dataset):
-    """calls[i] is function(items[i])."""
+    """Calls(function, items)[i] is function(items[i])."""
 
     def __init__(self, function, items):
         self.function = function
@@ -45,34 +43,39 @@ class Calls(Dataset):
 
 
 def process_map(function, items, workers):
-    """[function(item) for item in items] by `workers` forked processes, for work that holds the
-    interpreter lock.
+    """[function(item) for item in items] in `workers` forked processes.
 
-    The function may be any, its results are pickled. In threads where a system does not fork, or
-    ends such a process.
+    For work that holds the interpreter lock. Any function will do; its results are pickled. Falls
+    back to threads where the system cannot fork or kills such a process.
     """
-    items, workers = list(items), min(workers, usable_cores(), len(items))
+    items = list(items)
+    workers = min(workers, usable_cores(), len(items))
     if workers < 2 or sys.platform != "linux":
         return parallel_map(function, items, workers)
+
     return_freed_memory()
-    loader = DataLoader(Calls(function, items),
-                        batch_size=max(1, min(16, len(items) // (8 * workers))), collate_fn=list,
-                        num_workers=workers, multiprocessing_context="fork",
-                        worker_init_fn=start_worker, generator=torch.Generator())
+    loader = DataLoader(
+        Calls(function, items), batch_size=max(1, min(16, len(items) // (8 * workers))),
+        collate_fn=list, num_workers=workers, worker_init_fn=start_worker,
+        multiprocessing_context="fork", generator=torch.Generator(),
+    )
     try:
         return [result for results in loader for result in results]
     except BaseException as error:
-        # with the iterator in them its processes end, not when it is collected
+        # the frames hold the loader's iterator: clearing them ends its processes now
         traceback.clear_frames(error.__traceback__)
         if not isinstance(error, OSError) and "DataLoader worker (pid" not in str(error):
             raise
-    # a process was killed, or could not be started
+
+    # a process was killed or could not be started
     return parallel_map(function, items, workers)
 
 
 def parallel_map(function, items, workers, description=""):
-    """[function(item) for item in items] over `workers` threads, for work that releases the
-    interpreter lock."""
+    """[function(item) for item in items] in `workers` threads.
+
+    For work that releases the interpreter lock.
+    """
     items = list(items)
     if workers <= 1 or len(items) < 2:
         return [function(item) for item in progress(items, desc=description)]

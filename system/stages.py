@@ -1,7 +1,7 @@
 """Atomic stages: a stage turns values into files under one key, and survives a kill.
 
     stage = Stage.of(run_folder, "folds", version=1, settings={...}, inputs=[audit.key])
-    run_stage(stage, lambda folder: (folder / "folds.csv").write_text(...))     # does nothing when it is complete
+    run_stage(stage, lambda folder: (folder / "folds.csv").write_text(...))   # nothing if complete
 """
 import contextlib
 import os
@@ -15,11 +15,14 @@ from filelock import FileLock, Timeout
 from system.machine import return_freed_memory
 from utils import UserError, digest_file, digest_json, first_few, read_json, sync, write_json
 
+MANIFEST = "manifest.json"
+SCRATCH = ".scratch"      # suffix of files that a stage needs only until it is complete
+BEGUN = ".partial"        # suffix of files that a kill left half-written by `write_atomic`
+
 
 @dataclass(frozen=True)
 class Stage:
-    """A unit of work: its name, its key and the folder it will have. Complete if and only if that
-    folder exists."""
+    """A unit of work: its name, key and folder. It is complete if and only if the folder exists."""
 
     name: str
     key: str
@@ -27,10 +30,14 @@ class Stage:
 
     @classmethod
     def of(cls, root, name, *, version, settings, inputs):
-        """`settings`: the part of the configuration that is read; `inputs`: the keys of the stages
-        that are read."""
-        key = digest_json({"stage": name, "version": version, "settings": settings,
-                           "inputs": list(inputs)})
+        """The stage with the key of these values.
+
+        `settings`: the part of the configuration that it reads; `inputs`: the keys of the stages
+        that it reads.
+        """
+        key = digest_json(
+            {"stage": name, "version": version, "settings": settings, "inputs": list(inputs)}
+        )
         return cls(name, key, Path(root) / f"{name}-{key}")
 
     @property
@@ -42,30 +49,28 @@ class Stage:
         return self.folder.is_dir()
 
 
-MANIFEST = "manifest.json"
-SCRATCH = ".scratch"      # how files end that a stage needs only until it is complete
-BEGUN = ".partial"        # and those that `write_atomic` was killed in
-
-
 def run_stage(stage, build, changed=lambda names: None):
-    """Call `build(partial folder)`, seal it with a manifest of sha256s, rename it. Complete stages
-    return at once.
+    """Call `build(partial folder)`, write a manifest of sha256s and rename the folder.
 
-    A killed build is called again in the same partial folder and may go on from what it finds
-    there. A complete stage whose files are not those of its manifest is made again, after
-    changed(their names).
+    Returns the stage, at once if it is complete. After a kill, `build` is called again in the same
+    partial folder and may continue from what it finds there. A complete stage whose files no longer
+    match its manifest is made again, after changed(names of the files).
     """
     drop_if_changed(stage, changed)
     if stage.is_done:
         return stage
+
     stage.partial.mkdir(parents=True, exist_ok=True)
     manifest = stage.partial / MANIFEST
     if not manifest.exists() or damaged_files(stage.partial):
         manifest.unlink(missing_ok=True)
         build(stage.partial)
-        write_manifest(manifest,
-                       [p for p in stage.partial.rglob("*") if p.is_file()
-                        and p.suffix not in (SCRATCH, BEGUN)], stage=stage.name, key=stage.key)
+        files = [
+            path for path in stage.partial.rglob("*")
+            if path.is_file() and path.suffix not in (SCRATCH, BEGUN)
+        ]
+        write_manifest(manifest, files, stage=stage.name, key=stage.key)
+
     for path in [*stage.partial.rglob("*" + SCRATCH), *stage.partial.rglob("*" + BEGUN)]:
         path.unlink()
     os.replace(stage.partial, stage.folder)
@@ -74,15 +79,17 @@ def run_stage(stage, build, changed=lambda names: None):
 
 
 def drop_if_changed(stage, changed):
-    """Discard a complete stage whose files are not those of its manifest, after changed(their
-    names)."""
-    if stage.is_done and (names := damaged_files(stage.folder)):
+    """Discard a complete stage whose files no longer match its manifest, after changed(names)."""
+    if not stage.is_done:
+        return
+    names = damaged_files(stage.folder)
+    if names:
         changed(names)
         discard(stage)
 
 
 def discard(stage):
-    """Remove a complete stage; killed on the way, what is left is no complete stage."""
+    """Remove a complete stage. A kill on the way leaves no complete stage."""
     if stage.is_done:
         (stage.folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(stage.partial, ignore_errors=True)
@@ -91,16 +98,17 @@ def discard(stage):
 
 
 def write_manifest(path, files, **about):
-    """The sha256 of each of the files, all of which are on the disk by then."""
+    """Write the sha256 of each file and what `about` says, once all files are on the disk."""
     for file in files:
         sync(file)
-    write_json(path,
-               {**about, "sha256": {p.relative_to(path.parent).as_posix(): digest_file(p)
-                                    for p in sorted(files)}})
+    digests = {
+        file.relative_to(path.parent).as_posix(): digest_file(file) for file in sorted(files)
+    }
+    write_json(path, {**about, "sha256": digests})
 
 
 def digests_in(manifest):
-    """{name: sha256} of a manifest; None where it is missing or damaged."""
+    """{name: sha256} of a manifest, None if it is missing or damaged."""
     try:
         return dict(read_json(manifest)["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -108,38 +116,51 @@ def digests_in(manifest):
 
 
 def damaged_files(folder, manifest=MANIFEST):
-    """Names of files under `folder` whose content is not what the manifest says; the manifest's own
-    where it is damaged."""
+    """Names of files under `folder` that do not match the manifest, or of a damaged manifest."""
     folder = Path(folder)
     digests = digests_in(folder / manifest)
     if digests is None:
         return [manifest]
-    return [name for name, digest in digests.items() if not (folder / name).is_file()
-            or digest_file(folder / name) != digest]
+    return [
+        name for name, digest in digests.items()
+        if not (folder / name).is_file() or digest_file(folder / name) != digest
+    ]
 
 
 def changed_files(folder, top):
-    """(how many files the manifests under `folder` name, the names of those that changed); top: the
-    folder's own manifest."""
+    """(number of files that the manifests under `folder` name, sorted names of the changed ones).
+
+    `top`: the name of the folder's own manifest.
+    """
     folder = Path(folder)
-    manifests = [folder / top] * (folder / top).is_file() + sorted(folder.rglob(MANIFEST))
-    manifests = [path for path in manifests if not any(part.endswith(".partial")
-                                                       for part in path.parts)]
-    named = {path.parent / name for path in manifests for name in digests_in(path) or [path.name]}
-    changed = {path.parent / name for path in manifests for name in damaged_files(path.parent,
-                                                                                  path.name)}
+    manifests = sorted(folder.rglob(MANIFEST))
+    if (folder / top).is_file():
+        manifests.insert(0, folder / top)
+
+    named = set()
+    changed = set()
+    for manifest in manifests:
+        if any(part.endswith(".partial") for part in manifest.parts):
+            continue
+        names = digests_in(manifest) or [manifest.name]
+        named.update(manifest.parent / name for name in names)
+        damaged = damaged_files(manifest.parent, manifest.name)
+        changed.update(manifest.parent / name for name in damaged)
     return len(named), sorted(path.relative_to(folder).as_posix() for path in changed)
 
 
+# ---------------------------------------------------------------- one process a folder
+
+
 OWNER = ".owner.json"
-ORPHAN_SECONDS = 20
+ORPHAN_SECONDS = 20      # a killed run's loading processes hold its lock until they notice
 
 
 def is_alive(owner):
-    """Whether the process that an owner file names may still run; one on another host may."""
+    """Whether the process that an owner file names may still run. One on another host may."""
     try:
         who = read_json(owner)
-        # there os.kill(pid, 0) interrupts the process
+        # on Windows os.kill(pid, 0) interrupts the process
         if who["host"] == platform.node() and os.name != "nt":
             os.kill(who["pid"], 0)
         return True
@@ -149,18 +170,15 @@ def is_alive(owner):
 
 @contextlib.contextmanager
 def exclusive(folder):
-    """Hold `folder` for this process; a second process is refused with the first one's pid and
-    host.
+    """Hold `folder` for this process. UserError names the pid and host that hold it already.
 
-    The lock is the operating system's, so that a killed process leaves nothing to clean up.
+    The lock is the operating system's, so a killed process leaves nothing to clean up.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     owner = folder / OWNER
     try:
-        # loading processes of a killed run hold its lock for the seconds in which they notice that
-        # it is gone
         lock.acquire(timeout=0 if is_alive(owner) else ORPHAN_SECONDS)
     except Timeout:
         try:
@@ -168,8 +186,8 @@ def exclusive(folder):
         except (OSError, ValueError, KeyError):
             who = "another process"
         raise UserError(
-            f"the experiment folder {folder} must be used by one run at a time, and {who} is using it: "
-            "wait for it, or choose another --experiment_name"
+            f"the experiment folder {folder} must be used by one run at a time, and {who} is using "
+            "it: wait for it, or choose another --experiment_name"
         ) from None
     try:
         write_json(owner, {"pid": os.getpid(), "host": platform.node()})

@@ -68,7 +68,7 @@ def test_overrides_are_parsed_with_the_fields_type():
     ("data.run_folds=9", "data.run_folds must be at most data.n_folds = 5, got 9"),
     ("optim.lr", "--set takes KEY=VALUE, got 'optim.lr'"),
     ("rounds=0", "rounds must be at least 1, got 0"),
-    ("rounds.alpha=0.5", "rounds.alpha is of the rounds after the first and there is none: add rounds=2"),
+    ("rounds.alpha=0.5", "rounds.alpha is for the rounds after the first, and there are none: add rounds=2"),
     ("rounds.alfa=0.5", "did you mean 'rounds.alpha'"),
     ("data.image_size_px=300", "must be a multiple of 32, got 300: use 288 or 320"),
     ("model.backbones=vit,vit", "model.backbones must be different names"),

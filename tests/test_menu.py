@@ -72,7 +72,7 @@ def test_the_menu_is_used_with_a_keyboard_alone_in_korean_and_english(results):
     assert process.returncode == 0 and TEXTS["ko"]["quick_test"] in out and TEXTS["en"][
         "quick_test"] in out
     assert (
-        f"page: {results / 'training_results/ended/report.html'}" in out and "expected 0.812" in out
+        f"report: {results / 'training_results/ended/report.html'}" in out and "expected 0.812" in out
     )
     assert out.index(TEXTS["ko"]["quick_test"]) < out.index(TEXTS["en"]["quick_test"])
 
@@ -80,7 +80,7 @@ def test_the_menu_is_used_with_a_keyboard_alone_in_korean_and_english(results):
 def test_a_mode_shows_what_its_last_run_here_has_cost(results, monkeypatch, capsys):
     typed(monkeypatch, "q\n")
     assert menu(results) == 0
-    assert "last here: 1 fit(s) in 13 min (ended)" in capsys.readouterr().out
+    assert "last run here: 1 fit(s) in 13 min (ended)" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_goes_on_by_its_own_command(results, monkeypatch, capsys):
@@ -92,7 +92,7 @@ def test_an_interrupted_run_goes_on_by_its_own_command(results, monkeypatch, cap
     out = capsys.readouterr().out
     assert (
         "python grandmaster_train.py --mode debug --data_path '/no such folder'" in out
-        and "it has no page yet" in out
+        and "it has no report yet" in out
     )
 
 
@@ -114,7 +114,7 @@ def test_the_plan_of_a_mode_is_asked_for_and_nothing_is_trained(results, monkeyp
     out = capsys.readouterr().out
     assert str(["--mode", "full_training", "--data_path", "/data", "--experiment_name", "x",
                 "--weights_dir", "/my weights",
-                "--dry_run"]) in out and "words and quoted texts" in out
+                "--dry_run"]) in out and "words or quoted text" in out
     typed(monkeypatch, "1\n\n\n")
     assert menu(results) == 0 and str(["--mode", "quick_test"]) in capsys.readouterr().out
 

@@ -112,7 +112,7 @@ def test_files_that_are_no_images_by_their_names_are_named(copied, tmp_path, cap
     (folder / "c.heic").write_bytes(b"")
     assert predict([str(copied), str(folder), "--fast", "--out", str(tmp_path / "p.csv")]) == 0
     error = capsys.readouterr().err
-    assert "1 file ('c.heic')" in error and "as those of images do (.jpg, .jpeg, .jfif," in error
+    assert "1 file ('c.heic')" in error and "like those of images (.jpg, .jpeg, .jfif," in error
     assert [row["id"] for row in rows_of(tmp_path / "p.csv")] == ["a.jfif", "b.jpg"]
 
 

@@ -1,5 +1,5 @@
 """What a machine does to a run, really done: full disks, killed processes, changed files, signals.
-docs/FAULTS.md is the table.
+docs/faults.md is the table.
 
 Every test ends in the outcome of an undisturbed run, after one more start of the same command where
 the fault ended it.

@@ -1,4 +1,4 @@
-"""Slices of benchmarks/fuzz.py and benchmarks/kills.py, each in a process that may fork; and the
+"""Slices of tests/fuzz.py and tests/kills.py, each in a process that may fork; and the
 fuzz's judge can say no."""
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fuzz import NAME, wrong_in
+from tests.fuzz import NAME, wrong_in
 
 ROOT = Path(__file__).resolve().parent.parent
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -23,13 +23,13 @@ def said_by(*command):
 
 @forks
 def test_thirty_damaged_contests_end_in_a_finished_check_or_a_named_problem():
-    assert "30 of 30 variants" in said_by("benchmarks.fuzz", "--n", "30", "--seed", "7")
+    assert "30 of 30 variants" in said_by("tests.fuzz", "--n", "30", "--seed", "7")
 
 
 @forks
 @pytest.mark.slow
 def test_twelve_kills_of_a_competition_ready_run_end_in_the_same_bytes():
-    said = said_by("benchmarks.kills", "--kills", "12", "--seed", "1")
+    said = said_by("tests.kills", "--kills", "12", "--seed", "1")
     assert "12 kills over" in said and " 0 differ" in said
 
 
@@ -43,7 +43,8 @@ FINE = f"data              passed   8 images\n{NAME} passed  x\n7 passed, 0 fail
     (1, FINE, [], [], "exit status 1"),
     (0, FINE.replace("0 failed", "1 failed"), [], [], "exit status 0"),
     (-1, "Traceback (most recent call last):\n", [], [], "a traceback"),
-    (1, "data              FAILED   KeyError: 'a'\n6 passed, 1 failed, 0 warnings\n", [], [], "an error that is no sentence"),
+    (1, "data              FAILED   KeyError: 'a'\n6 passed, 1 failed, 0 warnings\n", [], [],
+     "an error that is no sentence"),
     (0, FINE + "\x1b[2J", [], [], "a raw control character"),
 ])
 def test_the_judge_can_say_no(tmp_path, status, said, named, lost, wrong):

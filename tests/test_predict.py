@@ -174,9 +174,8 @@ def test_a_missing_onnx_is_named(copied, tmp_path, monkeypatch, capsys):
     )
 
 
-def test_the_readmes_lines_load_the_weights_in_plain_timm(copied, monkeypatch):
-    section = (ROOT / "README.md").read_text().split("## Predict new images")[1].split("\n## ")[0]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+def test_the_lines_of_the_docs_load_the_weights_in_plain_timm(copied, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/predict.md").read_text(), re.DOTALL)[1]
     names = {}
     exec(code.replace("training_results/NAME", str(copied)), names)
     network = names["network"]

@@ -1,7 +1,7 @@
 """kill -9 in random moments of whole competition_ready runs: the next start goes on, and the final
 bytes are the same.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.kills --kills 100
+    OMP_NUM_THREADS=1 python -m tests.kills --kills 100
 
 Each start of a run is killed: once in each of its stages, and in its result files, before a random
 write (a file opened for writing, renamed or removed, a folder made), and between those once after a
@@ -190,7 +190,8 @@ def kill_runs(scratch, kills, seed):
                    if whole.get(name) != found.get(name)]
         n_runs += 1
         print(
-            f"{folder.name} ended after {sum(hit.values())} kills so far, {len(differ)} differences",
+            f"{folder.name} ended after {sum(hit.values())} kills so far, "
+            f"{len(differ)} differences",
             flush=True,
         )
     return hit, n_runs, len(whole), differ
@@ -208,8 +209,8 @@ def main(argv=None):
     for name in differ:
         print(f"differs: {name}")
     print(
-        f"{sum(hit.values())} kills over {n_runs} runs in {timer.seconds:.0f} s: {n_files} files and values of each run "
-        f"compared, {len(differ)} differ"
+        f"{sum(hit.values())} kills over {n_runs} runs in {timer.seconds:.0f} s: "
+        f"{n_files} files and values of each run compared, {len(differ)} differ"
     )
     return 1 if differ else 0
 

@@ -1,8 +1,11 @@
 """Damaged contests by a seeded generator, each through debug mode: a finished check or a named
 problem, no traceback, no hang.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.fuzz --n 300                # exit status 1 if one of them ends in anything else
-    OMP_NUM_THREADS=1 python -m benchmarks.fuzz --only 137 --keep DIR  # one of them again, its folder and output kept
+    OMP_NUM_THREADS=1 python -m tests.fuzz --n 300
+    OMP_NUM_THREADS=1 python -m tests.fuzz --only 137 --keep DIR
+
+Exit status 1 if one of them ends in anything else. The second command runs one of them again and
+keeps its folder and output.
 
 A variant is one of five layouts with one to three damages to its tables, images, folders or
 weights. Each is checked in a process of its own, forked from one that has imported everything (no
@@ -36,11 +39,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.kills import killed_after
 from contest import audit, intake
 from grandmaster_train import main as train
 from running import checks
 from system.log import Timer
+from tests.kills import killed_after
 
 NAME = "mobilenetv3_small_050"
 SETTINGS = (f"model.backbones={NAME}", "data.n_folds=2")
@@ -797,9 +800,9 @@ def main(argv=None):
         print(f"{count:>4}  {how}")
     damages = {name for name in used if not name.startswith("(")}
     print(
-        f"{len(numbers) - len(wrong)} of {len(numbers)} variants (seed {args.seed}, {len(damages)} of "
-        f"{sum(map(len, KINDS.values()))} damages) ended in a finished check or a named problem, in {timer.seconds:.0f} s, "
-        f"the slowest in {slowest:.1f} s"
+        f"{len(numbers) - len(wrong)} of {len(numbers)} variants (seed {args.seed}, "
+        f"{len(damages)} of {sum(map(len, KINDS.values()))} damages) ended in a finished check "
+        f"or a named problem, in {timer.seconds:.0f} s, the slowest in {slowest:.1f} s"
     )
     return 1 if wrong else 0
 

@@ -26,7 +26,7 @@ from utils import UserError
 
 
 def make_parser():
-    settings = settings_text().replace("%", "%%")
+    settings = settings_text()
     parser = Parser(
         prog="grandmaster_train.py",
         description=__doc__.split("\n\n")[0],

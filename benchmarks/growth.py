@@ -22,11 +22,11 @@ import numpy as np
 from benchmarks.seeds import split_argv
 from grandmaster_train import main as train
 from modeling.train import Tally
-from running import pipeline
+from running import preparing
 from system.log import Timer
 from utils import read_json, write_json
 
-STAGES = ("audit", "shift", "folds")
+STAGES = {"audit": "audited", "shift": "matched", "folds": "folded"}      # of running.preparing
 SIDE_PX, CLASSES, EPOCHS = 64, 10, 3
 ARGV = ["--mode", "quick_test", "--set", f"optim.epochs={EPOCHS}",
         "model.backbones=mobilenetv3_small_050", "model.pretrained=off", "predict.tta_views=1",
@@ -67,10 +67,11 @@ def watched(folder, passed):
     seconds, used = {}, {"start": memory()}
 
     def timed(name, function):
-        def run(this):
+        def run(*values):
             with Timer() as timer:
-                function(this)
+                made = function(*values)
             seconds[name], used[name] = timer.seconds, memory()
+            return made
         return run
 
     def row(self, *args, row=Tally.row):
@@ -79,10 +80,10 @@ def watched(folder, passed):
         seconds[name], used[name] = found["seconds"], memory()
         return found
 
-    with mock.patch.multiple(pipeline,
-                             **{f"run_{name}": timed(name, getattr(pipeline, f"run_{name}"))
-                                for name in STAGES}), mock.patch.object(Tally, "row",
-                                                                        row), Timer() as timer:
+    stages = {function: timed(name, getattr(preparing, function))
+              for name, function in STAGES.items()}
+    with (mock.patch.multiple(preparing, **stages), mock.patch.object(Tally, "row", row),
+          Timer() as timer):
         if status := train(["--data_path", str(folder / "data"), "--results_dir",
                             str(folder / "results"), *ARGV, *passed]):
             sys.exit(status)

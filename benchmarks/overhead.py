@@ -16,6 +16,8 @@ import copy
 import statistics
 import sys
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -24,10 +26,9 @@ import torch
 from benchmarks.seeds import split_argv
 from data_loader import make_loader
 from grandmaster_train import main as train
-from modeling import inference
-from modeling.optim import make_ema, make_optimizer
-from modeling.train import TrainState, room_of
-from running import fits, planner
+from modeling.inference import predict
+from modeling.train import fit, new_state
+from running.fits import FitJob
 from system.log import Timer
 from system.machine import return_freed_memory
 
@@ -50,32 +51,27 @@ class Prices:
     def __init__(self):
         self.fits, self.measuring, self.running = [], 0.0, None
 
-    def fit(self, spec, network, objective, loader, sampler, **values):
-        """In place of `modeling.fits.fit`."""
-        if self.running is None:      # steps measured for the plan
-            return fit(spec, network, objective, loader, sampler, **values)
+    def fit(self, spec, training, config, n_epochs, device, folder, watch):
+        """In place of `running.fits.fit`."""
         with self.unseen(), torch.random.fork_rng():
-            price = self.step_seconds(spec, network, objective, loader, sampler, **values)
+            price = self.step_seconds(spec, training, config, device, watch.log)
             # else it is copied page by page once loading processes are forked, which is not yet
             return_freed_memory()
-        result = fit(spec, network, objective, loader, sampler, **values)
-        self.running["steps"] += len(result.epochs) * len(sampler) * price
+        result = fit(spec, training, config, n_epochs, device, folder, watch)
+        self.running["steps"] += len(result.epochs) * len(training.sampler) * price
         return result
 
-    def step_seconds(self, spec, network, objective, loader, sampler, *, mix, config, compute,
-                     device, events, pretrained, **_):
-        network, objective = compute.prepare(
-            copy.deepcopy(network).to(device)).train(), objective.to(device)
-        optimizer = make_optimizer(network, config.optim, pretrained)
-        state = TrainState(network, make_ema(network, config.optim, 100), optimizer,
-                           compute.scaler(device), room_of(spec, network, config, device, events))
-        batch = mix(next(iter(make_loader(loader.dataset, sampler, 0))),
-                    torch.Generator().manual_seed(0), 100)
-        return median_seconds(lambda: state.step(0, objective, batch, compute.autocast(device),
-                                                 config.optim.clip_norm))
+    def step_seconds(self, spec, training, config, device, log):
+        network = training.compute.prepare(copy.deepcopy(training.network).to(device)).train()
+        objective = training.objective.to(device)
+        state = new_state(spec, replace(training, network=network), config, 100, device, log)
+        first = next(iter(make_loader(training.loader.dataset, training.sampler, 0)))
+        batch = training.mix(first, torch.Generator().manual_seed(0), 100)
+        return median_seconds(lambda: state.step(
+            0, objective, batch, training.compute.autocast(device), config.optim.clip_norm))
 
     def predict(self, network, loader, sample_id, classes, *, source, views, room, **values):
-        """In place of `modeling.fits.predict`."""
+        """In place of `running.predicting.predict`."""
 
         def once(batches, ids=sample_id):
             return predict(network, batches, ids, classes, source=source, views=views, room=room,
@@ -92,11 +88,16 @@ class Prices:
                                                                                         :n])) / n
         return once(loader)
 
-    def run_fit(self, site, this, spec, **values):
-        """In place of `modeling.planner.run_fit`."""
-        self.measuring, self.running = 0.0, {"backbone": spec.backbone, "steps": 0.0, "images": 0}
+    def job(self, *values, **named):
+        """In place of `running.planner.FitJob`."""
+        return partial(self.run, FitJob(*values, **named))
+
+    def run(self, job, site):
+        """The job, and what its steps alone would take."""
+        self.measuring = 0.0
+        self.running = {"backbone": job.spec.backbone, "steps": 0.0, "images": 0}
         with Timer() as timer:
-            run_fit(site, this, spec, **values)
+            job(site)
         done, self.running = self.running, None
         if done["images"]:
             done["steps"] += done["images"] * done["image_seconds"]()
@@ -119,18 +120,15 @@ def rows(fits):
         yield f"{backbone or 'all':<32}  {len(own):>4}  {wall:>7.1f}  {steps:>11.1f}  {wall / steps:.3f}"
 
 
-fit, predict, run_fit = train.fit, inference.predict, fits.run_fit
-
-
 def main():
     own, passed = split_argv()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_path")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the run there")
     args, prices = parser.parse_args(own), Prices()
-    with (tempfile.TemporaryDirectory() as scratch, mock.patch.multiple(fits, fit=prices.fit,
-                                                                        predict=prices.predict),
-          mock.patch.object(planner, "run_fit", prices.run_fit)):
+    with (tempfile.TemporaryDirectory() as scratch, mock.patch("running.fits.fit", prices.fit),
+          mock.patch("running.predicting.predict", prices.predict),
+          mock.patch("running.planner.FitJob", prices.job)):
         if status := train(["--data_path", args.data_path, "--results_dir",
                             str(args.keep or scratch), *passed]):
             sys.exit(status)

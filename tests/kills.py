@@ -25,7 +25,7 @@ from pathlib import Path
 
 from demo_contest import draw_contest
 from grandmaster_train import main as train
-from running.pipeline import RESULTS_MANIFEST
+from running.conclusion import RESULTS_MANIFEST
 from system.log import Timer
 from system.stages import MANIFEST
 from utils import read_json

@@ -121,6 +121,6 @@ def test_the_product_needs_nothing_beyond_requirements_txt():
                   and not node.level]
         tops = {name.split(".")[0] for name in names} - own
         assert {distribution.get(top, top) for top in tops} <= required, path
-    packages = re.search(r"packages = \((.*?)\)", (ROOT / "running/pipeline.py").read_text(),
+    packages = re.search(r"packages = \((.*?)\)", (ROOT / "running/introduction.py").read_text(),
                          re.DOTALL)[1]
     assert {p.replace("-", "_") for p in re.findall(r'"(.*?)"', packages)} <= required

@@ -24,8 +24,6 @@ PAGES = (*READMES, "CONTRIBUTING.md", *DOCS, RESULTS)
 MOST_LINES = 120
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 OPTIONAL = ("tensorboard", "mlflow", "ruff")        # not installed with requirements.txt
-# fails on import: it takes `fit` from the command that it calls `train`
-BROKEN = ("benchmarks.overhead",)
 
 
 def read(name):
@@ -119,8 +117,6 @@ def check(command, monkeypatch):
 @pytest.mark.parametrize(("name", "command"), [(name, command) for name in PAGES
                                                for command in dict.fromkeys(commands(name))])
 def test_every_command_is_one_that_its_parser_takes(name, command, monkeypatch):
-    if any(module in command for module in BROKEN):
-        pytest.xfail("the module does not import")
     check(command, monkeypatch)
 
 

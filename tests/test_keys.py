@@ -1,0 +1,98 @@
+"""The keys of all stages are those of earlier versions: a run made before a change is found done.
+
+A change of a stage's result raises its version, and its key here. Nothing else may change a key.
+"""
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from config import FitSpec, build_config, resolve
+from ensemble.metrics import find_metric
+from ensemble.scores import ensemble_stage
+from modeling.compute import Compute
+from modeling.weights import WeightsSource
+from running import preparing
+from running.costs import compute_stage, cost_stage
+from running.planner import plan_stage
+from running.run import Keys, Prepared, Setup, fit_stages
+
+ROOT = Path(__file__).resolve().parent.parent
+BEFORE = "2898773"      # the commit that made the keys below, and whose runs are found done
+NAMES = ("mobilenetv2_100", "vit_tiny_patch16_224")
+MACHINE = {"precision": "fp32", "device": "cpu", "node": "n", "gpu": "", "gpu_memory_bytes": 0,
+           "cores": 2, "workers": -1}
+
+
+@pytest.fixture(scope="module")
+def config():
+    settings = [f"model.backbones={','.join(NAMES)}", "data.run_folds=2",
+                "runtime.time_budget_hours=2"]
+    return resolve(build_config("competition_ready", settings), gpu_memory_bytes=0, n_train=1000,
+                   metric="macro_f1")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return {NAMES[0]: WeightsSource(NAMES[0], "weights_dir", path="x", pad_type="same"),
+            NAMES[1]: WeightsSource(NAMES[1], "random")}
+
+
+@pytest.fixture(scope="module")
+def prepared(config, weights):
+    return Prepared(config, Path("run"), None, None, None, weights,
+                    dict(zip(NAMES, ("d0", "d1"), strict=True)), Keys("a", "s", "f"))
+
+
+def test_stages_before_the_first_fit(config, weights, monkeypatch):
+    monkeypatch.setattr(preparing, "contest_digests", lambda contest, workers: ["contest"])
+    setup = Setup(config, None, None, Path("run"), torch.device("cpu"), MACHINE, weights)
+    audit = SimpleNamespace(test=[1, 2, 3])
+    digests = {NAMES[0]: "d0"}
+    assert preparing.stage_of_audit(setup).key == "72e36a6d0902"
+    assert preparing.stage_of_shift(setup, audit, "a", weights, digests).key == "58583af1ae60"
+    assert preparing.stage_of_folds(setup, "a").key == "b80becd49f42"
+
+
+@pytest.mark.parametrize(("number", "fold", "training", "prediction"), [
+    (0, 0, "f5c638bcb91e", "4195d0224d7f"), (0, None, "c115d17467b5", "d135952f22b2"),
+    (1, 1, "8ea5cf3864d7", "b79d28102667"), (1, None, "91746fe0669e", "687249b51712")])
+def test_fits(prepared, number, fold, training, prediction):
+    spec = FitSpec(NAMES[0], 42, number, fold)
+    stages = fit_stages(prepared, spec, lambda backbone: Compute())
+    assert (stages.training.key, stages.prediction.key) == (training, prediction)
+
+
+def test_what_is_measured_planned_and_blended(prepared):
+    assert compute_stage(prepared, NAMES[1]).key == "2b0ca6e49952"
+    assert cost_stage(prepared, MACHINE, NAMES[1], Compute()).key == "ee51d904a56c"
+    assert plan_stage(prepared).key == "7b6f9761563a"
+    fits = {name: SimpleNamespace(predict_stage=SimpleNamespace(key=name)) for name in ("p0", "p1")}
+    assert ensemble_stage(prepared, find_metric("macro_f1"), fits).key == "a4829e9d5ea0"
+
+
+@pytest.mark.long
+def test_a_run_of_the_earlier_commit_is_found_done(tmp_path):
+    """By a clone of it: minutes of training, then none; the submission has the same bytes."""
+    if subprocess.run(["git", "-C", ROOT, "cat-file", "-e", BEFORE], check=False).returncode:
+        pytest.skip(f"the history does not hold {BEFORE}")
+    before = tmp_path / "before"
+    subprocess.run(["git", "clone", "-q", ROOT, before], check=True)
+    subprocess.run(["git", "-C", before, "checkout", "-q", BEFORE], check=True)
+
+    def run_by(code):
+        subprocess.run([sys.executable, code / "grandmaster_train.py", "--demo_size", "0.05",
+                        "--results_dir", "results"], cwd=tmp_path, check=True)
+        folder = tmp_path / "results/quick_test_demo_contest_0.05"
+        submission, = folder.glob("submission_*.csv")
+        return sorted(path.relative_to(folder) for path in folder.rglob("*-*/")), submission
+
+    stages, submission = run_by(before)
+    kept = shutil.copy(submission, tmp_path / "kept.csv")
+    stages_after, submission = run_by(ROOT)
+    assert stages_after == stages
+    assert submission.read_bytes() == Path(kept).read_bytes()

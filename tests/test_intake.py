@@ -395,7 +395,7 @@ def test_measurements_are_no_classes(root):
     (root / "sample_submission.csv").unlink()
     write(root / "train.csv", "ID,age", *(f"a{i}.png,{i}.25" for i in range(8)))
     with pytest.raises(
-        UserError, match=r"which are no classes; supported are contests with one class per image"
+        UserError, match=r"which are not classes; supported are contests with one class per image"
     ) as error:
         read_contest(root, DATA)
     assert "\n" not in str(error.value)
@@ -433,7 +433,7 @@ def test_names_of_several_words_are_classes_where_their_column_is_asked_for(tmp_
           *(f"a{i}.png,{card}" for i, card in enumerate(2 * cards)))
     with pytest.raises(
         UserError,
-        match=r"several classes to 104 of 106 .*--set data\.target_column=target takes them so",
+        match=r"several classes to 104 of 106 .*data\.target_column=target takes each value",
     ):
         read_contest(root, DATA)
     contest = read_contest(root, DataConfig(n_folds=2, target_column="target"))

@@ -600,7 +600,7 @@ def test_images_behind_a_link_out_of_the_folder_are_asked_for(tmp_path):
     (tmp_path / "contest" / "train").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(
         UserError,
-        match=r"has none.*1 link or special file \('train'\) out of it are not opened: copy what",
+        match=r"has none.*links out of it and special files \('train'\) are not opened: copy what",
     ):
         read_contest(tmp_path / "contest", DATA)
 

@@ -90,12 +90,9 @@ def train_catalog(root, labelled, names, findings):
     classes = sorted_classes(labelled.labels[i] for i in known)
     empty = [c for c in names if c not in classes]
     if empty:
-        findings.warn(
-            "class_without_images",
-            f"{counted(empty, 'class')} of the class list without any training image: they are "
-            "never predicted",
-            empty,
-        )
+        findings.warn("class_without_images",
+                      f"{counted(empty, 'class')} of the class list without any training image: "
+                      "they are never predicted", empty)
     if len(classes) < 2:
         findings.fail(
             "too_few_classes",
@@ -229,12 +226,9 @@ def make_form(table, labelled, ids, classes, class_names, findings):
             "data.sample_submission=FILE data.label_table=FILE data.target_column=NAME",
         )
     elif idle:
-        findings.warn(
-            "class_without_images",
-            f"{counted(idle, 'column')} of {table.path!r} without any training image: 0 is "
-            "written there",
-            idle,
-        )
+        findings.warn("class_without_images",
+                      f"{counted(idle, 'column')} of {table.path!r} without any training image: "
+                      "0 is written there", idle)
     return with_fields(form, class_of=class_of)
 
 
@@ -243,13 +237,11 @@ def understood_lines(labelled, train, class_names, names_path, data):
     kind = target_kind(labelled, train.classes)
     counts = np.bincount(train.label, minlength=len(train.classes))
     named = f", named by {names_path}" if names_path else ""
+    group = "near-duplicates only"
     if data.group_column:
         group = f"column {data.group_column!r}, and near-duplicates"
     elif labelled.offered_groups:
-        group = ("near-duplicates only; columns that repeat over images: "
-                 f"{first_few(labelled.offered_groups)}")
-    else:
-        group = "near-duplicates only"
+        group += f"; columns that repeat over images: {first_few(labelled.offered_groups)}"
     return (
         f"labels:     {labelled.source}, {len(train)} images (--set data.label_table=FILE "
         "data.id_column=NAME)",

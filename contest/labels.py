@@ -141,11 +141,9 @@ def same_split(labels, others):
 
 def fail_two_readings(one, other, findings):
     ways = [f"from {rows.source} ({first_few(sorted(set(rows.labels)))})" for rows in (one, other)]
-    findings.fail(
-        "ambiguous_labels",
-        f"the labels can be read in two ways, {ways[0]} and {ways[1]}: "
-        "--set data.label_table=FILE, folders, subfolders or names takes one",
-    )
+    findings.fail("ambiguous_labels",
+                  f"the labels can be read in two ways, {ways[0]} and {ways[1]}: "
+                  "--set data.label_table=FILE, folders, subfolders or names takes one")
 
 
 # ---------------------------------------------------------------- a table
@@ -163,11 +161,9 @@ def rows_of_table(files, table, sample, data, findings):
         )
         return None
     if group and group not in table.others():
-        findings.fail(
-            "group_column",
-            f"--group_column must be a column of {table.path!r}, got {group!r}"
-            f"{nearest(group, table.others())}; columns: {', '.join(table.others())}",
-        )
+        findings.fail("group_column",
+                      f"--group_column must be a column of {table.path!r}, got {group!r}"
+                      f"{nearest(group, table.others())}; columns: {', '.join(table.others())}")
         return None
 
     form_columns = sample.others(table.id_column) if sample is not None else []
@@ -240,11 +236,9 @@ def unrepeated_rows(where, ids, labels, findings):
             unlabelled,
         )
     if repeated:
-        findings.warn(
-            "repeated_id",
-            f"{where} repeats {counted(repeated, 'id')}: one row of each is kept",
-            repeated,
-        )
+        findings.warn("repeated_id",
+                      f"{where} repeats {counted(repeated, 'id')}: one row of each is kept",
+                      repeated)
     if contradicted:
         findings.warn(
             "contradicted_id",

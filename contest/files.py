@@ -165,7 +165,7 @@ def kind_of(path, root):
 
 
 def normal(text):
-    """Names that look alike in one Unicode form: file systems and tables often differ in it."""
+    """The text in one Unicode form (NFC): file systems and tables often write it differently."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 

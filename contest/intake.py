@@ -1,5 +1,5 @@
-"""A contest folder as downloaded -> Contest: the label of each image, the ids that want a
-prediction. Decodes nothing.
+"""A contest folder as downloaded -> Contest: the label of each image, the ids that need a
+prediction. No image is decoded.
 
     contest = read_contest("contest", DataConfig())
     print(*contest.understood, sep="\n")
@@ -167,9 +167,9 @@ def report_refused(files, findings):
     if files.refused:
         findings.warn(
             "refused_path",
-            f"the folder holds {counted(files.refused, 'link or special file')} that lead out of "
-            "it, are not regular files or cannot be read: they are not opened; copy what is "
-            "missing into the folder",
+            f"the folder holds {counted(files.refused, 'link or special file')} left unopened "
+            "(out of the folder, not a regular file or not readable): copy what is missing into "
+            "the folder",
             files.refused,
         )
 

@@ -15,7 +15,7 @@ from contest.files import (
 from contest.tables import SUPPORTED, find_target, is_fraction, labels_of, says_sample
 from utils import counted, first_few, nearest
 
-# the share of all pairs of outer and inner folder names from which on either may be the class
+# either level of folders may be the class if this share of all (outer, inner) pairs exists
 CROSSED = 0.8
 # a name like a split that is a class among other classes: train, test_tube, but not test_images
 IS_A_THING = re.compile(r"train|(?:test|train)(?:ing)?[_\- ]"
@@ -69,7 +69,7 @@ def fail_without_images(files, findings):
 
 
 def header_of(path):
-    """The first characters of a table, which may be too large to read for nothing."""
+    """The first line of a table, at most 4,096 characters: the table may be too large to read."""
     with open(path, encoding="utf-8", errors="replace") as f:
         return f.readline(4096)
 
@@ -122,7 +122,7 @@ def rows_without_table(files, asked, findings):
 
 
 def fail_without_labels(files, tables, findings):
-    """The error of a contest that nowhere says which image has which class."""
+    """The error if nothing says which image has which class."""
     for broken in [p for p in findings.problems if p.kind == "unreadable_table"]:
         findings.fail(broken.kind, broken.text)
     known = first_few([t.path for t in tables]) or "it has none"
@@ -197,8 +197,8 @@ def rows_of_table(files, table, sample, data, findings):
 
 
 def refuse_other_names(found, others, findings):
-    """An error if folders or file names give the table's classes other names: it is open which to
-    write."""
+    """An error if folders or file names give the table's classes other names, because it is unclear
+    which of the names to write."""
     for other in filter(None, others):
         label_of = dict(zip(other.paths, other.labels, strict=True))
         labels = [label_of.get(path, "") for path in found.paths]

@@ -221,7 +221,7 @@ class Form:
         if ids != self.ids:
             raise RunError(
                 f"the submission must hold the {len(self.ids)} requested ids in their order, got "
-                f"{len(ids)} ids")
+                f"{len(ids)}")
         known = frozenset(self.classes)
         for row in rows:
             cells = self.answers(row)

@@ -366,8 +366,8 @@ def asked_target(table, choices, target_column, findings):
 
 
 def are_named(columns, values):
-    """Whether each value of a class column names one of `columns`, and at least half of the columns
-    are named so."""
+    """Whether each class among the `values` has a column named after it, and at least half of the
+    columns are named after one."""
     classes = sorted(set(values) - {""})
     if len(classes) > len(columns):
         return False

@@ -2,7 +2,7 @@
 
 Read in this order:
 
-problems    what is wrong with a contest, collected before it is said
+problems    what is wrong with a contest, collected so that one run reports everything
 decoding    one file -> an upright uint8 RGB array
 files       what lies in the folder; which file an id means
 tables      csv and tsv tables: which holds labels, which is the sample submission

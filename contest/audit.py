@@ -1,11 +1,11 @@
-"""One look at every image: hashes, problems, near-duplicates, and the cache of reduced pixels that
-all fits read.
+"""One look at every image: hashes, problems, near-duplicates, and the cache of reduced pixels.
 
-    audit_contest(contest, DataConfig(), 320, folder, workers=2)       # every image decoded once
-    audit = load_audit(folder, contest.folder)                         # usable samples only, near-duplicates grouped
-    audit.train_pixels[0]                                              # uint8 (H, W, 3) RGB
+    audit_contest(contest, DataConfig(), 320, folder, workers=2)    # decodes every image once
+    # usable samples only, near-duplicates grouped
+    audit = load_audit(folder, contest.folder)
+    audit.train_pixels[0]                                           # uint8 (H, W, 3) RGB
 
-Letters: n samples, H x W pixels.
+Every fit reads the cache. Letters: n samples, H x W pixels.
 """
 import csv
 import os
@@ -42,13 +42,17 @@ from utils import (
 )
 
 HASHED_PX = 32
+CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
 
 
-# ---------------------------------------------------------------- audit: one look at every image
+# ---------------------------------------------------------------- one look at every image
 
 class Look(NamedTuple):
-    """What one image shows: why it is unusable ('' = fine), digest, full size, hash, grey
-    thumbnail, mean colour, and whether it is flat: a blank page, whose hash is noise."""
+    """What one image shows.
+
+    reason: why it is unusable, '' = fine. thumbnail: grey. is_flat: it is a blank page, whose hash
+    is noise.
+    """
 
     reason: str
     sha256: str = ""
@@ -60,7 +64,7 @@ class Look(NamedTuple):
 
 
 def look_at(path, row, writer, long_side_px):
-    """Read, hash, decode and shrink one image; its pixels go to the writer."""
+    """Reads, hashes, decodes and shrinks one image. Its pixels go to the writer."""
     if not path:
         return Look("no file")
     sha256 = ""
@@ -70,26 +74,31 @@ def look_at(path, row, writer, long_side_px):
         rgb, size_px = decode_bytes(data, long_side_px)
     except ValueError as error:
         return Look(str(error), sha256)
+
     image = shrunk(rgb, long_side_px)
     writer.write(row, image)
-    grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (HASHED_PX, HASHED_PX),
-                      interpolation=cv2.INTER_AREA)
-    return Look("", sha256, size_px, perceptual_hash(grey), grey,
-                np.array(cv2.mean(image)[:3], dtype=np.float32), grey.std() < FLAT_LEVELS)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    thumbnail = cv2.resize(grey, (HASHED_PX, HASHED_PX), interpolation=cv2.INTER_AREA)
+    colour = np.array(cv2.mean(image)[:3], dtype=np.float32)
+    is_flat = thumbnail.std() < FLAT_LEVELS
+    return Look("", sha256, size_px, perceptual_hash(thumbnail), thumbnail, colour, is_flat)
 
 
 def perceptual_hash(grey):
-    """64 bits: which of the 8 x 8 lowest DCT frequencies of a thumbnail (32, 32) lie above their
+    """64 bits: which of the 8 x 8 lowest DCT frequencies of a thumbnail (32, 32) exceed their
     median."""
     low = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
-    bits = low > np.median(low[1:])
+    bits = low > np.median(low[1:])     # without the mean grey level
     return int(np.packbits(bits).view(">u8")[0])
 
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """The looks at n images: reason, sha256 (n,) str; size_px (n, 2); phash (n,) uint64; thumbnail
-    (n, 32, 32); colour (n, 3); is_flat (n,) bool."""
+    """The looks at n images, one array per field of Look.
+
+    reason, sha256 (n,) str; size_px (n, 2); phash (n,) uint64; thumbnail (n, 32, 32); colour
+    (n, 3); is_flat (n,) bool.
+    """
 
     reason: np.ndarray
     sha256: np.ndarray
@@ -102,12 +111,15 @@ class Looks:
     @classmethod
     def of(cls, looks):
         n = len(looks)
-        return cls(as_strings([k.reason for k in looks]), as_strings([k.sha256 for k in looks]),
-                   np.array([k.size_px for k in looks], dtype=np.int64).reshape(n, 2),
-                   np.array([k.phash for k in looks], dtype=np.uint64),
-                   np.array([k.thumbnail for k in looks]).reshape(n, HASHED_PX, HASHED_PX),
-                   np.array([k.colour for k in looks]).reshape(n, 3),
-                   np.array([k.is_flat for k in looks], dtype=bool))
+        return cls(
+            reason=as_strings([k.reason for k in looks]),
+            sha256=as_strings([k.sha256 for k in looks]),
+            size_px=np.array([k.size_px for k in looks], dtype=np.int64).reshape(n, 2),
+            phash=np.array([k.phash for k in looks], dtype=np.uint64),
+            thumbnail=np.array([k.thumbnail for k in looks]).reshape(n, HASHED_PX, HASHED_PX),
+            colour=np.array([k.colour for k in looks]).reshape(n, 3),
+            is_flat=np.array([k.is_flat for k in looks], dtype=bool),
+        )
 
     @property
     def is_readable(self):
@@ -115,13 +127,12 @@ class Looks:
 
 
 def look_at_all(catalog, path, long_side_px, workers, description):
-    """Looks at all images of a catalog, in parallel; their pixels go to path.bin and path.npz."""
+    """Looks at all images of a catalog, in parallel. Their pixels go to path.bin and path.npz."""
     def look(row):
         return look_at(str(catalog.path[row]), row, writer, long_side_px)
 
     threads = cv2.getNumThreads()
-    # the images are what is spread over the cores
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)    # the images are spread over the cores instead
     try:
         with PixelWriter(path, len(catalog)) as writer:
             return Looks.of(parallel_map(look, range(len(catalog)), workers, description))
@@ -129,23 +140,25 @@ def look_at_all(catalog, path, long_side_px, workers, description):
         cv2.setNumThreads(threads)
 
 
-# ---------------------------------------------------------------- audit: the stage
+# ---------------------------------------------------------------- the stage
 
 def audit_contest(contest, data, long_side_px, folder, workers):
-    """Decode every image once and write into `folder`: audit.json, catalog_train.csv,
-    catalog_test.csv, pixels_train and pixels_test (.bin + .npz, rows as in the catalog, long side
-    at most `long_side_px`).
+    """Decodes every image once and writes what `load_audit` reads into `folder`.
 
-    data: DataConfig. UserError with all problems when too little is left to train on.
+    Files: audit.json, catalog_train.csv, catalog_test.csv, pixels_train and pixels_test (.bin +
+    .npz, rows as in the catalog, long side at most `long_side_px`). data: DataConfig. UserError
+    with all problems if too little is left to train on.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    findings = Findings()
     train = look_at_all(contest.train, folder / "pixels_train", long_side_px, workers,
                         "audit: training images")
     test = look_at_all(contest.test, folder / "pixels_test", long_side_px, workers,
                        "audit: test images")
-    findings = Findings()
     report_unreadable(contest, train, test, findings)
+
+    # equal files with different labels are left out
     copies = equal_rows(train.sha256, train.is_readable)
     contradicted = [rows for rows in copies if len(set(contest.train.label[rows].tolist())) > 1]
     usable = train.is_readable.copy()
@@ -156,22 +169,27 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     report_copies(contest.train, copies, contradicted, near_train, findings)
     twins = train_test_twins(contest, train, test, near)
     report_twins(twins, findings)
+
+    # images of the same picture stay in one fold
     same = [*copies, *near_train.tolist()]
-    ids = contest.train.sample_id
     group = joined_groups(contest.train.group, usable, same)
     report_classes(contest, usable, group, data.n_folds, findings)
-    summary = {**summary_of(contest, train, test, usable, group),
-               "n_exact_duplicates": sum(map(len, copies)),
-               "n_near_duplicate_pairs": len(near_train), "twins": twins,
-               "long_side_px": long_side_px,
-               "same_pictures": [ids[rows].tolist() for rows in equal_rows(joined_groups(ids,
-                                                                                         usable,
-                                                                                         same),
-                                                                           usable)]}
-    left_out = np.where(train.is_readable,
-                        np.where(usable, "", "equal files with different labels"), train.reason)
-    write_catalog(folder / "catalog_train.csv", with_fields(contest.train, sha256=train.sha256,
-                                                            group=group), left_out, contest.folder)
+
+    ids = contest.train.sample_id
+    pictures = equal_rows(joined_groups(ids, usable, same), usable)
+    summary = {
+        **summary_of(contest, train, test, usable, group),
+        "n_exact_duplicates": sum(map(len, copies)),
+        "n_near_duplicate_pairs": len(near_train),
+        "twins": twins,
+        "long_side_px": long_side_px,
+        "same_pictures": [ids[rows].tolist() for rows in pictures],
+    }
+    left_out = np.where(usable, "", "equal files with different labels")
+    left_out = np.where(train.is_readable, left_out, train.reason)
+    write_catalog(folder / "catalog_train.csv",
+                  with_fields(contest.train, sha256=train.sha256, group=group), left_out,
+                  contest.folder)
     write_catalog(folder / "catalog_test.csv", with_fields(contest.test, sha256=test.sha256),
                   test.reason, contest.folder)
     write_json(folder / "audit.json", {"problems": findings.problems, "summary": summary,
@@ -180,7 +198,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
 
 
 def report_unreadable(contest, train, test, findings):
-    """Warnings that name the unreadable images of each split with their reasons."""
+    """Warnings that name the unreadable images of each split and the reasons."""
     for split, catalog, looks, consequence in (
         ("training", contest.train, train, "they are left out"),
         ("test", contest.test, test, "their submission rows get the class prior"),
@@ -194,44 +212,27 @@ def report_unreadable(contest, train, test, findings):
 
 
 def report_copies(catalog, copies, contradicted, near, findings):
-    """Warnings for training images that are the same picture."""
-    ids = catalog.sample_id
+    """Warnings for training images that show the same picture."""
     label = catalog.label
-    agreed = [row for rows in copies if rows not in contradicted for row in rows]
-    if agreed:
-        findings.warn(
-            "exact_duplicates",
-            f"{counted(ids[agreed], 'training image')} with equal bytes: kept, each set in one fold",
-            ids[agreed],
-        )
-    out = [row for rows in contradicted for row in rows]
-    if out:
-        findings.warn(
-            "contradicted_image",
-            f"{counted(ids[out], 'training image')} with equal bytes but different labels: "
-            "all are left out",
-            ids[out],
-        )
-    rows = np.unique(near)
-    if len(rows):
-        findings.warn(
-            "near_duplicates",
-            f"{counted(ids[rows], 'training image')} are near-duplicates of others: each set stays in "
-            "one fold",
-            ids[rows],
-        )
-    mixed = np.unique(near[label[near[:, 0]] != label[near[:, 1]]])
-    if len(mixed):
-        findings.warn(
-            "near_duplicate_labels",
-            f"{counted(ids[mixed], 'training image')} are near-duplicates of images with another "
-            "label: kept, look at them",
-            ids[mixed],
-        )
+
+    def warn(kind, rows, text):
+        ids = catalog.sample_id[rows]
+        if len(ids):
+            findings.warn(kind, f"{counted(ids, 'training image')} {text}", ids)
+
+    warn("exact_duplicates", [row for rows in copies if rows not in contradicted for row in rows],
+         "with equal bytes: kept, each set in one fold")
+    warn("contradicted_image", [row for rows in contradicted for row in rows],
+         "with equal bytes but different labels: all are left out")
+    warn("near_duplicates", np.unique(near),
+         "are near-duplicates of others: each set stays in one fold")
+    warn("near_duplicate_labels", np.unique(near[label[near[:, 0]] != label[near[:, 1]]]),
+         "are near-duplicates of images with another label: kept, look at them")
 
 
 def report_twins(twins, findings):
-    for kind, words in (("exact", "the very file"), ("near", "a near-duplicate")):
+    """Warnings for test images that show the same picture as a training image."""
+    for kind, words in (("exact", "the same file"), ("near", "a near-duplicate")):
         found = [f"{a} = {b}" for a, b, k in twins if k == kind]
         if found:
             findings.warn(
@@ -250,7 +251,8 @@ def report_classes(contest, usable, group, n_folds, findings):
     if not usable.any():
         findings.fail(
             "no_usable_images",
-            f"none of the {len(usable)} training images can be used: check that the files are complete",
+            f"none of the {len(usable)} training images can be used: check that the files are "
+            "complete",
         )
     elif (counts > 0).sum() < 2:
         findings.fail(
@@ -267,44 +269,55 @@ def report_classes(contest, usable, group, n_folds, findings):
     if small:
         findings.warn(
             "small_class",
-            f"{counted(small, 'class')} with fewer images or groups than the {n_folds} folds: missing from "
-            "some folds (--set data.n_folds=... makes fewer)",
+            f"{counted(small, 'class')} with fewer images or groups than the {n_folds} folds: "
+            "missing from some folds (--set data.n_folds=... makes fewer)",
             small,
         )
 
 
 def summary_of(contest, train, test, usable, group):
-    """Numbers for the report: counts, sizes in px (0, 25, 50, 75, 100 % quantiles), groups."""
-    def quantiles(looks):
-        sizes = looks.size_px[looks.is_readable]
-        values = np.quantile(sizes, (0, 0.25, 0.5, 0.75, 1), axis=0).tolist() if len(sizes) else []
-        return {"height_px": [v[0] for v in values], "width_px": [v[1] for v in values]}
-
-    counts = np.bincount(contest.train.label[usable], minlength=len(contest.train.classes)).tolist()
+    """Numbers for the report: counts, quantiles of sizes, groups."""
+    classes = contest.train.classes
+    counts = np.bincount(contest.train.label[usable], minlength=len(classes)).tolist()
     sizes = Counter(group[usable].tolist())
-    return {"n_train": int(usable.sum()), "n_train_left_out": int((~usable).sum()),
-            "n_test": int(test.is_readable.sum()),
-            "n_test_unreadable": int((~test.is_readable).sum()), "class_names": contest.class_names,
-            "class_counts": dict(zip(contest.train.classes, counts, strict=True)),
-            "size_px": {"train": quantiles(train), "test": quantiles(test)},
-            "groups": {"n_groups": len(sizes), "n_shared": sum(n > 1 for n in sizes.values()),
-                       "largest": max(sizes.values(), default=0)},
-            "submission_ids": contest.submission_ids, "understood": contest.understood}
+    return {
+        "n_train": int(usable.sum()),
+        "n_train_left_out": int((~usable).sum()),
+        "n_test": int(test.is_readable.sum()),
+        "n_test_unreadable": int((~test.is_readable).sum()),
+        "class_names": contest.class_names,
+        "class_counts": dict(zip(classes, counts, strict=True)),
+        "size_px": {"train": size_quantiles(train), "test": size_quantiles(test)},
+        "groups": {"n_groups": len(sizes), "n_shared": sum(n > 1 for n in sizes.values()),
+                   "largest": max(sizes.values(), default=0)},
+        "submission_ids": contest.submission_ids,
+        "understood": contest.understood,
+    }
 
 
-CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
+def size_quantiles(looks):
+    """Heights and widths in px of the readable images, at 0, 25, 50, 75 and 100 %."""
+    sizes = looks.size_px[looks.is_readable]
+    if not len(sizes):
+        return {"height_px": [], "width_px": []}
+    height_px, width_px = np.quantile(sizes, (0, 0.25, 0.5, 0.75, 1), axis=0).T.tolist()
+    return {"height_px": height_px, "width_px": width_px}
 
+
+# ---------------------------------------------------------------- catalogs as files
 
 def write_catalog(path, catalog, left_out, contest_folder):
-    """csv of all samples, paths relative to the contest folder; left_out says why one is not used
-    ('' = used)."""
+    """Writes a csv of all samples, with paths relative to the contest folder.
+
+    left_out: why a sample is not used, '' = used.
+    """
     rows = [CATALOG_COLUMNS]
     for row in range(len(catalog)):
         full = str(catalog.path[row])
         relative = os.path.relpath(full, contest_folder).replace(os.sep, "/") if full else ""
-        rows.append([quoted_cell(cell) for cell in (catalog.sample_id[row], relative,
-                                                    catalog.sha256[row], catalog.label[row],
-                                                    catalog.group[row], left_out[row])])
+        cells = (catalog.sample_id[row], relative, catalog.sha256[row], catalog.label[row],
+                 catalog.group[row], left_out[row])
+        rows.append([quoted_cell(cell) for cell in cells])
     write_atomic(path, csv_text(rows))
 
 
@@ -314,18 +327,18 @@ def read_catalog(path, classes, contest_folder):
         rows = list(csv.DictReader(f))
     columns = {name: [unquoted_cell(row[name]) for row in rows] for name in CATALOG_COLUMNS}
     paths = [str(Path(contest_folder) / p) if p else "" for p in columns["path"]]
-    catalog = Catalog(columns["sample_id"], paths, columns["sha256"],
-                      [int(v) for v in columns["label"]], columns["group"], classes)
+    labels = [int(v) for v in columns["label"]]
+    catalog = Catalog(columns["sample_id"], paths, columns["sha256"], labels, columns["group"],
+                      classes)
     return catalog, as_strings(columns["left_out"])
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What training may use: usable training images and readable test images; pixel stores with the
-    catalogs' rows.
+    """What training may use: usable training images and readable test images.
 
-    bad_test_ids: test ids without a readable image, in the submission's order; each still needs a
-    row there.
+    The rows of the pixel stores are those of the catalogs. bad_test_ids: test ids without a
+    readable image, in the submission's order; each still needs a row there.
     """
 
     train: Catalog
@@ -338,20 +351,22 @@ class Audit:
 
 
 def load_audit(folder, contest_folder):
-    """The Audit of a folder that audit_contest wrote."""
+    """The Audit in a folder that audit_contest wrote."""
     folder = Path(folder)
     contest_folder = Path(contest_folder).expanduser().resolve()
     stored = read_json(folder / "audit.json")
-    problems = tuple(Problem(**{**p, "sample_ids": tuple(p["sample_ids"])})
-                     for p in stored["problems"])
-    parts = {}
-    for split in ("train", "test"):
+
+    def load_split(split):
         catalog, left_out = read_catalog(folder / f"catalog_{split}.csv", stored["classes"],
                                          contest_folder)
-        rows = np.flatnonzero(left_out == "")
-        pixels = PixelStore.open(folder / f"pixels_{split}").take(rows)
-        parts[split] = catalog.take(rows), pixels, catalog.sample_id[left_out != ""]
-    bad = set(parts["test"][2].tolist())
-    bad_test_ids = tuple(dict.fromkeys(i for i in stored["summary"]["submission_ids"] if i in bad))
-    return Audit(parts["train"][0], parts["test"][0], problems, stored["summary"],
-                 parts["train"][1], parts["test"][1], bad_test_ids)
+        is_used = left_out == ""
+        pixels = PixelStore.open(folder / f"pixels_{split}")
+        unused_ids = set(catalog.sample_id[~is_used].tolist())
+        return catalog.take(is_used), pixels.take(is_used), unused_ids
+
+    train, train_pixels, _ = load_split("train")
+    test, test_pixels, bad = load_split("test")
+    problems = [Problem(**{**p, "sample_ids": tuple(p["sample_ids"])}) for p in stored["problems"]]
+    bad_test_ids = dict.fromkeys(i for i in stored["summary"]["submission_ids"] if i in bad)
+    return Audit(train, test, tuple(problems), stored["summary"], train_pixels, test_pixels,
+                 tuple(bad_test_ids))

@@ -10,7 +10,6 @@ from contest.problems import Problem
 from contest.submission import Form
 from utils import UserError, first_few
 
-# ---------------------------------------------------------------- catalogs
 
 def as_strings(values):
     return np.asarray(values, dtype=str) if len(values) else np.zeros(0, dtype="<U1")
@@ -20,8 +19,8 @@ def as_strings(values):
 class Catalog:
     """n samples, sorted by id. All fields but `classes` have shape (n,).
 
-    path: absolute, '' = no file; sha256: of the file's bytes, '' = not read; label: index in
-    classes, -1 = missing; group: samples with one value stay in one fold.
+    path: absolute, '' = no file. sha256: of the file's bytes, '' = not read. label: index in
+    classes, -1 = missing. group: samples with the same value stay in one fold.
     """
 
     sample_id: np.ndarray
@@ -36,8 +35,9 @@ class Catalog:
             object.__setattr__(self, name, as_strings(getattr(self, name)))
         object.__setattr__(self, "label", np.asarray(self.label, dtype=np.int64))
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
-        lengths = {name: len(getattr(self, name)) for name in ("sample_id", "path", "sha256",
-                                                               "label", "group")}
+
+        per_sample = ("sample_id", "path", "sha256", "label", "group")
+        lengths = {name: len(getattr(self, name)) for name in per_sample}
         if len(set(lengths.values())) > 1:
             raise UserError(f"the fields of a Catalog must have one length, got {lengths}")
         repeated = [i for i, count in Counter(self.sample_id.tolist()).items() if count > 1]
@@ -55,26 +55,33 @@ class Catalog:
         return len(self.sample_id)
 
     def take(self, rows):
-        """The samples at `rows` (indices or a mask) as a Catalog; rows must keep the order by id.
+        """The samples at `rows` (indices or a mask) as a Catalog. Rows must keep the order by id.
         """
         return Catalog(self.sample_id[rows], self.path[rows], self.sha256[rows], self.label[rows],
                        self.group[rows], self.classes)
 
     @classmethod
     def of(cls, rows, classes):
-        """From dicts with sample_id, path, and perhaps label and group; sorted here."""
+        """From dicts with sample_id, path, and perhaps label and group, in any order.
+
+        A sample without a group is a group of its own.
+        """
         rows = sorted(rows, key=lambda r: r["sample_id"])
-        ids = [r["sample_id"] for r in rows]
-        return cls(ids, [r["path"] for r in rows], [""] * len(rows),
-                   [r.get("label", -1) for r in rows],
-                   [r.get("group") or r["sample_id"] for r in rows], classes)
+        return cls(
+            sample_id=[r["sample_id"] for r in rows],
+            path=[r["path"] for r in rows],
+            sha256=[""] * len(rows),
+            label=[r.get("label", -1) for r in rows],
+            group=[r.get("group") or r["sample_id"] for r in rows],
+            classes=classes,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Contest:
     """A contest folder as understood, before any image is decoded.
 
-    class_names: of train.classes, in their order; form: what the submission must look like;
+    class_names: of train.classes, in the same order. form: what the submission must look like.
     understood: how labels, classes and groups were read, one line each.
     """
 
@@ -91,20 +98,22 @@ class Contest:
         return self.form.ids
 
     def for_metric(self, metric):
-        """The contest with the form of its submission decided by the metric's name and answer."""
-        return with_fields(self, form=self.form.for_metric(metric.name, metric.answer,
-                                                           self.train.classes))
+        """The contest with the form of its submission decided by the metric."""
+        form = self.form.for_metric(metric.name, metric.answer, self.train.classes)
+        return with_fields(self, form=form)
 
     def describe(self, metric, is_asked):
-        """The five lines printed before anything else, each with what overrides it. `form` must be
-        decided by the metric."""
-        why = (
-            "as asked"
-            if is_asked
-            else "by the submission's class columns"
-            if self.form.has_class_columns
-            else "the default"
-        )
-        scale = ", classes are grades on a scale" if metric.answer == "grade" else ""
-        return (*self.understood, f"metric:     {metric.name}, {why}{scale} (--metric NAME)",
+        """The five lines printed first, each with the flag that changes it.
+
+        `form` must be decided by the metric; is_asked: whether the user chose the metric.
+        """
+        if is_asked:
+            why = "as asked"
+        elif self.form.has_class_columns:
+            why = "by the submission's class columns"
+        else:
+            why = "the default"
+        if metric.answer == "grade":
+            why += ", classes are grades on a scale"
+        return (*self.understood, f"metric:     {metric.name}, {why} (--metric NAME)",
                 f"submission: {self.form.describe()} (--set data.sample_submission=FILE)")

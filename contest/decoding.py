@@ -1,4 +1,4 @@
-"""One image file -> an upright uint8 RGB array. Every image of the program is read here.
+"""One image file -> an upright uint8 RGB array. The program reads every image here.
 
     rgb = decode_image(path)      # (H, W, 3) uint8; ValueError says why a file cannot be read
 """
@@ -16,21 +16,19 @@ LARGEST_IMAGE_PX = 100_000_000
 LARGEST_FILE_BYTES = 2**30
 
 
-# ---------------------------------------------------------------- one file
-
 def decode_image(path):
     """uint8 (H, W, 3) RGB of one image file.
 
-    Turned by its EXIF orientation; 16-bit and float scaled to 8 bits; grey, palette and CMYK
-    converted; alpha on white; the first frame of several. Raises ValueError with a short reason
-    (zero bytes, truncated, not an image, ...).
+    Applies the EXIF orientation. Scales 16-bit and float images to 8 bits. Converts grey, palette
+    and CMYK. Puts alpha on white. Takes the first of several frames. Raises ValueError with a short
+    reason (zero bytes, truncated, not an image, ...).
     """
     return decode_bytes(read_bytes(path))[0]
 
 
 def read_bytes(path):
-    """All bytes of a regular file; ValueError with a short reason. FIFOs and devices are never
-    waited for."""
+    """All bytes of a regular file. Raises ValueError with a short reason; never waits for FIFOs or
+    devices."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
     def read():
@@ -51,10 +49,9 @@ def read_bytes(path):
 
 
 def decode_bytes(data, long_side_px=0):
-    """(uint8 (H, W, 3) RGB, (height_px, width_px) of the full image) from the bytes of an image
-    file.
+    """(uint8 (H, W, 3) RGB, (height_px, width_px) of the full image) from an image file's bytes.
 
-    long_side_px > 0 lets a large JPEG be decoded at a lower resolution, never below twice that
+    With long_side_px > 0 a large JPEG may be decoded at a lower resolution, never below twice that
     length.
     """
     try:
@@ -74,14 +71,16 @@ def decode_bytes(data, long_side_px=0):
         raise
     except Exception as error:
         # decoders of damaged files raise anything: SyntaxError, struct.error, EOFError, ...
-        reason = "truncated" if "truncated" in str(
-            error) else f"damaged ({str(error) or type(error).__name__})"
-        raise ValueError(reason) from None
-    return rgb, ((width, height) if turn >= 5 else (height, width))
+        if "truncated" in str(error):
+            raise ValueError("truncated") from None
+        raise ValueError(f"damaged ({str(error) or type(error).__name__})") from None
+
+    is_on_its_side = turn >= 5
+    return rgb, ((width, height) if is_on_its_side else (height, width))
 
 
 def orientation_of(image):
-    """EXIF orientation 1 to 8; 1 where it is absent or unreadable."""
+    """EXIF orientation 1 to 8; 1 if it is absent or unreadable."""
     try:
         turn = image.getexif().get(0x0112, 1)
     except Exception:  # damaged metadata of a readable image
@@ -90,7 +89,7 @@ def orientation_of(image):
 
 
 def upright(rgb, orientation):
-    """The image (H, W, 3) as its EXIF orientation wants it seen."""
+    """The image (H, W, 3) turned and mirrored as its EXIF orientation says."""
     if orientation >= 5:
         rgb = rgb.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -103,22 +102,25 @@ def upright(rgb, orientation):
 def rgb_of(image):
     """uint8 (H, W, 3) of a loaded Pillow image of any mode."""
     if image.mode.startswith("I") or image.mode == "F":
-        return np.repeat(scaled_to_8_bits(np.asarray(image))[:, :, None], 3, axis=2)
+        grey = scaled_to_8_bits(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
     return np.array(image.convert("RGB"))
 
 
 def scaled_to_8_bits(values):
-    """uint8 of 16-bit levels (over 257), of floats in 0..1 (times 255), or of any other range
+    """uint8 from 16-bit levels (divided by 257), floats in 0..1 (times 255) or any other range
     (stretched)."""
     deep = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
     low = deep.min()
     high = deep.max()
-    if values.dtype.kind == "u" or (values.dtype.kind == "i" and low >= 0 and 255 < high <= 65535):
+    kind = values.dtype.kind
+    if kind == "u" or (kind == "i" and low >= 0 and 255 < high <= 65535):
         deep = deep / 257.0
-    elif values.dtype.kind == "f" and low >= 0 and high <= 1:
+    elif kind == "f" and low >= 0 and high <= 1:
         deep = deep * 255.0
     elif low < 0 or high > 255:
         deep = (deep - low) * (255.0 / max(high - low, 1e-12))

@@ -6,28 +6,27 @@ import numpy as np
 
 from utils import RunError
 
-# ---------------------------------------------------------------- pixels
 
 class PixelStore:
-    """n images of different sizes in memory-mapped files: store[row] -> uint8 (H, W, 3) RGB, a
-    copy.
+    """n images of different sizes in memory-mapped files: store[row] -> a copy, uint8 (H, W, 3).
 
-    file, offset (n,) int64: where each image begins; shape (n, 2) int64: its height and width, 0 =
-    unreadable. Picklable for processes started by spawn: the files are opened on first use.
+    file, offset (n,) int64: where each image begins. shape (n, 2) int64: its height and width, 0 if
+    unreadable. Can be pickled for spawned processes: the files are opened on first use.
     """
 
     def __init__(self, paths, file, offset, shape):
         self.paths = tuple(str(p) for p in paths)
-        self.file, self.offset, self.shape = (np.asarray(a, dtype=np.int64) for a in (file, offset,
-                                                                                      shape))
+        self.file = np.asarray(file, dtype=np.int64)
+        self.offset = np.asarray(offset, dtype=np.int64)
+        self.shape = np.asarray(shape, dtype=np.int64)
         self.maps = {}
 
     @classmethod
     def open(cls, path):
-        """The store that PixelWriter made at `path` (.bin and .npz)."""
+        """The store that PixelWriter wrote to `path` (.bin and .npz)."""
         with np.load(f"{path}.npz") as index:
-            return cls((f"{path}.bin",), np.zeros(len(index["offset"])), index["offset"],
-                       index["shape"])
+            file = np.zeros(len(index["offset"]))
+            return cls((f"{path}.bin",), file, index["offset"], index["shape"])
 
     def __len__(self):
         return len(self.offset)
@@ -36,13 +35,15 @@ class PixelStore:
         height, width = self.shape[row].tolist()
         if height == 0:
             raise RunError(
-                f"row {row} of the pixel store {self.paths} holds no image: it was unreadable in the audit"
+                f"row {row} of the pixel store {self.paths} holds no image: it was unreadable in "
+                "the audit"
             )
         file = int(self.file[row])
         start = int(self.offset[row])
         if file not in self.maps:
             self.maps[file] = np.memmap(self.paths[file], dtype=np.uint8, mode="r")
-        return np.array(self.maps[file][start:start + height * width * 3]).reshape(height, width, 3)
+        values = np.array(self.maps[file][start:start + height * width * 3])
+        return values.reshape(height, width, 3)
 
     def take(self, rows):
         """The images at `rows` (indices or a mask), in that order."""
@@ -50,17 +51,20 @@ class PixelStore:
 
     def concat(self, other):
         """This store's images, then the other's."""
-        return PixelStore(self.paths + other.paths,
-                          np.concatenate([self.file, other.file + len(self.paths)]),
-                          np.concatenate([self.offset, other.offset]),
-                          np.concatenate([self.shape, other.shape]))
+        return PixelStore(
+            self.paths + other.paths,
+            np.concatenate([self.file, other.file + len(self.paths)]),
+            np.concatenate([self.offset, other.offset]),
+            np.concatenate([self.shape, other.shape]),
+        )
 
     def __getstate__(self):
         return {**self.__dict__, "maps": {}}
 
 
 class PixelWriter:
-    """Writes n images in any order from many threads to path.bin, then their places to path.npz."""
+    """Writes n images from many threads, in any order, to path.bin, then their places to path.npz.
+    """
 
     def __init__(self, path, n):
         self.path = path
@@ -89,5 +93,5 @@ def shrunk(image, long_side_px):
     scale = long_side_px / max(height, width)
     if scale >= 1:
         return image
-    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))),
-                      interpolation=cv2.INTER_AREA)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

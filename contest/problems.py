@@ -1,13 +1,12 @@
-"""What is wrong with a contest, collected before it is said."""
+"""What is wrong with a contest, collected so that one run reports everything."""
 from dataclasses import dataclass
 
 from utils import UserError
 
-# ---------------------------------------------------------------- the folder
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with the data: severity "warning" (the run goes on) or "error" (it cannot).
+    """Something wrong with the data. severity: "warning" (the run goes on) or "error" (it stops).
     """
 
     kind: str
@@ -23,12 +22,13 @@ class Findings:
         self.problems = list(problems)
 
     def warn(self, kind, text, sample_ids=()):
-        self.problems.append(Problem(kind, "warning", text, tuple(str(s) for s in sample_ids)))
+        self.problems.append(Problem(kind, "warning", text, tuple(map(str, sample_ids))))
 
     def fail(self, kind, text, sample_ids=()):
-        self.problems.append(Problem(kind, "error", text, tuple(str(s) for s in sample_ids)))
+        self.problems.append(Problem(kind, "error", text, tuple(map(str, sample_ids))))
 
     def stop_if_fatal(self):
+        """Raises one UserError with a line for each error."""
         errors = [p.text for p in self.problems if p.severity == "error"]
         if errors:
             raise UserError("\n".join(errors))

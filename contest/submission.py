@@ -1,8 +1,8 @@
-"""What a contest wants to get: which columns and rows, what their cells hold; from predictions to
-the checked file.
+"""The form of a submission: its columns, rows and cells, and the checked file.
 
-    form = contest.form.for_metric("log_loss", "probability", classes)      # UserError where the columns cannot hold that
-    rows = form.rows(probs)                                                  # probs (n, C), rows as form.ids
+    # UserError if the columns cannot hold what the metric scores
+    form = contest.form.for_metric("log_loss", "probability", classes)
+    rows = form.rows(probs)     # probs (n, C), rows in the order of form.ids
     form.write(rows, path)
 
 Letters: n rows, C classes.
@@ -12,6 +12,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,29 +23,32 @@ RANKED = 5      # classes in a cell that holds a ranking
 
 
 def plain_name(text):
-    """A name less case, spaces, underscores and hyphens."""
+    """A name without case, spaces, underscores and hyphens."""
     return re.sub(r"[\s_\-]+", "", text).casefold()
 
 
 def match_columns(columns, *namings):
-    """(the class index of each column, -1 = none) by the naming of the classes that fits most
-    columns.
+    """The class index of each column (-1 = none), by the naming of the classes that fits most.
 
-    Names are compared as they are, then as `plain_name`; each also without what all columns begin
-    with (`prob_cat`), which may be longer than the prefix that was meant (`prob_ca` of `prob_cat`
-    and `prob_car`); of a single column without its first words (`is_cat`): `prediction` does not
-    name the class `n`.
+        match_columns(("prob_dog", "prob_cat"), ("cat", "dog"))     # (1, 0)
+
+    Names are compared as they are, then as `plain_name`, each time also without a shared prefix of
+    the columns. The prefix may be any part of their common beginning: `prob_cat` and `prob_car`
+    begin with `prob_ca`. A single column loses whole words only: `is_cat` names the class `cat`,
+    `prediction` does not name the class `n`.
     """
+    common = os.path.commonprefix(columns)     # noqa: RUF071 (characters are meant)
+    cuts = [n for n in range(len(common) + 1)
+            if n == 0 or len(columns) > 1 or not common[n - 1].isalnum()]
     readings = [(-1,) * len(columns)]
-    prefix = os.path.commonprefix(columns)     # noqa: RUF071 (characters are meant)
-    cuts = [n for n in range(len(prefix) + 1) if len(columns) > 1 or n == 0
-            or not prefix[n - 1].isalnum()]
     for names in namings:
         for key in (str, plain_name):
+            index = {key(name): k for k, name in enumerate(names)}
+            if len(index) < len(names):
+                continue
             for cut in cuts:
-                index = {key(name): k for k, name in enumerate(names)}
                 keys = [key(c[cut:]) for c in columns]
-                if len(index) == len(names) and len(set(keys)) == len(keys):
+                if len(set(keys)) == len(keys):
                     readings.append(tuple(index.get(k, -1) for k in keys))
     return max(readings, key=lambda found: len(set(found) - {-1}))
 
@@ -53,10 +57,11 @@ def match_columns(columns, *namings):
 class Form:
     """Columns, rows and cells of a submission.
 
-    header: column names in order; ids: of the rows, in order; class_of: index of the class that
-    each column but the id's is named after (-1 = a class without training images), () = none is;
-    source: the table that dictates this, '' = none does; kind: what the cells hold, '' until
-    `for_metric` decides: class, ranking, positive, probabilities; separator: of cells.
+    header: column names, in order. ids: one per row, in order. class_of: for each column except the
+    ids', the index of the class it is named after (-1 = a class without training images); () if
+    columns are not named after classes. source: the table that dictates the form, '' = none.
+    kind: what the cells hold: class, ranking, positive or probabilities; '' until `for_metric`.
+    separator: between cells.
     """
 
     header: tuple[str, ...]
@@ -70,7 +75,7 @@ class Form:
 
     @property
     def columns(self):
-        """Names of the columns besides the ids'."""
+        """Names of all columns except the ids'."""
         return tuple(c for c in self.header if c != self.id_column)
 
     @property
@@ -84,55 +89,70 @@ class Form:
         return self.class_of[0] if self.class_of else len(self.classes) - 1
 
     def for_metric(self, metric, answer, classes):
-        """This form with its kind, decided by its columns and what the metric scores: class, grade,
-        ranking, probability."""
+        """This form with its kind, decided by its columns and by what the metric scores.
+
+        answer: class, grade, ranking or probability. UserError if the columns cannot hold it.
+        """
         form = replace(self, classes=classes)
         if self.has_class_columns:
             if answer in ("grade", "ranking"):
                 raise UserError(
-                    f"--metric {metric} needs a submission with one column beside the ids, but {self.source!r} has "
-                    f"{len(self.columns)}, one per class: choose log_loss or auc"
+                    f"--metric {metric} needs a submission with one column beside the ids, but "
+                    f"{self.source!r} has {len(self.columns)}, one per class: choose log_loss or "
+                    "auc"
                 )
             return replace(form, kind="probabilities")
+
         if answer == "probability":
-            if len(classes) == 2:
-                return replace(form, kind="positive")
-            if self.source:
-                raise UserError(
-                    f"--metric {metric} needs one probability column for each of the {len(classes)} classes, but "
-                    f"{self.source!r} has the column {first_few(self.columns)} alone: choose another metric"
-                )
-            return replace(form, kind="probabilities", header=(self.id_column, *classes),
-                           class_of=tuple(range(len(classes))))
+            return form.for_probabilities(metric)
+
         spaced = [c for c in classes if re.search(r"\s", c)]
         if answer == "ranking" and spaced:
             raise UserError(
-                f"--metric {metric} needs class names without spaces, which separate them in a cell, got "
-                f"{first_few(spaced)}: rename these classes in the label table"
+                f"--metric {metric} needs class names without spaces, which separate the names in "
+                f"a cell, got {first_few(spaced)}: rename these classes in the label table"
             )
         if answer == "grade" and not are_grades(classes):
             raise UserError(
-                f"--metric {metric} needs classes that are consecutive whole numbers, got {first_few(classes)}: "
-                "choose another metric"
+                f"--metric {metric} needs classes that are consecutive whole numbers, got "
+                f"{first_few(classes)}: choose another metric"
             )
         return replace(form, kind="ranking" if answer == "ranking" else "class")
+
+    def for_probabilities(self, metric):
+        """This form, with one column besides the ids, for a metric that scores probabilities."""
+        if len(self.classes) == 2:
+            return replace(self, kind="positive")
+        if self.source:
+            raise UserError(
+                f"--metric {metric} needs one probability column for each of the "
+                f"{len(self.classes)} classes, but {self.source!r} has the column "
+                f"{first_few(self.columns)} alone: choose another metric"
+            )
+        return replace(self, kind="probabilities", header=(self.id_column, *self.classes),
+                       class_of=tuple(range(len(self.classes))))
 
     def describe(self):
         """What will be written, in one line."""
         if not self.ids:
             return "none, as there are no test images"
-        named = ",".join(self.header[:3]) + (f",.. ({len(self.header)} columns)" if len(self.header)
-                                             > 3 else "")
-        holds = {"class": "the class value",
-                 "ranking": f"the {min(RANKED, len(self.classes))} likeliest class values, "
-                 "separated by spaces",
-                 "positive": f"the probability of {self.classes[self.positive]!r}",
-                 "probabilities": "the probability of each class"}[self.kind]
+        columns = ",".join(self.header[:3])
+        if len(self.header) > 3:
+            columns += f",.. ({len(self.header)} columns)"
+        origin = f"as {self.source}" if self.source else "of the test images"
+        return f"{len(self.ids)} rows {columns} {origin}, {self.describe_cells()}"
+
+    def describe_cells(self):
+        positive = f"the probability of {self.classes[self.positive]!r}"
         if self.kind == "class" and len(self.classes) == 2:
-            holds += (
-                f" (--metric auc or log_loss: the probability of {self.classes[self.positive]!r})"
-            )
-        return f"{len(self.ids)} rows {named} {f'as {self.source}' if self.source else 'of the test images'}, {holds}"
+            return f"the class value (--metric auc or log_loss: {positive})"
+        n_ranked = min(RANKED, len(self.classes))
+        return {
+            "class": "the class value",
+            "ranking": f"the {n_ranked} likeliest class values, separated by spaces",
+            "positive": positive,
+            "probabilities": "the probability of each class",
+        }[self.kind]
 
     # ------------------------------------------------------------ from predictions to rows and back
 
@@ -140,23 +160,29 @@ class Form:
         """Rows of text, cells in the header's order. probs: (n, C), rows as `ids`."""
         place = self.header.index(self.id_column)
         probs = np.asarray(probs, dtype=np.float64)
-        # float32 rows sum to 1 roughly
-        cells = [self.cells(row) for row in probs / probs.sum(1, keepdims=True)]
-        return [(*c[:place], sample, *c[place:]) for sample, c in zip(self.ids, cells, strict=True)]
+        probs = probs / probs.sum(1, keepdims=True)     # float32 rows sum to 1 only roughly
+        rows = []
+        for sample_id, row in zip(self.ids, probs, strict=True):
+            cells = self.cells(row)
+            rows.append((*cells[:place], sample_id, *cells[place:]))
+        return rows
 
     def cells(self, row):
         """One row's cells besides the id, from its probabilities (C,)."""
         if self.kind == "class":
             return (self.classes[int(row.argmax())],)
         if self.kind == "ranking":
-            return (" ".join(self.classes[k] for k in np.argsort(-row, kind="stable")[:RANKED]),)
+            best = np.argsort(-row, kind="stable")[:RANKED]
+            return (" ".join(self.classes[k] for k in best),)
         if self.kind == "positive":
             return (f"{row[self.positive]:.12g}",)
         return tuple(f"{row[k]:.12g}" if k >= 0 else "0" for k in self.class_of)
 
     def probs(self, rows):
-        """(n, C) that rows say: one class for sure, falling shares down a ranking, or the
-        probabilities themselves."""
+        """Probabilities (n, C) from rows of text.
+
+        A class gets 1, the classes of a ranking falling shares; probabilities are taken as written.
+        """
         index = {c: k for k, c in enumerate(self.classes)}
         out = np.zeros((len(rows), len(self.classes)))
         for i, row in enumerate(rows):
@@ -169,15 +195,19 @@ class Form:
                     if k >= 0:
                         out[i, k] = float(cell)
             else:
-                ranked = cells[0].split(" ") if self.kind == "ranking" else cells
-                out[i, [index[c] for c in ranked]] = np.arange(len(ranked), 0,
-                                                               -1) / math.comb(len(ranked) + 1, 2)
+                named = self.named_classes(cells)
+                shares = np.arange(len(named), 0, -1) / math.comb(len(named) + 1, 2)
+                out[i, [index[c] for c in named]] = shares
         return out
 
     def answers(self, row):
         """A row's cells besides the id."""
         place = self.header.index(self.id_column)
         return row[:place] + row[place + 1:]
+
+    def named_classes(self, cells):
+        """The classes in the cells of a form of kind class or ranking."""
+        return cells[0].split(" ") if self.kind == "ranking" else cells
 
     # ------------------------------------------------------------ the file
 
@@ -190,33 +220,36 @@ class Form:
         ids = tuple(row[place] for row in rows)
         if ids != self.ids:
             raise RunError(
-                f"the submission must hold the {len(self.ids)} asked ids in their order, got {len(ids)}"
-            )
+                f"the submission must hold the {len(self.ids)} requested ids in their order, got "
+                f"{len(ids)}")
         known = frozenset(self.classes)
         for row in rows:
-            if problem := self.problem_of(self.answers(row), known):
+            cells = self.answers(row)
+            if problem := self.problem_of(cells, known):
                 raise RunError(
-                    f"the submission's row of {row[place]!r} {problem}, got {first_few(self.answers(row))}"
-                )
+                    f"the submission's row of {row[place]!r} {problem}, got {first_few(cells)}")
 
     def problem_of(self, cells, known):
         """What is wrong with a row's cells, '' for nothing. known: the classes."""
         if self.kind in ("class", "ranking"):
-            named, wanted = (cells, 1) if self.kind == "class" else (cells[0].split(" "),
-                                                                     min(RANKED, len(self.classes)))
-            right = len(set(named)) == len(named) == wanted and known.issuperset(named)
-            return "" if right else f"must name {wanted} known class(es)"
+            named = self.named_classes(cells)
+            wanted = 1 if self.kind == "class" else min(RANKED, len(self.classes))
+            if len(named) == len(set(named)) == wanted and known.issuperset(named):
+                return ""
+            return f"must name {wanted} known class(es)"
+
         try:
             values = [float(cell) for cell in cells]
         except ValueError:
             return "must hold numbers"
         if not all(0 <= v <= 1 for v in values):
             return "must hold probabilities from 0 to 1"
-        return "must sum to 1" if self.kind == "probabilities" and abs(sum(values)
-                                                                       - 1) > 1e-4 else ""
+        if self.kind == "probabilities" and abs(sum(values) - 1) > 1e-4:
+            return "must sum to 1"
+        return ""
 
     def write(self, rows, path):
-        """The checked rows as csv, under the final name in one move."""
+        """Checks the rows and writes them as csv, under the final name in one move."""
         self.check(rows)
         write_atomic(path, csv_text([self.header, *rows], self.separator))
         with open(path, newline="", encoding="utf-8") as f:
@@ -231,12 +264,14 @@ def are_grades(classes):
     """Whether class values are whole numbers, each one more than the last."""
     if not all(re.fullmatch(r"[+-]?\d{1,9}", c) for c in classes):
         return False
-    return [int(c) - int(classes[0]) for c in classes] == list(range(len(classes)))
+    numbers = [int(c) for c in classes]
+    return all(number == last + 1 for last, number in pairwise(numbers))
 
 
 def probs_of_ids(ids, predictions, prior):
-    """(n, C) of the predictions (None: there are none) by id; the class shares `prior` (C,) where
-    an id has none."""
-    row = {sample: i for i,
-           sample in enumerate(predictions.sample_id.tolist())} if predictions else {}
-    return np.array([predictions.probs[row[i]] if i in row else prior for i in ids])
+    """Probabilities (n, C) for each id, or the class shares `prior` (C,) for ids without a
+    prediction. predictions: None if there are none at all."""
+    row_of = {}
+    if predictions:
+        row_of = {sample_id: i for i, sample_id in enumerate(predictions.sample_id.tolist())}
+    return np.array([predictions.probs[row_of[i]] if i in row_of else prior for i in ids])

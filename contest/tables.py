@@ -1,5 +1,7 @@
-"""Tables of a contest folder as strings, which of them is what, and the class of each row. By
-content; names break ties."""
+"""Tables of a contest folder, as strings: which of them is what, and the class of each row.
+
+Content decides; names break ties.
+"""
 import csv
 import io
 import json
@@ -14,25 +16,27 @@ from contest.submission import match_columns
 from utils import counted, first_few, nearest
 
 SUPPORTED = (
-    "supported are contests with one class per image: a table with an id column and a class column or one column "
-    "of 0 and 1 per class, folders train/<class>/, or the class in the file name as cat.0.jpg"
+    "supported are contests with one class per image: a table with an id column and a class column "
+    "or one column of 0 and 1 per class, folders train/<class>/, or the class in the file name as "
+    "cat.0.jpg"
 )
-MOST_WITHOUT_CLASS = 0.2            # share of one-hot rows without a 1 that are taken for gaps
-LABEL_SOURCES = ("folders", "subfolders", "names")    # values of data.label_table that are no table
+MOST_WITHOUT_CLASS = 0.2    # largest share of one-hot rows without a 1 that count as gaps
+LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table besides tables
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A csv or tsv file as strings: column name -> values. `id_column` holds most ids of images (''
-    = none)."""
+    """A csv or tsv file as strings: column name -> values.
+
+    `id_column` is the column with the most ids of images, '' = none.
+    """
 
     path: str
     columns: dict[str, tuple[str, ...]]
     n_rows: int
     id_column: str = ""
     images: frozenset = frozenset()
-    # how many of the images lie in folders of a split
-    n_in: Counter = field(default_factory=Counter)
+    n_in: Counter = field(default_factory=Counter)  # images by the split of their folder
     rivals: tuple[str, ...] = ()    # other columns that could hold the ids just as well
     separator: str = ","
 
@@ -46,7 +50,7 @@ class Table:
         return re.search(r"(?:^|[^a-z])test", self.name) is not None
 
     def others(self, *but):
-        """Names of the columns besides the id column and `but`."""
+        """Names of the columns except the id column and `but`."""
         return [c for c in self.columns if c != self.id_column and c not in but]
 
     def share_in(self, split):
@@ -54,8 +58,10 @@ class Table:
         return self.n_in[split] / max(1, len(self.images))
 
 
+# ---------------------------------------------------------------- reading
+
 def read_tables(files, data, findings):
-    """All tables of the folder, each with its id column; unreadable ones become problems."""
+    """All tables of the folder, each with its id column. Unreadable ones become problems."""
     tables = []
     for path in files.tables:
         try:
@@ -70,33 +76,40 @@ def read_tables(files, data, findings):
             findings.warn(
                 "encoding",
                 f"table {path!r} is not UTF-8 and was read as {encoding}: save it as UTF-8 if "
-                f"names look wrong",
+                "names look wrong",
             )
         tables.append(with_id_column(files, table, data.id_column))
+
     if data.id_column and not any(data.id_column in t.columns for t in tables):
-        fail_setting("id_column", "a column of a table", data.id_column,
-                     {c for t in tables for c in t.columns}, findings)
+        all_columns = {c for t in tables for c in t.columns}
+        fail_setting("id_column", "a column of a table", data.id_column, all_columns, findings)
     return tables
 
 
 def fail_setting(key, what, got, choices, findings):
-    """The fatal problem of a setting that names what the folder does not have."""
-    findings.fail(key, f"data.{key} must be {what}, got {got!r}{nearest(got, choices)}; there are "
-                  f"{first_few(sorted(choices), 8) or 'none'}")
+    """The error of a setting whose value is not in the folder."""
+    known = first_few(sorted(choices), 8) or "none"
+    findings.fail(
+        key, f"data.{key} must be {what}, got {got!r}{nearest(got, choices)}; there are {known}")
 
 
 def asked_table(tables, key, path, findings):
-    """The table that the setting data.`key` names by path or name, or None (a fatal problem)."""
+    """The table that the setting data.`key` gives by path or name; None and an error if there is
+    not exactly one."""
     found = [t for t in tables if path in (t.path, t.path.rsplit("/", 1)[-1])]
-    if len(found) != 1:
-        fail_setting(key, "the path of one table in the contest folder", path,
-                     [t.path for t in tables], findings)
-    return found[0] if len(found) == 1 else None
+    if len(found) == 1:
+        return found[0]
+    paths = [t.path for t in tables]
+    fail_setting(key, "the path of one table in the contest folder", path, paths, findings)
+    return None
 
 
 def read_table(root, path):
-    """(Table, encoding if not UTF-8). Cells stay strings; empty lines, nameless and repeated equal
-    columns go."""
+    """(Table, its encoding if that is not UTF-8). Cells stay strings.
+
+    Empty lines, columns without a name and equal columns of the same name are dropped. Raises
+    ValueError with a short reason.
+    """
     try:
         data = read_bytes(root / path)
     except ValueError as error:
@@ -104,41 +117,44 @@ def read_table(root, path):
             return Table(path, {}, 0), ""
         raise
     text, encoding = decoded_text(data)
+
     first_line = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max("\t,;" if path.lower().endswith(".tsv") else ",;\t", key=first_line.count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""),
-                                                                 delimiter=separator)]
+    separators = "\t,;" if path.lower().endswith(".tsv") else ",;\t"
+    separator = max(separators, key=first_line.count)   # the first one on a tie
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows = [[cell.strip() for cell in row] for row in reader]
     rows = [row for row in rows if any(row)]
+
     header = rows.pop(0) if rows else []
     for number, row in enumerate(rows, start=2):
         if any(row[len(header):]):
             raise ValueError(f"row {number} has {len(row)} cells, its header has {len(header)}")
         row.extend([""] * (len(header) - len(row)))
+
     columns = {}
     for i, name in enumerate(header):
         values = tuple(row[i] for row in rows)
         if name and columns.get(name) != values:
-            columns[name if name not in columns else f"{name}.{i}"] = values
+            columns[f"{name}.{i}" if name in columns else name] = values
     return Table(path, columns, len(rows), separator=separator), encoding
 
 
 def decoded_text(data):
-    """(text, encoding if it was not UTF-8)."""
+    """(text, its encoding if that is not UTF-8)."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16"), "UTF-16"
-    for encoding in ("utf-8-sig", "cp949"):
+    for encoding, said in (("utf-8-sig", ""), ("cp949", "cp949")):
         try:
-            return data.decode(encoding), "" if encoding == "utf-8-sig" else encoding
+            return data.decode(encoding), said
         except UnicodeDecodeError:
             continue
     return data.decode("latin-1"), "latin-1"
 
 
 def with_id_column(files, table, asked=""):
-    """The table with the column that resolves to the most image files, if one does, or with the one
-    that is asked for."""
-    # column -> {value: paths it may mean}
-    found = {}
+    """The table with its id column: `asked` if it has that column, else the column that resolves
+    to the most image files."""
+    found = {}      # column -> {value: paths it may mean}
     for column, values in table.columns.items():
         options = {value: candidates(files, value) for value in dict.fromkeys(values)}
         found[column] = {value: paths for value, paths in options.items() if paths}
@@ -146,27 +162,30 @@ def with_id_column(files, table, asked=""):
     if not best or not found[best]:
         return table
 
-    def means_other_images(column):
+    def is_rival(column):
+        """Whether a column finds nearly as many images, and others than the best one."""
+        if column == best or len(found[column]) < 0.9 * len(found[best]):
+            return False
         rows = zip(table.columns[column], table.columns[best], strict=True)
         return any(found[column].get(a) != found[best].get(b) for a, b in rows)
 
-    rivals = tuple(c for c in found if c != best != asked and len(found[c]) >= 0.9
-                   * len(found[best]) and means_other_images(c))
+    rivals = () if best == asked else tuple(filter(is_rival, found))
     images = frozenset(path for paths in found[best].values() for path in paths)
-    return with_fields(table, id_column=best, images=images,
-                       n_in=Counter(map(files.split_of, images)), rivals=rivals)
+    n_in = Counter(map(files.split_of, images))
+    return with_fields(table, id_column=best, images=images, n_in=n_in, rivals=rivals)
 
+
+# ---------------------------------------------------------------- which table is what
 
 def check_used_table(files, table, findings):
-    """Fatal problems of a table that is used: no header row, or two columns that could hold the
-    ids."""
+    """Errors of a table that is used: no header row, or two columns that could hold the ids."""
     if table is None:
         return
     if candidates(files, table.id_column):
         findings.fail(
             "no_header",
-            f"table {table.path!r} must begin with a row of column names, got {first_few(table.columns)}, "
-            "which names an image: add a header",
+            f"table {table.path!r} must begin with a row of column names, got "
+            f"{first_few(table.columns)}, which names an image: add a header",
         )
     if table.rivals:
         findings.fail(
@@ -186,26 +205,29 @@ def says_sample(table):
 
 
 def find_sample(tables, asked, findings):
-    """The sample submission: the table that is asked for, or the one that says so in its name, or
+    """The sample submission: the table that `asked` names, else one whose own name says so, else
     None."""
     if asked:
         return asked_table(tables, "sample_submission", asked, findings)
     filled = [t for t in tables if t.n_rows]
     hinted = [t for t in filled if "submi" in t.name] or [t for t in filled if "sample" in t.name]
-    for table in tables if not hinted else ():
-        if says_sample(table):
+    if not hinted:
+        for table in filter(says_sample, tables):
             findings.warn(
                 "empty_sample",
                 f"the sample submission {table.path!r} has no rows and is not followed: the "
-                "submission gets the ids of the test images and the label table's columns, so compare its first line",
+                "submission gets the ids of the test images and the label table's columns, so "
+                "check its first line against the contest's",
             )
-    return the_one([t for t in hinted if "sample" in t.name] or hinted, findings)
+    return the_one(narrow(hinted, lambda t: "sample" in t.name), findings)
 
 
 def find_form(files, tables, label_table, findings):
-    """A sample submission that does not say so in its name: it lists other images than the labelled
-    ones, under columns of the label table or names of its classes. Without a label table, the one
-    table of most images outside train/."""
+    """The sample submission among tables whose names do not say so, or None.
+
+    It lists other images than the labelled ones, under columns of the label table or names of its
+    classes. Without a label table, it is the one table of most images outside train/.
+    """
     n_images = sum(files.split_of(path) != "train" for path in files.images)
 
     def is_form(table):
@@ -216,8 +238,8 @@ def find_form(files, tables, label_table, findings):
             return table.share_in("train") == 0 and 2 * len(table.images) > n_images
         if table.images & label_table.images:
             return False
-        if len(others) == 1 or are_one_hot(label_table,
-                                           [c for c in others if c in label_table.columns]):
+        shared = [c for c in others if c in label_table.columns]
+        if len(others) == 1 or are_one_hot(label_table, shared):
             return set(table.columns) <= set(label_table.columns)
         return any(are_named(others, label_table.columns[c]) for c in label_table.others())
 
@@ -225,7 +247,8 @@ def find_form(files, tables, label_table, findings):
 
 
 def the_one(samples, findings):
-    """The sample submission among those that look like one; a fatal problem where they differ."""
+    """The first of the tables that look like a sample submission, or None; an error if they
+    differ."""
     if len(samples) > 1 and not same_content(samples):
         findings.fail(
             "ambiguous_sample",
@@ -236,20 +259,22 @@ def the_one(samples, findings):
 
 
 def narrow(found, keep):
-    """Those of the found that `keep` is true for, or all where it is for none."""
+    """The items that `keep` accepts, or all if it accepts none."""
     return [one for one in found if keep(one)] or found
 
 
 def find_label_table(tables, sample, asked, n_in_folders, findings):
-    """The table that gives training images their labels, or None (then class folders and file names
-    are tried).
+    """The table that gives training images their labels, or None: then class folders and file
+    names are tried.
 
-    Where `n_in_folders` images lie in class folders, a table of less than half as many gives no
+    n_in_folders: images in class folders. A table that names less than half as many gives no
     labels, unless the sample submission names its class column.
     """
+    if asked in LABEL_SOURCES:
+        return None
     if asked:
-        return None if asked in LABEL_SOURCES else asked_table(tables, "label_table", asked,
-                                                               findings)
+        return asked_table(tables, "label_table", asked, findings)
+
     found = [t for t in tables if t is not sample and t.id_column and t.others()
              and not t.is_of_test and "submi" not in t.name and t.share_in("test") <= 0.5]
     found = narrow(found, lambda t: any(len(set(t.columns[c])) > 1 for c in t.others()))
@@ -259,75 +284,90 @@ def find_label_table(tables, sample, asked, n_in_folders, findings):
     if len({frozenset(t.columns) for t in found}) > 1:
         most = max(len(t.images) for t in found)
         found = narrow(found, lambda t: len(t.images) >= 0.9 * most)
-    if len(found) > 1 and not same_content(found):
+    if not found:
+        return None
+
+    best = found[0]
+    if not same_content(found):
         findings.fail(
             "ambiguous_label_table",
-            f"one table must give the labels, but {found[0].path!r} and {found[1].path!r} "
-            "both could: --set data.label_table=FILE takes one",
+            f"one table must give the labels, but {best.path!r} and {found[1].path!r} both could: "
+            "--set data.label_table=FILE takes one",
         )
-    n_named = min(len(found[0].images), found[0].n_rows) if found else 0
-    is_asked_for = found and sample is not None and set(found[0].others()) & set(sample.columns)
-    if found and not is_asked_for and 2 * n_named < n_in_folders:
+    n_named = min(len(best.images), best.n_rows)
+    is_named_by_sample = sample is not None and set(best.others()) & set(sample.columns)
+    if not is_named_by_sample and 2 * n_named < n_in_folders:
         findings.warn(
             "small_table",
-            f"table {found[0].path!r} names {n_named} images where {n_in_folders} lie in "
-            "class folders, which give the labels: --set data.label_table=FILE takes the table",
+            f"table {best.path!r} names {n_named} images, but {n_in_folders} lie in class folders, "
+            "which give the labels: --set data.label_table=FILE takes the table",
         )
         return None
-    return found[0] if found else None
+    return best
 
 
 def find_test_table(tables, label_table):
-    """The table that lists most test images, or None."""
-    rest = [t for t in tables if t.id_column
-            and (t.is_of_test
-                 or (t.share_in("test") > 0.5
-                     and not (label_table and t.images & label_table.images)))]
-    return max(rest, key=lambda t: len(t.images), default=None)
+    """The table that lists the most test images, or None."""
+    def lists_test(table):
+        if not table.id_column:
+            return False
+        is_labelled = label_table and table.images & label_table.images
+        return table.is_of_test or (table.share_in("test") > 0.5 and not is_labelled)
+
+    return max(filter(lists_test, tables), key=lambda t: len(t.images), default=None)
 
 
 # ---------------------------------------------------------------- the class of each row
 
 def find_target(table, form_columns, data, findings):
     """Columns of the label table that hold the class: one of class values, or one of 0 and 1 per
-    class; () = a problem.
+    class. () and an error if they are not clear.
 
-    form_columns: of the sample submission, besides its ids. They decide where they can; else the
-    content does.
+    form_columns: columns of the sample submission besides its ids. They decide if they can, else
+    the content does.
     """
     choices = table.others(data.group_column)
     if data.target_column:
-        asked = (data.target_column,) if data.target_column in choices else tuple(
-            data.target_column.split(","))
-        unknown = [c for c in asked if c not in choices]
-        for column in unknown:
-            fail_setting("target_column", f"a column of {table.path!r} besides ids and group",
-                         column, choices, findings)
-        return () if unknown else asked
+        return asked_target(table, choices, data.target_column, findings)
+
     readings = [c for c in choices if c in form_columns]
     if readings and len(readings) == len(form_columns):
         return tuple(readings)
-    if len(form_columns) > 1:
-        readings = narrow([c for c in choices if are_named(form_columns, table.columns[c])],
-                          lambda c: set(table.columns[c]) <= {*form_columns, ""})
-    if len(readings or choices) == 1 or len({table.columns[c] for c in readings}) == 1:
-        return (readings or choices)[0],
+    if len(form_columns) > 1:   # a column per class
+        readings = [c for c in choices if are_named(form_columns, table.columns[c])]
+        readings = narrow(readings, lambda c: set(table.columns[c]) <= {*form_columns, ""})
+
+    left = readings or choices
+    if len(left) == 1 or len({table.columns[c] for c in readings}) == 1:
+        return (left[0],)
     if not readings and are_one_hot(table, choices):
         return tuple(choices)
     classlike = [c for c in choices if not any(map(is_fraction, table.columns[c]))]
     if not readings and len(classlike) == 1:
         return tuple(classlike)
+
     findings.fail(
         "ambiguous_target",
-        f"table {table.path!r} must have one class column, got {first_few(readings or classlike, 8) or 'none'} "
-        f"beside the ids in {table.id_column!r}: --set data.target_column=NAME takes one",
+        f"table {table.path!r} must have one class column, got "
+        f"{first_few(readings or classlike, 8) or 'none'} beside the ids in {table.id_column!r}: "
+        "--set data.target_column=NAME takes one",
     )
     return ()
 
 
+def asked_target(table, choices, target_column, findings):
+    """The columns that data.target_column names: one, or several separated by commas."""
+    asked = (target_column,) if target_column in choices else tuple(target_column.split(","))
+    unknown = [c for c in asked if c not in choices]
+    for column in unknown:
+        what = f"a column of {table.path!r} besides ids and group"
+        fail_setting("target_column", what, column, choices, findings)
+    return () if unknown else asked
+
+
 def are_named(columns, values):
-    """Whether at least half of the columns are named after values of a class column, and no value
-    lacks a column."""
+    """Whether each class among the `values` has a column named after it, and at least half of the
+    columns are named after one."""
     classes = sorted(set(values) - {""})
     if len(classes) > len(columns):
         return False
@@ -336,13 +376,13 @@ def are_named(columns, values):
 
 
 def as_flag(cell):
-    """0 or 1 that a cell of a one-hot column means ('' is 0), None for anything else."""
+    """0 or 1 from a cell of a one-hot column ('' is 0), None for anything else."""
     match = re.fullmatch(r"([01]?)(?:\.0*)?", cell)
     return int(match[1] or 0) if match else None
 
 
 def are_one_hot(table, columns):
-    """Whether columns, two or more, hold 0 and 1 only, and a 1 in most rows."""
+    """Whether two or more columns hold only 0 and 1, and a 1 in most rows."""
     if len(columns) < 2 or any(as_flag(v) is None for c in columns for v in set(table.columns[c])):
         return False
     rows = zip(*(table.columns[c] for c in columns), strict=True)
@@ -350,14 +390,22 @@ def are_one_hot(table, columns):
 
 
 def labels_of(table, columns, findings, is_asked=False):
-    """The class of each row as text ('' = missing), from one class column or from one-hot columns;
-    is_asked: by a setting, so that each value of the column is a class."""
-    if len(columns) == 1:
-        labels = table.columns[columns[0]]
-        refuse_regression(table, columns[0], labels, findings)
-        if not is_asked:
-            refuse_sets(table, columns[0], labels, findings)
-        return labels
+    """The class of each row as text ('' = missing), from one class column or from one-hot columns.
+
+    is_asked: a setting names the column, so each of its values is a class.
+    """
+    if len(columns) > 1:
+        return one_hot_labels(table, columns, findings)
+    labels = table.columns[columns[0]]
+    refuse_regression(table, columns[0], labels, findings)
+    if not is_asked:
+        refuse_sets(table, columns[0], labels, findings)
+    return labels
+
+
+def one_hot_labels(table, columns, findings):
+    """The name of the column with the 1 in each row, '' if there is none. Errors for other values,
+    for rows with several 1s, and for too many rows with none."""
     odd = next((v for c in columns for v in table.columns[c] if as_flag(v) is None), None)
     if odd is not None:
         findings.fail(
@@ -366,15 +414,18 @@ def labels_of(table, columns, findings, is_asked=False):
             f"{SUPPORTED}",
         )
         return ("",) * table.n_rows
-    found = [[c for c, v in zip(columns, row, strict=True) if as_flag(v)]
-             for row in zip(*(table.columns[c] for c in columns), strict=True)]
-    fail_multi_label(table, [" ".join(names) for names in found if len(names) > 1], findings)
-    if (n_none := sum(not names for names in found)) > MOST_WITHOUT_CLASS * len(found):
+
+    rows = zip(*(table.columns[c] for c in columns), strict=True)
+    found = [[c for c, v in zip(columns, row, strict=True) if as_flag(v)] for row in rows]
+    several = [" ".join(names) for names in found if len(names) > 1]
+    fail_multi_label(table, several, findings)
+    n_none = sum(not names for names in found)
+    if n_none > MOST_WITHOUT_CLASS * len(found):
         findings.fail(
             "unsupported",
             f"{n_none} of {table.n_rows} rows of {table.path!r} have no 1 in the columns "
-            f"{first_few(columns)}: 'none of them' would be a class of its own, which has no column; add one, or "
-            "remove those rows",
+            f"{first_few(columns)}: add a column for the class 'none of them', or remove those "
+            "rows",
         )
     return tuple(names[0] if names else "" for names in found)
 
@@ -384,47 +435,42 @@ def is_fraction(text):
 
 
 def refuse_regression(table, column, labels, findings):
-    """A fatal problem where the class column holds measurements or one value per row instead of
-    classes."""
+    """An error if the class column holds measurements or a different value in each row."""
     values = {v for v in labels if v}
-    if sum(map(is_fraction, values)) > 0.5 * len(values) or (len(values) == len(labels) > 20):
+    if sum(map(is_fraction, values)) > 0.5 * len(values) or len(values) == len(labels) > 20:
         findings.fail(
             "unsupported",
-            f"column {column!r} of {table.path!r} has {len(values)} different values in {len(labels)} rows "
-            f"({first_few(sorted(values))}), which are no classes; {SUPPORTED}",
+            f"column {column!r} of {table.path!r} has {len(values)} different values in "
+            f"{len(labels)} rows ({first_few(sorted(values))}), which are not classes; {SUPPORTED}",
         )
 
 
 def refuse_sets(table, column, labels, findings):
-    """A fatal problem where a cell holds several classes, as `rust scab` beside `rust` and `scab`,
-    or `3 17`.
+    """An error if a cell holds several classes, as `rust scab` beside `rust` and `scab`, or `3 17`.
 
-    Names of several words are classes: their words are no classes of their own.
+    A value of several words is one class if the words are not classes themselves.
     """
     parts = {value: re.split(r"[\s,;|]+", value) for value in set(labels)}
-    sets = {value: found for value, found in parts.items() if len(found) > 1 and all(found)}
-    several = [v for v, found in sets.items() if set(found) <= set(parts)
-               or are_whole_numbers(found)]
+    lists = {value: found for value, found in parts.items() if len(found) > 1 and all(found)}
     words = {word for found in parts.values() for word in found}
     lengths = {len(found) for found in parts.values()}
-    # few words, in all combinations
-    if sets and len(lengths) > 1 and 2 * len(words) < len(parts):
-        several = list(sets)
-    fail_multi_label(
-        table,
-        [label for label in labels if label in set(several)],
-        findings,
-        f"; where each value is one class all the same, --set data.target_column={column} takes them so",
-    )
+    if lists and len(lengths) > 1 and 2 * len(words) < len(parts):
+        several = set(lists)    # few words, in all combinations
+    else:
+        several = {value for value, found in lists.items()
+                   if set(found) <= parts.keys() or are_whole_numbers(found)}
+    fail_multi_label(table, [label for label in labels if label in several], findings,
+                     f"; --set data.target_column={column} takes each value as one class")
 
 
 def fail_multi_label(table, several, findings, advice=""):
-    """The fatal problem of rows with several classes, if there are any."""
+    """An error if rows have `several` classes."""
     if several:
         findings.fail(
             "multi_label",
-            f"table {table.path!r} gives several classes to {len(several)} of {table.n_rows} images "
-            f"({first_few(dict.fromkeys(several))}), and multi-label contests are not built; {SUPPORTED}{advice}",
+            f"table {table.path!r} gives several classes to {len(several)} of {table.n_rows} "
+            f"images ({first_few(dict.fromkeys(several))}), which makes it a multi-label contest; "
+            f"{SUPPORTED}{advice}",
         )
 
 
@@ -432,24 +478,29 @@ def are_whole_numbers(texts):
     return all(re.fullmatch(r"[+-]?\d{1,18}", text) for text in texts)
 
 
+# ---------------------------------------------------------------- names of the classes
+
 def find_class_names(files, tables, labels, findings):
-    """({class value: name}, where from) of a table or json map whose keys are the class values;
-    ({}, '') for none."""
-    present = Counter(labels)
-    best = ({}, "", 0)
+    """({class value: name}, path) of a table or json map whose keys are the class values, or
+    ({}, '')."""
     readings = [(t.path, t.columns[key], t.columns[name]) for t in tables if not t.is_of_test
                 for key in t.columns for name in t.columns if key != name]
     for path in files.maps:
         readings += map_readings(files.root / path, path)
+
+    present = Counter(labels)
+    best = ({}, "", 0)
     for path, keys, names in readings:
         known = present.keys() & set(keys)
         covered = sum(present[k] for k in known)
         is_map = len(set(keys)) == len(keys) and len(set(names)) == len(names) and all(names)
-        fits = covered >= 0.8 * len(labels) and 2 <= len(known) >= max(2 / 3 * len(present),
-                                                                       0.5 * len(keys))
+        fewest = max(2, 2 / 3 * len(present), 0.5 * len(keys))
+        fits = covered >= 0.8 * len(labels) and len(known) >= fewest
         if is_map and fits and covered > best[2]:
+            # labels that are names keep them: a map to numbers adds nothing
             readable = keys if are_whole_numbers(names) and not are_whole_numbers(keys) else names
             best = (dict(zip(keys, readable, strict=True)), path, covered)
+
     names, path, _ = best
     unknown = [c for c in present if c not in names] if names else []
     if unknown:
@@ -462,7 +513,7 @@ def find_class_names(files, tables, labels, findings):
 
 
 def map_readings(full, path):
-    """(path, keys, names) of a flat json object, both ways round; nothing for any other json."""
+    """(path, keys, names) of a flat json object, both ways round; [] for any other json."""
     try:
         value = json.loads(read_bytes(full).decode("utf-8-sig"))
     except (ValueError, RecursionError):

@@ -395,7 +395,7 @@ def test_measurements_are_no_classes(root):
     (root / "sample_submission.csv").unlink()
     write(root / "train.csv", "ID,age", *(f"a{i}.png,{i}.25" for i in range(8)))
     with pytest.raises(
-        UserError, match=r"which are no classes; supported are contests with one class per image"
+        UserError, match=r"which are not classes; supported are contests with one class per image"
     ) as error:
         read_contest(root, DATA)
     assert "\n" not in str(error.value)
@@ -433,7 +433,7 @@ def test_names_of_several_words_are_classes_where_their_column_is_asked_for(tmp_
           *(f"a{i}.png,{card}" for i, card in enumerate(2 * cards)))
     with pytest.raises(
         UserError,
-        match=r"several classes to 104 of 106 .*--set data\.target_column=target takes them so",
+        match=r"several classes to 104 of 106 .*data\.target_column=target takes each value",
     ):
         read_contest(root, DATA)
     contest = read_contest(root, DataConfig(n_folds=2, target_column="target"))
@@ -600,7 +600,7 @@ def test_images_behind_a_link_out_of_the_folder_are_asked_for(tmp_path):
     (tmp_path / "contest" / "train").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(
         UserError,
-        match=r"has none.*1 link or special file \('train'\) out of it are not opened: copy what",
+        match=r"has none.*links out of it and special files \('train'\) are not opened: copy what",
     ):
         read_contest(tmp_path / "contest", DATA)
 

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from modeling.kernels import with_fast_kernels
+from modeling.torch_private import cpu_has_amx, cpu_has_avx512_bf16
 from system.log import Timer
 from utils import UserError
 
@@ -93,7 +94,7 @@ def cpu_computes_bf16():
     does from torch."""
     if torch.backends.cpu.get_cpu_capability() in ("NO AVX", "DEFAULT", "AVX2"):
         return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return cpu_has_avx512_bf16() or cpu_has_amx()
 
 
 def untimed(runtime, precision):

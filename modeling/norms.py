@@ -3,8 +3,12 @@ import copy
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from modeling.torch_private import in_backward_pass
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 # ---------------------------------------------------------------- gradient checkpointing
 
@@ -28,23 +32,17 @@ def checkpoint_gradients(network):
 
 
 def batch_norms(network):
-    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-
-
-def is_computed_again():
-    """Whether this forward pass is part of a backward pass, asked as torch.utils.checkpoint does.
-    """
-    return torch._C._current_graph_task_id() != -1
+    return [m for m in network.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
 
 
 def hold_statistics(norm, inputs):
-    if is_computed_again():
+    if in_backward_pass():
         norm.held = norm.momentum
         norm.momentum = 0.0
 
 
 def release_statistics(norm, inputs, output):
-    if is_computed_again():
+    if in_backward_pass():
         norm.momentum = norm.held
         norm.num_batches_tracked -= 1
 

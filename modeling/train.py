@@ -23,6 +23,7 @@ from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
 from modeling.norms import norm_statistics
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
+from modeling.torch_private import forget_unscaling
 from system.log import progress
 from system.machine import stop_is_asked, stops_after_a_step
 from system.stages import SCRATCH
@@ -318,8 +319,7 @@ class TrainState:
         """
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
-            # what `update` does after a step that went well
-            self.scaler._per_optimizer_states.clear()
+            forget_unscaling(self.scaler)
 
     def save(self, folder, history, begun=None):
         """begun: the state of the Tally of an epoch that was stopped, None after a whole one."""

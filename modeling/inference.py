@@ -199,7 +199,7 @@ def predict(network, loader, sample_id, classes, *, split, source, views, room, 
         return torch.stack(each).cpu()
 
     for batch in progress(loader, desc=f"predict {split}"):
-        parts = room.find(lambda images=batch.images: [probs_of(part)
+        parts = room.run_within_memory(lambda images=batch.images: [probs_of(part)
                                                        for part in images.split(
                                                            room.micro_batch_size)])
         probs[:, batch.index.numpy()] = torch.cat(parts, dim=1).numpy()

@@ -2,7 +2,7 @@
 computed twice.
 
     room = Room(8, device, network)
-    loss = room.find(lambda: step(split_batch(batch, room.micro_batch_size, device)))     # with 8, after an error with 4, ..
+    loss = room.run_within_memory(lambda: step(split_batch(batch, room.micro_batch_size, device)))     # with 8, after an error with 4, ..
 
 Halving is exact but for rounding, except that batch norms then average over fewer images, and that
 dropout and drop path draw for each forward pass. Batch norms have also seen the images of the
@@ -48,7 +48,7 @@ class Room:
                 "runtime.grad_checkpointing=on has no effect: timm's model has no gradient checkpointing"
             )
 
-    def find(self, work, forget=lambda: None):
+    def run_within_memory(self, work, forget=lambda: None):
         """work(), after each out-of-memory error again with less at a time; NoRoom where that is
         not possible.
 
@@ -64,6 +64,8 @@ class Room:
                           or type(error).__name__).splitlines()[0].split(". GPU ")[0]
             forget()      # out here: the error has held the tensors of all its frames
             self.shrink(reason)
+
+    find = run_within_memory      # until running/ is moved over
 
     def shrink(self, reason):
         """Checkpointing first where fewer images would harm batch norms, else once there is one

@@ -307,9 +307,9 @@ class TrainState:
             return train_step(network, objective, self.optimizer, self.scaler, micro_batches,
                               autocast=autocast, clip_norm=clip_norm)
 
-        loss, taken = room.find(attempt, self.forget)
+        loss, taken = room.run_within_memory(attempt, self.forget)
         if taken:
-            room.find(lambda: self.ema.update(network, step=number + 1), self.forget)
+            room.run_within_memory(lambda: self.ema.update(network, step=number + 1), self.forget)
         else:      # what overflowed has gone through the batch norms
             network.load_state_dict(norm_statistics(self.ema.module), strict=False)
         return loss, taken

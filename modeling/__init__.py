@@ -2,18 +2,19 @@
 
 Read in this order:
 
-weights    where pretrained weights come from
-heads      pooled features -> logits
-network    a timm backbone with a head
-norms      batch norms: checkpointed, folded, adapted to other images
-kernels    operations that torch computes slowly in bf16 on a CPU, another way
-compute    arithmetic, memory format, torch.compile: the fastest by timing
-augment    what happens to an image before the network sees it
-losses     what the network is asked to do: objectives with one contract
-optim      parameter groups, the learning rate of a step, the average of the weights
-memory     less at a time where memory runs out
-train      the training loop: fit()
-inference  Predictions, views, the inference loop
+weights        where pretrained weights come from
+heads          pooled features -> logits
+network        a timm backbone with a head
+norms          batch norms: checkpointed, folded, adapted to other images
+kernels        operations that are slow in bf16 on a CPU, computed another way
+compute        arithmetic, memory format, torch.compile: the fastest by timing
+augment        what happens to an image before the network sees it
+losses         what the network is asked to do: objectives with one contract
+optim          parameter groups, the learning rate of a step, the average of the weights
+memory         less at a time where memory runs out
+train          the training loop: fit()
+inference      Predictions, views, the inference loop
+torch_private  private parts of torch, each behind a named function
 
 May import utils, config, system, contest, data_loader and shift.
 """

@@ -5,15 +5,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# ---------------------------------------------------------------- the network
 
 class LinearHead(nn.Module):
-    """Dropout and a linear classifier: (B, D) -> (B, C). On pretrained weights it begins with
-    zeros: the first steps then turn no feature towards where random weights happen to look. From
-    random weights that costs a lot (benchmarks/RESULTS.md).
+    """Dropout and a linear classifier: (B, D) -> (B, C).
 
-    is_normed: features go through a batch norm before, which `fold` puts into the linear layer once
-    it is trained.
+    On pretrained weights it begins with zeros, so the first steps do not turn features towards
+    random directions. From random weights that costs a lot (benchmarks/RESULTS.md).
+
+    is_normed: a batch norm comes before; `fold` puts it into the linear layer after training.
     """
 
     def __init__(self, n_features, n_classes, drop_rate, is_pretrained=False, is_normed=False):
@@ -27,7 +26,8 @@ class LinearHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, features):
-        if self.norm and self.training and len(features) == 1:      # which has no statistics
+        if self.norm and self.training and len(features) == 1:
+            # one row has no statistics: use the running ones
             norm = self.norm
             features = F.batch_norm(features.float(), norm.running_mean, norm.running_var,
                                     norm.weight, norm.bias, eps=norm.eps)
@@ -37,24 +37,27 @@ class LinearHead(nn.Module):
 
     @torch.no_grad()
     def fold(self):
-        """The same function of features without a batch norm, as it predicts."""
-        if self.norm:
-            scale = self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
-            self.linear.bias += self.linear.weight @ (self.norm.bias - self.norm.running_mean
-                                                      * scale)
-            self.linear.weight *= scale
-            self.norm = None
+        """Put the batch norm into the linear layer: the same function, as it predicts."""
+        if not self.norm:
+            return
+        norm = self.norm
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        self.linear.bias += self.linear.weight @ (norm.bias - norm.running_mean * scale)
+        self.linear.weight *= scale
+        self.norm = None
 
     def with_margin(self, logits, targets):
-        """A linear head asks for no margin."""
+        """A linear head has no margin."""
         return logits
 
 
 class ArcFaceHead(nn.Module):
-    """s cos(theta), theta the angle to the nearest of a class's centres: (B, D) -> (B, C). One
-    centre is ArcFace (arXiv 1801.07698), more are its sub-centre form (Deng et al., ECCV 2020):
+    """s cos(theta), theta the angle to the nearest of a class's centres: (B, D) -> (B, C).
+
+    One centre is ArcFace (arXiv 1801.07698), more are its sub-centre form (Deng et al., ECCV 2020):
     images unlike the rest of their class, mislabelled ones too, gather around a centre of their
-    own."""
+    own.
+    """
 
     def __init__(self, n_features, n_classes, drop_rate, n_centers=1, scale=16.0, margin=0.2):
         super().__init__()
@@ -67,16 +70,19 @@ class ArcFaceHead(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, features):
-        # cosines near 1 lose the angle in half precision
+        # in half precision a cosine near 1 no longer tells the angle
         with torch.autocast(features.device.type, enabled=False):
-            cosine = F.linear(F.normalize(self.drop(features).float()),
-                              F.normalize(self.weight.float()))
+            features = F.normalize(self.drop(features).float())
+            centers = F.normalize(self.weight.float())
+            cosine = F.linear(features, centers)
         return self.scale * cosine.unflatten(1, (-1, self.n_centers)).amax(2)
 
     def with_margin(self, logits, targets):
-        """s cos(theta + m) for the true class, which the loss is taken of; for soft targets t (B,
-        C) in proportion: s ((1 - t) cos(theta) + t cos(theta + m)). Beyond pi - m it goes on
-        falling, as in the paper's code."""
+        """The logits that the loss sees: s cos(theta + m) for the true class.
+
+        In proportion for soft targets t (B, C): s ((1 - t) cos(theta) + t cos(theta + m)). Beyond
+        pi - m it goes on falling, as in the paper's code.
+        """
         cosine = logits.float() / self.scale
         sine = (1 - cosine.square()).clamp(min=1e-7).sqrt()
         shifted = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
@@ -86,15 +92,15 @@ class ArcFaceHead(nn.Module):
 
 
 def fold_heads(network):
-    """As a finished fit keeps its network."""
+    """Fold every LinearHead in place, as a finished fit stores its network."""
     for module in network.modules():
         if isinstance(module, LinearHead):
             module.fold()
 
 
 def build_head(model, n_features, n_classes, weights):
-    """The head of a ModelConfig."""
+    """The head that a ModelConfig asks for. `weights`: the backbone's WeightsSource."""
     if model.head == "linear":
-        return LinearHead(n_features, n_classes, model.drop_rate, weights.is_pretrained,
-                          weights.global_pool == "max")
+        is_normed = weights.global_pool == "max"
+        return LinearHead(n_features, n_classes, model.drop_rate, weights.is_pretrained, is_normed)
     return ArcFaceHead(n_features, n_classes, model.drop_rate, model.arcface_centers)

@@ -1,9 +1,12 @@
 """Predictions found by sample_id, the views of test-time augmentation, and the one inference loop.
 
-    views = predict(network, loader, sample_id, classes, views=views_for(["rotate_180"], 4), room=Room(32, device), ...)
-    probs = Predictions.mean(list(views.values())).align(ids)          # the only join: by id, never by row order
+    views = predict(network, loader, sample_id, classes, views=views_for(["rotate_180"], 4),
+                    room=Room(32, device), ...)
+    # the only join is by id, never by row order
+    probs = Predictions.mean(list(views.values())).align(ids)
 """
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,8 +18,11 @@ from utils import RunError
 
 @dataclass(frozen=True)
 class Predictions:
-    """sample_id (n,) str; probs (n, C) float32, rows sum to 1; classes (C,); split; sources: names
-    of the fits."""
+    """Probabilities of the samples of one split.
+
+    sample_id (n,) str; probs (n, C) float32, rows sum to 1; classes (C,); sources: names of the
+    fits.
+    """
 
     sample_id: np.ndarray
     probs: np.ndarray
@@ -33,21 +39,20 @@ class Predictions:
             raise RunError(f"Predictions.sample_id of {self.split} must be unique")
         if not np.isfinite(self.probs).all() or np.abs(self.probs.sum(1) - 1).max(initial=0) > 1e-3:
             raise RunError(
-                f"Predictions.probs of {self.split} by {', '.join(self.sources)} must be finite rows that sum to 1"
-            )
+                f"Predictions.probs of {self.split} by {', '.join(self.sources)} must be finite "
+                "rows that sum to 1")
 
     def align(self, ids):
-        """probs in the order of `ids`; RunError with the first missing and extra id unless the sets
-        are equal."""
+        """probs in the order of `ids`. RunError with the first missing and the first extra id,
+        unless the sets are equal."""
         row = {sample: i for i, sample in enumerate(self.sample_id.tolist())}
         asked = set(ids)
         missing = [i for i in ids if i not in row]
         extra = [i for i in row if i not in asked]
         if missing or extra:
             raise RunError(
-                f"predictions of {self.split} must be for exactly the asked ids: {len(missing)} missing "
-                f"(first {missing[:1]}), {len(extra)} extra (first {extra[:1]})"
-            )
+                f"predictions of {self.split} must be for exactly the asked ids: {len(missing)} "
+                f"missing (first {missing[:1]}), {len(extra)} extra (first {extra[:1]})")
         return self.probs[[row[i] for i in ids]]
 
     def save(self, path):
@@ -63,41 +68,48 @@ class Predictions:
     @classmethod
     def mean(cls, many):
         """The equal-weight mean of predictions for the same samples, joined by id."""
-        ids = many[0].sample_id
-        probs = np.mean([p.align(ids.tolist()) for p in many], axis=0,
-                        dtype=np.float64).astype(np.float32)
-        return cls(ids, probs, many[0].classes, many[0].split,
-                   tuple(dict.fromkeys(s for p in many for s in p.sources)))
+        first = many[0]
+        aligned = [p.align(first.sample_id.tolist()) for p in many]
+        probs = np.mean(aligned, axis=0, dtype=np.float64).astype(np.float32)
+        sources = tuple(dict.fromkeys(s for p in many for s in p.sources))
+        return cls(first.sample_id, probs, first.classes, first.split, sources)
 
     @classmethod
     def concat(cls, many):
         """Predictions for different samples, one below the other."""
-        return cls(np.concatenate([p.sample_id for p in many]),
-                   np.concatenate([p.probs for p in many]), many[0].classes, many[0].split,
-                   tuple(s for p in many for s in p.sources))
+        first = many[0]
+        ids = np.concatenate([p.sample_id for p in many])
+        probs = np.concatenate([p.probs for p in many])
+        sources = tuple(s for p in many for s in p.sources)
+        return cls(ids, probs, first.classes, first.split, sources)
 
 
 def save_views(views, path):
-    """{view name: Predictions of the same samples in one order} as one file, which
-    `Predictions.load` reads as their mean."""
+    """Write {view name: Predictions of the same samples in one order} as one file.
+    `Predictions.load` reads it as their mean."""
     mean = Predictions.mean(list(views.values()))
+    view_probs = np.stack([p.probs for p in views.values()])
     np.savez(path, sample_id=mean.sample_id, probs=mean.probs, classes=np.array(mean.classes),
              split=mean.split, sources=np.array(mean.sources), views=np.array(list(views)),
-             view_probs=np.stack([p.probs for p in views.values()]))
+             view_probs=view_probs)
 
 
 def load_views(path):
     """{view name: Predictions} of a file of `save_views`."""
     mean = Predictions.load(path)
     with np.load(path, allow_pickle=False) as f:
-        return {name: replace(mean, probs=probs) for name, probs in zip(f["views"].tolist(),
-                                                                        f["view_probs"],
-                                                                        strict=True)}
+        names = f["views"].tolist()
+        view_probs = f["view_probs"]
+    return {name: replace(mean, probs=probs)
+            for name, probs in zip(names, view_probs, strict=True)}
 
 
-def joined_views(each, join):
-    """{view name: join([Predictions of each])} of several {view name: Predictions}."""
-    return {name: join([views[name] for views in each]) for name in each[0]}
+def joined_views(many, join):
+    """One {view name: Predictions} of many, joined view by view.
+
+    join([Predictions]) -> Predictions: `Predictions.mean` or `Predictions.concat`.
+    """
+    return {name: join([views[name] for views in many]) for name in many[0]}
 
 
 # ---------------------------------------------------------------- views
@@ -119,8 +131,8 @@ SYMMETRIES = {
 class View:
     """One test-time transform: a symmetry of the square, then a zoom and a turn about the centre.
 
-    adapted: seen by the network whose batch norms hold the statistics of the test images
-    (`network.adapted_to`).
+    adapted: for the network whose batch norms hold the test images' statistics
+    (`norms.adapted_to`).
     """
 
     symmetry: str = "identity"
@@ -130,25 +142,27 @@ class View:
 
     @property
     def name(self):
-        return (
-            self.symmetry
-            + (f" x{self.scale:g}" if self.scale != 1.0 else "")
-            + (f" {self.angle_degrees:+g} degrees" if self.angle_degrees else "")
-            + (" adapted" if self.adapted else "")
-        )
+        words = [self.symmetry]
+        if self.scale != 1.0:
+            words.append(f"x{self.scale:g}")
+        if self.angle_degrees:
+            words.append(f"{self.angle_degrees:+g} degrees")
+        if self.adapted:
+            words.append("adapted")
+        return " ".join(words)
 
     def __call__(self, images):
         images = SYMMETRIES[self.symmetry](images)
-        return (
-            images
-            if self.scale == 1.0 and self.angle_degrees == 0.0
-            else warp(images, self.scale, self.angle_degrees)
-        )
+        if self.scale == 1.0 and self.angle_degrees == 0.0:
+            return images
+        return warp(images, self.scale, self.angle_degrees)
 
 
 def warp(images, scale, angle_degrees):
-    """Zoom and turn (B, C, H, W) about the centre, in fp32 throughout: half precision puts a grid's
-    points up to a pixel aside. What comes in from outside repeats the border."""
+    """Zoom and turn (B, C, H, W) about the centre. Beyond the image its border repeats.
+
+    In fp32 throughout: half precision moves a grid's points by up to a pixel.
+    """
     angle = np.deg2rad(angle_degrees)
     theta = torch.tensor([[np.cos(angle), -np.sin(angle), 0.0],
                           [np.sin(angle), np.cos(angle), 0.0]], dtype=torch.float32)
@@ -160,18 +174,19 @@ def warp(images, scale, angle_degrees):
 
 
 def views_for(symmetries, n_views, turned=False, with_adapted=False):
-    """`n_views` views over the given symmetries, plain first; zooms and, where test images are
-    `turned`, turns fill up.
+    """`n_views` views: the given symmetries, plain first, then the same zoomed.
 
-    with_adapted: every second one is adapted; two networks that err differently are worth more than
-    twice the views of one.
+    turned: the test images are, so turns are among the views. with_adapted: every second view is
+    adapted; two networks that err differently are worth more than twice the views of one.
     """
     names = ["identity", *(s for s in symmetries if s != "identity")]
-    extra = [(1.1, 0.0), (1.0, 8.0), (1.0, -8.0), (0.93, 0.0)] if turned else [(1.1, 0.0),
-                                                                               (0.93, 0.0)]
-    views = [View(name, scale, angle) for scale, angle in [(1.0, 0.0), *extra] for name in names]
+    turns = [(1.0, 8.0), (1.0, -8.0)] if turned else []
+    warps = [(1.0, 0.0), (1.1, 0.0), *turns, (0.93, 0.0)]      # (scale, degrees)
+    views = [View(name, scale, angle) for scale, angle in warps for name in names]
+
     if with_adapted:
         views = [replace(view, adapted=i % 2 == 1) for i, view in enumerate(views)]
+        # the same views by the other network, if more are asked for
         views += [replace(view, adapted=not view.adapted) for view in views]
     return tuple(views[:n_views])
 
@@ -181,27 +196,29 @@ def views_for(symmetries, n_views, turned=False, with_adapted=False):
 @torch.inference_mode()
 def predict(network, loader, sample_id, classes, *, split, source, views, room, autocast,
             adapted=None):
-    """{view name: Predictions of len(loader.dataset) rows}: softmax of each image of `loader` in
-    each of `views`.
+    """Softmax of each image of `loader` in each of `views`: {view name: Predictions}.
 
-    `loader` yields Batch whose `index` points into `sample_id`; the views of one image share its
-    decoding. adapted: the network of the adapted views. room: the Room that says how much of a
-    batch is computed at a time, and where.
+    `loader` yields Batch; its `index` points into `sample_id`. The views of an image share its
+    decoding. adapted: the network of the adapted views. room: the Room that says where, and how
+    much of a batch at a time.
     """
     network.eval()
     probs = np.zeros((len(views), len(sample_id), len(classes)), dtype=np.float32)
 
-    def probs_of(images):      # (B, 3, H, W) of one part -> (views, B, C)
+    def probs_of_part(images):      # (B, 3, H, W) -> (views, B, C)
         images = images.to(room.device, non_blocking=True)
+        each = []
         with autocast():
-            each = [(adapted if view.adapted else network)(view(images)).float().softmax(1)
-                    for view in views]
+            for view in views:
+                seeing = adapted if view.adapted else network
+                each.append(seeing(view(images)).float().softmax(1))
         return torch.stack(each).cpu()
 
+    def probs_of(images):
+        return [probs_of_part(part) for part in images.split(room.micro_batch_size)]
+
     for batch in progress(loader, desc=f"predict {split}"):
-        parts = room.find(lambda images=batch.images: [probs_of(part)
-                                                       for part in images.split(
-                                                           room.micro_batch_size)])
+        parts = room.run_within_memory(partial(probs_of, batch.images))
         probs[:, batch.index.numpy()] = torch.cat(parts, dim=1).numpy()
     return {view.name: Predictions(np.asarray(sample_id), p, tuple(classes), split, (source,))
             for view, p in zip(views, probs, strict=True)}

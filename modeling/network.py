@@ -1,11 +1,12 @@
-"""A timm backbone with a head, and where its weights come from.
+"""A timm backbone with a head.
 
     source = find_weights("mobilenetv2_100", weights_dir="weights", pretrained="auto")
-    network = build_network("mobilenetv2_100", n_classes=17, image_size_px=160, weights=source, model=config.model)
+    network = build_network("mobilenetv2_100", n_classes=17, image_size_px=160, weights=source,
+                            model=config.model)
     logits = network(images)            # images (B, 3, H, W) uint8 RGB or float 0..255 -> (B, C)
 
-The network holds its backbone's own mean and standard deviation, so everything before it stays
-uint8.
+The network normalises by its backbone's own mean and standard deviation, so everything before it
+stays uint8.
 """
 import functools
 from dataclasses import replace
@@ -21,12 +22,12 @@ from modeling.heads import build_head
 from modeling.weights import check_model_name, without_weights
 from utils import UserError
 
-# of timm.models, whose convolutions take pad_type
+# modules of timm.models whose convolutions take pad_type
 PAD_TYPE_MODULES = ("efficientnet", "mobilenetv3")
 
 
 class Network(nn.Module):
-    """backbone -> pooled features (B, D) -> head -> logits (B, C); takes raw pixels 0..255 of any
+    """backbone -> pooled features (B, D) -> head -> logits (B, C). Takes raw pixels 0..255 of any
     square size."""
 
     def __init__(self, backbone, head, mean, std, input_size_px):
@@ -54,8 +55,7 @@ class Network(nn.Module):
 
 
 def input_size_px(model_name, image_size_px):
-    """The size the backbone takes: image_size_px, or the nearest multiple of a patch that does not
-    divide it."""
+    """The size the backbone takes: image_size_px, or the nearest multiple of its patch."""
     patch = 14 if "patch14" in model_name else 32
     if problem := size_problem(image_size_px):
         raise UserError(problem)
@@ -63,12 +63,13 @@ def input_size_px(model_name, image_size_px):
 
 
 def timm_arguments(source, size_px):
-    """What timm.create_model needs beside the name to take the weights of a fit that began with
-    this source's."""
+    """What timm.create_model needs beside the name, for this source's weights or those of a fit
+    that began with them."""
     cfg = timm.get_pretrained_cfg(source.model_name)
-    wanted = {"img_size": size_px if cfg is not None and cfg.fixed_input_size else 0,
-              "pad_type": source.pad_type, "global_pool": source.global_pool}
-    return {name: value for name, value in wanted.items() if value}
+    is_fixed = cfg is not None and cfg.fixed_input_size
+    arguments = {"img_size": size_px if is_fixed else 0,
+                 "pad_type": source.pad_type, "global_pool": source.global_pool}
+    return {name: value for name, value in arguments.items() if value}
 
 
 def build_backbone(model_name, size_px, weights, drop_path_rate):
@@ -93,14 +94,14 @@ def build_backbone(model_name, size_px, weights, drop_path_rate):
         # timm and torch raise many kinds here; each means the file is not this model's weights
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"the weights file {weights.path} must hold a plain state dict of timm's {model_name}, and could "
-            f"not be loaded ({reason}): replace it, or use --set model.pretrained=off"
+            f"the weights file {weights.path} must hold a plain state dict of timm's {model_name}, "
+            f"and could not be loaded ({reason}): replace it, or use --set model.pretrained=off"
         ) from error
 
 
 @functools.cache
 def takes(model_name, **kwargs):
-    """Whether timm's model has these arguments."""
+    """Whether timm's model takes these arguments."""
     try:
         without_weights(model_name, **kwargs)
     except TypeError:
@@ -109,19 +110,20 @@ def takes(model_name, **kwargs):
 
 
 def unchanged_share(backbone, fresh):
-    """Share of the randomly initialised elements of `fresh` that `backbone` still holds: timm skips
-    unknown names."""
-    same = total = 0
+    """Share of the randomly initialised elements of `fresh` that `backbone` still holds. timm skips
+    unknown names without an error."""
+    same = 0
+    total = 0
     for loaded, random in zip(backbone.parameters(), fresh.parameters(), strict=True):
         if random.numel() > 1 and random.std() > 0:
-            same = same + int((loaded == random).sum())
-            total = total + random.numel()
+            same += int((loaded == random).sum())
+            total += random.numel()
     return same / max(1, total)
 
 
 def build_network(model_name, *, n_classes, image_size_px, weights, model):
-    """A Network ready to train. `weights`: a WeightsSource; `model`: a ModelConfig. Uses torch's
-    random state."""
+    """A Network ready to train. `weights`: a WeightsSource. `model`: a ModelConfig. Draws from
+    torch's random state."""
     check_model_name(model_name)
     size_px = input_size_px(model_name, image_size_px)
     backbone = build_backbone(model_name, size_px, weights, model.drop_path_rate)
@@ -138,22 +140,24 @@ def with_padding(source, images, image_size_px, model):
     """The source with the padding its weights were trained with: timm's default or TensorFlow's
     'same'.
 
-    A state dict does not say which, and the wrong one moves every feature map by half a pixel
-    (ImageNet top-1 of the mobilenetv2_100 release that this was found on: 81 % against 89 %). The
-    batch norms tell: of the two paddings the right one gives batch statistics of `images` (n, 3, H,
-    W) uint8, natural full-frame pictures, nearer to the stored ones.
+    A state dict does not say which. The wrong one moves every feature map by half a pixel: 81 %
+    instead of 89 % ImageNet top-1 for a release of mobilenetv2_100. The batch norms tell: with the
+    right one, batch statistics of `images` (n, 3, H, W) uint8, natural full-frame pictures, are
+    nearer to the stored ones.
     """
     if not source.path or not is_model_in_modules(source.model_name, PAD_TYPE_MODULES):
         return source
-    candidates = [replace(source, pad_type=pad_type) for pad_type in ("", "same")]
+
+    default = replace(source, pad_type="")
+    same = replace(source, pad_type="same")
     networks = [build_network(source.model_name, n_classes=2, image_size_px=image_size_px,
-                              weights=c, model=model) for c in candidates]
-    mismatch = [norm_mismatch(network.eval(), images) for network in networks]
-    return candidates[int(mismatch[1] < mismatch[0])]
+                              weights=weights, model=model) for weights in (default, same)]
+    of_default, of_same = (norm_mismatch(network.eval(), images) for network in networks)
+    return same if of_same < of_default else default
 
 
 def norm_mismatch(network, images):
-    """Mean over batch norms and channels of |log(batch variance / running variance)|; 0.0 without
+    """Mean over batch norms and channels of |log(batch variance / running variance)|. 0.0 without
     batch norms."""
     distances = []
 
@@ -162,9 +166,8 @@ def norm_mismatch(network, images):
         ratio = variance.clamp(min=module.eps) / module.running_var.clamp(min=module.eps)
         distances.append(float(ratio.log().abs().mean()))
 
-    hooks = [
-        m.register_forward_hook(compare) for m in network.modules() if isinstance(m, nn.BatchNorm2d)
-    ]
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_hook(compare) for norm in norms]
     for batch in images.split(64):
         network.features(batch)
     for hook in hooks:

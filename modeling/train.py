@@ -1,9 +1,9 @@
-"""The training loop. One function, `fit`, trains one network; what differs between modes, rounds
-and folds is its values.
+"""The training loop. One function, `fit`, trains one network; modes, rounds and folds differ only
+in the values it is given. Measured in benchmarks/RESULTS.md.
 
-Measured: see benchmarks/RESULTS.md. A fit is resumed from the checkpoint in its folder, of its last
-epoch or of the step after which a signal stopped it, and then ends with the same bytes as an
-undisturbed one on a CPU: all randomness of an epoch is a function of the fit's name and the epoch.
+A fit resumes from the checkpoint in its folder: of its last epoch, or of the step after which a
+signal stopped it. On a CPU it then ends with the same bytes as an undisturbed fit, because all
+randomness of an epoch is a function of the fit's name and the epoch.
 """
 import csv
 import math
@@ -26,16 +26,21 @@ from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
 from modeling.norms import norm_statistics
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
+from modeling.torch_private import forget_unscaling
 from system.log import progress
 from system.machine import stop_is_asked, stops_after_a_step
 from system.stages import SCRATCH
 from utils import RunError, UserError, digest_file, seed_of, sync
 
+# columns of history.csv; the others are floats
+WHOLE_NUMBERS = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing",
+                 "out_of_memory", "peak_memory_bytes")
+
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished fit leaves: its weights are `folder/weights.safetensors` (the EMA at the last
-    step)."""
+    """What a finished fit leaves. Its weights are `folder/weights.safetensors`: the EMA at the last
+    step."""
 
     spec: FitSpec
     folder: Path
@@ -60,41 +65,45 @@ def seed_everything(*names):
 # ---------------------------------------------------------------- one step
 
 def train_step(network, objective, optimizer, scaler, micro_batches, *, autocast, clip_norm):
-    """One optimiser step over the micro-batches of one batch. Returns (loss () tensor, whether the
+    """One optimizer step over the micro-batches of one batch. Returns (loss () tensor, whether the
     step was taken).
 
-    A step whose loss or gradient is not finite changes no parameter; for fp16, the scale.
+    A step whose loss or gradient is not finite changes no parameter. In fp16 it lowers the scale.
     """
     optimizer.zero_grad(set_to_none=True)
-    n = sum(len(m.index) for m in micro_batches)
+    n_images = sum(len(micro.index) for micro in micro_batches)
     total = torch.zeros((), device=micro_batches[0].images.device)
     for micro in micro_batches:
         with autocast():
-            loss = objective(network, micro).loss * (len(micro.index) / n)
+            loss = objective(network, micro).loss * (len(micro.index) / n_images)
         scaler.scale(loss).backward()
         total += loss.detach()
+
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
-    finite = bool(torch.isfinite(norm) & torch.isfinite(total))
-    # an enabled scaler skips non-finite steps itself and lowers its scale
-    if finite or scaler.is_enabled():
+    is_finite = bool(torch.isfinite(norm) & torch.isfinite(total))
+    # an enabled scaler itself skips non-finite steps and lowers its scale
+    if is_finite or scaler.is_enabled():
         scaler.step(optimizer)
     scaler.update()
-    return total, finite
+    return total, is_finite
 
 
 def split_batch(batch, micro_batch_size, device):
     """A Batch as micro-batches on the device."""
-    n = len(batch.index)
-    return [type(batch)(*(field[i:i + micro_batch_size].to(device, non_blocking=True)
-                          for field in batch)) for i in range(0, n, micro_batch_size)]
+    micro_batches = []
+    for start in range(0, len(batch.index), micro_batch_size):
+        rows = slice(start, start + micro_batch_size)
+        fields = [field[rows].to(device, non_blocking=True) for field in batch]
+        micro_batches.append(type(batch)(*fields))
+    return micro_batches
 
 
 # ---------------------------------------------------------------- the loop
 
 class Tally:
-    """The steps of one epoch so far: their losses, how many were skipped, of those how many in a
-    row, the seconds."""
+    """The steps of one epoch so far: the losses of those taken, how many were skipped, how many in
+    a row up to now, the seconds."""
 
     def __init__(self, losses=(), n_skipped=0, in_a_row=0, seconds=0.0):
         self.losses = list(losses)
@@ -113,27 +122,39 @@ class Tally:
     def add(self, loss, taken):
         if taken:
             self.losses.append(loss)
-        self.n_skipped = self.n_skipped + (not taken)
-        self.in_a_row = 0 if taken else self.in_a_row + 1
+            self.in_a_row = 0
+        else:
+            self.n_skipped += 1
+            self.in_a_row += 1
 
     def row(self, lr, batch_size):
         """What the history keeps of a whole epoch."""
         seconds = self.seconds
-        return {"loss": float(torch.stack(self.losses).mean()), "lr": lr,
-                "skipped_steps": self.n_skipped, "seconds": seconds,
-                "images_per_second": self.n_steps * batch_size / seconds}
+        return {
+            "loss": float(torch.stack(self.losses).mean()),
+            "lr": lr,
+            "skipped_steps": self.n_skipped,
+            "seconds": seconds,
+            "images_per_second": self.n_steps * batch_size / seconds,
+        }
 
     def state(self, generator, device):
-        """Plain values and tensors from which the epoch goes on: the tally, and the random states
-        that a step reads."""
-        return {"losses": [float(loss) for loss in self.losses], "n_skipped": self.n_skipped,
-                "in_a_row": self.in_a_row, "seconds": self.seconds, "n_steps": self.n_steps,
-                "mix": generator.get_state(), "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
+        """Plain values and tensors to resume the epoch from: the tally, and the random states that
+        a step reads."""
+        return {
+            "losses": [float(loss) for loss in self.losses],
+            "n_skipped": self.n_skipped,
+            "in_a_row": self.in_a_row,
+            "seconds": self.seconds,
+            "n_steps": self.n_steps,
+            "mix": generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
 
     @classmethod
     def of(cls, state, generator, device):
-        """The Tally that `state` was made of; sets the random states too."""
+        """The Tally that a `state` came from. Restores the random states too."""
         generator.set_state(state["mix"])
         torch.set_rng_state(state["torch"])
         if device.type == "cuda":
@@ -267,7 +288,8 @@ class StepBar:
 
 
 def room_of(spec, network, config, device, events):
-    """The Room of a fit, as its settings want it."""
+    """The Room of a fit. With grad_checkpointing=auto, a backbone that `is_too_large` is
+    checkpointed from the start."""
     checkpointing = config.runtime.grad_checkpointing
     if checkpointing == "auto" and is_too_large(spec.backbone, device):
         checkpointing = "on"
@@ -282,7 +304,7 @@ def diverged(spec, in_a_row, lr):
 
 
 def finish(spec, network, history, folder):
-    """Write the averaged weights, a head's batch norm put into it, and the history."""
+    """Fold the head, write the averaged weights and the history; returns the FitResult."""
     fold_heads(network)
     weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
     save_file(weights, Path(folder) / "weights.safetensors")
@@ -294,47 +316,51 @@ def finish(spec, network, history, folder):
 
 
 def load_weights(network, folder):
-    """Put the weights of the finished fit in `folder` into a network of its kind."""
+    """Put the weights of the finished fit in `folder` into a network of the same kind."""
     fold_heads(network)
     network.load_state_dict(read_tensors(Path(folder) / "weights.safetensors"))
 
 
 def read_tensors(path):
-    """{name: tensor} of a file that a fit left; UserError where it is damaged, as a copy that broke
+    """{name: tensor} of a file that a fit left. UserError if it is damaged, as by a copy that broke
     off."""
     try:
         return load_file(path)
     except SafetensorError as error:
         raise UserError(
-            f"{path} must be as its run wrote it, but is damaged ({error}): copy the run's folder again, or run "
-            "its training command again"
+            f"{path} must be as its run wrote it, but is damaged ({error}): copy the run's folder "
+            "again, or run its training command again"
         ) from None
 
 
 def result_of(spec, folder, history):
-    return FitResult(spec, Path(folder), tuple(history), sum(e["seconds"] for e in history),
-                     max(e["peak_memory_bytes"] for e in history),
-                     sum(e["skipped_steps"] for e in history))
+    return FitResult(
+        spec,
+        Path(folder),
+        epochs=tuple(history),
+        seconds=sum(epoch["seconds"] for epoch in history),
+        peak_memory_bytes=max(epoch["peak_memory_bytes"] for epoch in history),
+        skipped_steps=sum(epoch["skipped_steps"] for epoch in history),
+    )
 
 
 def load_result(spec, folder):
     """The FitResult of a finished fit, from its history.csv."""
-    whole = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing", "out_of_memory",
-             "peak_memory_bytes")
     with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as f:
-        history = [{k: int(v) if k in whole else float(v) for k, v in row.items()}
-                   for row in csv.DictReader(f)]
+        rows = list(csv.DictReader(f))
+    history = [{name: int(text) if name in WHOLE_NUMBERS else float(text)
+                for name, text in row.items()} for row in rows]
     return result_of(spec, folder, history)
 
 
 # ---------------------------------------------------------------- what changes from step to step
 
 class TrainState:
-    """Everything that the rest of a fit depends on: changed by steps, kept in one file that is
-    replaced after each epoch but the last.
+    """Everything that steps change and the rest of a fit depends on. One file holds it, replaced
+    after each epoch but the last.
 
-    The file is named by the epochs and steps done and by its content's digest, so that a damaged
-    one is found.
+    The file's name holds the epochs and steps done and its content's digest, which tells a damaged
+    one.
     """
 
     def __init__(self, network, ema, optimizer, scaler, room):
@@ -343,15 +369,20 @@ class TrainState:
         self.optimizer = optimizer
         self.scaler = scaler
         self.room = room
-        self.parts = {"network": network, "ema": ema.module, "optimizer": optimizer,
-                      "scaler": scaler, "room": room}
+        self.parts = {
+            "network": network,
+            "ema": ema.module,
+            "optimizer": optimizer,
+            "scaler": scaler,
+            "room": room,
+        }
 
     def step(self, number, objective, batch, autocast, clip_norm):
-        """`train_step` on a Batch, then the average: each again where memory runs out, the batch in
-        smaller parts.
+        """`train_step` on a Batch, then the average. Each is tried again if memory runs out, with
+        the batch in smaller parts.
 
-        Both change nothing for good before they have all the memory they take, so that none is half
-        done twice.
+        Both have all the memory they need before they change anything for good, so an attempt that
+        fails leaves no half-applied step.
         """
         network = self.network
         room = self.room
@@ -361,40 +392,45 @@ class TrainState:
             return train_step(network, objective, self.optimizer, self.scaler, micro_batches,
                               autocast=autocast, clip_norm=clip_norm)
 
-        loss, taken = room.find(attempt, self.forget)
+        def average():
+            self.ema.update(network, step=number + 1)
+
+        loss, taken = room.run_within_memory(attempt, self.forget)
         if taken:
-            room.find(lambda: self.ema.update(network, step=number + 1), self.forget)
-        else:      # what overflowed has gone through the batch norms
+            room.run_within_memory(average, self.forget)
+        else:
+            # the overflow went through the batch norms: undo that
             network.load_state_dict(norm_statistics(self.ema.module), strict=False)
         return loss, taken
 
     def forget(self):
-        """Drop what a step that failed has left: gradients and, for fp16, that they were unscaled.
-        """
+        """Drop what a failed step has left: gradients and, in fp16, that they were unscaled."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
-            # what `update` does after a step that went well
-            self.scaler._per_optimizer_states.clear()
+            forget_unscaling(self.scaler)
 
     def save(self, folder, history, begun=None):
-        """begun: the state of the Tally of an epoch that was stopped, None after a whole one."""
+        """Replace the checkpoint in `folder`. begun: the Tally's state in a stopped epoch, None
+        after a whole one."""
         partial = Path(folder) / f"checkpoint{SCRATCH}"
         before = checkpoints(folder)
+        states = {name: part.state_dict() for name, part in self.parts.items()}
         with open(partial, "wb") as f:
-            torch.save({"history": history, "begun": begun,
-                        **{k: v.state_dict() for k, v in self.parts.items()}}, f)
+            torch.save({"history": history, "begun": begun, **states}, f)
         sync(partial)
+
         n_steps = begun["n_steps"] if begun else 0
+        digest = digest_file(partial)[:12]
         path = partial.with_name(
-            f"checkpoint-{len(history):05}-{n_steps:06}-{digest_file(partial)[:12]}{SCRATCH}")
+            f"checkpoint-{len(history):05}-{n_steps:06}-{digest}{SCRATCH}")
         os.replace(partial, path)
         for old in before:
             if old != path:
                 old.unlink()
 
     def load(self, folder):
-        """Restore the last saved state; returns its (history, begun), ([], None) when there is
-        none."""
+        """Restore the last saved state. Returns its (history, begun), ([], None) if there is none.
+        """
         found = checkpoints(folder)
         if not found:
             return [], None
@@ -405,15 +441,18 @@ class TrainState:
 
 
 def checkpoints(folder):
-    """The checkpoints of a fit, the last one last; a kill between writing one and removing the one
+    """The checkpoints of a fit, the newest last. A kill between writing one and removing the one
     before leaves both."""
     return sorted(Path(folder).glob(f"checkpoint-*{SCRATCH}"))
 
 
 def drop_damaged_checkpoints(folder):
-    """Remove the checkpoints whose content is not what their names say; returns their names."""
-    damaged = [path for path in checkpoints(folder)
-               if digest_file(path)[:12] != path.stem.rpartition("-")[2]]
-    for path in damaged:
-        path.unlink()
-    return [path.name for path in damaged]
+    """Remove the checkpoints whose content does not match their name's digest; returns their names.
+    """
+    damaged = []
+    for path in checkpoints(folder):
+        named_digest = path.stem.rpartition("-")[2]
+        if digest_file(path)[:12] != named_digest:
+            path.unlink()
+            damaged.append(path.name)
+    return damaged

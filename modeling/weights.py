@@ -31,8 +31,8 @@ class WeightsSource:
     """kind: weights_dir, hub_cache, hub (not downloaded yet), random. `path` is '' for hub and
     random.
 
-    pad_type: '' (timm's default for the model) or 'same', see `with_padding`; global_pool: '' or
-    'max', see `pool_of`.
+    pad_type: '' (timm's default for the model) or 'same', see `network.with_padding`. global_pool:
+    '' or 'max', see `pool_of`.
     """
 
     model_name: str
@@ -47,12 +47,17 @@ class WeightsSource:
         return self.kind != "random"
 
     def describe(self):
-        where = {"weights_dir": self.path, "hub_cache": f"the local hub cache ({self.path})",
-                 "hub": "the hub (to be downloaded)", "random": "RANDOM WEIGHTS"}
+        where = {
+            "weights_dir": self.path,
+            "hub_cache": f"the local hub cache ({self.path})",
+            "hub": "the hub (to be downloaded)",
+            "random": "RANDOM WEIGHTS",
+        }
         return f"{self.model_name}: {where[self.kind]}"
 
 
 def check_model_name(model_name):
+    """UserError unless timm knows the model, and its tag if it has one."""
     if not timm.is_model(model_name):
         raise UserError(
             f"model.backbones must hold family names or timm model names, got {model_name!r}"
@@ -62,58 +67,72 @@ def check_model_name(model_name):
     except RuntimeError:      # a model that timm knows, with a tag that it does not
         tagged = timm.list_pretrained(model_name.split(".")[0] + ".*")
         raise UserError(
-            "model.backbones must hold timm model names with a tag that timm knows, if with one, got "
-            f"{model_name!r}{nearest(model_name, tagged)}: known are {first_few(tagged)}"
+            "model.backbones must hold timm model names with a tag that timm knows, if with one, "
+            f"got {model_name!r}{nearest(model_name, tagged)}: known are {first_few(tagged)}"
         ) from None
 
 
 def find_weights(model_name, weights_dir, pretrained):
-    """The first of: file in weights_dir, local hub cache, hub, random. Raises UserError where
-    `require` finds none."""
+    """The first of: file in weights_dir, local hub cache, hub, random. `pretrained`: auto, off
+    (random) or require (UserError instead of random)."""
     check_model_name(model_name)
-    cfg = timm.get_pretrained_cfg(model_name)
-    licence = (cfg.license if cfg else "") or ""
     if pretrained == "off":
-        return WeightsSource(model_name, "random", global_pool=pool_of(model_name))
+        return random_source(model_name)
     if path := file_in(weights_dir, model_name):
-        # the hub's files are named so
-        tagged = path.stem if timm.models.is_model_pretrained(path.stem) else model_name
-        return WeightsSource(model_name, "weights_dir", str(path),
-                             timm.get_pretrained_cfg(tagged).license or "" if cfg else "")
-    if cfg is not None and cfg.hf_hub_id:
-        if path := cached_file(cfg.hf_hub_id):
+        return WeightsSource(model_name, "weights_dir", str(path), licence_of(model_name, path))
+
+    cfg = timm.get_pretrained_cfg(model_name)
+    hub_id = cfg.hf_hub_id if cfg is not None else None
+    if hub_id:
+        licence = cfg.license or ""
+        if path := cached_file(hub_id):
             return WeightsSource(model_name, "hub_cache", str(path), licence)
         if hub_reachable():
             return WeightsSource(model_name, "hub", "", licence)
+
     if pretrained == "require":
+        origin = f"(from {hub_id}) " if hub_id else ""
         raise UserError(
-            f"model.pretrained=require needs weights for {model_name}, and none were found in --weights_dir "
-            f"{weights_dir or '(not given)'}, the hub cache or the hub: put {model_name}.safetensors or .pth "
-            + (f"(from {cfg.hf_hub_id}) " if cfg is not None and cfg.hf_hub_id else "")
-            + "into --weights_dir"
-        )
+            f"model.pretrained=require needs weights for {model_name}, and none were found in "
+            f"--weights_dir {weights_dir or '(not given)'}, the hub cache or the hub: put "
+            f"{model_name}.safetensors or .pth {origin}into --weights_dir")
+    return random_source(model_name)
+
+
+def random_source(model_name):
     return WeightsSource(model_name, "random", global_pool=pool_of(model_name))
 
 
+def licence_of(model_name, path):
+    """The licence of a weights file; '' if timm does not say."""
+    if timm.get_pretrained_cfg(model_name) is None:
+        return ""
+    # a file of the hub bears its model's name with the tag
+    tagged = path.stem if timm.models.is_model_pretrained(path.stem) else model_name
+    return timm.get_pretrained_cfg(tagged).license or ""
+
+
 def file_in(weights_dir, model_name):
-    """<model_name>*.safetensors or .pth, but not the file of a model whose longer name begins
-    alike; None if none."""
+    """<model_name>*.safetensors or .pth, but no file of a model whose longer name begins alike.
+    None if there is none."""
     if not weights_dir:
         return None
     if not Path(weights_dir).is_dir():
         raise UserError(
-            f"--weights_dir must be an existing folder, got {weights_dir!r}: create it or leave the flag out"
-        )
-    longer = timm.list_models(f"{model_name}?*")
-    found = [p for p in sorted(Path(weights_dir).iterdir())
-             if p.name.startswith(model_name) and p.suffix in WEIGHT_SUFFIXES and p.is_file()
-             and not any(p.name.startswith(name) for name in longer)]
-    return min(found, key=lambda p: (WEIGHT_SUFFIXES.index(p.suffix), p.name)) if found else None
+            f"--weights_dir must be an existing folder, got {weights_dir!r}: create it or leave "
+            "the flag out")
+
+    longer_names = tuple(timm.list_models(f"{model_name}?*"))
+    found = [path for path in Path(weights_dir).iterdir()
+             if path.name.startswith(model_name) and not path.name.startswith(longer_names)
+             and path.suffix in WEIGHT_SUFFIXES and path.is_file()]
+    return min(found, key=lambda path: (WEIGHT_SUFFIXES.index(path.suffix), path.name),
+               default=None)
 
 
 def cached_file(hub_id):
-    """The weights of a hub repository in the local cache, without asking the network; None if not
-    there."""
+    """The weights of a hub repository in the local cache; None if they are not there. Does not ask
+    the network."""
     for name in HUB_FILES:
         path = huggingface_hub.try_to_load_from_cache(hub_id, name)
         if isinstance(path, str):
@@ -125,8 +144,8 @@ _reachable = {}
 
 
 def hub_reachable(timeout_seconds=3.0):
-    """Whether the hub, or the proxy that leads to it, answers; asked once per process and not at
-    all when HF_HUB_OFFLINE is set."""
+    """Whether the hub, or the proxy towards it, answers. Asked once per process; never if
+    HF_HUB_OFFLINE is set."""
     hub = urlsplit(hub_constants.ENDPOINT)
     if hub not in _reachable:
         try:
@@ -140,16 +159,19 @@ def hub_reachable(timeout_seconds=3.0):
 
 
 def address_towards(url):
-    """(host, port) that a request for a split URL connects to: its own, or a proxy's that the
-    environment names."""
+    """(host, port) that a request for a split URL connects to: its own, or those of the
+    environment's proxy."""
     proxies = {} if proxy_bypass(url.hostname or "") else getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
-    near = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else url
-    return near.hostname, near.port or (443 if near.scheme == "https" else 80)
+    if proxy:
+        url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    default_port = 443 if url.scheme == "https" else 80
+    return url.hostname, url.port or default_port
 
 
 def fetch_weights(source):
-    """A source whose file is on this machine: downloads a `hub` source; the others as they are."""
+    """A source whose file is on this machine. Downloads a `hub` source, returns others as they are.
+    """
     if source.kind != "hub":
         return source
     hub_id = timm.get_pretrained_cfg(source.model_name).hf_hub_id
@@ -160,25 +182,25 @@ def fetch_weights(source):
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
             continue
     raise UserError(
-        f"the weights of {source.model_name} could not be downloaded from {hub_id}: put the file into "
-        "--weights_dir, or go on with random weights by --set model.pretrained=off"
-    )
+        f"the weights of {source.model_name} could not be downloaded from {hub_id}: put the file "
+        "into --weights_dir, or go on with random weights by --set model.pretrained=off")
 
 
 def without_weights(model_name, **kwargs):
-    """timm's model without classifier, to look at: it takes no memory and leaves torch's random
-    state as it is."""
+    """timm's model without classifier, to look at. Takes no memory and leaves torch's random state
+    as it is."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return timm.create_model(model_name, num_classes=0, **kwargs)
 
 
 @functools.cache
 def pool_of(model_name):
-    """How a network with random weights pools its last feature maps: 'max' where it has no batch
-    norms, '' its own way (or no such maps).
+    """How a network with random weights pools its last feature maps: 'max' if it has no batch
+    norms, '' for its own way or if it has no such maps.
 
-    Layer norms leave the means over an image of random features all but alike, and few epochs do
-    not tell them apart; maxima, batch-normed by the head, they do (benchmarks/RESULTS.md).
+    Under layer norms, random features have nearly the same mean over every image, and a few epochs
+    do not tell these means apart. They do tell apart maxima that the head batch-norms
+    (benchmarks/RESULTS.md).
     """
     network = without_weights(model_name)
     has_maps = any(isinstance(m, SelectAdaptivePool2d) for m in network.modules())
@@ -186,7 +208,7 @@ def pool_of(model_name):
 
 
 def weights_digest(source):
-    """What a fit's key holds of its weights: the file's sha256, or 'random'."""
+    """What stands for the weights in a fit's key: the file's sha256, or 'random'."""
     return digest_file(source.path) if source.path else source.kind
 
 

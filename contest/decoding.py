@@ -5,6 +5,7 @@
 import io
 import os
 import stat
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,10 @@ from utils import patiently
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 LARGEST_IMAGE_PX = 100_000_000
 LARGEST_FILE_BYTES = 2**30
+
+Image.init()                    # loads all decoders now: threads must not do it at the same time
+Image.MAX_IMAGE_PIXELS = None   # decode_bytes checks the size itself, before decoding
+warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata of a file that still decodes
 
 
 def decode_image(path):

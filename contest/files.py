@@ -12,12 +12,9 @@ import posixpath
 import re
 import stat
 import unicodedata
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from utils import UserError, counted, first_few
 
@@ -33,10 +30,6 @@ TABLE_DEPTH = 2     # tables are looked for in the folder and its direct subfold
 SPLIT_IN_A_NAME = re.compile(
     r"(?:^|[_\- ])(train|test)(?:ing)?(?:set|data|images?)?(?=$|[_\- \d])")
 FILES_OF_A_RUN = ("events.jsonl", "environment.json", "config.json")
-
-Image.init()                    # loads all decoders now: threads must not do it at the same time
-Image.MAX_IMAGE_PIXELS = None   # decode_bytes checks the size itself, before decoding
-warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata of a file that still decodes
 
 
 @dataclass(frozen=True, eq=False)

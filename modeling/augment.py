@@ -20,17 +20,17 @@ import os
 import random
 from dataclasses import dataclass, field
 
-import albumentations as A
 import cv2
 import numpy as np
 import torch
 
+# albumentations asks the network for a newer version when imported
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
+
 from data_loader import LETTERBOX_FILL, to_square
 from shift.distortions import ShiftPolicy, distort, resized_by_area, turn
 from shift.groups import Jitter
-
-# it asks the network for a newer version when imported
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ Halving is exact up to rounding, with two exceptions. Batch norms average over f
 have also seen those of the failed attempt. Dropout and drop path draw for each forward pass.
 """
 import gc
-import resource
 import sys
 
 import torch
@@ -23,6 +22,7 @@ try:
     import resource
 except ImportError:      # Windows
     resource = None
+
 # with fewer images, mean and variance are noise: checkpointing's third more time costs less
 FEWEST_FOR_BATCH_NORM = 8
 
@@ -64,8 +64,6 @@ class Room:
             # not in the except clause: there the error still holds the tensors of all its frames
             forget()
             self.shrink(reason)
-
-    find = run_within_memory      # until running/ is moved over
 
     def shrink(self, reason):
         """Halve the images at a time. Gradient checkpointing comes first if fewer images would harm

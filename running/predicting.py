@@ -166,4 +166,4 @@ def adapted_to_test(spec, network, loader, place):
         batches = loader.batches("adapting", even)
         return adapted_to(network, (batch.images.to(place.device) for batch in batches))
 
-    return room.find(adapt)
+    return room.run_within_memory(adapt)

@@ -74,18 +74,18 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
         train = load(train_paths, seed, workers, max_images, DISTORTED_PX)
         labels = train_labels[train.index]
         images = [shrunk(image, MEASURED_PX) for image in train.images]
-        looks = find_styles(images, labels, len(classes), workers) if groups != "off" else None
+        styles = find_styles(images, labels, len(classes), workers) if groups != "off" else None
         report = ShiftReport(groups=make_groups(classes,
                                                 np.bincount(train_labels, minlength=len(classes)),
-                                                looks, groups), n_train=len(train.images))
-        look = styles_of_train(report.groups, classes, labels)
-        report = with_natural(report, images, labels, look, embed, seed, workers)
+                                                styles, groups), n_train=len(train.images))
+        style = styles_of_train(report.groups, classes, labels)
+        report = with_natural(report, images, labels, style, embed, seed, workers)
         if min(len(test_paths), len(train.images)) >= FEWEST:
             test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX)
             if len(test.images) < FEWEST:
                 return replace(report, seconds=timer.seconds)
             n = min(rows, max(400, len(train.images) + len(test.images)))
-            report = measured(report, train, look, test, embed, seed, workers, n)
+            report = measured(report, train, style, test, embed, seed, workers, n)
             report = replace(report,
                              examples={"train": [str(train_paths[i]) for i in train.index[:8]],
                                        "test": [str(test_paths[i]) for i in test.index[:8]],
@@ -94,22 +94,22 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
 
 
 def styles_of_train(groups, classes, labels):
-    """(n,) number of each image's look among the sorted looks of the groups."""
-    names = sorted({g.look for g in groups})
-    number = {c: names.index(g.look) for g in groups for c in g.classes}
+    """(n,) number of each image's style among the sorted styles of the groups."""
+    names = sorted({g.style for g in groups})
+    number = {c: names.index(g.style) for g in groups for c in g.classes}
     return np.array([number[c] for c in classes])[labels]
 
 
-def with_natural(report, images, labels, look, embed, seed, workers):
-    """The report with the natural symmetries of each look, and of all."""
-    names = sorted({g.look for g in report.groups})
+def with_natural(report, images, labels, style, embed, seed, workers):
+    """The report with the natural symmetries of each style, and of all."""
+    names = sorted({g.style for g in report.groups})
     natural = []
     for k in range(len(names)):
-        rows = np.flatnonzero(look == k)
+        rows = np.flatnonzero(style == k)
         natural.append(natural_symmetries([images[i] for i in rows], labels[rows], embed, seed,
                                           workers, n=240 if len(names) == 1 else 160))
     shared = tuple(g for g in SYMMETRIES if all(g in n for n in natural))
-    groups = tuple(replace(g, policy=ShiftPolicy(natural=natural[names.index(g.look)]))
+    groups = tuple(replace(g, policy=ShiftPolicy(natural=natural[names.index(g.style)]))
                    for g in report.groups)
     return replace(report, groups=groups, natural_symmetries=shared,
                    policy=ShiftPolicy(natural=shared))
@@ -143,23 +143,23 @@ def coupled(ours, theirs):
     return np.sort(theirs)[rank * len(theirs) // len(ours)]
 
 
-def measured(report, train, look, test, embed, seed, workers, n):
-    """The report with the policy, those of the looks, and what stands for them. look: (n_images,)
+def measured(report, train, style, test, embed, seed, workers, n):
+    """The report with the policy, those of the styles, and what stands for them. style: (n_images,)
     int."""
     train, own_quality = train._replace(quality=coupled(train.quality, test.quality)), train.quality
     rows = {"test": np.array(process_map(trace_row, test.images, workers))}
     found, bank = search(train, rows["test"], seed_of(seed, "search"), workers, n)
-    part = styles_of_test(bank, look, rows["test"], seed) if len(np.unique(look)) > 1 else None
-    each = [found] if part is None else by_style(found, bank, look, rows["test"], part, seed)
-    whole, turned = orientations(train, look, test, part, found, seed_of(seed, "turn"),
+    part = styles_of_test(bank, style, rows["test"], seed) if len(np.unique(style)) > 1 else None
+    each = [found] if part is None else by_style(found, bank, style, rows["test"], part, seed)
+    whole, turned = orientations(train, style, test, part, found, seed_of(seed, "turn"),
                                  min(8 * len(train.images), 4 * n), workers)
-    names = sorted({g.look for g in report.groups})
+    names = sorted({g.style for g in report.groups})
     native = float(np.median(train.scale))
 
     shares = [np.mean([is_grey(image) for image in split.images]) for split in (train, test)]
 
     def policies(native, quality):
-        """(of all, [of each look]) with lengths in pixels of the original images divided by
+        """(of all, [of each style]) with lengths in pixels of the original images divided by
         `native`."""
         both = zip(each * (len(names) // len(each)), turned * (len(names) // len(turned)),
                    strict=True)
@@ -168,7 +168,7 @@ def measured(report, train, look, test, embed, seed, workers, n):
 
     some = [shrunk(image, MEASURED_PX) for image in train.images[:COMPARED]]
     local = policies(1.0, (train.quality, train.quality))[1:]
-    drawn = [draw(local[look[i]], np.random.default_rng(seed_of(seed, i)))
+    drawn = [draw(local[style[i]], np.random.default_rng(seed_of(seed, i)))
              for i in range(len(some))]
     images = {
         "train": some,
@@ -182,7 +182,7 @@ def measured(report, train, look, test, embed, seed, workers, n):
         rows = {name: np.concatenate([rows[name][:COMPARED], embed(images[name])], 1)
                 for name in rows}
     policy, *own = policies(native, (own_quality, train.quality))
-    groups = tuple(replace(g, policy=replace(own[names.index(g.look)], natural=g.policy.natural))
+    groups = tuple(replace(g, policy=replace(own[names.index(g.style)], natural=g.policy.natural))
                    for g in report.groups)
     return replace(report, policy=replace(policy, natural=report.natural_symmetries), groups=groups,
                    orientation=whole, statistics=table, n_test=len(test.images),
@@ -201,11 +201,11 @@ def statistics_table(rows, names):
             name in enumerate(names)}
 
 
-def orientations(train, look, test, part, found, seed, n, workers):
-    """({symmetry: share} of all test images, [that of each look, or of all where the looks do not
+def orientations(train, style, test, part, found, seed, n, workers):
+    """({symmetry: share} of all test images, [that of each style, or of all where the styles do not
     differ]).
 
-    Read with a bank of training images turned and distorted as was found. part: (m,) look of the
+    Read with a bank of training images turned and distorted as was found. part: (m,) style of the
     test images, or None.
     """
     rng = np.random.default_rng(seed)
@@ -218,9 +218,9 @@ def orientations(train, look, test, part, found, seed, n, workers):
     whole = count_orientations(ours, theirs, y, source, seed)
     if part is None or not orientations_differ(theirs, part):
         return whole, [whole]
-    mine = look[source]
+    mine = style[source]
     return whole, [count_orientations(ours[mine == k], theirs[part == k], y[mine == k],
-                                      source[mine == k], seed) for k in range(look.max() + 1)]
+                                      source[mine == k], seed) for k in range(style.max() + 1)]
 
 
 def with_compression(policy, ours, theirs):

@@ -24,7 +24,7 @@ from utils import seed_of
 # of adversarial AUC: what the usual kind of a group, or one kind less, may be worse by and is still
 # taken
 NEARLY = 0.02
-# share of the bank's rows whose look must be read rightly before looks are compared
+# share of the bank's rows whose style must be read rightly before styles are compared
 SURE_STYLE = 0.85
 
 
@@ -130,42 +130,42 @@ def with_settings(found, bank, test, seed, workers):
 
 # ---------------------------------------------------------------- groups of classes
 
-def styles_of_test(bank, look, test, seed):
-    """(m,) the look of each test row, read with the bank; None where that is unsure. look:
+def styles_of_test(bank, style, test, seed):
+    """(m,) the style of each test row, read with the bank; None where that is unsure. style:
     (n_images,) int."""
-    y = look[bank.source]
+    y = style[bank.source]
     ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, y.max() + 1, seed)
     if (ours.argmax(1) == y).mean() < SURE_STYLE:
         return None
     return (theirs * mixture_weights(theirs)).argmax(1)
 
 
-def by_style(found, bank, look, test, part, seed):
-    """One Found per look: `found`, but for the kinds in which the test rows of the looks clearly
+def by_style(found, bank, style, test, part, seed):
+    """One Found per style: `found`, but for the kinds in which the test rows of the styles clearly
     differ."""
-    kinds = [dict(found.kinds) for _ in range(look.max() + 1)]
+    kinds = [dict(found.kinds) for _ in range(style.max() + 1)]
     for kind in found.kinds:
-        for k, finding in enumerate(split_kind(kind, bank, look[bank.source], test, part, seed)):
+        for k, finding in enumerate(split_kind(kind, bank, style[bank.source], test, part, seed)):
             kinds[k].pop(kind)
             if finding.probability >= 0.05 and finding.gain > MIN_GAIN:
                 kinds[k][kind] = finding
     return [replace(found, kinds=k) for k in kinds]
 
 
-def split_kind(kind, bank, look, test, part, seed):
-    """A Finding per look, where together they explain the test rows better than one by more than
+def split_kind(kind, bank, style, test, part, seed):
+    """A Finding per style, where together they explain the test rows better than one by more than
     chance; else none."""
     y = classes_of(bank.values, kind)
     ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test,
                                      AXES[kind].classes.max() + 1, seed)
 
     def gain(ratios, part):
-        fits = [fit_range(ratios[part == k], kind) for k in range(look.max() + 1)]
+        fits = [fit_range(ratios[part == k], kind) for k in range(style.max() + 1)]
         return sum(f[3] for f in fits) - fit_range(ratios, kind)[3], fits
 
     rng = np.random.default_rng(seed)
     drawn = [resampled(bank.source, bank.pure, len(test), rng) for _ in range(5)]
-    chance = max(gain(ours[rows], look[rows])[0] for rows in drawn)
+    chance = max(gain(ours[rows], style[rows])[0] for rows in drawn)
     apart, fits = gain(theirs, part)
     return (
         [KindReading(kind, *f, chance) for f in fits]

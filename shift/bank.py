@@ -64,12 +64,8 @@ AXES = {
     "jpeg": axis(6, 70, 6, "jpeg", log=True),
 }
 # usual kinds of a group, in order: taken unless another is clearly likelier
-USUAL = {
-    "sharpness": ("blur",),
-    "tone": ("brightness",),
-    "geometry": ("rotate", "shift", "scale"),
-    "noise": ("noise",),
-}
+USUAL = {"sharpness": ("blur",), "tone": ("brightness",), "noise": ("noise",),
+         "geometry": ("rotate", "shift", "scale")}
 
 
 # ---------------------------------------------------------------- distorted training images
@@ -113,12 +109,8 @@ class Bank(NamedTuple):
     pure: np.ndarray          # (n,) bool: drawn as the test set is believed to be, nothing on top
 
     def __add__(self, other):
-        return Bank(
-            self.values + other.values,
-            np.concatenate([self.source, other.source]),
-            np.concatenate([self.statistics, other.statistics]),
-            np.concatenate([self.pure, other.pure]),
-        )
+        arrays = zip(self[1:], other[1:], strict=True)
+        return Bank(self.values + other.values, *map(np.concatenate, arrays))
 
 
 def draw_values(rng, belief, kinds=(), free=0.15):
@@ -129,7 +121,7 @@ def draw_values(rng, belief, kinds=(), free=0.15):
     """
     values = {}
     for kind, (edges, classes, _) in AXES.items():
-        reading = belief.distortion(kind)
+        reading = belief.kinds.get(kind)
         u = rng.random(2)
         if kind in kinds and u[0] < free:
             if u[1] < 0.5:
@@ -164,11 +156,6 @@ def trace_row(image):
 def classes_of(values, kind):
     """(n,) class of each image's value on the axis of `kind`, 0 without a value."""
     edges, classes, _ = AXES[kind]
-
-    def class_of(drawn):
-        if kind not in drawn:
-            return 0
-        i = np.searchsorted(edges, drawn[kind], "right") - 1
-        return classes[min(i, len(classes) - 1)] if i >= 0 else 0
-
-    return np.array([class_of(drawn) for drawn in values])
+    drawn = [value.get(kind, -np.inf) for value in values]
+    i = np.searchsorted(edges, drawn, "right") - 1
+    return np.where(i < 0, 0, classes[np.clip(i, 0, len(classes) - 1)])

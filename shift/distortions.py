@@ -9,7 +9,6 @@ noise then lies on the fill too.
 """
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import cv2
@@ -52,7 +51,6 @@ FILLS = ("white", "black", "border", "reflect")
 TRUSTED_SHARE = 0.08     # a symmetry on fewer test images may be a misreading
 NOISE_SIDE_PX = 2048
 GRAIN_PX = 1.0           # sigma that blurs noise into grain
-Donor = Callable[[int], np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -102,10 +102,6 @@ class Belief:
     expand: float = 0.5             # as in ShiftPolicy
     geometry_first: float = 0.5
 
-    def distortion(self, kind):
-        """The KindReading, or None."""
-        return self.kinds.get(kind)
-
     def settings(self):
         """{name: (choices, shares)}."""
         return {

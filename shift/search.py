@@ -149,12 +149,9 @@ def with_settings(belief, bank, test, seed, workers):
 
     shares = process_map(read, asked, workers)
     shares = {name: share for (name, *_), share in zip(asked, shares, strict=True)}
-    return replace(
-        belief,
-        fill=shares["fill"],
-        geometry_first=shares["geometry_first"][1],
-        expand=shares["expand"][1] if "expand" in shares else 0.0,
-    )
+    expand = shares["expand"][1] if "expand" in shares else 0.0
+    return replace(belief, fill=shares["fill"], geometry_first=shares["geometry_first"][1],
+                   expand=expand)
 
 
 # ---------------------------------------------------------------- groups of classes

@@ -18,15 +18,9 @@ def statistics(image):
     """{name: value} of an (H, W, 3) uint8 image: no content, only how the picture was made."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     g = grey.astype(np.float32)
-    return {
-        **size_statistics(image),
-        **tone_statistics(image, grey),
-        **sharpness_statistics(g),
-        **noise_statistics(image, g),
-        **block_statistics(g),
-        **direction_statistics(g),
-        **border_statistics(grey),
-    }
+    return {**size_statistics(image), **tone_statistics(image, grey), **sharpness_statistics(g),
+            **noise_statistics(image, g), **block_statistics(g), **direction_statistics(g),
+            **border_statistics(grey)}
 
 
 def log(x):
@@ -41,8 +35,6 @@ def size_statistics(image):
 def tone_statistics(image, grey):
     histogram = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel() / grey.size
     cumulative = np.cumsum(histogram)
-    percents = (2, 10, 25, 50, 75, 90, 98)
-    quantiles = np.searchsorted(cumulative, (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98))
     mean, std = cv2.meanStdDev(grey)
 
     small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
@@ -51,20 +43,16 @@ def tone_statistics(image, grey):
     chroma = value - small.min(1)
     bright = small[np.argsort(value)[-200:]].mean(0)
     return {
-        "brightness": mean[0, 0],
-        "contrast": std[0, 0],
-        **{f"grey_q{q}": v for q, v in zip(percents, quantiles, strict=True)},
-        "share_0": histogram[0],
-        "share_255": histogram[255],
-        "share_dark": cumulative[12],
-        "share_bright": 1 - cumulative[242],
+        "brightness": mean[0, 0], "contrast": std[0, 0],
+        **{f"grey_q{q}": np.searchsorted(cumulative, q / 100) for q in (2, 10, 25, 50, 75, 90, 98)},
+        "share_0": histogram[0], "share_255": histogram[255],
+        "share_dark": cumulative[12], "share_bright": 1 - cumulative[242],
         "levels": (histogram > 0).sum(),
         "saturation": np.mean(chroma / (value + 1)),
         "colourful": np.mean(chroma),
         "red_green": np.mean(small[:, 0] - small[:, 1]),
         "blue_green": np.mean(small[:, 2] - small[:, 1]),
-        "bright_red_green": bright[0] - bright[1],
-        "bright_blue_green": bright[2] - bright[1],
+        "bright_red_green": bright[0] - bright[1], "bright_blue_green": bright[2] - bright[1],
     }
 
 
@@ -201,19 +189,15 @@ def border_statistics(grey):
     small = small.astype(np.float32)
     outline = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
     values = {
-        "outline_white": (outline > 235).mean(),
-        "outline_black": (outline < 20).mean(),
-        "outline_mean": outline.mean(),
-        "outline_std": outline.std(),
+        "outline_white": (outline > 235).mean(), "outline_black": (outline < 20).mean(),
+        "outline_mean": outline.mean(), "outline_std": outline.std(),
     }
 
     areas = []
     tilts = []
     corners = {
-        "tl": (small, 1),
-        "tr": (small[:, ::-1], -1),
-        "bl": (small[::-1], -1),
-        "br": (small[::-1, ::-1], 1),
+        "tl": (small, 1), "tr": (small[:, ::-1], -1),
+        "bl": (small[::-1], -1), "br": (small[::-1, ::-1], 1),
     }
     for name, (view, sign) in corners.items():
         x = run_length(view[0])

@@ -13,14 +13,13 @@ statistics, K bins of a distortion's value with bin 0 = not distorted.
 """
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from contest.decoding import decode_bytes
+from contest.decoding import decode_bytes, read_bytes
 from contest.pixels import shrunk
 from shift.bank import DISTORTED_PX, MEASURED_PX, Sample, draw_values, trace_row
 from shift.distortions import (
@@ -124,12 +123,15 @@ def with_natural(report, images, labels, style, embed, seed, workers):
 
 
 def load(paths, seed, workers, most, long_side_px):
-    """A random Sample of at most `most` images of at most that size; broken files are left out."""
+    """A random Sample of at most `most` images of at most that size; broken files are left out.
+
+    A network file that cannot be read even after pauses raises RunError.
+    """
     def read(i):
         try:
-            data = Path(paths[i]).read_bytes()
+            data = read_bytes(paths[i])
             image, full = decode_bytes(data, long_side_px)
-        except (ValueError, OSError):
+        except ValueError:
             return None
         kept = thickened(shrunk(image, long_side_px))
         return kept, i, max(full) / max(kept.shape), jpeg_quality(data)

@@ -82,8 +82,7 @@ class Sample(NamedTuple):
     quality: np.ndarray    # (n,) JPEG quality to save with, at first the file's own; 100: no JPEG
 
     def distorted(self, drawn, seed, read, workers):
-        """[read(image)] of image i % n under the values drawn[i], saved and reduced as test files.
-        """
+        """[read(image)] of image i % n under drawn[i], saved and reduced like test files."""
         seeds = np.random.default_rng(seed).integers(2**31, size=len(drawn))
         n = len(self.images)
 
@@ -138,8 +137,7 @@ def draw_values(rng, belief, kinds=(), free=0.15):
 
 
 def make_bank(train, n, belief, kinds, free, seed, workers):
-    """A Bank of n rows: about PURE_SHARE as `belief` has them, the rest with free `kinds` on top.
-    """
+    """A Bank of n rows: PURE_SHARE of them as believed, the rest with free `kinds` on top."""
     rng = np.random.default_rng(seed)
     pure = rng.random(n) < PURE_SHARE
     values = [draw_values(rng, belief, () if is_pure else kinds, free) for is_pure in pure]

@@ -109,7 +109,7 @@ def styles_of_train(groups, classes, labels):
 def with_natural(report, images, labels, style, embed, seed, workers):
     """The report with the natural symmetries of each style, and those common to all."""
     names = names_of_styles(report.groups)
-    n = 240 if len(names) == 1 else 160
+    n = 240 if len(names) == 1 else 160     # images of each
     natural = {}
     for k, name in enumerate(names):
         rows = np.flatnonzero(style == k)
@@ -167,17 +167,21 @@ class Reading(NamedTuple):
 
 
 def with_match(report, train, style, test, embed, seed, workers, n):
-    """The report with the policy of all test images and of each group's, and how alike they make
-    train and test. style: (n_images,) int, of the training images."""
+    """The report with the policies, of all test images and of each group, and what they achieve.
+
+    style: (n_images,) int, of the training images.
+    """
     simulated = train._replace(quality=coupled(train.quality, test.quality))
     test_rows = trace_rows(test.images, workers)
     n_styles = len(names_of_styles(report.groups))
     reading = read_test(simulated, style, n_styles, test, test_rows, seed, workers, n)
 
+    # for images as measured, with the compression of test files
     _, *measured = policies_of(reading, 1.0, simulated.quality, simulated.quality)
     images = compared_images(simulated, style, test, measured, seed, workers)
     report = with_comparison(report, images, test_rows, embed, seed, workers)
 
+    # and for the original images
     native = float(np.median(train.scale))
     policies = policies_of(reading, native, train.quality, simulated.quality)
     report = replace(report, orientation=reading.whole[1], n_test=len(test.images))
@@ -189,7 +193,7 @@ def trace_rows(images, workers):
 
 
 def read_test(train, style, n_styles, test, test_rows, seed, workers, n):
-    """The Reading of the test images; parts are the same for all styles unless these differ."""
+    """The Reading of the test images; its styles are alike unless they clearly differ."""
     belief, bank = search(train, test_rows, seed_of(seed, "search"), workers, n)
     test_style = None
     if len(np.unique(style)) > 1:
@@ -207,8 +211,11 @@ def read_test(train, style, n_styles, test, test_rows, seed, workers, n):
 
 
 def policies_of(reading, native, ours, theirs):
-    """[policy of all test images, then of each style's] for images whose side is `native` times the
-    measured one's. ours, theirs (n,): JPEG qualities before and after `coupled`."""
+    """[ShiftPolicy] of all test images, then of those of each style.
+
+    For images with sides `native` times the measured ones, saved with the JPEG qualities ours (n,),
+    where test files have theirs (n,).
+    """
     policies = []
     for belief, orientation in (reading.whole, *reading.of_styles):
         policy = policy_of(belief, orientation, (), native)
@@ -261,10 +268,10 @@ def statistics_table(rows, names):
 
 
 def orientations(train, style, test, test_style, belief, seed, n, workers):
-    """({symmetry: share} of all test images, [that of each style], [] unless they differ).
+    """({symmetry: share} of all test images, [the same of each style]); [] unless styles differ.
 
-    Read with a bank of training images turned, and distorted as believed. test_style: (m,) int or
-    None.
+    Read with a bank of training images, turned and distorted as believed. style: (n_images,) int,
+    of the training images; test_style: (m,) int or None.
     """
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.maximum(np.arange(n) % 10 - 2, 0))
@@ -310,13 +317,9 @@ def with_grey_noise(policy, ours, theirs):
 
 
 def policy_of(belief, orientation, natural, native):
-    """A ShiftPolicy of what was read, for images whose side is `native` times the measured one's.
-    """
-    distortions = []
-    for name, o in orientation.items():
-        if name != "identity":
-            low, high = o["ci90"]
-            distortions.append(Distortion(name, o["share"], 0, 0, f"share {low:.2f}..{high:.2f}"))
+    """The ShiftPolicy of what was read, for images with sides `native` times the measured ones."""
+    distortions = [Distortion(name, o["share"], 0, 0, "share {:.2f}..{:.2f}".format(*o["ci90"]))
+                   for name, o in orientation.items() if name != "identity"]
     for f in belief.kinds.values():
         values = [as_native(f.kind, value, native) for value in (f.low, f.high)]
         low, high = np.clip(values, *DISTORTIONS[f.kind][:2]).tolist()
@@ -330,7 +333,7 @@ def policy_of(belief, orientation, natural, native):
 
 
 def as_native(kind, value, native):
-    """A measured value of `kind`, for images whose side is `native` times the measured one's."""
+    """A measured value of `kind`, for images with sides `native` times the measured ones."""
     if kind in ("blur", "motion_blur", "noise", "grain"):
         return value * native
     if kind == "downscale":

@@ -52,8 +52,7 @@ def layout(image):
 
 
 def levelled(image):
-    """The image turned back by the tilt of its corner wedges, if it has any, and smoothed a little.
-    """
+    """The image turned back by the tilt of its corner wedges, if any, and smoothed a little."""
     tilt = wedge_tilt(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     image = cv2.GaussianBlur(image, (0, 0), 0.8)
     if abs(tilt) < 2:
@@ -176,8 +175,8 @@ def flip_shares(horizontal, vertical, transpose):
 
 
 def expected_shares(ratios, shares, penalty):
-    """(8,) posterior mean over the mixtures: what images cannot decide, often a mirror, is spread.
-    """
+    """(8,) posterior mean over the mixtures. What images cannot decide, often a mirror, is spread,
+    not guessed."""
     score = np.log(ratios @ shares.T + 1e-9).sum(0) - penalty
     weight = np.exp((score - score.max()) / 2)
     return weight @ shares / weight.sum()

@@ -44,7 +44,7 @@ def search(train, test, seed, workers, n, rounds=4):
         new = make_bank(train, size, belief, kinds, free, seed_of(seed, "bank", r), workers)
         if r < 2:
             bank = new
-        else:      # rows of earlier rounds help to read, but are pure no more
+        else:      # rows of earlier rounds still help to read, but are no longer pure
             bank = bank._replace(pure=bank.pure & False) + new
 
         read = read_kinds(kinds, bank, test, seed, workers)

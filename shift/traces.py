@@ -57,8 +57,7 @@ def tone_statistics(image, grey):
 
 
 def sharpness_statistics(g):
-    """Laplacian variance at three scales; growth of differences with distance, in four directions.
-    """
+    """Laplacian variance at three scales; how differences grow with distance in four directions."""
     values = {}
     level = g
     for scale in (1, 2, 4):

@@ -1,4 +1,4 @@
-"""A bank: training images distorted with known random values, and the statistics of the outcome."""
+"""A bank: training images distorted with known random values, and their statistics after it."""
 import math
 from typing import NamedTuple
 
@@ -9,17 +9,15 @@ from shift.distortions import apply, compress
 from shift.traces import statistics
 from system.parallel import process_map
 
-MEASURED_PX = 448        # long side at which images are compared
-# and at which training images are distorted, to be reduced after that as the test images are
-DISTORTED_PX = 768
-PURE_SHARE = 0.3   # of a bank's rows
+MEASURED_PX = 448      # long side at which images are compared
+DISTORTED_PX = 768     # and at which training images are distorted, then reduced like test images
+PURE_SHARE = 0.3       # of a bank's rows
 
 
 # ---------------------------------------------------------------- which values are looked for
 
 class Axis(NamedTuple):
-    """The values of a kind cut at `edges`; interval i is class `classes[i]`, 0 where the eye would
-    see no difference."""
+    """A kind's values, cut at `edges`: interval i is class `classes[i]`, 0 if no eye sees it."""
 
     edges: np.ndarray
     classes: np.ndarray
@@ -27,19 +25,25 @@ class Axis(NamedTuple):
 
 
 def axis(low, high, n, group, gap=None, log=False):
-    """n intervals from low to high; those inside `gap` (too near to no change) are class 0."""
+    """An Axis of n intervals from low to high, around a `gap` of class 0: too near to no change."""
     space = np.geomspace if log else np.linspace
     if gap is None:
         edges = space(low, high, n + 1)
         return Axis(edges, np.arange(1, n + 1), group)
-    below = max(1, round(n * (gap[0] - low) / (high - gap[1] + gap[0] - low))) if not log else max(
-        1, round(n * math.log(gap[0] / low) / math.log(high / gap[1] * gap[0] / low)))
+
+    if log:
+        below = n * math.log(gap[0] / low) / math.log(high / gap[1] * gap[0] / low)
+    else:
+        below = n * (gap[0] - low) / (high - gap[1] + gap[0] - low)
+    below = max(1, round(below))
+
     edges = np.concatenate([space(low, gap[0], below + 1), space(gap[1], high, n - below + 1)])
-    return Axis(edges, np.array([*range(1, below + 1), 0, *range(below + 1, n + 1)]), group)
+    classes = np.array([*range(1, below + 1), 0, *range(below + 1, n + 1)])
+    return Axis(edges, classes, group)
 
 
-# Kinds of one group look alike: the likeliest of a group is taken first, another only if it
-# explains what is left.
+# Kinds of a group are easily mistaken for each other: the likeliest is taken first, another only if
+# it explains what is left.
 AXES = {
     "ghost": axis(0.08, 0.5, 5, "ghost"),
     "downscale": axis(0.15, 0.75, 5, "sharpness"),
@@ -59,85 +63,97 @@ AXES = {
     "patch": axis(0.15, 0.6, 4, "patch"),
     "jpeg": axis(6, 70, 6, "jpeg", log=True),
 }
-# of a group, in this order: taken where another is not clearly likelier
-USUAL = {"sharpness": ("blur",), "tone": ("brightness",), "geometry": ("rotate", "shift", "scale"),
-         "noise": ("noise",)}
+# usual kinds of a group, in order: taken unless another is clearly likelier
+USUAL = {"sharpness": ("blur",), "tone": ("brightness",), "noise": ("noise",),
+         "geometry": ("rotate", "shift", "scale")}
 
 
-# ---------------------------------------------------------------- a bank of distorted training images
+# ---------------------------------------------------------------- distorted training images
 
 class Sample(NamedTuple):
-    """n images of a split, read for measuring: training images of at most DISTORTED_PX a side, test
-    of MEASURED_PX."""
+    """n images of a split, read for measuring.
+
+    The long side is at most DISTORTED_PX for training images, MEASURED_PX for test images.
+    """
 
     images: list
-    index: np.ndarray     # (n,) which of the paths
-    scale: np.ndarray     # (n,) side of the original over side of the kept image
-    # (n,) of the JPEG compression that the file was, or is to be, saved with; 100: not a JPEG
-    quality: np.ndarray
+    index: np.ndarray      # (n,) which of the paths
+    scale: np.ndarray      # (n,) side of the original over side of the kept image
+    quality: np.ndarray    # (n,) JPEG quality to save with, at first the file's own; 100: no JPEG
 
     def distorted(self, drawn, seed, read, workers):
-        """[read(image)]: image i % n under the values drawn[i], saved and reduced as test files
-        are."""
+        """[read(image)] of image i % n under drawn[i], saved and reduced like test files."""
         seeds = np.random.default_rng(seed).integers(2**31, size=len(drawn))
+        n = len(self.images)
+
+        def donor(number):
+            return self.images[number % n]
 
         def one(i):
-            k = i % len(self.images)
-            image = apply(self.images[k], drawn[i], np.random.default_rng(seeds[i]),
-                          lambda s: self.images[s % len(self.images)])
-            image = compress(image, self.quality[k],
-                             1 / self.scale[k]) if self.quality[k] < 100 else image
+            k = i % n
+            image = apply(self.images[k], drawn[i], np.random.default_rng(seeds[i]), donor)
+            if self.quality[k] < 100:
+                image = compress(image, self.quality[k], 1 / self.scale[k])
             return read(shrunk(image, MEASURED_PX))
 
         return process_map(one, range(len(drawn)), workers)
 
 
 class Bank(NamedTuple):
-    """n distorted training images: what was done, to which image, and the statistics of the outcome
-    (n, d)."""
+    """n distorted training images: what was done to them, and the statistics of the outcome."""
 
-    values: list
-    source: np.ndarray
-    statistics: np.ndarray
-    pure: np.ndarray      # (n,) bool: drawn as the test set is believed to be, nothing tried on top
+    values: list              # n times {kind: value}
+    source: np.ndarray        # (n,) which training image
+    statistics: np.ndarray    # (n, d)
+    pure: np.ndarray          # (n,) bool: drawn as the test set is believed to be, nothing on top
 
     def __add__(self, other):
-        return Bank(*(a + b if isinstance(a, list) else np.concatenate([a, b]) for a,
-                      b in zip(self, other, strict=True)))
+        arrays = zip(self[1:], other[1:], strict=True)
+        return Bank(self.values + other.values, *map(np.concatenate, arrays))
 
 
-def draw_values(rng, found, kinds=(), free=0.15):
-    """{kind: value} of one image: each kind as found so far, or freely for `kinds` (half the time,
-    anywhere in its range)."""
+def draw_values(rng, belief, kinds=(), free=0.15):
+    """{kind: value} of one image, as `belief` has them.
+
+    A kind in `kinds` is drawn freely with probability `free`: half of the time it is left out, else
+    it lies anywhere in its range.
+    """
     values = {}
     for kind, (edges, classes, _) in AXES.items():
-        d = found.distortion(kind)
+        reading = belief.kinds.get(kind)
         u = rng.random(2)
         if kind in kinds and u[0] < free:
             if u[1] < 0.5:
                 i = rng.choice(np.flatnonzero(classes))
                 values[kind] = rng.uniform(edges[i], edges[i + 1])
-        elif d and u[1] < d.probability:
-            values[kind] = rng.uniform(d.low, d.high)
-    for name, (choices, shares) in found.settings().items():
-        p = np.full(len(choices), 1 / len(choices)) if kinds and rng.random() < 2 * free else shares
-        values[name] = choices[rng.choice(len(choices), p=p)]
+        elif reading and u[1] < reading.probability:
+            values[kind] = rng.uniform(reading.low, reading.high)
+
+    for name, (choices, shares) in belief.settings().items():
+        if kinds and rng.random() < 2 * free:
+            shares = np.full(len(choices), 1 / len(choices))
+        values[name] = choices[rng.choice(len(choices), p=shares)]
     return values
 
 
-def make_bank(train, n, found, kinds, free, seed, workers):
+def make_bank(train, n, belief, kinds, free, seed, workers):
+    """A Bank of n rows: PURE_SHARE of them as believed, the rest with free `kinds` on top."""
     rng = np.random.default_rng(seed)
     pure = rng.random(n) < PURE_SHARE
-    values = [draw_values(rng, found, () if p else kinds, free) for p in pure]
+    values = [draw_values(rng, belief, () if is_pure else kinds, free) for is_pure in pure]
     rows = train.distorted(values, seed, trace_row, workers)
-    return Bank(values, np.arange(n) % len(train.images), np.array(rows), pure)
+    source = np.arange(n) % len(train.images)
+    return Bank(values, source, np.array(rows), pure)
 
 
 def trace_row(image):
+    """(d,) float32 statistics of an image."""
     return np.array(list(statistics(image).values()), np.float32)
 
 
 def classes_of(values, kind):
+    """(n,) class of each image's value on the axis of `kind`, 0 without a value."""
     edges, classes, _ = AXES[kind]
-    where = [np.searchsorted(edges, v[kind], "right") - 1 if kind in v else -1 for v in values]
-    return np.array([classes[np.clip(i, 0, len(classes) - 1)] if i >= 0 else 0 for i in where])
+    drawn = [value.get(kind, -np.inf) for value in values]
+    i = np.searchsorted(edges, drawn, "right") - 1
+    return np.where(i < 0, 0, classes[np.clip(i, 0, len(classes) - 1)])

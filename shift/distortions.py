@@ -4,12 +4,11 @@
     image = distort(image, policy, seed=7, donor=lambda seed: other_image)      # (H, W, 3) uint8
 
 Everything random follows from the seed. Order of `distort`: damage (ghost, resolution, blur, tone,
-noise), symmetry, geometry, patch, JPEG. With `geometry_first` the damage comes after the geometry,
-so that noise lies on the fill too.
+noise), symmetry, geometry, patch, JPEG. With `geometry_first` the damage comes after the geometry:
+noise then lies on the fill too.
 """
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import cv2
@@ -18,8 +17,7 @@ import numpy as np
 from utils import UserError, nearest
 
 # kind -> (lowest, highest value, unit). A value is drawn uniformly from a distortion's low..high.
-# Lengths are pixels of the original image, so that what is seen on a copy of a tenth of its size is
-# ten times as large.
+# Lengths are pixels of the original image: a pixel of a copy of a tenth of its size counts as ten.
 DISTORTIONS = {
     "flip_horizontal": (0, 0, "left and right exchanged (no value)"),
     "flip_vertical": (0, 0, "top and bottom exchanged (no value)"),
@@ -48,19 +46,16 @@ DISTORTIONS = {
 }
 SYMMETRIES = tuple(DISTORTIONS)[:7]
 GEOMETRY = ("rotate", "scale", "shift", "perspective")
-# what geometry leaves empty: border = median colour of the outline
+# what geometry leaves empty is filled with; border: the median colour of the outline
 FILLS = ("white", "black", "border", "reflect")
-# a symmetry of at least this share of the test images is no misreading
-SURE_SHARE = 0.08
+TRUSTED_SHARE = 0.08     # a symmetry on fewer test images may be a misreading
 NOISE_SIDE_PX = 2048
-GRAIN_PX = 1.0
-Donor = Callable[[int], np.ndarray]
+GRAIN_PX = 1.0           # sigma that blurs noise into grain
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """One kind of damage: its share of the images and the range of its value, in the unit of
-    DISTORTIONS."""
+    """One kind of damage: its share of the images, and its range in the unit of DISTORTIONS."""
 
     kind: str
     probability: float
@@ -85,28 +80,30 @@ class Distortion:
 
 @dataclass(frozen=True)
 class ShiftPolicy:
-    """How test images are damaged, and which symmetries are natural to the training images (those
-    are no damage)."""
+    """How test images are damaged. `natural`: symmetries of the training images, no damage."""
 
     distortions: tuple[Distortion, ...] = ()
-    fill: tuple[float, ...] = (0.0, 0.0, 1.0, 0.0)  # shares of FILLS
-    # share of rotations shrunk to keep all of the image in a canvas of the same long side
+    fill: tuple[float, ...] = (0.0, 0.0, 1.0, 0.0)    # shares of FILLS
+    # share of rotations that shrink the image to keep all of it, on a canvas of the same long side
     expand: float = 0.0
     # share of images whose ghost, blur, tone and noise come after the geometry
     geometry_first: float = 0.0
     natural: tuple[str, ...] = ()
-    grey_noise: float = 0.5      # share of the grey images with noise whose noise is grey too
+    grey_noise: float = 0.5    # share of noisy grey images whose noise is grey too
 
     def __post_init__(self):
         kinds = [d.kind for d in self.distortions]
         if len(set(kinds)) < len(kinds):
             raise UserError(f"the kinds of a ShiftPolicy must differ, got {', '.join(kinds)}")
-        if sum(d.probability for d in self.distortions if d.kind in SYMMETRIES) > 1 + 1e-6:
+
+        turned = sum(d.probability for d in self.distortions if d.kind in SYMMETRIES)
+        if turned > 1 + 1e-6:
             raise UserError("the probabilities of a ShiftPolicy's symmetries must sum to at most 1")
+
         if len(self.fill) != len(FILLS) or min(self.fill) < 0 or abs(sum(self.fill) - 1) > 1e-6:
             raise UserError(
-                f"ShiftPolicy.fill must be shares of {', '.join(FILLS)} that sum to 1, got {self.fill}"
-            )
+                f"ShiftPolicy.fill must be shares of {', '.join(FILLS)} that sum to 1, "
+                f"got {self.fill}")
         if not set(self.natural) <= set(SYMMETRIES):
             raise UserError(
                 f"ShiftPolicy.natural must be of {', '.join(SYMMETRIES)}, got {self.natural}")
@@ -121,53 +118,66 @@ class ShiftPolicy:
 
     def to_json(self):
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {"fill": list(self.fill), "natural": list(self.natural),
-                         "distortions": [vars(d) | {} for d in self.distortions]}
+        values["distortions"] = [dict(vars(d)) for d in self.distortions]
+        values["fill"] = list(self.fill)
+        values["natural"] = list(self.natural)
+        return values
 
     @classmethod
     def from_json(cls, values):
-        return cls(**(values | {"fill": tuple(values["fill"]), "natural": tuple(values["natural"]),
-                                "distortions": tuple(Distortion(**d)
-                                                     for d in values["distortions"])}))
+        distortions = tuple(Distortion(**d) for d in values["distortions"])
+        fill = tuple(values["fill"])
+        natural = tuple(values["natural"])
+        return cls(**(values | {"distortions": distortions, "fill": fill, "natural": natural}))
 
     def widened(self, share=0.15):
-        """For training: ranges wider by `share` of their width at both ends, and symmetries half
-        way to equal shares of the group that they generate. Too strong hurts less than too weak,
-        and counts of symmetries are uncertain.
+        """The policy for training: too strong hurts less than too weak.
+
+        Ranges grow by `share` of their width at both ends. Counts of symmetries are uncertain, so
+        these go half way to equal shares of the group that they generate.
         """
-        def wider(d):
-            lowest, highest, _ = DISTORTIONS[d.kind]
-            margin = share * (d.high - d.low)
-            return replace(d, low=max(lowest, d.low - margin), high=min(highest, d.high + margin))
         measured = {d.kind: d.probability for d in self.distortions if d.kind in SYMMETRIES}
-        group = generated({kind for kind, p in measured.items() if p >= SURE_SHARE})
-        evened = tuple(Distortion(kind, measured.get(kind, 0) / 2 + 0.5 / (1 + len(group)), 0, 0,
-                                  "evened") for kind in SYMMETRIES if kind in group)
-        left = tuple(d for d in self.distortions if d.kind not in group)
-        left = tuple(replace(d, probability=d.probability / 2) if d.kind in SYMMETRIES else wider(d)
-                     for d in left)
-        return replace(self, distortions=evened + left)
+        group = generated({kind for kind, p in measured.items() if p >= TRUSTED_SHARE})
+        even = 0.5 / (1 + len(group))
+        distortions = [Distortion(kind, measured.get(kind, 0) / 2 + even, 0, 0, "evened")
+                       for kind in SYMMETRIES if kind in group]
+
+        for d in self.distortions:
+            if d.kind not in SYMMETRIES:
+                distortions.append(wider(d, share))
+            elif d.kind not in group:
+                distortions.append(replace(d, probability=d.probability / 2))
+        return replace(self, distortions=tuple(distortions))
+
+
+def wider(distortion, share):
+    lowest, highest, _ = DISTORTIONS[distortion.kind]
+    margin = share * (distortion.high - distortion.low)
+    low = max(lowest, distortion.low - margin)
+    high = min(highest, distortion.high + margin)
+    return replace(distortion, low=low, high=high)
 
 
 def generated(kinds):
     """The symmetries that combinations of `kinds` make, without the identity."""
     index = np.arange(9).reshape(3, 3, 1)
-    codes = {turn(index, kind).tobytes(): kind for kind in SYMMETRIES}
+    names = {turn(index, kind).tobytes(): kind for kind in SYMMETRIES}
     found = set()
     images = [index]
     while images:
         image = images.pop()
         for kind in kinds:
             turned = turn(image, kind)
-            if (name := codes.get(turned.tobytes())) and name not in found:
+            name = names.get(turned.tobytes())     # None for the identity
+            if name and name not in found:
                 found.add(name)
                 images.append(turned)
     return found
 
 
 def draw(policy, rng):
-    """{kind: value} of the distortions that one image gets, with the settings "fill", "expand",
-    "geometry_first"."""
+    """{kind: value} of one image, beside the settings "symmetry", "fill", "expand",
+    "geometry_first" and "grey_noise"; {} for an image left as it is."""
     values = {}
     left = rng.random()
     for d in policy.distortions:
@@ -178,8 +188,8 @@ def draw(policy, rng):
         elif rng.random() < d.probability:
             values[d.kind] = rng.uniform(d.low, d.high)
     if values:
-        values["fill"] = FILLS[min(np.searchsorted(np.cumsum(policy.fill), rng.random(), "right"),
-                                   len(FILLS) - 1)]
+        fill = np.searchsorted(np.cumsum(policy.fill), rng.random(), "right")
+        values["fill"] = FILLS[min(fill, len(FILLS) - 1)]
         values["expand"] = rng.random() < policy.expand
         values["geometry_first"] = rng.random() < policy.geometry_first
         values["grey_noise"] = policy.grey_noise
@@ -189,10 +199,9 @@ def draw(policy, rng):
 def distort(image, policy, seed, donor=None, native_scale=1.0):
     """The uint8 (H, W, 3) `image` under `policy`, at its own resolution.
 
-    `native_scale`: side of this image over that of the original (1.25 x the network's input is kept
-    in the cache); blur, noise and the rest are converted so that they look as if the original had
-    been damaged and then reduced. `donor(seed)` gives another image, for ghosts and patches;
-    without it those are left out.
+    `native_scale`: side of this image over that of the original (the cache keeps 1.25 x the
+    network's input). Blur, noise and the rest look as if the original had been damaged and then
+    reduced. `donor(seed)` gives another image for ghosts and patches; without it there are none.
     """
     rng = np.random.default_rng(seed)
     return apply(image, draw(policy, rng), rng, donor, native_scale)
@@ -208,13 +217,19 @@ def apply(image, values, rng, donor=None, native_scale=1.0):
     def move(image):
         return geometric(turn(image, values.get("symmetry")), values, rng)
 
-    image = damage(move(image)) if values.get("geometry_first") else move(damage(image))
+    if values.get("geometry_first"):
+        image = damage(move(image))
+    else:
+        image = move(damage(image))
     if "patch" in values and donor:
         image = paste(image, donor(int(rng.integers(2**31))), values["patch"], rng)
-    return compress(image, values["jpeg"], native_scale) if "jpeg" in values else image
+    if "jpeg" in values:
+        image = compress(image, values["jpeg"], native_scale)
+    return image
 
 
-# ---------------------------------------------------------------- single distortions, (H, W, 3) uint8 in and out
+# ---------------------------------------------------------------- single distortions
+# of (H, W, 3) uint8 images
 
 def blend(image, other, weight):
     """Alpha blend with another image, stretched to this one's size."""
@@ -238,37 +253,55 @@ def resized_by_area(image, shape):
 
 
 def photometric(image, values, rng, native_scale=1.0):
-    """Resolution, blur, tone and noise; area averaging by 1 / native_scale divides the noise of a
-    pixel by that."""
+    """Resolution, blur, tone and noise, as if the original had been damaged and then reduced."""
     s = native_scale
     if values.get("downscale", 1) < 0.95 * s:
-        h, w = image.shape[:2]
-        f = values["downscale"] / s
-        small = cv2.resize(image, (max(1, round(w * f)), max(1, round(h * f))),
-                           interpolation=cv2.INTER_AREA)
-        image = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
+        image = reduced_and_enlarged(image, values["downscale"] / s)
     if values.get("blur", 0) * s > 0.2:
         image = cv2.GaussianBlur(image, (0, 0), values["blur"] * s)
     if values.get("motion_blur", 0) * s > 1.2:
-        image = cv2.filter2D(image, -1, motion_kernel(values["motion_blur"] * s,
-                                                      rng.uniform(0, math.pi)))
+        kernel = motion_kernel(values["motion_blur"] * s, rng.uniform(0, math.pi))
+        image = cv2.filter2D(image, -1, kernel)
+
     image = tone(image, values)
     if values.get("saturation", 1) != 1:
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         image = cv2.addWeighted(image, values["saturation"], grey, 1 - values["saturation"], 0)
+
+    # reducing by area divides the noise of a pixel by 1 / native_scale
     if values.get("noise", 0) * s > 0.3:
-        has_one = is_grey(image) and rng.random() < values.get("grey_noise", ShiftPolicy.grey_noise)
-        planes = [noise_plane(image.shape[:2], rng) for _ in range(1 if has_one else 3)] * (
-            3 if has_one else 1
-        )
-        image = cv2.add(image, cv2.merge(planes) * np.float32(values["noise"] * s), dtype=cv2.CV_8U)
+        grey_share = values.get("grey_noise", ShiftPolicy.grey_noise)
+        image = with_noise(image, values["noise"] * s, grey_share, rng)
     if values.get("grain", 0) > 0.3:
-        h, w = image.shape[:2]
-        plane = noise_plane((round(h / s), round(w / s)), rng,
-                            GRAIN_PX) * np.float32(values["grain"])
-        plane = cv2.resize(plane, (w, h), interpolation=cv2.INTER_AREA) if s < 1 else plane
-        image = cv2.add(image, cv2.merge([plane] * 3), dtype=cv2.CV_8U)
+        image = with_grain(image, values["grain"], s, rng)
     return image
+
+
+def reduced_and_enlarged(image, factor):
+    h, w = image.shape[:2]
+    size = (max(1, round(w * factor)), max(1, round(h * factor)))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
+
+
+def with_noise(image, std, grey_share, rng):
+    """Gaussian noise, the same in all channels of `grey_share` of the grey images."""
+    shape = image.shape[:2]
+    if is_grey(image) and rng.random() < grey_share:
+        planes = [noise_plane(shape, rng)] * 3
+    else:
+        planes = [noise_plane(shape, rng) for _ in range(3)]
+    return cv2.add(image, cv2.merge(planes) * np.float32(std), dtype=cv2.CV_8U)
+
+
+def with_grain(image, std, native_scale, rng):
+    """Grain of the original's resolution, reduced with it."""
+    h, w = image.shape[:2]
+    original = (round(h / native_scale), round(w / native_scale))
+    plane = noise_plane(original, rng, GRAIN_PX) * np.float32(std)
+    if native_scale < 1:
+        plane = cv2.resize(plane, (w, h), interpolation=cv2.INTER_AREA)
+    return cv2.add(image, cv2.merge([plane] * 3), dtype=cv2.CV_8U)
 
 
 def is_grey(image):
@@ -279,15 +312,16 @@ def is_grey(image):
 
 @functools.cache
 def noise_source(sigma_px):
-    """(N, N) float32 normal noise of standard deviation 1, blurred by `sigma_px`: drawn once, as
-    drawing it takes longest."""
+    """(N, N) float32 noise of standard deviation 1, blurred by `sigma_px`; drawn once, as drawing
+    takes longest."""
     plane = np.random.default_rng(0).standard_normal((NOISE_SIDE_PX, NOISE_SIDE_PX), np.float32)
-    plane = cv2.GaussianBlur(plane, (0, 0), sigma_px) if sigma_px else plane
+    if sigma_px:
+        plane = cv2.GaussianBlur(plane, (0, 0), sigma_px)
     return plane / plane.std()
 
 
 def noise_plane(shape, rng, sigma_px=0.0):
-    """An (H, W) piece of the noise from a random place; a larger one repeats it."""
+    """An (H, W) piece of the noise from a random place; a large piece repeats it."""
     source = noise_source(sigma_px)
     half = NOISE_SIDE_PX // 2
     more = [max(0, side - half) for side in shape]
@@ -298,7 +332,7 @@ def noise_plane(shape, rng, sigma_px=0.0):
 
 
 def motion_kernel(length_px, angle):
-    """A line of that length through the centre, weights summing to 1."""
+    """A line of that length through the centre; the weights sum to 1."""
     half = (length_px - 1) / 2
     size = 2 * math.ceil(half) + 1
     kernel = np.zeros((size, size), np.float32)
@@ -330,11 +364,14 @@ def turn(image, symmetry):
 
 
 TURNS = {     # by OpenCV, five times as fast as a contiguous copy of numpy's view
-    "flip_horizontal": lambda x: cv2.flip(x, 1), "flip_vertical": lambda x: cv2.flip(x, 0),
-    "rotate_180": lambda x: cv2.rotate(x, cv2.ROTATE_180), "transpose": cv2.transpose,
+    "flip_horizontal": lambda x: cv2.flip(x, 1),
+    "flip_vertical": lambda x: cv2.flip(x, 0),
+    "rotate_180": lambda x: cv2.rotate(x, cv2.ROTATE_180),
+    "transpose": cv2.transpose,
     "rotate_90": lambda x: cv2.rotate(x, cv2.ROTATE_90_CLOCKWISE),
     "rotate_270": lambda x: cv2.rotate(x, cv2.ROTATE_90_COUNTERCLOCKWISE),
-    "transverse": lambda x: cv2.rotate(cv2.transpose(x), cv2.ROTATE_180)}
+    "transverse": lambda x: cv2.rotate(cv2.transpose(x), cv2.ROTATE_180),
+}
 
 
 def geometric(image, values, rng):
@@ -342,9 +379,24 @@ def geometric(image, values, rng):
     if not set(GEOMETRY) & values.keys():
         return image
     h, w = image.shape[:2]
+    out_w, out_h, matrix = framed_move(w, h, values, rng)
+    if "perspective" in values:
+        corners = np.array([[0, 0], [out_w, 0], [out_w, out_h], [0, out_h]], np.float32)
+        moved = corners + values["perspective"] * rng.uniform(-1, 1, (4, 2)) * (out_w, out_h)
+        matrix = cv2.getPerspectiveTransform(corners, moved.astype(np.float32)) @ matrix
+
+    fill = values.get("fill", "border")
+    border = cv2.BORDER_REFLECT_101 if fill == "reflect" else cv2.BORDER_CONSTANT
+    how = {"flags": cv2.INTER_LINEAR, "borderMode": border, "borderValue": fill_colour(image, fill)}
+    if "perspective" in values:
+        return cv2.warpPerspective(image, matrix, (out_w, out_h), **how)
+    return cv2.warpAffine(image, matrix[:2], (out_w, out_h), **how)
+
+
+def framed_move(w, h, values, rng):
+    """(width, height, (3, 3) matrix) of a rotation, scale and shift; "expand" changes the size."""
     angle = values.get("rotate", 0)
     scale = values.get("scale", 1)
-    matrix = np.eye(3)
     out_w = w
     out_h = h
     if values.get("expand") and angle:
@@ -355,34 +407,26 @@ def geometric(image, values, rng):
         out_w = round(wide * fit)
         out_h = round(high * fit)
         scale = scale * fit
+
+    matrix = np.eye(3)
     matrix[:2] = cv2.getRotationMatrix2D((w / 2 - 0.5, h / 2 - 0.5), angle, scale)
-    matrix[:2, 2] += values.get("shift", 0) * rng.uniform(-1, 1, 2) * (w,
-                                                                       h) + np.array([out_w - w,
-                                                                                      out_h
-                                                                                      - h]) / 2
-    if "perspective" in values:
-        corners = np.array([[0, 0], [out_w, 0], [out_w, out_h], [0, out_h]], np.float32)
-        moved = corners + values["perspective"] * rng.uniform(-1, 1, (4, 2)) * (out_w, out_h)
-        matrix = cv2.getPerspectiveTransform(corners, moved.astype(np.float32)) @ matrix
-    fill = values.get("fill", "border")
-    border = cv2.BORDER_REFLECT_101 if fill == "reflect" else cv2.BORDER_CONSTANT
-    how = {"flags": cv2.INTER_LINEAR, "borderMode": border, "borderValue": fill_colour(image, fill)}
-    if "perspective" in values:
-        return cv2.warpPerspective(image, matrix, (out_w, out_h), **how)
-    return cv2.warpAffine(image, matrix[:2], (out_w, out_h), **how)
+    shift = values.get("shift", 0) * rng.uniform(-1, 1, 2) * (w, h)
+    matrix[:2, 2] += shift + np.array([out_w - w, out_h - h]) / 2
+    return out_w, out_h, matrix
 
 
 def fill_colour(image, fill):
-    if fill in ("white", "black"):
-        return (255,) * 3 if fill == "white" else (0,) * 3
+    if fill == "white":
+        return (255,) * 3
+    if fill == "black":
+        return (0,) * 3
     outline = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
     return np.median(outline, axis=0).tolist()
 
 
 def compress(image, quality, native_scale=1.0):
-    """JPEG there and back; on a reduced image the artefacts are averaged, so the quality is milder.
-    """
+    """JPEG there and back; a reduced image averages the artefacts, so its quality is milder."""
     quality = max(1, round(100 - (100 - quality) * native_scale))
-    coded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-                         [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB)

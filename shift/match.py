@@ -1,25 +1,25 @@
 """How the unlabelled test images differ from the training images, and the augmentation that makes
 the two alike.
 
-    report = match_shift(train_paths, train_labels, test_paths, seed=42, workers=2, embed=pretrained_features)
+    report = match_shift(train_paths, train_labels, test_paths, seed=42, workers=2, embed=features)
     report.policy                                   # a ShiftPolicy for modeling.augment
 
-By simulation: training images are distorted with known random values (a *bank*); a classifier
-learns to read from an image's statistics which distortion it got and how strongly; its answers on
-the test images, corrected by what it answers on distorted training images it never saw (label shift
-estimation: arXiv 1802.03916, and by likelihood arXiv 1901.06852), give each distortion's
-probability and range. What a clean set of that size could also give is dropped. Letters: n images,
-d statistics, K bins of a distortion's value with bin 0 = not distorted.
+By simulation: training images are distorted with known random values (a *bank*), and a classifier
+learns to read from an image's statistics which distortion it got and how strongly. Its answers on
+the test images give each distortion's probability and range, corrected by its answers on distorted
+training images that it never saw (label shift estimation: arXiv 1802.03916, and by likelihood arXiv
+1901.06852). What a clean set of that size could also give is dropped. Letters: n images, d
+statistics, K bins of a distortion's value with bin 0 = not distorted.
 """
 import math
 from dataclasses import replace
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from contest.decoding import decode_bytes
+from contest.decoding import decode_bytes, read_bytes
 from contest.pixels import shrunk
 from shift.bank import DISTORTED_PX, MEASURED_PX, Sample, draw_values, trace_row
 from shift.distortions import (
@@ -49,216 +49,295 @@ from system.log import Timer
 from system.parallel import parallel_map, process_map
 from utils import seed_of
 
-FEWEST_PX = 8            # a side has at that size: less is no block of a JPEG
-FEWEST = 20              # images a side that tell anything about a shift
-COMPARED = 400           # images a side for the adversarial AUC
-VISIBLE_QUALITY = 70   # a JPEG of higher quality is no damage worth training on
+FEWEST_PX = 8           # least side of a measured image: one block of a JPEG
+FEWEST = 20             # images of each split, at least, to tell anything about a shift
+COMPARED = 400          # images of each split for the adversarial AUC
+VISIBLE_QUALITY = 70    # a JPEG of higher quality is no damage worth training on
 
 
 def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None,
                 max_images=1000, rows=1000, classes=None, groups="off"):
-    """Measure the shift from train to test and fit the policy that undoes it: about 50 s for 1,000
-    + 1,000 images of 336 px on two cores, however many files there are more.
+    """A ShiftReport of the shift from train to test, with the policy that undoes it.
 
+    About 50 s for 1,000 + 1,000 images of 336 px on two cores, however many more files there are.
     train_paths, test_paths: image files, at most `max_images` of each are read; with fewer than
-    FEWEST on a side only the natural symmetries are found. train_labels (n,): numbers of `classes`,
-    or any labels where those are left out. `rows`: most distorted images per round of the search
-    (twice that in the second). `embed`: images -> (n, d) pretrained features, or None. `groups`: as
-    the setting augment.groups.
+    FEWEST of either only the natural symmetries are found. train_labels: (n,) numbers of `classes`,
+    or any labels without `classes`. `rows`: most distorted images per round of the search, twice
+    that in the second. `embed`: images -> (n, d) pretrained features, or None. `groups`: the
+    setting augment.groups.
     """
     if classes is None:
         classes, train_labels = np.unique(train_labels, return_inverse=True)
     classes = tuple(map(str, classes))
     train_labels = np.asarray(train_labels)
+
     with Timer() as timer, threadpool_limits(1, user_api="blas"):
         train = load(train_paths, seed, workers, max_images, DISTORTED_PX)
         labels = train_labels[train.index]
         images = [shrunk(image, MEASURED_PX) for image in train.images]
-        looks = find_styles(images, labels, len(classes), workers) if groups != "off" else None
-        report = ShiftReport(groups=make_groups(classes,
-                                                np.bincount(train_labels, minlength=len(classes)),
-                                                looks, groups), n_train=len(train.images))
-        look = styles_of_train(report.groups, classes, labels)
-        report = with_natural(report, images, labels, look, embed, seed, workers)
+        styles = None
+        if groups != "off":
+            styles = find_styles(images, labels, len(classes), workers)
+        counts = np.bincount(train_labels, minlength=len(classes))
+        report = ShiftReport(groups=make_groups(classes, counts, styles, groups),
+                             n_train=len(train.images))
+        style = styles_of_train(report.groups, classes, labels)
+        report = with_natural(report, images, labels, style, embed, seed, workers)
+
         if min(len(test_paths), len(train.images)) >= FEWEST:
             test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX)
-            if len(test.images) < FEWEST:
-                return replace(report, seconds=timer.seconds)
-            n = min(rows, max(400, len(train.images) + len(test.images)))
-            report = measured(report, train, look, test, embed, seed, workers, n)
-            report = replace(report,
-                             examples={"train": [str(train_paths[i]) for i in train.index[:8]],
-                                       "test": [str(test_paths[i]) for i in test.index[:8]],
-                                       "seed": seed})
+            if len(test.images) >= FEWEST:
+                n = min(rows, max(400, len(train.images) + len(test.images)))
+                report = with_match(report, train, style, test, embed, seed, workers, n)
+                examples = {"train": [str(train_paths[i]) for i in train.index[:8]],
+                            "test": [str(test_paths[i]) for i in test.index[:8]], "seed": seed}
+                report = replace(report, examples=examples)
     return replace(report, seconds=timer.seconds)
 
 
+def names_of_styles(groups):
+    return sorted({g.style for g in groups})
+
+
 def styles_of_train(groups, classes, labels):
-    """(n,) number of each image's look among the sorted looks of the groups."""
-    names = sorted({g.look for g in groups})
-    number = {c: names.index(g.look) for g in groups for c in g.classes}
+    """(n,) int: which of `names_of_styles` each image has, by its class."""
+    names = names_of_styles(groups)
+    number = {c: names.index(g.style) for g in groups for c in g.classes}
     return np.array([number[c] for c in classes])[labels]
 
 
-def with_natural(report, images, labels, look, embed, seed, workers):
-    """The report with the natural symmetries of each look, and of all."""
-    names = sorted({g.look for g in report.groups})
-    natural = []
-    for k in range(len(names)):
-        rows = np.flatnonzero(look == k)
-        natural.append(natural_symmetries([images[i] for i in rows], labels[rows], embed, seed,
-                                          workers, n=240 if len(names) == 1 else 160))
-    shared = tuple(g for g in SYMMETRIES if all(g in n for n in natural))
-    groups = tuple(replace(g, policy=ShiftPolicy(natural=natural[names.index(g.look)]))
-                   for g in report.groups)
-    return replace(report, groups=groups, natural_symmetries=shared,
-                   policy=ShiftPolicy(natural=shared))
+def with_natural(report, images, labels, style, embed, seed, workers):
+    """The report with the natural symmetries of each style, and those common to all."""
+    names = names_of_styles(report.groups)
+    n = 240 if len(names) == 1 else 160     # images of each
+    natural = {}
+    for k, name in enumerate(names):
+        rows = np.flatnonzero(style == k)
+        natural[name] = natural_symmetries([images[i] for i in rows], labels[rows], embed, seed,
+                                           workers, n)
+
+    common = tuple(s for s in SYMMETRIES if all(s in own for own in natural.values()))
+    groups = tuple(replace(g, policy=ShiftPolicy(natural=natural[g.style])) for g in report.groups)
+    return replace(report, groups=groups, natural_symmetries=common,
+                   policy=ShiftPolicy(natural=common))
 
 
 def load(paths, seed, workers, most, long_side_px):
-    """A random Sample of at most `most` images of at most that size, lines made thicker; broken
-    files are left out."""
+    """A random Sample of at most `most` images of at most that size; broken files are left out.
+
+    A network file that cannot be read even after pauses raises RunError.
+    """
     def read(i):
         try:
-            data = Path(paths[i]).read_bytes()
+            data = read_bytes(paths[i])
             image, full = decode_bytes(data, long_side_px)
-        except (ValueError, OSError):
+        except ValueError:
             return None
-        kept = shrunk(image, long_side_px)
-        fewest = math.ceil(FEWEST_PX * max(1.0, max(kept.shape) / MEASURED_PX))
-        if min(kept.shape[:2]) < fewest:
-            kept = resized_by_area(kept, [max(fewest, side) for side in kept.shape[:2]])
+        kept = thickened(shrunk(image, long_side_px))
         return kept, i, max(full) / max(kept.shape), jpeg_quality(data)
 
     picked = np.random.default_rng(seed).permutation(len(paths))[:most]
     rows = [row for row in parallel_map(read, picked, workers) if row is not None]
     images, *columns = zip(*rows, strict=True) if rows else ([], [], [], [])
-    return Sample(list(images), *(np.array(c) for c in columns))
+    return Sample(list(images), *map(np.array, columns))
+
+
+def thickened(image):
+    """The image, its sides stretched to at least FEWEST_PX at the size it is measured at."""
+    fewest = math.ceil(FEWEST_PX * max(1.0, max(image.shape) / MEASURED_PX))
+    if min(image.shape[:2]) >= fewest:
+        return image
+    return resized_by_area(image, [max(fewest, side) for side in image.shape[:2]])
 
 
 def coupled(ours, theirs):
-    """For each of `ours` the value of `theirs` at the same rank: equal where the two are
-    distributed alike."""
+    """The value of `theirs` at the rank of each of `ours`: equal if both are distributed alike."""
     rank = np.argsort(np.argsort(ours, kind="stable"), kind="stable")
     return np.sort(theirs)[rank * len(theirs) // len(ours)]
 
 
-def measured(report, train, look, test, embed, seed, workers, n):
-    """The report with the policy, those of the looks, and what stands for them. look: (n_images,)
-    int."""
-    train, own_quality = train._replace(quality=coupled(train.quality, test.quality)), train.quality
-    rows = {"test": np.array(process_map(trace_row, test.images, workers))}
-    found, bank = search(train, rows["test"], seed_of(seed, "search"), workers, n)
-    part = styles_of_test(bank, look, rows["test"], seed) if len(np.unique(look)) > 1 else None
-    each = [found] if part is None else by_style(found, bank, look, rows["test"], part, seed)
-    whole, turned = orientations(train, look, test, part, found, seed_of(seed, "turn"),
-                                 min(8 * len(train.images), 4 * n), workers)
-    names = sorted({g.look for g in report.groups})
+# ---------------------------------------------------------------- the test images
+
+class Reading(NamedTuple):
+    """What was read of the test images, each part as (Belief, shares of the orientations)."""
+
+    whole: tuple
+    of_styles: list        # one part for the test images of each style
+    grey_shares: tuple     # shares of grey images in train and test
+
+
+def with_match(report, train, style, test, embed, seed, workers, n):
+    """The report with the policies, of all test images and of each group, and what they achieve.
+
+    style: (n_images,) int, of the training images.
+    """
+    simulated = train._replace(quality=coupled(train.quality, test.quality))
+    test_rows = trace_rows(test.images, workers)
+    n_styles = len(names_of_styles(report.groups))
+    reading = read_test(simulated, style, n_styles, test, test_rows, seed, workers, n)
+
+    # for images as measured, with the compression of test files
+    _, *measured = policies_of(reading, 1.0, simulated.quality, simulated.quality)
+    images = compared_images(simulated, style, test, measured, seed, workers)
+    report = with_comparison(report, images, test_rows, embed, seed, workers)
+
+    # and for the original images
     native = float(np.median(train.scale))
+    policies = policies_of(reading, native, train.quality, simulated.quality)
+    report = replace(report, orientation=reading.whole[1], n_test=len(test.images))
+    return with_policies(report, *policies)
 
-    shares = [np.mean([is_grey(image) for image in split.images]) for split in (train, test)]
 
-    def policies(native, quality):
-        """(of all, [of each look]) with lengths in pixels of the original images divided by
-        `native`."""
-        both = zip(each * (len(names) // len(each)), turned * (len(names) // len(turned)),
-                   strict=True)
-        return [with_grey_noise(with_compression(policy_of(f, o, (), native), *quality), *shares)
-                for f, o in ((found, whole), *both)]
+def trace_rows(images, workers):
+    return np.array(process_map(trace_row, images, workers))
 
+
+def read_test(train, style, n_styles, test, test_rows, seed, workers, n):
+    """The Reading of the test images; its styles are alike unless they clearly differ."""
+    belief, bank = search(train, test_rows, seed_of(seed, "search"), workers, n)
+    test_style = None
+    if len(np.unique(style)) > 1:
+        test_style = styles_of_test(bank, style, test_rows, seed)
+    beliefs = [belief] * n_styles
+    if test_style is not None:
+        beliefs = by_style(belief, bank, style, test_rows, test_style, seed)
+
+    n_turned = min(8 * len(train.images), 4 * n)
+    whole, own = orientations(train, style, test, test_style, belief, seed_of(seed, "turn"),
+                              n_turned, workers)
+    own = own or [whole] * n_styles
+    grey_shares = tuple(np.mean([is_grey(image) for image in s.images]) for s in (train, test))
+    return Reading((belief, whole), list(zip(beliefs, own, strict=True)), grey_shares)
+
+
+def policies_of(reading, native, ours, theirs):
+    """[ShiftPolicy] of all test images, then of those of each style.
+
+    For images with sides `native` times the measured ones, saved with the JPEG qualities ours (n,),
+    where test files have theirs (n,).
+    """
+    policies = []
+    for belief, orientation in (reading.whole, *reading.of_styles):
+        policy = policy_of(belief, orientation, (), native)
+        policy = with_compression(policy, ours, theirs)
+        policies.append(with_grey_noise(policy, *reading.grey_shares))
+    return policies
+
+
+def compared_images(train, style, test, policies, seed, workers):
+    """{"test", "train", "matched": at most COMPARED images}; matched: train under the policies."""
     some = [shrunk(image, MEASURED_PX) for image in train.images[:COMPARED]]
-    local = policies(1.0, (train.quality, train.quality))[1:]
-    drawn = [draw(local[look[i]], np.random.default_rng(seed_of(seed, i)))
+    drawn = [draw(policies[style[i]], np.random.default_rng(seed_of(seed, i)))
              for i in range(len(some))]
-    images = {
-        "train": some,
-        "test": test.images[:COMPARED],
-        "matched": train.distorted(drawn, seed_of(seed, "matched"), lambda image: image, workers),
-    }
-    for name in ("train", "matched"):
-        rows[name] = np.array(process_map(trace_row, images[name], workers))
-    table = statistics_table(rows, list(statistics(some[0])))
+    matched = train.distorted(drawn, seed_of(seed, "matched"), lambda image: image, workers)
+    return {"test": test.images[:COMPARED], "train": some, "matched": matched}
+
+
+def with_comparison(report, images, test_rows, embed, seed, workers):
+    """The report with the statistics of each split, and the AUC before and after matching."""
+    rows = {"test": test_rows, "train": trace_rows(images["train"], workers),
+            "matched": trace_rows(images["matched"], workers)}
+    table = statistics_table(rows, list(statistics(images["train"][0])))
+
+    rows["test"] = test_rows[:COMPARED]
     if embed is not None:
-        rows = {name: np.concatenate([rows[name][:COMPARED], embed(images[name])], 1)
-                for name in rows}
-    policy, *own = policies(native, (own_quality, train.quality))
-    groups = tuple(replace(g, policy=replace(own[names.index(g.look)], natural=g.policy.natural))
+        rows = {name: np.concatenate([rows[name], embed(images[name])], 1) for name in rows}
+    return replace(report, statistics=table,
+                   auc_before=separability(rows["train"], rows["test"], seed, workers),
+                   auc_after=separability(rows["matched"], rows["test"], seed, workers))
+
+
+def with_policies(report, whole, *of_styles):
+    """The report with these policies, which keep its natural symmetries."""
+    own = dict(zip(names_of_styles(report.groups), of_styles, strict=True))
+    groups = tuple(replace(g, policy=replace(own[g.style], natural=g.policy.natural))
                    for g in report.groups)
-    return replace(report, policy=replace(policy, natural=report.natural_symmetries), groups=groups,
-                   orientation=whole, statistics=table, n_test=len(test.images),
-                   auc_before=separability(rows["train"], rows["test"][:COMPARED], seed, workers),
-                   auc_after=separability(rows["matched"], rows["test"][:COMPARED], seed, workers))
+    return replace(report, policy=replace(whole, natural=report.natural_symmetries), groups=groups)
 
 
 def statistics_table(rows, names):
-    """{statistic: {split: quantiles 10, 50, 90 %} and the AUC of telling train and test apart by it
-    alone}."""
+    """{statistic: {split: its quantiles 10, 50, 90 %; "auc": of telling train from test by it}}."""
     is_test = np.repeat([0, 1], [len(rows["train"]), len(rows["test"])])
-    return {name: {split: np.quantile(rows[split][:, k], (0.1, 0.5, 0.9)).tolist()
-                   for split in rows} | {"auc": roc_auc_score(is_test,
-                                                              np.r_[rows["train"][:, k],
-                                                                    rows["test"][:, k]])} for k,
-            name in enumerate(names)}
+    table = {}
+    for k, name in enumerate(names):
+        table[name] = {split: np.quantile(values[:, k], (0.1, 0.5, 0.9)).tolist()
+                       for split, values in rows.items()}
+        both = np.r_[rows["train"][:, k], rows["test"][:, k]]
+        table[name]["auc"] = roc_auc_score(is_test, both)
+    return table
 
 
-def orientations(train, look, test, part, found, seed, n, workers):
-    """({symmetry: share} of all test images, [that of each look, or of all where the looks do not
-    differ]).
+def orientations(train, style, test, test_style, belief, seed, n, workers):
+    """({symmetry: share} of all test images, [the same of each style]); [] unless styles differ.
 
-    Read with a bank of training images turned and distorted as was found. part: (m,) look of the
-    test images, or None.
+    Read with a bank of training images, turned and distorted as believed. style: (n_images,) int,
+    of the training images; test_style: (m,) int or None.
     """
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.maximum(np.arange(n) % 10 - 2, 0))
-    drawn = [draw_values(rng, found) | {"symmetry": None if k == 0 else ORIENTATIONS[k]} for k in y]
-    bank = train.distorted(drawn, seed, orientation_row, workers)
+    drawn = [draw_values(rng, belief) | {"symmetry": None if k == 0 else ORIENTATIONS[k]}
+             for k in y]
+    bank = np.array(train.distorted(drawn, seed, orientation_row, workers), np.float32)
     source = np.arange(n) % len(train.images)
-    ours, theirs = linear_ratios(np.array(bank, np.float32), y, source,
-                                 features(test.images, None, workers), seed)
+    rows = features(test.images, None, workers)
+    ours, theirs = linear_ratios(bank, y, source, rows, seed)
     whole = count_orientations(ours, theirs, y, source, seed)
-    if part is None or not orientations_differ(theirs, part):
-        return whole, [whole]
-    mine = look[source]
-    return whole, [count_orientations(ours[mine == k], theirs[part == k], y[mine == k],
-                                      source[mine == k], seed) for k in range(look.max() + 1)]
+    if test_style is None or not orientations_differ(theirs, test_style):
+        return whole, []
 
+    own = []
+    for k in range(style.max() + 1):
+        mine = style[source] == k
+        own.append(count_orientations(ours[mine], theirs[test_style == k], y[mine], source[mine],
+                                      seed))
+    return whole, own
+
+
+# ---------------------------------------------------------------- policies
 
 def with_compression(policy, ours, theirs):
-    """With the compression that the test files' headers state, where the eye would see it and
-    training files lack it."""
+    """The policy with the compression in test files' headers, if it shows and train lacks it."""
     coarser = (theirs <= VISIBLE_QUALITY) & (theirs < ours - 5)
     if policy.get("jpeg") or coarser.mean() < 0.05:
         return policy
     low, high = np.quantile(theirs[coarser], (0.02, 0.98)).tolist()
-    return replace(policy, distortions=(*policy.distortions, Distortion(
-        "jpeg", float(coarser.mean()), low, high, "as the headers of the test files say")))
+    jpeg = Distortion("jpeg", float(coarser.mean()), low, high,
+                      "as the headers of the test files say")
+    return replace(policy, distortions=(*policy.distortions, jpeg))
 
 
 def with_grey_noise(policy, ours, theirs):
-    """With the share of grey noise that makes the share of grey training images, `ours`, that of
-    grey test images."""
+    """The policy with the share of grey noise that turns `ours`, the share of grey training images,
+    into `theirs`."""
     noise = policy.get("noise")
     if not noise or not ours:
         return policy
-    return replace(policy, grey_noise=float(np.clip(1 - (1 - theirs / ours) / noise.probability, 0,
-                                                    1)))
+    share = np.clip(1 - (1 - theirs / ours) / noise.probability, 0, 1)
+    return replace(policy, grey_noise=float(share))
 
 
-def policy_of(found, orientation, natural, native):
-    """The findings as a ShiftPolicy, of original images whose side is `native` times that of the
-    measured ones."""
-    as_native = dict.fromkeys(("blur", "motion_blur", "noise", "grain"),
-                              lambda value: value * native) | {"downscale": lambda value: value
-                                                               / native, "jpeg": lambda value: 100
-                                                               - (100 - value) * native}
-    distortions = [Distortion(g, o["share"], 0, 0, f"share {o['ci90'][0]:.2f}..{o['ci90'][1]:.2f}")
-                   for g, o in orientation.items() if g != "identity"]
-    for f in found.kinds.values():
-        values = [as_native.get(f.kind, float)(value) for value in (f.low, f.high)]
+def policy_of(belief, orientation, natural, native):
+    """The ShiftPolicy of what was read, for images with sides `native` times the measured ones."""
+    distortions = [Distortion(name, o["share"], 0, 0, "share {:.2f}..{:.2f}".format(*o["ci90"]))
+                   for name, o in orientation.items() if name != "identity"]
+    for f in belief.kinds.values():
+        values = [as_native(f.kind, value, native) for value in (f.low, f.high)]
         low, high = np.clip(values, *DISTORTIONS[f.kind][:2]).tolist()
         distortions.append(Distortion(f.kind, float(f.probability), low, high,
                                       f"log likelihood +{f.gain:.0f}, by chance +{f.chance:.0f}"))
-    geometry = set(GEOMETRY) & set(found.kinds)
-    fill = tuple(float(x) for x in found.fill) if geometry else ShiftPolicy().fill
-    return ShiftPolicy(tuple(distortions), fill, float(found.expand) if geometry else 0.0,
-                       float(found.geometry_first) if geometry else 0.0, natural)
+
+    if not set(GEOMETRY) & set(belief.kinds):
+        return ShiftPolicy(tuple(distortions), natural=natural)
+    return ShiftPolicy(tuple(distortions), tuple(float(x) for x in belief.fill),
+                       float(belief.expand), float(belief.geometry_first), natural)
+
+
+def as_native(kind, value, native):
+    """A measured value of `kind`, for images with sides `native` times the measured ones."""
+    if kind in ("blur", "motion_blur", "noise", "grain"):
+        return value * native
+    if kind == "downscale":
+        return value / native
+    if kind == "jpeg":
+        return 100 - (100 - value) * native
+    return float(value)

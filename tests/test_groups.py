@@ -1,17 +1,19 @@
-"""Looks are told on drawn pages and scenes; groups share out all classes; distortions of one look
+"""Styles are told on drawn pages and scenes; groups share out all classes; distortions of one style
 are found as such."""
+import json
+
 import cv2
 import numpy as np
 import pytest
 
 from config import build_config
 from shift.distortions import Distortion, ShiftPolicy, distort
-from shift.groups import find_styles, make_groups, minorities
+from shift.groups import ClassGroup, find_styles, make_groups, minorities
 from shift.match import match_shift
 from utils import UserError
 
 CLASSES = ("form", "letter", "car", "tree")
-LOOKS = ("document", "document", "photo", "photo")
+STYLES = ("document", "document", "photo", "photo")
 
 
 def page(kind, rng, side=160):
@@ -53,12 +55,12 @@ def save(images, folder):
     return sorted(folder.iterdir())
 
 
-def test_looks_are_told_by_strokes_on_an_even_ground():
-    assert find_styles(*images_of(60, 0), len(CLASSES)) == LOOKS
+def test_styles_are_told_by_strokes_on_an_even_ground():
+    assert find_styles(*images_of(60, 0), len(CLASSES)) == STYLES
 
 
 def test_every_class_is_in_one_group_and_few_are_a_minority():
-    groups = make_groups(CLASSES, [90, 30, 80, 100], LOOKS, "auto")
+    groups = make_groups(CLASSES, [90, 30, 80, 100], STYLES, "auto")
     assert {g.name: g.classes for g in groups} == {
         "document": ("form",), "document, few images": ("letter",), "photo": ("car", "tree")}
     assert [g.n_images for g in groups] == [90, 30,
@@ -69,13 +71,21 @@ def test_every_class_is_in_one_group_and_few_are_a_minority():
     assert [g.classes for g in make_groups(CLASSES, [9] * 4, None, "off")] == [CLASSES]
 
 
+def test_files_call_the_style_look():
+    document, photo = make_groups(CLASSES, [1] * 4, STYLES, "auto")
+    values = json.loads(json.dumps(photo.to_json()))
+    assert list(values) == ["name", "look", "classes", "n_images", "is_minority", "policy"]
+    assert values["look"] == "photo" and ClassGroup.from_json(values) == photo != document
+
+
 def test_groups_by_hand_overrule_what_is_found():
-    groups = make_groups(CLASSES, [90, 30, 80, 100], LOOKS, "photo=form;minority=tree")
+    groups = make_groups(CLASSES, [90, 30, 80, 100], STYLES, "photo=form;minority=tree")
     assert {g.name: g.classes for g in groups} == {
         "document": ("letter",), "photo": ("form", "car"), "photo, few images": ("tree",)}
 
 
-@pytest.mark.parametrize("setting, named", [("pictures=a", "'pictures=a'"), ("photo=a;document=a", "both for a"), ("a", "'a'")])
+@pytest.mark.parametrize("setting, named", [
+    ("pictures=a", "'pictures=a'"), ("photo=a;document=a", "both for a"), ("a", "'a'")])
 def test_bad_groups_are_named(setting, named):
     with pytest.raises(UserError, match=named):
         build_config("quick_test", [f"augment.groups={setting}"])
@@ -83,18 +93,18 @@ def test_bad_groups_are_named(setting, named):
 
 def test_a_group_of_an_unknown_class_is_named():
     with pytest.raises(UserError, match="got 'boat'"):
-        make_groups(CLASSES, [1] * 4, LOOKS, "photo=boat")
+        make_groups(CLASSES, [1] * 4, STYLES, "photo=boat")
 
 
 def test_a_distortion_of_photos_alone_is_found_as_such(tmp_path):
     train, labels = images_of(240, 1)
     test, test_labels = images_of(240, 2)
     noise = ShiftPolicy((Distortion("noise", 1.0, 15, 30),))
-    test = [distort(image, noise, i) if LOOKS[k] == "photo" else image
+    test = [distort(image, noise, i) if STYLES[k] == "photo" else image
             for i, (image, k) in enumerate(zip(test, test_labels, strict=True))]
     report = match_shift(save(train, tmp_path / "train"), labels, save(test, tmp_path / "test"),
                          seed=0, workers=2, classes=CLASSES, groups="auto")
-    policy = {g.look: g.policy for g in report.groups}
+    policy = {g.style: g.policy for g in report.groups}
     assert policy["photo"].get("noise").probability > 0.8 and policy["document"].get(
         "noise") is None
     assert any("of photo: noise" in line for line in report.describe())

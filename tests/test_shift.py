@@ -1,6 +1,8 @@
 """On small drawn images: nothing is found where nothing is, single distortions are found, natural
 mirrors are told."""
+import errno
 import json
+import os
 from types import SimpleNamespace
 
 import cv2
@@ -10,6 +12,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+import utils
 from config import AugmentConfig
 from modeling.augment import train_augment
 from modeling.inference import views_for
@@ -27,6 +30,7 @@ from shift.reading import Belief, KindReading
 from shift.report import ShiftReport
 from shift.search import separability, simpler
 from shift.traces import border_statistics, jpeg_quality, statistics
+from utils import RunError
 
 SIDE = 96
 
@@ -146,7 +150,8 @@ def symmetries_used(train, labels, test):
                                                       if d.kind in SYMMETRIES))}
 
 
-@pytest.mark.parametrize(("draw", "kinds", "used"), [(letter, "bdpq", set()), (ring, (0, 2), set(SYMMETRIES))])
+@pytest.mark.parametrize(("draw", "kinds", "used"), [
+    (letter, "bdpq", set()), (ring, (0, 2), set(SYMMETRIES))])
 def test_no_mirror_of_letters_survives_in_views_and_augmentation_and_all_of_rings_do(tmp_path, draw,
                                                                                      kinds, used):
     (train, y), (test, _) = (images_of(draw, kinds, 120, seed) for seed in (2, 3))
@@ -192,7 +197,31 @@ def test_broken_files_are_left_out(train, tmp_path):
                        workers=1).n_train == len(paths)
 
 
-@pytest.mark.parametrize("auc, found, share", [(0.97, True, 0.5), (0.7, True, 1.0), (0.97, False, 1.0)])
+@pytest.mark.parametrize("n_failures", [2, 99])
+def test_a_stale_handle_is_tried_again_and_no_image_is_left_out_silently(train, monkeypatch,
+                                                                         n_failures):
+    paths, _ = train
+    real = os.open
+    left = [n_failures]
+
+    def stale(path, *args, **kwargs):
+        if str(path) == str(paths[3]) and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", stale)
+    monkeypatch.setattr(utils, "NETWORK_PAUSES_SECONDS", (0.01, 0.01, 0.01))
+    if n_failures == 2:
+        sample = load(paths[:6], 0, 1, 10, DISTORTED_PX)
+        assert left == [0] and sorted(sample.index.tolist()) == [0, 1, 2, 3, 4, 5]
+    else:
+        with pytest.raises(RunError, match=f"{paths[3].name} could not be read"):
+            load(paths[:6], 0, 1, 10, DISTORTED_PX)
+
+
+@pytest.mark.parametrize("auc, found, share", [
+    (0.97, True, 0.5), (0.7, True, 1.0), (0.97, False, 1.0)])
 def test_a_policy_that_leaves_the_test_images_apart_is_for_half_of_the_training_images(auc, found,
                                                                                        share):
     policy = ShiftPolicy((Distortion("blur", 0.5, 1, 2),) if found else ())

@@ -1,9 +1,9 @@
 """Train in a Kaggle notebook: paste this into one cell, change the names, save a version.
 
-Accelerator: GPU T4 x2, of which one is used. Attach as datasets:
+Accelerator: GPU T4 x2, of which one is used. Attach:
 
 - this repository and the contest,
-- the weights, named <timm model name>*.safetensors or .pth,
+- a dataset of weights named <timm model name>*.safetensors or .pth,
 - to continue a version that ended too early, that version's output,
 - with the internet off, wheels made elsewhere by `pip download -r requirements.txt -d wheels`.
   Then run before this cell: !pip install --no-index --find-links /kaggle/input/wheels

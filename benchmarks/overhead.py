@@ -1,14 +1,14 @@
-"""What a whole ensemble costs over its single steps: seconds of all fits, training and predicting,
-beside their steps' sum.
+"""What a whole ensemble costs over its single steps: seconds of all fits beside their steps' sum.
 
-    python -m benchmarks.overhead DATA_DIR -- --mode full_training --set data.image_size_px=96 optim.epochs=4
+    python -m benchmarks.overhead DATA_DIR \\
+        -- --mode full_training --set data.image_size_px=96 optim.epochs=4
 
-A run of the real program. At the start of each fit its training step, and at its end its predicting
-of a batch in all views, are timed alone, on one batch that is there already, with no process that
-loads beside them (median of 5): a machine's pace changes within minutes. The sum counts each step
-and each predicted image of a fit at its prices. What is over is loading, augmentation, building
-networks, checkpoints, adapting to the test images, writing and hashing. Reading the contest, the
-shift, the plan and the blend are no part of it.
+Runs the real program. A machine's pace changes within minutes, so each fit is priced itself: at its
+start the training step is timed alone, at its end the prediction of a batch in all views, both on
+one batch in memory, without loading processes (median of 5). The sum counts each step and each
+predicted image of a fit at these prices. The rest is loading, augmentation, building networks,
+checkpoints, adapting to the test images, writing and hashing. Reading the contest, the shift, the
+plan and the blend are left out.
 """
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ REPEATS = 5
 
 
 def median_seconds(step):
-    """Of REPEATS after the first two."""
+    """Median of REPEATS calls after two uncounted ones."""
     timers = [Timer() for _ in range(REPEATS + 2)]
     for timer in timers:
         with timer:
@@ -44,14 +44,16 @@ def median_seconds(step):
 
 
 class Prices:
-    """Seconds of a step and of predicting an image in all views, measured in each fit; what all
-    fits cost by them."""
+    """Seconds of a step and of predicting an image in all views, measured in each fit.
+
+    fits: what each fit took, and what its steps cost at these prices.
+    """
 
     def __init__(self):
         self.fits, self.measuring, self.running = [], 0.0, None
 
     def fit(self, spec, network, objective, loader, sampler, **values):
-        """In place of `modeling.fits.fit`."""
+        """In place of `fit` in running.fits."""
         if self.running is None:      # steps measured for the plan
             return fit(spec, network, objective, loader, sampler, **values)
         with self.unseen(), torch.random.fork_rng():
@@ -75,7 +77,7 @@ class Prices:
                                                  config.optim.clip_norm))
 
     def predict(self, network, loader, sample_id, classes, *, source, views, room, **values):
-        """In place of `modeling.fits.predict`."""
+        """In place of `predict` in running.fits."""
 
         def once(batches, ids=sample_id):
             return predict(network, batches, ids, classes, source=source, views=views, room=room,
@@ -93,7 +95,7 @@ class Prices:
         return once(loader)
 
     def run_fit(self, site, this, spec, **values):
-        """In place of `modeling.planner.run_fit`."""
+        """In place of `run_fit` in running.planner."""
         self.measuring, self.running = 0.0, {"backbone": spec.backbone, "steps": 0.0, "images": 0}
         with Timer() as timer:
             run_fit(site, this, spec, **values)
@@ -105,18 +107,19 @@ class Prices:
 
     @contextlib.contextmanager
     def unseen(self):
-        """What it takes is no part of the fit's seconds."""
+        """Take this time off the fit's seconds."""
         with Timer() as timer:
             yield
         self.measuring += timer.seconds
 
 
 def rows(fits):
-    """Lines of the table: a backbone's fits, all fits."""
+    """Lines of the table: one per backbone, one for all fits."""
     for backbone in [*dict.fromkeys(f["backbone"] for f in fits), None]:
         own = [f for f in fits if backbone in (None, f["backbone"])]
         wall, steps = (sum(f[part] for f in own) for part in ("wall", "steps"))
-        yield f"{backbone or 'all':<32}  {len(own):>4}  {wall:>7.1f}  {steps:>11.1f}  {wall / steps:.3f}"
+        yield (f"{backbone or 'all':<32}  {len(own):>4}  {wall:>7.1f}  {steps:>11.1f}  "
+               f"{wall / steps:.3f}")
 
 
 fit, predict, run_fit = train.fit, inference.predict, fits.run_fit

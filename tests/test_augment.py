@@ -128,8 +128,10 @@ def test_probabilities_and_ranges_are_met():
 
 
 @pytest.mark.parametrize("values, text", [
-    (("smear", 0.5, 0, 1), "Distortion.kind must be one of"), (("blur", 1.5, 0, 1), "probability of blur must be 0..1"),
-    (("blur", 0.5, 2, 1), "range of blur must be low <= high"), (("jpeg", 0.5, 50, 101), "within -2000..100")])
+    (("smear", 0.5, 0, 1), "Distortion.kind must be one of"),
+    (("blur", 1.5, 0, 1), "probability of blur must be 0..1"),
+    (("blur", 0.5, 2, 1), "range of blur must be low <= high"),
+    (("jpeg", 0.5, 50, 101), "within -2000..100")])
 def test_a_wrong_distortion_is_refused(values, text):
     with pytest.raises(UserError, match=text):
         Distortion(*values)

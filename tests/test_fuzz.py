@@ -43,7 +43,8 @@ FINE = f"data              passed   8 images\n{NAME} passed  x\n7 passed, 0 fail
     (1, FINE, [], [], "exit status 1"),
     (0, FINE.replace("0 failed", "1 failed"), [], [], "exit status 0"),
     (-1, "Traceback (most recent call last):\n", [], [], "a traceback"),
-    (1, "data              FAILED   KeyError: 'a'\n6 passed, 1 failed, 0 warnings\n", [], [], "an error that is no sentence"),
+    (1, "data              FAILED   KeyError: 'a'\n6 passed, 1 failed, 0 warnings\n", [], [],
+     "an error that is no sentence"),
     (0, FINE + "\x1b[2J", [], [], "a raw control character"),
 ])
 def test_the_judge_can_say_no(tmp_path, status, said, named, lost, wrong):

@@ -75,7 +75,8 @@ def test_groups_by_hand_overrule_what_is_found():
         "document": ("letter",), "photo": ("form", "car"), "photo, few images": ("tree",)}
 
 
-@pytest.mark.parametrize("setting, named", [("pictures=a", "'pictures=a'"), ("photo=a;document=a", "both for a"), ("a", "'a'")])
+@pytest.mark.parametrize("setting, named", [
+    ("pictures=a", "'pictures=a'"), ("photo=a;document=a", "both for a"), ("a", "'a'")])
 def test_bad_groups_are_named(setting, named):
     with pytest.raises(UserError, match=named):
         build_config("quick_test", [f"augment.groups={setting}"])

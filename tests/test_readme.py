@@ -41,7 +41,8 @@ def test_both_languages_have_the_same_commands_and_figures():
     assert all(number in text for number in numbers[0])
 
 
-@pytest.mark.parametrize("line", [line for block in blocks(FILES[0], "bash") for line in block.splitlines() if line])
+@pytest.mark.parametrize("line", [
+    line for block in blocks(FILES[0], "bash") for line in block.splitlines() if line])
 def test_every_command_is_one_that_the_parsers_take(line):
     for part in line.split("&&"):
         words = shlex.split(part)

@@ -146,7 +146,8 @@ def symmetries_used(train, labels, test):
                                                       if d.kind in SYMMETRIES))}
 
 
-@pytest.mark.parametrize(("draw", "kinds", "used"), [(letter, "bdpq", set()), (ring, (0, 2), set(SYMMETRIES))])
+@pytest.mark.parametrize(("draw", "kinds", "used"), [
+    (letter, "bdpq", set()), (ring, (0, 2), set(SYMMETRIES))])
 def test_no_mirror_of_letters_survives_in_views_and_augmentation_and_all_of_rings_do(tmp_path, draw,
                                                                                      kinds, used):
     (train, y), (test, _) = (images_of(draw, kinds, 120, seed) for seed in (2, 3))
@@ -192,7 +193,8 @@ def test_broken_files_are_left_out(train, tmp_path):
                        workers=1).n_train == len(paths)
 
 
-@pytest.mark.parametrize("auc, found, share", [(0.97, True, 0.5), (0.7, True, 1.0), (0.97, False, 1.0)])
+@pytest.mark.parametrize("auc, found, share", [
+    (0.97, True, 0.5), (0.7, True, 1.0), (0.97, False, 1.0)])
 def test_a_policy_that_leaves_the_test_images_apart_is_for_half_of_the_training_images(auc, found,
                                                                                        share):
     policy = ShiftPolicy((Distortion("blur", 0.5, 1, 2),) if found else ())

@@ -73,7 +73,7 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
 
 
 def answers_path(folder):
-    """The csv of test answers, outside the contest's folder so that no reader of it sees them."""
+    """The csv of test answers, outside the contest's folder, so no reader of it sees them."""
     folder = Path(folder)
     return folder.with_name(folder.name + "_answers.csv")
 
@@ -89,8 +89,7 @@ def _checked_size(size):
 
 
 def _is_drawn(folder, made_of):
-    """Whether `folder` holds this contest. Raises UserError if it holds anything else, the user's.
-    """
+    """Whether `folder` holds this contest. Raises UserError if it holds anything else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:

@@ -96,8 +96,7 @@ def _flips(rng):
 
 
 def _damage(rng, illegible=False):
-    """One pass; the illegible second one, a copy of a copy, thins and blurs more and fades black.
-    """
+    """One pass; the illegible second one, a copy of a copy, thins and blurs more, and fades."""
     if illegible:
         thin = rng.uniform(0.7, 1.0)
         blur_px = rng.uniform(1.5, 3.0)
@@ -135,10 +134,7 @@ def needs_other(distortion):
 
 
 def apply(distortion, image, other=None):
-    """The distorted image, uint8 (H, W, 3), or (W, H, 3) if transposed.
-
-    Saving the file applies the JPEG quality.
-    """
+    """The distorted image, uint8 (H, W, 3) or, transposed, (W, H, 3); JPEG comes with the file."""
     if distortion.ghost:
         image = _add_ghost(distortion.ghost, image, other)
     for damage in distortion.damage:

@@ -29,8 +29,7 @@ BAND_COLOURS = ((120, 160, 205), (130, 185, 150), (215, 150, 150), (205, 180, 12
 
 @functools.lru_cache(maxsize=1)
 def _pregnancy_form():
-    """The printed part of class 1, the same for everybody: black on white, to multiply with paper.
-    """
+    """The printed part of class 1, the same for everybody, on white to be multiplied with paper."""
     rng = rng_of("pregnancy form")
     page = Page(rng, PORTRAIT, (255, 255, 255))
     page.text(30, 20, "[ Form No. 17 ]", 7)
@@ -98,8 +97,7 @@ def _lines_below(page, y, used):
 # ---------------------------------------------------------------- receipts
 
 def draw_receipt(rng, pharmacy):
-    """Class 6 (a medical bill) or 11 (a pharmacy's); a lookalike has the other's bands and sizes.
-    """
+    """Class 6 (a medical bill) or 11 (a pharmacy's); a lookalike has the other's layout."""
     size = LANDSCAPE if rng.random() < LANDSCAPE_SHARE else PORTRAIT
     page = Page(rng, size, paper_colour(rng))
     colour = jitter(rng, rng.choice(BAND_COLOURS), 14)

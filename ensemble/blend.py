@@ -106,10 +106,7 @@ def clearly(difference, sign):
 
 
 def choose_views(views, labels):
-    """The views of {name: probs (n, C)} to average: all but those that clearly hurt.
-
-    The first view is always kept.
-    """
+    """Views of {name: probs (n, C)} to average: the first, and all others that do not hurt."""
     rows = np.random.default_rng(0).permutation(len(labels))[:MOST_ROWS]
     views = {name: p[rows] for name, p in views.items()}
     labels = labels[rows]
@@ -317,10 +314,7 @@ def with_unused(blend, sources):
 
 
 def nested_cut(metric, labels, probs, parts):
-    """probs (n, C) with each part's rows cut by thresholds fitted on the other parts.
-
-    Unchanged if the metric scores no grades.
-    """
+    """probs (n, C), each part cut by thresholds fitted on the others if grades are scored."""
     out = np.array(probs)
     for part in np.unique(parts):
         held = parts == part

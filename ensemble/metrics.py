@@ -51,10 +51,7 @@ class Metric:
         return replace(self, function=score)
 
     def cut(self, probs, cuts):
-        """One-hot rows (n, C) of the grades; `probs` itself unless grades are scored.
-
-        Without `cuts` the thresholds are halfway between the grades.
-        """
+        """One-hot rows (n, C) of the `grades`; `probs` itself unless grades are scored."""
         if self.answer != "grade":
             return probs
         return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)]
@@ -191,10 +188,7 @@ def fit_cuts(labels, probs, candidates=64, sweeps=3):
 # ---------------------------------------------------------------- how sure a score is
 
 def bootstrap_ci90(metric, labels, probs, *, groups, draws, seed):
-    """[5th, 95th percentile] of the metric over resamples of whole `groups` (n,) of rows.
-
-    This is Efron's percentile interval.
-    """
+    """[5th, 95th percentile] over resamples of whole `groups` (n,), Efron's percentile interval."""
     def score(rows):
         return metric(labels[rows], probs[rows])
 

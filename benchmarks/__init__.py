@@ -1,2 +1,1 @@
-"""Measurements behind the figures of README.md and the notes. Nothing in the product or its tests
-imports this."""
+"""Measurements behind the figures of README.md and the notes; the product imports none of them."""

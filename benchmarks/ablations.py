@@ -1,14 +1,13 @@
-"""What each of the settings that competition_ready adds is worth alone: on top of plain
-cross-entropy, on one fold.
+"""What each setting that competition_ready adds is worth alone, on top of plain cross-entropy.
 
-    python -m benchmarks.ablations DATA_DIR ANSWERS.csv --seeds 0 1 2 --results_dir DIR -- --weights_dir W --set \\
-        model.backbones=mobilenetv2_100 optim.epochs=8
+    python -m benchmarks.ablations DATA_DIR ANSWERS.csv --seeds 0 1 2 --results_dir DIR \\
+        -- --weights_dir W --set model.backbones=mobilenetv2_100 optim.epochs=8
 
-Prints a markdown table: macro-F1 on the test set and out of fold (images made like the test set),
-mean and sd over the seeds. The score is that of the last round's backbones alone (their mean where
-there are several), whether a run would use that round or not. All variants are runs in one folder,
-so that what they have in common (audit, shift, folds, the cross-entropy round that teaches) is done
-once. Called again it goes on, and reads what ended from DIR/ablations.json.
+Trains one fold and prints a markdown table: macro-F1 on the test set and out of fold (images made
+like the test set), mean and sd over the seeds. The score is that of the last round's backbones
+alone (the mean of several), whether or not a run would use that round. All variants are runs in one
+folder, so their common stages (audit, shift, folds, the cross-entropy round that teaches) are done
+once. A second call continues, reading finished variants from DIR/ablations.json.
 """
 import argparse
 import json
@@ -21,10 +20,14 @@ from grandmaster_train import main as train
 from utils import read_json, write_json
 
 PLAIN = (
-    "model.head=linear optim.label_smoothing=0 optim.focal_gamma=0 optim.class_weight_power=0 augment.mix_share=0 "
-    "optim.ema_share=0 data.run_folds=1 data.image_size_px=128 runtime.measure=off"
+    "model.head=linear optim.label_smoothing=0 optim.focal_gamma=0 optim.class_weight_power=0 "
+    "augment.mix_share=0 optim.ema_share=0 data.run_folds=1 data.image_size_px=128 "
+    "runtime.measure=off"
 )
-OF_FULL_TRAINING = "optim.label_smoothing=0.1 optim.class_weight_power=0.5 augment.mix_share=0.3 optim.ema_share=0.1"
+OF_FULL_TRAINING = (
+    "optim.label_smoothing=0.1 optim.class_weight_power=0.5 augment.mix_share=0.3 "
+    "optim.ema_share=0.1"
+)
 VARIANTS = {
     "CE": "",
     "+ class weights": "optim.class_weight_power=0.5",
@@ -37,13 +40,13 @@ VARIANTS = {
     "+ pseudo": "rounds=2",
     "+ distillation": "rounds=2 rounds.unlabelled=off rounds.alpha=0.5",
     "all of full_training": OF_FULL_TRAINING,
-    "all of competition_ready but its second round": f"{OF_FULL_TRAINING} optim.focal_gamma=1 model.head=arcface",
+    "all of competition_ready but its second round": (
+        f"{OF_FULL_TRAINING} optim.focal_gamma=1 model.head=arcface"),
 }
 
 
 def run_variant(args, passed, variant, seed, answers):
-    """{"test", "oof", "seconds", "pseudo_labels"} of the last round of one run; seconds of a fit.
-    """
+    """{"test", "oof", "seconds", "pseudo_labels"} of the last round of one run; seconds a fit."""
     argv = ["--mode", "full_training", "--data_path", args.data_path, "--results_dir",
             str(args.results_dir), "--experiment_name", "ablations", "--set", *PLAIN.split(),
             *passed, "--set", *variant.split(), f"seed={seed}"]
@@ -60,9 +63,12 @@ def run_variant(args, passed, variant, seed, answers):
 
 
 def table(names, seeds, results):
-    """Markdown lines: a variant's mean and sd over its seeds, and its mean difference to
-    cross-entropy on the same seeds."""
-    yield "| variant | test macro-F1 | sd | minus CE | out of fold | sd | minus CE | seconds a fit | n |"
+    """Markdown lines: each variant's mean and sd over its seeds and mean gain over cross-entropy.
+
+    The gain is taken on the same seeds.
+    """
+    yield ("| variant | test macro-F1 | sd | minus CE | out of fold | sd | minus CE | "
+           "seconds a fit | n |")
     yield "|---|---|---|---|---|---|---|---|---|"
     for name in names:
         rows, cells = {seed: results[name, seed] for seed in seeds}, [name]

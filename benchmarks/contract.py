@@ -1,14 +1,13 @@
-"""The work that benchmarks/peers.py hands to every competitor: the same images, split, backbone,
-size, batch and epochs.
+"""The work that benchmarks/peers.py hands to every competitor: same images, split, network, epochs.
 
-    folder/settings.json    a Job: backbone, size, batch, epochs, file of the weights ('' = random), computing
-    folder/classes.json     the class values, a label is an index into them
+    folder/settings.json    a Job: backbone, weights file ('' for random), size, batch, epochs, ..
+    folder/classes.json     the class values; a label is an index into them
     folder/train.csv        path,label of the images to train on; valid.csv: of those held out
     folder/test.csv         id,path of the images to predict
 
 A peer runs as `python benchmarks/peer_NAME.py CONTRACT OUT` in an environment without the product,
-with this folder first on its path, and leaves OUT/predictions.csv (id,label) and OUT/timing.json.
-Standard library only, but for what a peer has anyway.
+with this folder first on its path, and writes OUT/predictions.csv (id,label) and OUT/timing.json.
+This file imports only the standard library and what every peer has.
 """
 import contextlib
 import csv
@@ -23,8 +22,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained and how much. weights: a file, '' for random; bf16, channels_last: whether a
-    step is faster so."""
+    """What is trained and for how long.
+
+    weights: a file, '' for random. bf16, channels_last: whether a step is faster with it.
+    """
 
     backbone: str
     image_size_px: int
@@ -39,8 +40,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Contract:
-    """A Job with its images. train, valid: (path, index of the class); test: (path, id); classes:
-    values as text."""
+    """A Job with its images.
+
+    train, valid: (path, index of the class); test: (path, id); classes: values as text.
+    """
 
     job: Job
     classes: tuple[str, ...]
@@ -50,7 +53,7 @@ class Contract:
 
     @property
     def n_steps(self):
-        """Full batches of an epoch."""
+        """Full batches in an epoch."""
         return len(self.train) // self.job.batch_size
 
 
@@ -88,8 +91,13 @@ def read_contract(folder):
 
 
 class Peer:
-    """What a peer script does around its own work: with Peer() as peer: .. with
-    peer.timed("train"): .. peer.write(labels)."""
+    """Times and writes for a peer script:
+
+        with Peer() as peer:
+            with peer.timed("train"):
+                ..
+            peer.write(labels)
+    """
 
     def __init__(self, argv=None):
         folder, out = argv or sys.argv[1:]
@@ -113,7 +121,7 @@ class Peer:
         self.seconds[what] = time.perf_counter() - start
 
     def write(self, labels):
-        """predictions.csv of one class index per test image, in the order of contract.test."""
+        """Write predictions.csv: one class index per test image, in the order of contract.test."""
         rows = [(name, self.contract.classes[int(k)]) for (_, name),
                 k in zip(self.contract.test, labels, strict=True)]
         write_rows(self.out / "predictions.csv", ("id", "label"), rows)
@@ -128,14 +136,14 @@ def seed_all(seed):
 
 
 def weights_kwargs(job):
-    """How timm is told about the weights: a file instead of a download."""
+    """Arguments that make timm load the weights from a file instead of a download."""
     return {"pretrained": True,
             "pretrained_cfg_overlay": {"file": job.weights}} if job.weights else {
                 "pretrained": False}
 
 
 def make_model(job, n_classes):
-    """timm's network with a new head; the weights from the job's file where there is one."""
+    """timm's network with a new head and the weights of the job's file, if it has one."""
     import timm
     import torch
     model = timm.create_model(job.backbone, num_classes=n_classes, **weights_kwargs(job))
@@ -143,14 +151,13 @@ def make_model(job, n_classes):
 
 
 def autocast(job):
-    """bf16 where it is faster."""
+    """bf16 if it is faster."""
     import torch
     return torch.autocast("cpu", torch.bfloat16) if job.bf16 else contextlib.nullcontext()
 
 
 class Images:
-    """A data set of (path, target) rows; a loader may set `transform`, which takes an RGB PIL
-    image."""
+    """A data set of (path, target) rows; a loader may set `transform`, of an RGB PIL image."""
 
     def __init__(self, rows, transform=None):
         self.rows, self.transform = rows, transform
@@ -166,13 +173,15 @@ class Images:
 
 
 def untargeted(test):
-    """Test rows as Images takes them: a target that says nothing."""
+    """Test rows as Images takes them, with a dummy target."""
     return tuple((path, 0) for path, _ in test)
 
 
 def step_seconds(job, steps=3):
-    """Seconds of a training step on noise, after one that warms up: to choose how a peer computes,
-    before any timed run."""
+    """Seconds of a training step on noise, after one warm-up step.
+
+    It chooses how a peer computes, before any timed run.
+    """
     import torch
     model = make_model(job, 10).train()
     images = torch.randn(job.batch_size, 3, job.image_size_px, job.image_size_px)
@@ -189,8 +198,8 @@ def step_seconds(job, steps=3):
 
 
 def main():
-    """`python contract.py CONTRACT` prints the seconds of a step in this environment, per way of
-    computing, as JSON."""
+    """`python contract.py CONTRACT` prints seconds of a step here, per way of computing, as JSON.
+    """
     from dataclasses import replace
     job = read_contract(sys.argv[1]).job
     ways = [{"bf16": bf16, "channels_last": last} for bf16 in (False, True) for last in (False,

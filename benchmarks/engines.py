@@ -1,12 +1,12 @@
-"""Wall time of the same run by both engines: one fit after the other, and Ray with a one-core
-worker per core; the bytes too.
+"""Wall time of the same run on both engines: one fit after another, and Ray with a worker per core.
 
-    python -m benchmarks.engines [--repeats 3] [--data_path DATA_DIR] [--backbones A,B] [--keep DIR] -- --weights_dir W \\
-        --set optim.epochs=12 data.image_size_px=128
+    python -m benchmarks.engines [--repeats 3] [--data_path DATA_DIR] [--backbones A,B] \\
+        [--keep DIR] -- --weights_dir W --set optim.epochs=12 data.image_size_px=128
 
-A quick 2-backbone x 3-fold run, on the embedded contest unless told otherwise. One thread per fit
-in both, of torch and of OpenCV, images loaded in the process. Each is a command of its own, start
-and end included, by turns. Prints seconds and whether the submissions are equal.
+A quick run of 2 backbones x 3 folds, by default on the embedded contest. Each fit of both engines
+uses one thread of torch and of OpenCV and loads images in its process. The engines alternate; each
+run is a command of its own, timed with its start and end. Prints seconds and whether the
+submissions are equal byte by byte.
 """
 import argparse
 import os
@@ -35,8 +35,7 @@ def command(engine, results, args, passed):
 
 
 def timed(engine, args, passed, results):
-    """(seconds, bytes of the submission) of one run in a folder of its own, the contest drawn
-    before."""
+    """(seconds, bytes of the submission) of one run in its own folder, the contest drawn before."""
     results.mkdir(parents=True, exist_ok=True)
     if not args.data_path:
         demo_contest.draw_contest(results / f"demo_contest_{args.demo_size:g}", args.demo_size)
@@ -68,7 +67,8 @@ def main():
     means = {engine: statistics.mean(taken) for engine, taken in seconds.items()}
     ratios = [ray / local for local, ray in zip(*seconds.values(), strict=True)]
     print(
-        f"means {means['local']:.1f} and {means['ray']:.1f} s, ray over local {statistics.mean(ratios):.3f} "
+        f"means {means['local']:.1f} and {means['ray']:.1f} s, "
+        f"ray over local {statistics.mean(ratios):.3f} "
         f"({min(ratios):.3f} to {max(ratios):.3f}), n={args.repeats}; "
         + ("the submissions are equal" if len(written) == 1 else "THE SUBMISSIONS DIFFER")
     )

@@ -1,10 +1,10 @@
-"""Which estimate of the test score is best? Random halves of finished runs' valid images, one half
-playing the test set.
+"""Which estimate of the test score is best, tested on random halves of finished runs' valid images.
 
     python -m benchmarks.estimates RUN_FOLDER [RUN_FOLDER ...] [--draws 80]
 
-Prints, per run and split, bias and root mean square error of each estimate against the other half's
-score. That score is noisy itself, so only differences between estimates count.
+One half plays the test set. Prints, per run and split, bias and root mean square error of each
+estimate against that half's score. The score itself is noisy, so only differences between
+estimates count.
 """
 import argparse
 import csv
@@ -17,7 +17,7 @@ from modeling.inference import Predictions
 
 
 def labelled_predictions(run, split):
-    """(labels, probs) of fold 0's valid images; None where the run has none of that split."""
+    """(labels, probs) of fold 0's valid images; None if the run has none of that split."""
     found = sorted(run.glob(f"fold_0/predict-*/{split}.npz"))
     if not found:
         return None
@@ -28,7 +28,7 @@ def labelled_predictions(run, split):
 
 
 def estimates(metric, labels, probs, others, seed):
-    """{name: estimate of the metric on the rows `others`}."""
+    """{name: estimate of the metric on the rows `others`}"""
     score, accuracy = metric(labels, probs), METRICS["accuracy"](labels, probs)
     here, _, there = confident_scores(metric, labels, probs, others, n_scored=len(labels),
                                       seed=seed, draws=30)

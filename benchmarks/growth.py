@@ -1,12 +1,11 @@
-"""How time and memory grow with the number of images: audit, shift, folds and epochs of one run by
-the real program.
+"""How time and memory of audit, shift, folds and epochs grow with the number of images.
 
     python -m benchmarks.growth [--sizes 1000 10000 100000] [-- --set data.image_size_px=32]
 
-Draws that many training images of 64 px in ten classes, and a tenth as many test images, blurred.
-Each size is a process of its own, whose memory is read after each stage and epoch: what it holds by
-itself, and with the mapped pages of libraries and of the image cache, which the system takes back
-when it needs them. Prints a table and each time's exponent, log t / log n.
+Draws that many training images of 64 px in ten classes, and a tenth as many blurred test images.
+The real program runs each size in its own process. Memory is read after each stage and epoch:
+first the process's own, then with the mapped pages of libraries and of the image cache, which the
+system takes back when it needs them. Prints a table and each time's exponent, log t / log n.
 """
 import argparse
 import math
@@ -44,7 +43,7 @@ def drawn(label, rng):
 
 
 def draw_contest(folder, n):
-    """n training images in class folders, n / 10 of a test folder."""
+    """Write n training images in class folders and n / 10 images in a test folder."""
     rng = np.random.default_rng(0)
     for i in range(n):
         path = folder / "train" / f"class{i % CLASSES}" / f"{i:06}.jpg"
@@ -57,7 +56,7 @@ def draw_contest(folder, n):
 
 
 def memory():
-    """MB of this process: (its own, with mapped pages)."""
+    """Memory of this process in MB: (its own, with mapped pages)."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return tuple(round(int(lines[name].split()[0]) / 1000) for name in ("RssAnon", "VmRSS"))
 
@@ -92,7 +91,7 @@ def watched(folder, passed):
 
 
 def measured(n, passed):
-    """`watched` of n images, in a process of its own."""
+    """`watched` of n images, in its own process."""
     with tempfile.TemporaryDirectory() as scratch:
         draw_contest(Path(scratch) / "data", n)
         subprocess.run([sys.executable, "-m", "benchmarks.growth", "--run", scratch, "--", *passed],

@@ -1,12 +1,10 @@
-"""How near training comes to the machine's limit: epochs as they are beside the same steps on one
-batch that is there already.
+"""How near training comes to the machine's limit: real epochs beside epochs of one resident batch.
 
-    python -m benchmarks.limit DATA_DIR [--repeats 5] -- --weights_dir W --set data.image_size_px=160 \\
-        model.backbones=mobilenetv2_100
+    python -m benchmarks.limit DATA_DIR [--repeats 5] \\
+        -- --weights_dir W --set data.image_size_px=160 model.backbones=mobilenetv2_100
 
-One fit of the first fold by the real program, whose loader gives real epochs and resident ones by
-turns; the first of each is not counted. Prints images/s of both and the share of the limit, each
-pair by itself.
+The real program fits the first fold, with a loader that alternates real and resident epochs; the
+first of each is not counted. Prints images/s of both and the share of the limit, per pair.
 """
 import argparse
 import csv
@@ -22,7 +20,7 @@ from grandmaster_train import main as train
 
 
 class Alternating:
-    """The loader's epochs, every second one as its first batch again and again."""
+    """The loader's epochs, every second one repeating its first batch."""
 
     def __init__(self, dataset, sampler, workers, in_bursts):
         self.loader, self.sampler, self.n_epochs = make_loader(dataset, sampler, workers,
@@ -35,7 +33,7 @@ class Alternating:
 
 
 def epoch_rates(argv, folder):
-    """Images/s of each epoch of the one fit of a run."""
+    """Images/s of each epoch of a run's one fit."""
     with mock.patch("running.fits.make_loader", Alternating):
         if status := train(argv):
             sys.exit(status)
@@ -57,8 +55,10 @@ def main():
     real, resident = rates[2::2], rates[3::2]
     shares = [a / b for a, b in zip(real, resident, strict=True)]
     print(
-        f"{statistics.median(real):.1f} images/s of {statistics.median(resident):.1f} on a resident batch: "
-        f"{statistics.median(shares):.3f} of the limit (median of {len(shares)}, {min(shares):.3f} to {max(shares):.3f})"
+        f"{statistics.median(real):.1f} images/s of "
+        f"{statistics.median(resident):.1f} on a resident batch: "
+        f"{statistics.median(shares):.3f} of the limit "
+        f"(median of {len(shares)}, {min(shares):.3f} to {max(shares):.3f})"
     )
 
 

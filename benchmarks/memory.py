@@ -1,13 +1,13 @@
-"""Peak memory of training a backbone, a FORECAST by tracing the product's own step on fake tensors
-(nothing is computed).
+"""Peak memory of training a backbone, a FORECAST from the product's own step on fake tensors.
 
-    python -m benchmarks.memory [--scale large] [--size 384] [--micro 1 2 4 8] [--backbones vit_large_patch16_384 ..]
+    python -m benchmarks.memory [--scale large] [--size 384] [--micro 1 2 4 8] \\
+        [--backbones vit_large_patch16_384 ..]
 
-Two micro-batches of one batch in bf16, as `fit` trains: weights, gradients, AdamW's moments, the
-EMA, what is kept for the backward pass and what is computed there. Not in it: CUDA's own memory,
-workspaces, what the allocator cannot fill. CPU kernels stand for those of a GPU; layer norms and
-softmax are made to work in fp32 as they do there. GB are 10^9 bytes. --device cuda measures the
-same on a GPU capped at 15 GB, with images per second; that has not been tried on one.
+Nothing is computed. The step has two micro-batches of one batch in bf16, as in `fit`: weights,
+gradients, AdamW's moments, the EMA, what the backward pass keeps and computes. CUDA's own memory,
+workspaces and what the allocator cannot fill are left out. CPU kernels stand for those of a GPU,
+with layer norms and softmax in fp32 as on a GPU. GB are 10^9 bytes. --device cuda measures the same
+on a GPU capped at 15 GB, with images per second; that has not been tried on one.
 """
 import argparse
 import contextlib
@@ -40,8 +40,10 @@ CONFIG = build_config("full_training")
 
 @contextlib.contextmanager
 def as_on_a_gpu():
-    """fp32 where CUDA's autocast has it and that of a CPU has not. Not by a TorchFunctionMode:
-    backward passes do without."""
+    """Use fp32 where CUDA's autocast does and that of a CPU does not.
+
+    A TorchFunctionMode would not reach backward passes.
+    """
     def widened(function):
         return lambda x, *args, **kwargs: function(x.float(), *args, **kwargs)
 
@@ -51,10 +53,9 @@ def as_on_a_gpu():
 
 
 class Tracker(TorchDispatchMode):
-    """The bytes of all tensors that are alive, and their peak: what torch's MemTracker finds,
-    without its record by module.
+    """Bytes of all living tensors and their peak, as torch's MemTracker but without modules.
 
-    A fake tensor has no value: the question whether a loss is finite is answered with yes.
+    A fake tensor has no value, so the question whether a loss is finite is answered with yes.
     """
 
     def __init__(self, tensors):
@@ -84,7 +85,7 @@ class Tracker(TorchDispatchMode):
 
 
 class Training:
-    """What `fit` makes of a network, and one step of it."""
+    """What `fit` makes of a network, with one step of it."""
 
     def __init__(self, network, device):
         self.network, self.device = network, device
@@ -113,7 +114,7 @@ def network_of(name, size_px):
 
 
 def forecast(name, size_px, micro, checkpointed):
-    """Peak bytes of a step, None where the model has no gradient checkpointing."""
+    """Peak bytes of a step; None if the model has no gradient checkpointing."""
     # not fake: timm reads drop path rates from a tensor as it builds
     with torch.device("meta"):
         network = network_of(name, size_px)
@@ -135,8 +136,7 @@ def tensors_of(module):
 
 
 def measured(name, size_px, micro, checkpointed):
-    """(peak bytes, images per second) of whole batches on a GPU; (None, 0.0) where they do not fit.
-    """
+    """(peak bytes, images per second) of whole batches on a GPU; (None, 0.0) if they do not fit."""
     device = torch.device("cuda")
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(min(1.0,
@@ -168,7 +168,8 @@ def row(name, args, micro, checkpointed):
                       (forecast(name, args.size, micro, checkpointed), 0.0))
     fits = "" if peak is None else "yes" if peak < LIMIT_BYTES else "NO"
     return (
-        f"| {name} | {micro} | {'on' if checkpointed else 'off'} | {f'{peak / 1e9:.1f}' if peak else '-'} | {fits} | "
+        f"| {name} | {micro} | {'on' if checkpointed else 'off'} | "
+        f"{f'{peak / 1e9:.1f}' if peak else '-'} | {fits} | "
         + (f"{rate:.1f} |" if args.device == "cuda" else f"{timer.seconds:.0f} |")
     )
 
@@ -183,7 +184,8 @@ def main():
     args = parser.parse_args()
     names = args.backbones or [members[SCALES.index(args.scale)] for members in BACKBONES.values()]
     print(
-        f"| backbone at {args.size} px | micro-batch | gradient checkpointing | peak, GB | under 15.0 GB | "
+        f"| backbone at {args.size} px | micro-batch | gradient checkpointing | peak, GB | "
+        "under 15.0 GB | "
         + ("images/s |" if args.device == "cuda" else "s to trace |")
         + "\n"
         + "|---|---|---|---|---|---|"

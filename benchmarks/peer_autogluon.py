@@ -1,11 +1,11 @@
-"""AutoGluon MultiModalPredictor with its defaults: AdamW with layer-wise decay, TrivialAugment, a
-greedy soup of checkpoints.
+"""AutoGluon MultiModalPredictor with its defaults.
 
-Given: the backbone, image size, epochs, batch (its default is 128), loading processes. The weights
-come as a folder in the form of its own dump_model, which its documentation names for local timm
-weights; random ones too, as it has no setting for them. The held-out fold is its tuning_data, by
-which it chooses checkpoints, twice an epoch; its patience is 10 such looks. On a CPU it computes in
-fp32 whatever it is told.
+They are AdamW with layer-wise decay, TrivialAugment and a greedy soup of checkpoints. It is given
+the backbone, image size, epochs, batch (its default is 128) and loading processes. The weights come
+as a folder in the form of its own dump_model, which its documentation names for local timm weights;
+random ones too, since it has no setting for them. The held-out fold is its tuning_data, by which it
+chooses checkpoints twice an epoch; its patience is 10 such checks. On a CPU it computes in fp32,
+whatever it is told.
 """
 import json
 
@@ -16,7 +16,7 @@ from contract import Peer, make_model
 
 
 def dump_weights(job, folder):
-    """A folder that model.timm_image.checkpoint_name may name."""
+    """Write a folder that model.timm_image.checkpoint_name may name."""
     folder.mkdir(parents=True, exist_ok=True)
     model = make_model(job, 0)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")

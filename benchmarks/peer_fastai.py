@@ -1,10 +1,9 @@
-"""fastai's high-level API: ImageDataLoaders, vision_learner on timm's network, fine_tune,
-predictions by TTA.
+"""fastai's high-level API: ImageDataLoaders, vision_learner on timm's network, fine_tune, TTA.
 
-Its vision tutorial: presizing (item_tfms=Resize(460), aug_transforms(size=224), here in the same
-proportion), fine_tune with its one frozen epoch counted among the epochs, learn.tta for the test
-images. From random weights fit_one_cycle instead, as in its Imagenette examples. fp32: its mixed
-precision is for GPUs only; channels-last where a step is faster so.
+It follows its vision tutorial: presizing (item_tfms=Resize(460), aug_transforms(size=224), here in
+the same proportion), fine_tune with its one frozen epoch counted among the epochs, learn.tta for
+the test images. From random weights it uses fit_one_cycle instead, as its Imagenette examples do.
+fp32, since its mixed precision is for GPUs only; channels-last if a step is faster.
 """
 import pandas as pd
 from contract import Peer, weights_kwargs
@@ -20,7 +19,7 @@ from fastai.vision.all import (
 
 
 def labelled_frame(contract):
-    """path, label (as text, so that the classes keep their order by name) and whether held out."""
+    """Columns: path, label (as text, so that classes keep their order by name), held out or not."""
     rows = [(path, contract.classes[label], held_out) for split,
             held_out in ((contract.train, False), (contract.valid, True)) for path, label in split]
     return pd.DataFrame(rows, columns=["path", "label", "is_valid"])

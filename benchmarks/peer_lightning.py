@@ -1,9 +1,9 @@
 """Lightning: a LightningModule around timm's network, torchvision's transforms, its Trainer.
 
-Lightning brings the loop and no recipe, so the rest is from the documentation that it sends one to:
-torchvision's training references (RandomResizedCrop, a flip, TrivialAugmentWide, label smoothing
-0.1, test images resized to 8/7 and cropped), AdamW on a one-cycle schedule stepped per batch,
-gradient_clip_val 1.0. bf16-mixed and channels-last where a step is faster so.
+Lightning brings the loop and no recipe. The rest follows the documentation it refers to,
+torchvision's training references: RandomResizedCrop, a flip, TrivialAugmentWide, label smoothing
+0.1, test images resized to 8/7 and cropped; AdamW on a one-cycle schedule stepped per batch,
+gradient_clip_val 1.0. bf16-mixed and channels-last if a step is faster.
 """
 import lightning
 import torch
@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 
 class Classifier(lightning.LightningModule):
-    """A timm network with AdamW and one cycle."""
+    """A timm network with AdamW and a one-cycle schedule."""
 
     def __init__(self, model, job, n_steps):
         super().__init__()
@@ -44,7 +44,7 @@ class Classifier(lightning.LightningModule):
 
 
 def transforms(job, mean, std):
-    """(of training images, of the others)."""
+    """(of training images, of all others)"""
     size, bilinear = job.image_size_px, v2.InterpolationMode.BILINEAR
     end = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     augmented = [v2.RandomResizedCrop(size, interpolation=bilinear), v2.RandomHorizontalFlip(),

@@ -1,13 +1,12 @@
-"""timm's train.py as a script: its loader, optimizer, scheduler, EMA and loss functions, in the
-order that train.py calls them.
+"""timm's train.py as a script: its loader, optimizer, scheduler, EMA and losses, in its order.
 
-The flags that it stands for, after the fine-tuning commands on timm's model cards (--opt adamw
---opt-eps 1e-6 --warmup-lr 0 --sched-on-updates --clip-grad 1.0 --layer-decay 0.8) and its training
-examples (--aa rand-m9-mstd0.5-inc1 --model-ema): the cards' learning rate is for large batches and
-many epochs, so it is AdamW's own default, 1e-3, with --warmup-epochs 1. --reprob is 0 with so few
-epochs; --scale, --color-jitter, --hflip and --smoothing are its defaults. Random weights: the same
-without --layer-decay, weight decay 0.05. As in train.py a held-out epoch follows each epoch; the
-EMA's last weights predict.
+The flags follow the fine-tuning commands on timm's model cards (--opt adamw --opt-eps 1e-6
+--warmup-lr 0 --sched-on-updates --clip-grad 1.0 --layer-decay 0.8) and its training examples
+(--aa rand-m9-mstd0.5-inc1 --model-ema). The cards' learning rate is for large batches and many
+epochs, so it is AdamW's own default, 1e-3, with --warmup-epochs 1. --reprob is 0 with so few
+epochs; --scale, --color-jitter, --hflip and --smoothing are its defaults. From random weights: the
+same without --layer-decay, weight decay 0.05. As in train.py, a held-out epoch follows each epoch,
+and the EMA's last weights predict.
 """
 import timm.models
 import timm.optim
@@ -28,7 +27,7 @@ def loader(rows, job, data, training=False):
 
 
 class Training:
-    """The state of a run: network, its EMA, optimizer, scheduler."""
+    """The state of a run: network, EMA, optimizer, scheduler."""
 
     def __init__(self, contract):
         self.job = job = contract.job

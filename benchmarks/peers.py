@@ -1,18 +1,20 @@
-"""The same work in the product, timm's train.py, fastai, Lightning and AutoGluon MultiModal:
-seconds, memory, macro-F1.
+"""The same work in the product, timm's train.py, fastai, Lightning and AutoGluon MultiModal.
 
-    python -m benchmarks.peers DATA_ROOT ANSWERS_ROOT --weights_dir W --envs ENVS --repeats 3 [-- --set ..]
+    python -m benchmarks.peers DATA_ROOT ANSWERS_ROOT --weights_dir W --envs ENVS --repeats 3 \\
+        [-- --set ..]
 
 DATA_ROOT holds the contest folders docmix and trashnet; ANSWERS_ROOT docmix.csv and trashnet.csv,
 read after the last run. Two jobs: mobilenetv2_100 with ImageNet weights at 160 px on docmix,
-convnext_atto from random weights at 128 px on trashnet. Same images, split, backbone, size, batch,
-epochs; then the test set. Everything else is each competitor's own: the peer scripts say what.
-Environments are made in ENVS once, from the registry; what follows `--` goes to the product. In
-turns, each run a command of its own, whose start and end count. Prints each run, then per
-competitor the medians and the ratio to the fastest peer; images/s are epochs x training images +
-test images over all its seconds; peak memory is the PSS of all its processes (Linux). A competitor
-that fails is listed with its last line, and the exit status is 1. --every 10 tries it all on a
-tenth.
+convnext_atto from random weights at 128 px on trashnet. Images, split, backbone, size, batch and
+epochs are the same, then the test set is predicted. Everything else is each competitor's own, as
+its peer script says. Environments are made in ENVS once, from the registry; what follows `--` goes
+to the product.
+
+The competitors take turns; each run is a command of its own, timed with its start and end. Prints
+each run, then per competitor the medians and the ratio to the fastest peer. Images/s are epochs x
+training images + test images over all its seconds; peak memory is the PSS of all its processes
+(Linux). A competitor that fails is listed with its last line, and the exit status is 1. --every 10
+tries it all on a tenth of the images.
 """
 import argparse
 import contextlib
@@ -46,9 +48,8 @@ HERE = Path(__file__).resolve().parent
 PRODUCT = "product"
 JOBS = {"docmix": Job("mobilenetv2_100", 160, 0, 8, weights="mobilenetv2_100*.pth"),
         "trashnet": Job("convnext_atto", 128, 0, 8)}
-# timm 1.0.31's rand-m9 posterizes to 0 bits, which pillow 13 refuses; torchvision fits torch in
-# pairs, of which AutoGluon's
-# ranges admit several
+# timm 1.0.31's rand-m9 posterizes to 0 bits, which pillow 13 refuses; each torchvision fits one
+# torch, and AutoGluon's ranges admit several pairs
 PACKAGES = {"timm": ["timm", "torchvision", "pillow<13"], "fastai": ["fastai", "timm"],
             "lightning": ["lightning", "timm", "torchvision"],
             "autogluon": ["autogluon.multimodal", "torch<2.13", "torchvision<0.28"]}
@@ -60,17 +61,19 @@ TAKES = {
     "lightning": ("bf16", "channels_last"),
     "autogluon": (),
 }  # what a peer offers on a CPU
-# reading a process's memory holds up its page faults: four times a second slowed training by a
-# quarter
+# reading a process's memory delays its page faults: 4 reads a second slowed training by a quarter
 SAMPLE_SECONDS = 2.0
 
 
-# ---------------------------------------------------------------- one command: seconds, memory, fault
+# ---------------------------------------------------------------- one command
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. error: why it has no predictions, '' = it has; predictions: {id: class}; parts:
-    seconds of train and predict."""
+    """One run.
+
+    error: why it has no predictions, else ''. predictions: {id: class}. parts: seconds of train and
+    predict.
+    """
 
     name: str
     seconds: float
@@ -81,7 +84,7 @@ class Outcome:
 
 
 def session_pids(session):
-    """Processes of a session, by /proc."""
+    """Processes of a session, read from /proc."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             after_name = stat.read_text().rpartition(")")[2].split()
@@ -92,7 +95,7 @@ def session_pids(session):
 
 
 def pss_bytes(pid):
-    """A process's share of memory: pages that k processes share count 1/k in each."""
+    """A process's share of memory: a page that k processes share counts 1/k."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -101,8 +104,8 @@ def pss_bytes(pid):
 
 
 class PeakMemory:
-    """The largest sum of PSS over the processes of a session, sampled by a thread; 0 where there is
-    no /proc."""
+    """The largest sum of PSS over the processes of a session, sampled by a thread; 0 without /proc.
+    """
 
     def __init__(self, session):
         self.session, self.bytes, self.ended = session, 0, threading.Event()
@@ -122,8 +125,7 @@ class PeakMemory:
 
 
 def run_command(name, words, log, limit_seconds, environment=None):
-    """The Outcome of a command in a session of its own, without its predictions; all its processes
-    end with it."""
+    """The Outcome, without predictions, of a command in its own session; all its processes end."""
     with open(log, "w", encoding="utf-8") as out, Timer() as timer:
         process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, cwd=HERE.parent,
@@ -162,7 +164,7 @@ def python_of(envs, name):
 
 
 def make_environment(envs, name):
-    """'' once the peer's environment is there with all its packages, else why not."""
+    """Make the peer's environment unless it is there. '' if it has all packages, else why not."""
     made = envs / name / "made.json"
     if made.exists() and read_json(made) == PACKAGES[name]:
         return ""
@@ -179,20 +181,20 @@ def make_environment(envs, name):
 
 def versions(envs, name):
     """The peer's version and torch's, as its environment says."""
-    code = "import sys; from importlib.metadata import version; print(*(f'{p} {version(p)}' for p in sys.argv[1:]), sep=', ')"
+    code = ("import sys; from importlib.metadata import version; "
+            "print(*(f'{p} {version(p)}' for p in sys.argv[1:]), sep=', ')")
     words = [str(python_of(envs, name)), "-c", code, *dict.fromkeys([SHOWN[name], "timm", "torch"])]
     return subprocess.run(words, capture_output=True, text=True).stdout.strip()
 
 
 def ways_of(name, ways):
-    """Of the ways of computing those that the peer offers on a CPU."""
+    """The ways of computing that the peer offers on a CPU."""
     return [way for way in ways if not any(way[key] for key in ("bf16", "channels_last")
                                            if key not in TAKES[name])]
 
 
 def choose_computing(envs, name, contract, folder):
-    """The contract with the way of computing whose steps are fastest in the peer's environment; ''
-    or why there is none."""
+    """(the contract with the peer's fastest way of computing, '' or why its environment fails)"""
     write_contract(folder, contract)
     words = [str(python_of(envs, name)), str(HERE / "contract.py"), str(folder)]
     done = subprocess.run(words, capture_output=True, text=True,
@@ -218,7 +220,7 @@ def choose_computing(envs, name, contract, folder):
 # ---------------------------------------------------------------- the work
 
 def thinned(source, folder, every):
-    """A copy of a contest with every n-th of its training and of its test images."""
+    """A copy of a contest with every n-th training and test image."""
     for table, split in (("train.csv", "train"), ("sample_submission.csv", "test")):
         (folder / split).mkdir(parents=True)
         with open(source / table, newline="", encoding="utf-8") as f:
@@ -233,15 +235,17 @@ def thinned(source, folder, every):
 
 
 def settings_of(job):
-    """What the product is told of a job."""
+    """The product's settings for a job."""
     return [f"model.backbones={job.backbone}", f"data.image_size_px={job.image_size_px}",
             f"optim.epochs={job.epochs}", f"optim.batch_size={job.batch_size}",
             *([] if job.weights else ["model.pretrained=off"])]
 
 
 def contract_of(data_path, job, scratch):
-    """The Contract whose split is the product's own: its audit, its folds, the first held out.
-    Batch 0: the product's."""
+    """The Contract with the product's own split: its audit, its folds, the first held out.
+
+    Batch 0 means the product's.
+    """
     config = build_config("quick_test", settings_of(job))
     contest = read_contest(data_path, config.data)
     config = resolve(config, gpu_memory_bytes=0, n_train=len(contest.train))
@@ -275,7 +279,7 @@ def run_product(data_path, contract, folder, args, passed):
 
 
 def product_parts(run):
-    """Seconds of the product's epochs, validation left out."""
+    """Seconds of the product's epochs, without validation."""
     history, = run.glob("fold_0/r0-*/history.csv")
     with open(history, newline="", encoding="utf-8") as f:
         return {"train": sum(float(row.get("seconds", "nan")) for row in csv.DictReader(f))}
@@ -294,10 +298,11 @@ def run_peer(name, contract_folder, folder, args):
 # ---------------------------------------------------------------- what is printed
 
 def macro_f1(predictions, answers):
-    """Joined by id; ValueError where ids differ."""
+    """Macro-F1, joined by id. Raises ValueError if ids differ."""
     if set(predictions) != set(answers):
         raise ValueError(
-            f"predictions of other ids than the answers': {len(set(answers) - set(predictions))} missing, "
+            f"predictions of other ids than the answers': "
+            f"{len(set(answers) - set(predictions))} missing, "
             f"{len(set(predictions) - set(answers))} extra"
         )
     ids = list(answers)
@@ -305,8 +310,7 @@ def macro_f1(predictions, answers):
 
 
 def scored(outcome, answers):
-    """(Outcome, macro-F1 or None): predictions that do not fit the answers are an error of the run.
-    """
+    """(Outcome, macro-F1 or None); predictions that do not fit the answers are an error."""
     if outcome.error:
         return outcome, None
     try:
@@ -316,17 +320,16 @@ def scored(outcome, answers):
 
 
 def spread(values, form):
-    """The median, with the range of several."""
+    """The median, with the range if there are several."""
     middle = format(statistics.median(values), form)
     return middle if len(
         values) == 1 else f"{middle} ({min(values):{form}} to {max(values):{form}})"
 
 
 def table(runs, n_images):
-    """Lines: per competitor medians over its good runs, the ratio of its seconds to the fastest
-    peer's, and its faults.
+    """Lines per competitor: medians over good runs, seconds over the fastest peer's, faults.
 
-    runs: (Outcome, macro-F1 or None); n_images: how many go through a network in a run, each epoch
+    runs: (Outcome, macro-F1 or None). n_images: how many go through a network in a run, each epoch
     counted.
     """
     names = list(dict.fromkeys(outcome.name for outcome, _ in runs))
@@ -334,15 +337,18 @@ def table(runs, n_images):
     seconds = {name: statistics.median(o.seconds for o, _ in good[name]) for name in names
                if good[name]}
     fastest = min((seconds[name] for name in seconds if name != PRODUCT), default=None)
-    yield "| competitor | runs | seconds | images/s | peak memory, GB | macro-F1 | seconds over fastest peer's |"
+    yield ("| competitor | runs | seconds | images/s | peak memory, GB | macro-F1 | "
+           "seconds over fastest peer's |")
     yield "|---|---|---|---|---|---|---|"
     for name in names:
         tries = [o for o, _ in runs if o.name == name]
         if good[name]:
             outcomes, scores = zip(*good[name], strict=True)
             yield (
-                f"| {name} | {len(outcomes)} of {len(tries)} | {spread([o.seconds for o in outcomes], '.1f')} | "
-                f"{n_images / seconds[name]:.1f} | {max(o.peak_bytes for o in outcomes) / 1e9:.2f} | "
+                f"| {name} | {len(outcomes)} of {len(tries)} | "
+                f"{spread([o.seconds for o in outcomes], '.1f')} | "
+                f"{n_images / seconds[name]:.1f} | "
+                f"{max(o.peak_bytes for o in outcomes) / 1e9:.2f} | "
                 f"{spread(scores, '.4f')} | "
                 + (f"{seconds[name] / fastest:.2f} |" if fastest else "- |")
             )
@@ -353,7 +359,8 @@ def table(runs, n_images):
 def run_line(number, outcome):
     parts = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in outcome.parts.items())
     return (
-        f"{number}  {outcome.name:<10} {outcome.seconds:7.1f} s  {outcome.peak_bytes / 1e9:5.2f} GB  load "
+        f"{number}  {outcome.name:<10} {outcome.seconds:7.1f} s  "
+        f"{outcome.peak_bytes / 1e9:5.2f} GB  load "
         f"{os.getloadavg()[0]:.1f}  " + (f"FAILED: {outcome.error}" if outcome.error else parts)
     )
 
@@ -361,14 +368,15 @@ def run_line(number, outcome):
 # ---------------------------------------------------------------- the whole
 
 def all_runs(name, job, args, passed, out):
-    """(Outcomes of a job by turns, the Contract). Each repeat begins with another competitor."""
+    """(Outcomes of a job, the Contract). Each repeat begins with another competitor."""
     data_path = thinned(args.data_root / name, out / "data",
                         args.every) if args.every > 1 else args.data_root / name
     contract = contract_of(data_path, job, out / "audit")
     job = contract.job
     print(
-        f"\n{name}: {job.backbone}, {job.image_size_px} px, {job.epochs} epochs, batch {job.batch_size}, "
-        f"{len(contract.train)} images to train on, {len(contract.valid)} held out, {len(contract.test)} to predict; "
+        f"\n{name}: {job.backbone}, {job.image_size_px} px, {job.epochs} epochs, "
+        f"batch {job.batch_size}, {len(contract.train)} images to train on, "
+        f"{len(contract.valid)} held out, {len(contract.test)} to predict; "
         f"{'weights ' + Path(job.weights).name if job.weights else 'random weights'}",
         flush=True,
     )
@@ -392,13 +400,14 @@ def all_runs(name, job, args, passed, out):
 
 
 def with_weights(job, weights_dir):
-    """The job with the file that its pattern names."""
+    """The job with the file that matches its pattern."""
     if not job.weights:
         return job
     found = sorted(Path(weights_dir).glob(job.weights)) if weights_dir else []
     if len(found) != 1:
         sys.exit(
-            f"--weights_dir must hold one {job.weights}, got {[f.name for f in found]} in {weights_dir}"
+            f"--weights_dir must hold one {job.weights}, got {[f.name for f in found]} "
+            f"in {weights_dir}"
         )
     return replace(job, weights=str(found[0].resolve()))
 

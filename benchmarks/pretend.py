@@ -1,13 +1,12 @@
-"""A contest whose test answers may be looked at while working: half of another one's labelled
-training images, distorted.
+"""A contest with known test answers: half of another's labelled training images, distorted.
 
     python -m benchmarks.pretend ../shared/data/docmix /tmp/doc --damage paper
     python -m benchmarks.seeds /tmp/doc/contest /tmp/doc/answers.csv --seeds 0 1 -- --weights_dir W
 
-DATA_DIR: train.csv with columns ID and target, and the images in train/. The distortions are none
-of the product's own: `paper` is the embedded contest's test set, `phone` and `street` are by
-Pillow, `scan` is noise of one channel, `none` changes nothing. --grey: all images are made grey
-before, those to train on too.
+You may look at these answers while working. DATA_DIR: train.csv with columns ID and target, and the
+images in train/. None of the distortions is the product's own: `paper` is that of the embedded
+contest's test set, `phone` and `street` use Pillow, `scan` is noise of one channel, `none` changes
+nothing. --grey first makes all images grey, training images too.
 """
 import argparse
 import io
@@ -29,7 +28,7 @@ def paper(image, rng, others):
 
 
 def phone(image, rng, others):
-    """Turned on black, out of focus, dark, flat, with dead pixels, and saved small."""
+    """Turned on black, blurred, dark, flat, with dead pixels, and saved small."""
     picture = Image.fromarray(image)
     if rng.random() < 0.6:
         picture = picture.rotate(rng.uniform(-30, 30), resample=Image.Resampling.BICUBIC)
@@ -76,7 +75,7 @@ def street(image, rng, others):
 
 
 def scan(image, rng, others):
-    """Every other one with noise that is equal in all channels."""
+    """Every other image with noise that is equal in all channels."""
     if rng.random() < 0.5:
         return image
     noise = rng.normal(0, rng.uniform(8, 25), (*image.shape[:2], 1))
@@ -91,7 +90,7 @@ def as_grey(image):
 
 
 def write_pretended(data_dir, folder, damage, seed, is_grey=False):
-    """folder/contest as a contest of one half, folder/answers.csv of the other."""
+    """Write folder/contest from one half and folder/answers.csv for the other."""
     (train, labels), (held, answers) = halves(data_dir, seed)
     contest = folder / "contest"
     for split in ("train", "test"):

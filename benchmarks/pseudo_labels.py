@@ -1,11 +1,10 @@
-"""Which test images the first round of a finished run would teach under several class quotas, and
-how many rightly.
+"""Which test images the first round would teach under several class quotas, and how many are right.
 
     python -m benchmarks.pseudo_labels RUN_FOLDER DATA_DIR ANSWERS.csv --quotas 0 2 1 0.5
 
-The last columns: the part of a class in the loss over the one that it has without pseudo-labels, if
-class weights went by all images that are learnt from, and as `losses.class_weights` has them. Means
-over the run's folds.
+Reads a finished run. The last two columns are the classes' parts in the loss over their parts
+without pseudo-labels: if class weights counted all images learnt from, and as
+`losses.class_weights` has them. Means over the run's folds.
 """
 import argparse
 from pathlib import Path
@@ -21,8 +20,10 @@ from modeling.losses import class_weights
 
 
 def teachers(fold, split):
-    """The Predictions of a split by each fit of the first round in a fold's folder; valid images as
-    they are where no test-like ones were made."""
+    """The Predictions of a split by each first-round fit of a fold.
+
+    Falls back to valid images as they are if no test-like ones were made.
+    """
     folders = sorted(fold.glob("predict-r0-*[0-9a-f]"))
     return [Predictions.load(path if (path := f / f"{split}.npz").exists() else f / "valid.npz")
             for f in folders]
@@ -47,7 +48,8 @@ def main():
     folds = sorted(args.run_folder.glob("fold_*"))
     valid = {fold: teachers(fold, "valid_testlike") for fold in folds}
     print(
-        "| class_quota | pseudo-labels | most of a class | fewest | right | class parts by all images | as they are |"
+        "| class_quota | pseudo-labels | most of a class | fewest | right | "
+        "class parts by all images | as they are |"
     )
     print("|---|---|---|---|---|---|---|")
     for quota in args.quotas:
@@ -69,7 +71,8 @@ def main():
             rows.append((np.bincount(winner, minlength=len(train.classes)), right, *ratios))
         counts, right, by_all, now = (np.mean(column, axis=0) for column in zip(*rows, strict=True))
         print(
-            f"| {quota:g} | {counts.sum():.0f} | {counts.max():.0f} | {counts.min():.0f} | {right:.3f} | "
+            f"| {quota:g} | {counts.sum():.0f} | {counts.max():.0f} | {counts.min():.0f} | "
+            f"{right:.3f} | "
             f"{by_all.min():.2f} to {by_all.max():.2f} | {now.min():.2f} to {now.max():.2f} |"
         )
 

@@ -1,11 +1,11 @@
-"""Fine-tuning settings compared on small training sets: the measurements behind the defaults of
-config.py and optim.py.
+"""Fine-tuning settings compared on small training sets, for the defaults of config.py and optim.py.
 
-    python -m benchmarks.recipe DATA_DIR WEIGHTS_DIR --per_class 40 "optim.lr=0.001" "optim.lr=0.002 augment.mix_share=0"
+    python -m benchmarks.recipe DATA_DIR WEIGHTS_DIR --per_class 40 "optim.lr=0.001" \\
+        "optim.lr=0.002 augment.mix_share=0"
 
-Each argument is one variant of --set pairs. A few labelled images per class train, all other
-labelled images of the contest judge (near-duplicates of training images left out; the real test
-images are audited, never trained or scored on). One view, no shift matching.
+Each argument is one variant, as --set pairs. A few labelled images per class train; all other
+labelled images of the contest judge, without near-duplicates of training images. The real test
+images are audited, never trained or scored on. One view, no shift matching.
 """
 import argparse
 import statistics
@@ -22,7 +22,7 @@ from grandmaster_train import main as train
 
 
 def few_per_class(catalog, per_class, seed):
-    """Rows of at most `per_class` images (and half) of each class, and the rows that judge them."""
+    """Rows of at most `per_class` images (and half) of each class, and rows that judge them."""
     rng, few = np.random.default_rng(seed), []
     for label in range(len(catalog.classes)):
         rows = rng.permutation(np.flatnonzero(catalog.label == label))
@@ -32,7 +32,7 @@ def few_per_class(catalog, per_class, seed):
 
 
 def write_contest(catalog, few, judged, folder):
-    """A contest folder with copies of the few images as train and of the judging ones as test."""
+    """Write a contest folder: the few images as train, the judging ones as test."""
     for split, rows in (("train", few), ("test", judged)):
         (folder / split).mkdir(parents=True)
         for row in rows:

@@ -1,11 +1,10 @@
-"""One command over several seeds, scored against known answers: the last number, never a tuning
-signal.
+"""One command over several seeds, scored against known answers: for a last number, never to tune.
 
-    python -m benchmarks.seeds DATA_DIR ANSWERS.csv --seeds 0 1 2 -- --weights_dir W --set model.backbones=mobilenetv2_100 \\
-        data.image_size_px=160 optim.epochs=8
+    python -m benchmarks.seeds DATA_DIR ANSWERS.csv --seeds 0 1 2 -- --weights_dir W \\
+        --set model.backbones=mobilenetv2_100 data.image_size_px=160 optim.epochs=8
 
-Prints, per seed, the macro-F1 of the submission, the score that the run expected and the seconds it
-took, then mean and sd; of a blend also its members' scores.
+Prints per seed the submission's macro-F1, the score the run expected and its seconds, then mean and
+sd; for a blend also its members' scores.
 """
 import argparse
 import csv
@@ -47,7 +46,7 @@ def run_seed(data_path, answers, seed, argv, results_dir):
 
 
 def member_score(folder, source, final, answers):
-    """Test macro-F1 of one source alone: the mean over its folds and the views that it keeps."""
+    """Test macro-F1 of one source alone: the mean over its folds and the views it keeps."""
     files = sorted(folder.glob(f"fold_*/predict-{source}-*[0-9a-f]/test.npz"))
     views = [load_views(file)[view] for file in files for view in final["blend"]["views"][source]]
     mean = Predictions.mean(views)
@@ -57,7 +56,7 @@ def member_score(folder, source, final, answers):
 
 
 def split_argv():
-    """(a benchmark's own arguments, those after `--`, which it passes on)."""
+    """(the benchmark's own arguments, those after `--` to pass on)"""
     argv = sys.argv[1:]
     return (argv[:argv.index("--")], argv[argv.index("--") + 1:]) if "--" in argv else (argv, [])
 
@@ -86,7 +85,8 @@ def main():
             f"{seed:>4}  {score:.4f}    {expected:.4f}    ({low:.3f} to {high:.3f})  {seconds:.0f}")
     scores = [row[1] for row in rows]
     print(
-        f"mean {statistics.mean(scores):.4f}, sd {statistics.stdev(scores) if len(scores) > 1 else 0:.4f}, n={len(scores)}"
+        f"mean {statistics.mean(scores):.4f}, "
+        f"sd {statistics.stdev(scores) if len(scores) > 1 else 0:.4f}, n={len(scores)}"
     )
     if len(each[args.seeds[0]]) > 1:
         print("\nits members alone, by seed")

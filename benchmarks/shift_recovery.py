@@ -1,11 +1,10 @@
-"""Does match_shift find a known distortion? One half of a contest's training images is distorted
-and plays the test set.
+"""Does match_shift find a known distortion of half a contest's training images?
 
     python -m benchmarks.shift_recovery DATA_DIR [--only blur noise] [--seed 0] [--quality 90]
 
-DATA_DIR: train.csv with columns ID and target, and the images in train/. Prints one row per
-distortion: what was done, what was found, and whether that is within 0.15 of the probability and 30
-% of the range with nothing else over 0.15.
+The distorted half plays the test set. DATA_DIR: train.csv with columns ID and target, and the
+images in train/. Prints one row per distortion: what was done, what was found, and whether that is
+within 0.15 of the probability and 30 % of the range with nothing else over 0.15.
 """
 import argparse
 import csv
@@ -54,7 +53,7 @@ def halves(data_dir, seed):
 
 
 def save_distorted(paths, policy, folder, seed, quality=100):
-    """The distorted images as JPEG files of that quality, 100: as PNG files."""
+    """Save the distorted images as JPEG files of that quality, or as PNG files at 100."""
     images = [decode_image(path) for path in paths]
     for i, image in enumerate(images):
         out = distort(image, policy, seed * 100_000 + i, lambda s: images[s % len(images)])
@@ -90,7 +89,8 @@ def main():
     args = parser.parse_args()
     (train, labels), (held, _) = halves(args.data_dir, args.seed)
     print(
-        f"{args.data_dir.name}: {len(train)} training images, {len(held)} pretended test images, seed {args.seed}"
+        f"{args.data_dir.name}: {len(train)} training images, "
+        f"{len(held)} pretended test images, seed {args.seed}"
     )
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,8 @@ def main():
         found = ", ".join(f"{d.kind} p {d.probability:.2f} {d.low:.3g}..{d.high:.3g}"
                           for d in report.policy.distortions)
         print(
-            f"{name:14} {verdict(CASES[name], report.policy):34} AUC {report.auc_before['value']:.2f} -> "
+            f"{name:14} {verdict(CASES[name], report.policy):34} "
+            f"AUC {report.auc_before['value']:.2f} -> "
             f"{report.auc_after['value']:.2f}  {report.seconds:4.0f} s  {found or 'empty'}",
             flush=True,
         )

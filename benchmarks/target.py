@@ -1,15 +1,13 @@
-"""Hours and memory of full_training on the machine it is made for, an ESTIMATE from operations and
-bytes.
+"""Hours and memory of full_training on its target machine, an ESTIMATE from operations and bytes.
 
     python -m benchmarks.target [--scale large] [--tflops 30] [--train 1570 --test 3140]
 
 Every backbone is traced on fake tensors (nothing is computed): floating-point operations of one
 image forward, bytes that one micro-batch keeps for its backward pass in bf16, bytes of weights,
-gradients, AdamW's two moments and the EMA. A training step is taken as three forwards. --tflops:
-operations per second that the card is believed to reach, 30e12 for an RTX 4090 Laptop (its tensor
-cores do 66e12 in bf16 with fp32 sums). With a GPU the same steps are also measured. Last, when 1,
-8, 35 and 100 such GPUs would be done, one fit a GPU, for the longest fits first and for fold by
-fold.
+gradients, AdamW's two moments and the EMA. A training step counts as three forwards. --tflops: the
+operations per second that the card should reach, 30e12 for an RTX 4090 Laptop (its tensor cores do
+66e12 in bf16 with fp32 sums). With a GPU the same steps are also measured. Last it prints when 1,
+8, 35 and 100 such GPUs would be done, one fit a GPU, in order of length and fold by fold.
 """
 import argparse
 import time
@@ -31,7 +29,7 @@ CLASSES = 17
 
 
 def traced(name, size_px, micro):
-    """(operations of one image forward, bytes kept for a micro-batch's backward, parameters)."""
+    """(operations of one image forward, bytes kept for a micro-batch's backward, parameters)"""
     # not fake: timm reads drop path rates from a tensor as it builds
     with torch.device("meta"):
         network = build_network(name, n_classes=CLASSES, image_size_px=size_px,
@@ -56,8 +54,10 @@ def traced(name, size_px, micro):
 
 
 def measured(name, size_px, micro, device, steps=5):
-    """(seconds of one micro-batch of training, of one of prediction, peak bytes) on a GPU, forward
-    and backward alone."""
+    """(seconds of one training micro-batch, seconds of one prediction, peak bytes) on a GPU.
+
+    Forward and backward alone.
+    """
     network = build_network(name, n_classes=CLASSES, image_size_px=size_px,
                             weights=WeightsSource(name, "random"),
                             model=build_config("full_training").model).to(device).train()
@@ -98,7 +98,8 @@ def main():
     n_images = args.test + 2 * (args.train // n_folds)
     costs, works = {}, []
     print(
-        f"ESTIMATE by operations and bytes: {args.scale}, {size_px} px, batch {batch} in micro-batches of {micro}, bf16, "
+        f"ESTIMATE by operations and bytes: {args.scale}, {size_px} px, "
+        f"batch {batch} in micro-batches of {micro}, bf16, "
         f"{args.tflops:g} TFLOP/s, {n_folds} folds, {config.optim.epochs} epochs, {views} views, "
         f"{args.train} + {args.test} images"
     )
@@ -113,15 +114,17 @@ def main():
                 for fold in range(n_folds)]
         works += mine
         print(
-            f"{name:<32} {n / 1e6:>8.0f} M  {flops / 1e9:>11.0f}  {kept / 2**30:>12.1f} GiB  {memory / 2**30:>4.1f} GiB  "
+            f"{name:<32} {n / 1e6:>8.0f} M  {flops / 1e9:>11.0f}  "
+            f"{kept / 2**30:>12.1f} GiB  {memory / 2**30:>4.1f} GiB  "
             f"{duration(mine[0].seconds(costs, config.optim.epochs)):>8}",
             flush=True,
         )
         if torch.cuda.is_available():
             train, predict, peak = measured(name, size_px, micro, torch.device("cuda"))
             print(
-                f"{'':<32} measured on {torch.cuda.get_device_name()}: {3 * flops * micro / train / 1e12:.0f} TFLOP/s in "
-                f"training, {flops * micro / predict / 1e12:.0f} predicting, peak {peak / 2**30:.1f} GiB",
+                f"{'':<32} measured on {torch.cuda.get_device_name()}: "
+                f"{3 * flops * micro / train / 1e12:.0f} TFLOP/s in training, "
+                f"{flops * micro / predict / 1e12:.0f} predicting, peak {peak / 2**30:.1f} GiB",
                 flush=True,
             )
     print(f"{len(works)} fits: about {duration(make_plan(works, costs).seconds)}")

@@ -1,8 +1,7 @@
-"""The embedded default: a small contest of 17 document classes whose test images are distorted and
-whose train is not.
+"""The embedded contest: 17 document classes, clean train images and distorted test images.
 
     folder = draw_contest("demo", size=0.25)        # 392 train + 784 test images
-    answers_path(folder)                            # demo_answers.csv, beside the contest and not in it
+    answers_path(folder)                            # demo_answers.csv, beside the contest
 
 Reading order: classes.py (who draws what), canvas.py, hospital.py, forms.py, cards.py, photos.py,
 distort.py.
@@ -27,15 +26,14 @@ from .distort import apply, draw_distortion, needs_other
 
 __all__ = ["CLASS_NAMES", "DEFAULT_SIZE", "answers_path", "draw_contest"]
 
-# raise it when a drawn byte changes: contests of another version are then refused
-VERSION = 1
+VERSION = 1                 # raise when a drawn byte changes: other versions are refused
 DEFAULT_SIZE = 0.25         # share of the full contest (1,570 + 3,140 images)
 MAX_SIZE = 4
-MARK = ".demo.json"          # what a drawn folder was made of
+MARK = ".demo.json"         # says what a drawn folder was made of
 MIN_CLASS_COUNT = 5         # train images of a class, however small the contest
 WRONG_LABEL_SHARE = 0.006
 TRAIN_JPEG_QUALITY = 95
-HOSPITAL = (3, 4, 7, 14)    # classes whose labels are swapped with each other's
+HOSPITAL = (3, 4, 7, 14)    # classes that are mislabelled as each other
 RECEIPT_AS_PAYMENT = (11, 10)
 
 
@@ -43,7 +41,7 @@ RECEIPT_AS_PAYMENT = (11, 10)
 class Sample:
     """One image to draw: what it shows, and what train.csv says it shows."""
 
-    name: str               # 16 hex digits and .jpg; tells neither class nor order
+    name: str               # 16 hex digits and .jpg; reveals neither class nor order
     split: str              # train or test
     shown: int
     label: int
@@ -51,16 +49,15 @@ class Sample:
 
 
 def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
-    """Draw train/, test/ and the csv files of a contest in `folder`, and return it; at once when
-    they are there.
+    """Draw train/, test/ and the csv files of a contest in `folder`, unless done; return it.
 
-    The same (size, seed) gives the same bytes for any number of `workers` (processes; None: one a
-    core).
+    The same (size, seed) gives the same bytes for any number of `workers` (processes; None for one
+    a core).
     """
     folder = Path(folder)
     made_of = {"version": VERSION, "size": _checked_size(size), "seed": seed}
     samples = plan(size, seed)
-    # a second start at the same time waits for the first
+    # the lock makes a second start wait for the first
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not _is_drawn(folder, made_of):
             partial = folder.with_name(folder.name + ".partial")
@@ -70,15 +67,13 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
             write_json(partial / MARK, made_of)
             os.replace(partial, folder)
         if not answers_path(folder).is_file():
-            write_atomic(answers_path(folder),
-                         _csv("ID,target",
-                              [(s.name, s.shown) for s in samples if s.split == "test"]))
+            answers = [(s.name, s.shown) for s in samples if s.split == "test"]
+            write_atomic(answers_path(folder), _csv("ID,target", answers))
     return folder
 
 
 def answers_path(folder):
-    """Where the test answers lie: outside the contest, so that nothing that reads the contest can
-    read them."""
+    """The csv of test answers, outside the contest's folder, so no reader of it sees them."""
     folder = Path(folder)
     return folder.with_name(folder.name + "_answers.csv")
 
@@ -87,15 +82,14 @@ def _checked_size(size):
     number = isinstance(size, (int, float)) and not isinstance(size, bool)
     if not (number and 0 < size <= MAX_SIZE):
         raise UserError(
-            f"the demo size must be above 0 and at most {MAX_SIZE} (1 is the full contest of 1,570 + 3,140 "
-            f"images), and {size!r} was given: leave it out for {DEFAULT_SIZE}"
+            f"the demo size must be above 0 and at most {MAX_SIZE} (1 is the full contest of "
+            f"1,570 + 3,140 images), got {size!r}: leave it out for {DEFAULT_SIZE}"
         )
     return float(size)
 
 
 def _is_drawn(folder, made_of):
-    """Whether `folder` holds this contest. One that holds anything else is the user's and is never
-    overwritten."""
+    """Whether `folder` holds this contest. Raises UserError if it holds anything else."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
@@ -104,8 +98,8 @@ def _is_drawn(folder, made_of):
         found = "something else"
     if found != made_of:
         raise UserError(
-            f"the demo folder {folder} must be new, empty or hold the demo of {made_of}, and it holds {found}: "
-            "delete it, or choose another folder"
+            f"the demo folder {folder} must be new, empty or hold the demo of {made_of}, but it "
+            f"holds {found}: delete it, or choose another folder"
         )
     return True
 
@@ -113,8 +107,7 @@ def _is_drawn(folder, made_of):
 # ---------------------------------------------------------------- what to draw
 
 def plan(size, seed):
-    """All samples, sorted by name, so that neither the csv rows nor the files' dates tell a class.
-    """
+    """All samples, sorted by name so that neither csv rows nor file dates reveal a class."""
     counts = [max(MIN_CLASS_COUNT, round(size * n)) for n in TRAIN_COUNTS]
     wrong = _wrong_labels(counts, random.Random(seed_of("demo", seed, "wrong labels")))
     samples = []
@@ -122,18 +115,18 @@ def plan(size, seed):
         for label, count in enumerate(counts):
             for i in range(factor * count):
                 names = ("demo", VERSION, seed, split, label, i)
-                name = hashlib.sha256(canonical_json((*names,
-                                                      "name")).encode()).hexdigest()[:16] + ".jpg"
+                digest = hashlib.sha256(canonical_json((*names, "name")).encode()).hexdigest()
                 shown = wrong.get((label, i), label) if split == "train" else label
-                samples.append(Sample(name, split, shown, label, seed_of(*names)))
+                sample = Sample(f"{digest[:16]}.jpg", split, shown, label, seed_of(*names))
+                samples.append(sample)
     return sorted(samples, key=lambda sample: sample.name)
 
 
 def _wrong_labels(counts, rng):
-    """{(label, index in that label): what the image really shows} for about 0.6 % of train.
+    """{(label, index in that label): class the image really shows} for about 0.6 % of train.
 
-    A quarter are pharmacy receipts called payment confirmations, the others hospital papers under
-    each other's names.
+    A quarter are pharmacy receipts labelled as payment confirmations, the others hospital papers
+    labelled as each other.
     """
     n_wrong = round(WRONG_LABEL_SHARE * sum(counts))
     n_receipts = (n_wrong + 2) // 4
@@ -148,8 +141,10 @@ def _wrong_labels(counts, rng):
 # ---------------------------------------------------------------- drawing and writing
 
 def _draw_images(folder, size, seed, workers):
-    """Every image of the plan, in `workers` fresh processes: one that is forked beside running
-    threads may hang."""
+    """Draw every image of the plan in `workers` fresh processes.
+
+    They are not forked, since a fork of a process with threads may hang.
+    """
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
     command = [sys.executable, "-m", "demo_contest", str(folder.resolve()), str(size), str(seed)]
@@ -169,23 +164,24 @@ def _draw_images(folder, size, seed, workers):
 
 def draw_part(folder, size, seed, part, parts):
     """Draw and write every `parts`-th image of the plan, from number `part` on."""
-    cv2.setNumThreads(1)                        # one process a core is faster than threads in each
+    cv2.setNumThreads(1)        # one process a core is faster than several threads
     for sample in plan(size, seed)[part::parts]:
         image, quality = draw_sample(sample)
-        encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-                               [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
         (Path(folder) / sample.split / sample.name).write_bytes(encoded.tobytes())
 
 
 def draw_sample(sample):
-    """(uint8 (H, W, 3) RGB, JPEG quality) of a sample, distorted if it is a test one."""
+    """(uint8 (H, W, 3) RGB, JPEG quality) of a sample; test samples are distorted."""
     image = draw_clean(sample.shown, sample.seed)
     if sample.split == "train":
         return image, TRAIN_JPEG_QUALITY
     rng = random.Random(seed_of(sample.seed, "distortion"))
     distortion = draw_distortion(rng)
-    other = draw_clean(rng.randrange(len(CLASS_NAMES)),
-                       rng.getrandbits(32)) if needs_other(distortion) else None
+    other = None
+    if needs_other(distortion):
+        other = draw_clean(rng.randrange(len(CLASS_NAMES)), rng.getrandbits(32))
     return apply(distortion, image, other), distortion.jpeg_quality
 
 
@@ -193,8 +189,8 @@ def _write_tables(folder, samples):
     train = [(s.name, s.label) for s in samples if s.split == "train"]
     write_atomic(folder / "train.csv", _csv("ID,target", train))
     write_atomic(folder / "meta.csv", _csv("target,class_name", enumerate(CLASS_NAMES)))
-    write_atomic(folder / "sample_submission.csv",
-                 _csv("ID,target", [(s.name, 0) for s in samples if s.split == "test"]))
+    submission = [(s.name, 0) for s in samples if s.split == "test"]
+    write_atomic(folder / "sample_submission.csv", _csv("ID,target", submission))
 
 
 def _csv(header, rows):

@@ -1,5 +1,4 @@
-"""python -m demo_contest FOLDER SIZE SEED PART PARTS: one process's share of the drawing, see
-`draw_contest`."""
+"""python -m demo_contest FOLDER SIZE SEED PART PARTS: what one process of `draw_contest` draws."""
 import sys
 
 from demo_contest import draw_part

@@ -9,8 +9,7 @@ CLASS_NAMES = ("account_number", "application_for_payment_of_pregnancy_medical_e
                "prescription", "resume", "statement_of_opinion", "vehicle_registration_certificate",
                "vehicle_registration_plate")
 
-# at size 1
-TRAIN_COUNTS = tuple({1: 46, 13: 74, 14: 50}.get(class_id, 100) for class_id in range(17))
+TRAIN_COUNTS = tuple({1: 46, 13: 74, 14: 50}.get(class_id, 100) for class_id in range(17))  # size 1
 
 DRAWERS = (
     photos.draw_account_number,
@@ -34,5 +33,5 @@ DRAWERS = (
 
 
 def draw_clean(class_id, seed):
-    """One clean photograph of the class, uint8 (H, W, 3) RGB, a function of the two numbers."""
+    """A clean photograph of the class, uint8 (H, W, 3) RGB; the same for the same arguments."""
     return DRAWERS[class_id](rng_of(seed))

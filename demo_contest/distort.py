@@ -1,7 +1,7 @@
-"""What happens to a test image on its way into the contest, and to no train image.
+"""What happens to test images, and to no train image, on their way into the contest.
 
-Parameters are drawn first, as values (`draw_distortion`), and applied after (`apply`): a test can
-read a thousand distortions without an image. U(a, b) is uniform.
+`draw_distortion` draws the parameters as values and `apply` uses them, so a test can read a
+thousand distortions without an image.
 """
 from dataclasses import dataclass
 
@@ -23,8 +23,8 @@ class Ghost:
     """Another page that shines through."""
 
     weight: float
-    darken: bool            # else an alpha blend
-    flips: tuple            # its own, as in Distortion
+    darken: bool            # blend its darker pixels only
+    flips: tuple            # of the other page, as in Distortion
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,8 @@ class Damage:
 
     thin: float             # weight of a 3 x 3 max filter, 0 for none
     blur_px: float
-    fade: float             # share of the ink that the copier was short of
-    # the grey level that the 80th percentile is brought to, by a factor of at most 1.4
-    paper: float
+    fade: float             # share of the ink that is missing
+    paper: float            # target of the 80th grey percentile, by a factor of at most 1.4
     grain: float            # standard deviation of the grain at level 220
     grain_px: float
     seed: int
@@ -60,7 +59,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Distortion:
-    """Everything, in the order in which it is applied; None or () for what this image is spared."""
+    """All steps in the order they are applied; None or () for a step that is skipped."""
 
     ghost: Ghost | None
     damage: tuple
@@ -74,8 +73,7 @@ class Distortion:
 
 def draw_distortion(rng):
     """A random Distortion, with the shares and ranges of the contest."""
-    ghost = Ghost(rng.uniform(0.05, 0.35), rng.random() < 0.5,
-                  _flips(rng)) if rng.random() < GHOST_SHARE else None
+    ghost = _ghost(rng) if rng.random() < GHOST_SHARE else None
     damage = ()
     if rng.random() < DAMAGE_SHARE:
         damage = (_damage(rng),)
@@ -87,17 +85,26 @@ def draw_distortion(rng):
     return Distortion(ghost, damage, patch, flips, frame, rng.randint(85, 95))
 
 
+def _ghost(rng):
+    weight = rng.uniform(0.05, 0.35)
+    darken = rng.random() < 0.5
+    return Ghost(weight, darken, _flips(rng))
+
+
 def _flips(rng):
     return tuple(rng.random() < 0.5 for _ in range(3))
 
 
 def _damage(rng, illegible=False):
-    """The second, illegible pass is a copy of a copy: it thins and blurs further, and its black is
-    a grey."""
-    thin = rng.uniform(0.7, 1.0) if illegible else rng.uniform(0,
-                                                               0.8) if rng.random() < 0.6 else 0.0
-    blur_px = rng.uniform(1.5, 3.0) if illegible else rng.uniform(0.5, 1.2)
-    fade = rng.uniform(0.1, 0.4) if illegible else 0.0
+    """One pass; the illegible second one, a copy of a copy, thins and blurs more, and fades."""
+    if illegible:
+        thin = rng.uniform(0.7, 1.0)
+        blur_px = rng.uniform(1.5, 3.0)
+        fade = rng.uniform(0.1, 0.4)
+    else:
+        thin = rng.uniform(0, 0.8) if rng.random() < 0.6 else 0.0
+        blur_px = rng.uniform(0.5, 1.2)
+        fade = 0.0
     return Damage(thin, blur_px, fade, rng.uniform(203, 230), rng.uniform(6, 10),
                   rng.uniform(0.7, 1.5), rng.getrandbits(32))
 
@@ -106,28 +113,28 @@ def _patch(rng):
     width = rng.uniform(0.2, 0.5)
     height = rng.uniform(0.2, 0.5)
     box = (rng.uniform(0, 1 - width), rng.uniform(0, 1 - height), width, height)
-    return Patch(box, rng.uniform(0.6, 1.4) if rng.random() < 0.5 else None)
+    brightness = rng.uniform(0.6, 1.4) if rng.random() < 0.5 else None
+    return Patch(box, brightness)
 
 
 def _frame(rng):
     degrees = rng.uniform(-15, 15)
     if rng.random() < LARGE_ANGLE_SHARE:
         degrees = rng.choice((-1, 1)) * rng.uniform(15, 35)
-    return Frame(degrees, (rng.uniform(-0.06, 0.06), rng.uniform(-0.06, 0.06)),
-                 rng.uniform(0.95, 1.10))
+    shift = (rng.uniform(-0.06, 0.06), rng.uniform(-0.06, 0.06))
+    return Frame(degrees, shift, rng.uniform(0.95, 1.10))
 
 
 # ---------------------------------------------------------------- images
 
 def needs_other(distortion):
-    """Whether a second image takes part."""
-    return distortion.ghost is not None or (distortion.patch is not None
-                                            and distortion.patch.brightness is None)
+    """Whether the distortion uses a second image."""
+    patch = distortion.patch
+    return distortion.ghost is not None or (patch is not None and patch.brightness is None)
 
 
 def apply(distortion, image, other=None):
-    """The distorted image, uint8 (H, W, 3) or, transposed, (W, H, 3); all but the JPEG, which is
-    the file's."""
+    """The distorted image, uint8 (H, W, 3) or, transposed, (W, H, 3); JPEG comes with the file."""
     if distortion.ghost:
         image = _add_ghost(distortion.ghost, image, other)
     for damage in distortion.damage:
@@ -135,20 +142,25 @@ def apply(distortion, image, other=None):
     if distortion.patch:
         image = _add_patch(distortion.patch, image, other)
     image = flipped(image, distortion.flips)
-    return _move(distortion.frame, image) if distortion.frame else image
+    if distortion.frame:
+        image = _move(distortion.frame, image)
+    return image
 
 
 def flipped(image, flips):
+    """The image after flips (transpose, horizontal, vertical)."""
     transpose, horizontal, vertical = flips
     if transpose:
         image = cv2.transpose(image)
-    if horizontal or vertical:
-        image = cv2.flip(image, -1 if horizontal and vertical else 1 if horizontal else 0)
+    if horizontal:
+        image = cv2.flip(image, 1)
+    if vertical:
+        image = cv2.flip(image, 0)
     return image
 
 
 def _like(other, image):
-    """The other image at this one's size."""
+    """The other image at the size of `image`."""
     return cv2.resize(other, image.shape[1::-1], interpolation=cv2.INTER_AREA)
 
 
@@ -162,16 +174,16 @@ def _add_ghost(ghost, image, other):
 def _copy_badly(damage, image):
     height, width = image.shape[:2]
     if damage.thin:
-        image = cv2.addWeighted(image, 1 - damage.thin,
-                                cv2.dilate(image, np.ones((3, 3), np.uint8)), damage.thin, 0)
+        lightest = cv2.dilate(image, np.ones((3, 3), np.uint8))
+        image = cv2.addWeighted(image, 1 - damage.thin, lightest, damage.thin, 0)
     image = cv2.GaussianBlur(image, (0, 0), damage.blur_px)
     paper = np.percentile(cv2.cvtColor(image[::3, ::3], cv2.COLOR_RGB2GRAY), 80)
     if damage.fade:
         image = cv2.convertScaleAbs(image, alpha=1 - damage.fade, beta=damage.fade * paper)
+
     grain = cv2.GaussianBlur(noise(rng_of(damage.seed), (height, width)), (0, 0), damage.grain_px)
     mean, deviation = cv2.meanStdDev(grain)
-    # value x (1 + grain / 220): grain in proportion to the light, as on a copy, where black stays
-    # black.
+    # value x (1 + grain / 220): grain grows with the light, as on a copy, and black stays black
     light = min(1.4, damage.paper / max(paper, 1))
     share = damage.grain / 220 / deviation.item()
     factor = grain.astype(np.float32) * (light * share) + light * (1 - mean.item() * share)

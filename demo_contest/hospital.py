@@ -1,8 +1,8 @@
 """Classes 3, 4, 7 and 14: four certificates that hospitals print on the same letter paper.
 
-A hospital's style says nothing about the class. The title does (when it can be read), and a block
-that most papers of the class have and few others: an admission period, a disease-code grid, a list
-of visit dates, a long free text.
+A hospital's style says nothing about the class. The title does, when it can be read. So does a
+block that most papers of the class have and few others: an admission period, a grid of disease
+codes, a list of visit dates, or a long free text.
 """
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from .canvas import (
     MASKED,
     PORTRAIT,
     Page,
+    columns_of,
     date,
     jitter,
     paper_colour,
@@ -24,27 +25,17 @@ OUTPATIENT = 7
 OPINION = 14
 
 TITLES = {
-    CONFIRMATION: (
-        "CONFIRMATION OF ADMISSION AND DISCHARGE",
-        "ADMISSION AND DISCHARGE RECORD",
-        "CERTIFICATE OF HOSPITALIZATION",
-        "INPATIENT CONFIRMATION",
-        "ADMISSION CONFIRMATION",
-    ),
+    CONFIRMATION: ("CONFIRMATION OF ADMISSION AND DISCHARGE", "ADMISSION AND DISCHARGE RECORD",
+                   "CERTIFICATE OF HOSPITALIZATION", "INPATIENT CONFIRMATION",
+                   "ADMISSION CONFIRMATION"),
     DIAGNOSIS: ("DIAGNOSIS", "MEDICAL DIAGNOSIS"),
-    OUTPATIENT: (
-        "OUTPATIENT CERTIFICATE",
-        "CERTIFICATE OF OUTPATIENT VISITS",
-        "TREATMENT CERTIFICATE",
-        "CONFIRMATION OF VISIT",
-        "OUTPATIENT CONFIRMATION",
-        "CONFIRMATION OF TREATMENT",
-        "VISIT RECORD",
-    ),
+    OUTPATIENT: ("OUTPATIENT CERTIFICATE", "CERTIFICATE OF OUTPATIENT VISITS",
+                 "TREATMENT CERTIFICATE", "CONFIRMATION OF VISIT", "OUTPATIENT CONFIRMATION",
+                 "CONFIRMATION OF TREATMENT", "VISIT RECORD"),
     OPINION: ("STATEMENT OF OPINION", "MEDICAL OPINION"),
 }
-CUE_SHARE = 0.75            # papers that have their own class's block
-OTHER_CUE_SHARE = 0.10      # papers that have, instead or besides, another class's block
+CUE_SHARE = 0.75            # papers with their own class's block
+OTHER_CUE_SHARE = 0.10      # papers with a given other class's block
 
 
 @dataclass(frozen=True)
@@ -54,11 +45,11 @@ class Style:
     frame: str              # none, single, double, rules (above and below)
     title: str              # m: centred; l: left; boxed
     tint: tuple | None      # fill of table labels
-    head: str               # what stands above the title: none, logo, band, number
+    head: str               # above the title: none, logo, band, number
     patient_rows: int
     text_size: int
     foot: str               # seal, square, line
-    body_first: bool        # the common text stands before the class's block
+    body_first: bool        # the common text comes before the class's block
 
 
 STYLES = (
@@ -85,11 +76,17 @@ def draw_certificate(rng, class_id):
     y = _head(page, style, margin, rng.randint(22, 40))
     y = _title(page, style, margin, y, rng.choice(TITLES[class_id]))
     y = _patient(page, style, margin, y + rng.randint(4, 12), width)
-    blocks = [_common] + [CUES[other] for other in TITLES
-                          if rng.random() < (CUE_SHARE if other == class_id else OTHER_CUE_SHARE)]
-    for block in blocks if style.body_first else blocks[1:] + blocks[:1]:
+
+    cues = []
+    for other in TITLES:
+        share = CUE_SHARE if other == class_id else OTHER_CUE_SHARE
+        if rng.random() < share:
+            cues.append(CUES[other])
+    blocks = [_common, *cues] if style.body_first else [*cues, _common]
+    for block in blocks:
         if y < 400:
             y = block(page, style, margin, y + rng.randint(5, 12), width)
+
     _foot(page, style, margin, max(y + 10, rng.randint(440, 480)), width)
     _frame(page, style, margin)
     return photograph_sheet(rng, page.array())
@@ -125,25 +122,25 @@ def _title(page, style, margin, y, text):
 
 
 def _patient(page, style, x, y, width):
-    """Labels and black bars; departments and dates may be read."""
+    """A table of labels and black bars; departments and dates are legible."""
     rng = page.rng
     labels = rng.sample(PATIENT_LABELS, k=min(style.patient_rows, len(PATIENT_LABELS)))
     values = [words(rng, 18) if label == "Department" else MASKED for label in labels]
-    halves = (0.17, 0.33, 0.17, 0.33)
     others = [date(rng) if i % 2 else MASKED for i in range(len(labels))]
 
     def cell(row, column):
-        return (labels[row], values[row], ("Sex / Age", "Visit", "Ward")[row % 3],
-                others[row])[column]
+        second = ("Sex / Age", "Visit", "Ward")[row % 3]
+        return (labels[row], values[row], second, others[row])[column]
+
     row_height = rng.randint(20, 26)
-    return page.grid(x, y, [h * width for h in halves], len(labels), row_height, cell,
-                     style.text_size, side=style.tint)
+    widths = columns_of(width, 0.17, 0.33, 0.17, 0.33)
+    return page.grid(x, y, widths, len(labels), row_height, cell, style.text_size, side=style.tint)
 
 
 def _common(page, style, x, y, width):
-    """Every certificate names the disease and says something about it, as a diagnosis does."""
-    page.text(x, y, page.rng.choice(("Disease", "Name of disease", "Findings", "Remarks")),
-              style.text_size, bold=True)
+    """The disease and a text about it, which every certificate has."""
+    heading = page.rng.choice(("Disease", "Name of disease", "Findings", "Remarks"))
+    page.text(x, y, heading, style.text_size, bold=True)
     return page.prose(x + 12, y + 14, width - 16, page.rng.randint(8, 13), style.text_size)
 
 
@@ -155,8 +152,8 @@ def _foot(page, style, x, y, width):
     if style.foot == "line":
         page.box(x + width * 0.55, y + 70, width * 0.4, 0)
     else:
-        page.seal(x + width * rng.uniform(0.75, 0.92), y + 58, rng.randint(15, 21),
-                  square=style.foot == "square")
+        left = x + width * rng.uniform(0.75, 0.92)
+        page.seal(left, y + 58, rng.randint(15, 21), square=style.foot == "square")
 
 
 def _frame(page, style, margin):
@@ -178,13 +175,16 @@ def _admission(page, style, x, y, width):
     """An admission period: from, to, number of days."""
     rng = page.rng
     cells = ("Admitted", date(rng), "Discharged", date(rng), f"{rng.randint(2, 60)} days")
-    shares = (0.17, 0.24, 0.19, 0.24, 0.16)
-    return page.grid(x, y, [s * width for s in shares], 1, rng.randint(22, 30), lambda _,
-                     column: cells[column], style.text_size, side=style.tint)
+    widths = columns_of(width, 0.17, 0.24, 0.19, 0.24, 0.16)
+
+    def cell(row, column):
+        return cells[column]
+
+    return page.grid(x, y, widths, 1, rng.randint(22, 30), cell, style.text_size, side=style.tint)
 
 
 def _codes(page, style, x, y, width):
-    """A grid of disease codes: a letter and two or three digits, one character a cell."""
+    """A grid of disease codes: a letter and four digits, one character a cell."""
     rng = page.rng
     rows = [f"{rng.choice('ABCEGHIJKLMNRSTZ')}{rng.randint(0, 9999):04d}"
             for _ in range(rng.randint(2, 4))]
@@ -192,25 +192,30 @@ def _codes(page, style, x, y, width):
     name = rng.choice(("Code", "KCD", "Disease code"))
     page.text(x, y + 3, name, style.text_size)
     left = x + width - 5 * side if rng.random() < 0.6 else x + 70
-    return page.grid(left, y, [side] * 5, len(rows), side, lambda row, column: rows[row][column], 9)
+
+    def cell(row, column):
+        return rows[row][column]
+
+    return page.grid(left, y, [side] * 5, len(rows), side, cell, 9)
 
 
 def _visits(page, style, x, y, width):
-    """The dates of the visits, three or four a line."""
+    """The dates of visits, three or four a line."""
     rng = page.rng
     columns = rng.randint(3, 4)
     n_rows = rng.randint(3, 7)
     page.text(x, y, f"Visits: {columns * n_rows}", style.text_size, bold=True)
     for row in range(n_rows):
         for column in range(columns):
-            page.text(x + 8 + column * width / columns, y + 15 + row * 13, date(rng),
-                      style.text_size + 1)
+            left = x + 8 + column * width / columns
+            page.text(left, y + 15 + row * 13, date(rng), style.text_size + 1)
     return y + 18 + n_rows * 13
 
 
 def _opinion(page, style, x, y, width):
     """A long free text."""
-    page.text(x, y, page.rng.choice(("Opinion", "Course and opinion")), style.text_size, bold=True)
+    heading = page.rng.choice(("Opinion", "Course and opinion"))
+    page.text(x, y, heading, style.text_size, bold=True)
     return page.prose(x + 4, y + 14, width - 8, page.rng.randint(16, 22), style.text_size)
 
 

@@ -1,9 +1,10 @@
-"""Scores as scikit-learn defines them, their bootstrap intervals, and calibration by one
-temperature.
+"""Scores as scikit-learn defines them, bootstrap intervals, and calibration by one temperature.
 
     metric = METRICS["macro_f1"]
-    score = metric(labels, probs)                        # labels (n,) int, probs (n, C)
-    low, high = bootstrap_ci90(metric, labels, probs, groups=groups, draws=1000, seed=0)     # groups (n,): drawn as a whole
+    score = metric(labels, probs)           # labels (n,) int, probs (n, C)
+
+    # groups (n,): rows of one group are drawn together
+    low, high = bootstrap_ci90(metric, labels, probs, groups=groups, draws=1000, seed=0)
 """
 import math
 from dataclasses import dataclass, replace
@@ -15,17 +16,16 @@ from sklearn import metrics as sk
 from shift.mixtures import mixture_weights
 from utils import UserError, nearest
 
-MOST_DRAWN_ROWS = 4000      # of which a score by sureness is the mean
+MOST_DRAWN_ROWS = 4000      # in one draw of confident_scores
 
 
 @dataclass(frozen=True)
 class Metric:
-    """score(labels, probs) -> float, larger is better when `sign` is 1. Scores are reported as the
-    contest does.
+    """metric(labels, probs) -> float, the score as a contest reports it.
 
-    answer: what is scored of a prediction: its likeliest class, its grade (a class on a scale, cut
-    from the expected one), its ranking (the five likeliest), or its probability. limits: what a
-    score can be.
+    sign: 1 if larger is better, else -1. answer: what is scored: the likeliest `class`, the
+    `grade` (a class on a scale, cut from the expected grade), the `ranking` of the five likeliest
+    classes, or the `probability`. limits: lowest and highest possible score.
     """
 
     name: str
@@ -38,40 +38,41 @@ class Metric:
         return float(self.function(np.asarray(labels), np.asarray(probs)))
 
     def fit_cuts(self, labels, probs):
-        """Thresholds (C-1) between grades that score best on these rows; () where there are no
-        grades."""
-        return fit_cuts(labels, probs) if self.answer == "grade" else ()
+        """Thresholds (C-1) between grades that score best here; () unless grades are scored."""
+        if self.answer != "grade":
+            return ()
+        return fit_cuts(labels, probs)
 
     def with_cuts(self, cuts):
-        """This metric, of rows cut at these thresholds."""
-        return replace(self, function=lambda labels,
-                       probs: self.function(labels, self.cut(probs, cuts)))
+        """This metric, scoring rows cut at these thresholds."""
+        def score(labels, probs):
+            return self.function(labels, self.cut(probs, cuts))
+
+        return replace(self, function=score)
 
     def cut(self, probs, cuts):
-        """(n, C): rows sure of the grade that the thresholds give them, halfway ones without any;
-        as they are where no grades are scored."""
-        return (
-            np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)]
-            if self.answer == "grade"
-            else probs
-        )
+        """One-hot rows (n, C) of the `grades`; `probs` itself unless grades are scored."""
+        if self.answer != "grade":
+            return probs
+        return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)]
 
 
 def macro_f1(labels, probs):
-    """F1 averaged over the classes that occur in labels or predictions, as scikit-learn's default.
-    """
+    """F1 averaged over classes in the labels or predictions, scikit-learn's default."""
     right, labelled, answered = counts(labels, probs)
     occurs = labelled + answered > 0
     return (2 * right[occurs] / (labelled + answered)[occurs]).mean()
 
 
 def counts(labels, probs):
-    """Of each class (C,): rows answered right, labelled, answered. scikit-learn's scores take 2.5
-    ms to check their arguments, a hundred times as long as this, and intervals ask for thousands.
+    """Rows per class that are answered right, labelled and answered, (C,) each.
+
+    An interval needs thousands of scores, and scikit-learn takes 2.5 ms for each to check its
+    arguments, a hundred times as long as this.
     """
     answers = probs.argmax(1)
-    return [np.bincount(rows, minlength=probs.shape[1]) for rows in (labels[labels == answers],
-                                                                     labels, answers)]
+    right = labels[labels == answers]
+    return [np.bincount(rows, minlength=probs.shape[1]) for rows in (right, labels, answers)]
 
 
 def accuracy(labels, probs):
@@ -83,34 +84,37 @@ def log_loss(labels, probs):
 
 
 def balanced_accuracy(labels, probs):
-    """Recall averaged over the classes that have rows."""
+    """Recall averaged over the classes in the labels."""
     right, labelled, _ = counts(labels, probs)
     return (right[labelled > 0] / labelled[labelled > 0]).mean()
 
 
 def auc(labels, probs):
-    """Area under the ROC curve: of the last of two classes, else the mean over the classes'
-    columns. Columns whose class no row has, or every row, tell nothing and are left out; 0.5 where
-    that leaves none."""
+    """Area under the ROC curve of the second of two classes, or the mean over more classes.
+
+    A class that no row or every row has is left out; 0.5 if none remains.
+    """
     n_classes = probs.shape[1]
-    told = [k for k in ([1] if n_classes == 2 else range(n_classes)) if 0 < (labels == k).sum()
-            < len(labels)]
-    return np.mean([sk.roc_auc_score(labels == k, probs[:, k]) for k in told]) if told else 0.5
+    classes = [1] if n_classes == 2 else range(n_classes)
+    scored = [k for k in classes if 0 < (labels == k).sum() < len(labels)]
+    if not scored:
+        return 0.5
+    return np.mean([sk.roc_auc_score(labels == k, probs[:, k]) for k in scored])
 
 
 def map_at_5(labels, probs):
-    """Mean of 1 / rank of the label among the five likeliest classes, 0 below; of equal ones the
-    first class is ahead."""
+    """Mean of 1 / rank of the label among the five likeliest classes, 0 below the fifth.
+
+    Of classes with equal probability the first ranks higher.
+    """
     own = probs[np.arange(len(labels)), labels][:, None]
-    ahead = (probs > own).sum(1) + (
-        (probs == own) & (np.arange(probs.shape[1]) < labels[:, None])
-    ).sum(1)
+    tied = (probs == own) & (np.arange(probs.shape[1]) < labels[:, None])
+    ahead = (probs > own).sum(1) + tied.sum(1)
     return np.where(ahead < 5, 1 / (1 + ahead), 0.0).mean()
 
 
 def quadratic_kappa(labels, probs):
-    """Cohen's kappa with quadratic weights of the grades; 0 where labels and grades are one and the
-    same class."""
+    """Cohen's kappa of the grades, quadratic weights; 0 if all labels and grades are one class."""
     graded = grades(probs)
     if len(np.unique(np.concatenate([labels, graded]))) < 2:
         return 0.0
@@ -119,17 +123,22 @@ def quadratic_kappa(labels, probs):
 
 
 METRICS = {m.name: m for m in (
-    # one class a row: they are the same
-    Metric("macro_f1", macro_f1), Metric("micro_f1", accuracy),
-    Metric("accuracy", accuracy), Metric("balanced_accuracy", balanced_accuracy),
+    Metric("macro_f1", macro_f1),
+    Metric("micro_f1", accuracy),       # equal when each row has one class
+    Metric("accuracy", accuracy),
+    Metric("balanced_accuracy", balanced_accuracy),
     Metric("log_loss", log_loss, sign=-1, answer="probability", limits=(0.0, math.inf)),
-    Metric("auc", auc, answer="probability"), Metric("map_at_5", map_at_5, answer="ranking"),
-    Metric("quadratic_kappa", quadratic_kappa, answer="grade", limits=(-1.0, 1.0)))}
+    Metric("auc", auc, answer="probability"),
+    Metric("map_at_5", map_at_5, answer="ranking"),
+    Metric("quadratic_kappa", quadratic_kappa, answer="grade", limits=(-1.0, 1.0)),
+)}
 
 
 def find_metric(name, has_class_columns=False):
-    """The metric of that name; `auto` is macro-F1, or log loss for a submission with one column per
-    class. Raises UserError naming the nearest."""
+    """The metric of that name; `auto` is macro-F1, or log loss with a submission column per class.
+
+    Raises UserError, with the nearest name, for an unknown one.
+    """
     if name == "auto":
         return METRICS["log_loss" if has_class_columns else "macro_f1"]
     name = name.lower().replace("-", "_").replace("@", "_at_")
@@ -142,99 +151,119 @@ def find_metric(name, has_class_columns=False):
 # ---------------------------------------------------------------- grades
 
 def grades(probs, cuts=()):
-    """(n,) class on a scale 0 .. C-1: how many of the thresholds, halfway between the grades by
-    default, the row's expected grade reaches."""
+    """Grade (n,) from 0 to C-1: how many thresholds the row's expected grade reaches.
+
+    Without `cuts` the thresholds are halfway between the grades.
+    """
     steps = np.arange(probs.shape[1])
-    return np.searchsorted(cuts if len(cuts) else steps[1:] - 0.5, probs @ steps, side="right")
+    if not len(cuts):
+        cuts = steps[1:] - 0.5
+    return np.searchsorted(cuts, probs @ steps, side="right")
 
 
 def fit_cuts(labels, probs, candidates=64, sweeps=3):
-    """Thresholds (C-1) of the expected grade with the best quadratic kappa, one moved at a time."""
-    expected = probs @ np.arange(probs.shape[1])
+    """Thresholds (C-1) of the expected grade with the best quadratic kappa, moved one at a time."""
+    n_classes = probs.shape[1]
+    expected = probs @ np.arange(n_classes)
     points = np.unique(np.quantile(expected, np.linspace(0, 1, candidates)))
-    points = np.concatenate([[-1.0], (points[1:] + points[:-1]) / 2, [probs.shape[1]]])
-    cuts = np.arange(1, probs.shape[1]) - 0.5
+    points = np.concatenate([[-1.0], (points[1:] + points[:-1]) / 2, [n_classes]])
+    cuts = np.arange(1, n_classes) - 0.5
 
     def kappa(cuts):
         graded = np.searchsorted(cuts, expected, side="right")
         chance = labels.var() + graded.var() + (labels.mean() - graded.mean()) ** 2
-        return 1 - ((labels - graded) ** 2).mean() / chance if chance else 0.0
+        if chance == 0:
+            return 0.0
+        return 1 - ((labels - graded) ** 2).mean() / chance
 
     for _ in range(sweeps):
         for k in range(len(cuts)):
-            low, high = np.concatenate([[-1.0], cuts, [probs.shape[1]]])[[k, k + 2]]
-            between = points[(points >= low) & (points <= high)]
-            cuts = max((np.concatenate([cuts[:k], [p], cuts[k + 1:]]) for p in (cuts[k], *between)),
-                       key=kappa)
+            low, high = np.concatenate([[-1.0], cuts, [n_classes]])[[k, k + 2]]
+            places = (cuts[k], *points[(points >= low) & (points <= high)])
+            moved = [np.concatenate([cuts[:k], [place], cuts[k + 1:]]) for place in places]
+            cuts = max(moved, key=kappa)
     return tuple(cuts.tolist())
 
 
 # ---------------------------------------------------------------- how sure a score is
 
 def bootstrap_ci90(metric, labels, probs, *, groups, draws, seed):
-    """5th and 95th percentile of the metric over resamples of the rows (Efron's percentile
-    interval), whole `groups` (n,)."""
-    return percentile_ci90(lambda rows: metric(labels[rows], probs[rows]), groups, draws, seed)
+    """[5th, 95th percentile] over resamples of whole `groups` (n,), Efron's percentile interval."""
+    def score(rows):
+        return metric(labels[rows], probs[rows])
+
+    return percentile_ci90(score, groups, draws, seed)
 
 
 def percentile_ci90(score, groups, draws, seed):
-    """[5th, 95th percentile] of score(rows) over resamples: as many groups as there are, each with
-    all of its rows."""
+    """[5th, 95th percentile] of score(rows) over resamples of whole `groups` (n,)."""
     rng = np.random.default_rng(seed)
-    return [float(v) for v in np.percentile([score(rows) for rows in resamples(groups, draws, rng)],
-                                            [5, 95])]
+    scores = [score(rows) for rows in resamples(groups, draws, rng)]
+    return np.percentile(scores, [5, 95]).tolist()
 
 
 def resamples(groups, draws, rng):
-    """`draws` times the rows of groups (n,) drawn with replacement; rows without relatives are a
-    group each."""
-    _, first, of = np.unique(groups, return_index=True, return_inverse=True)
-    leader = first[of]      # a group's first row: rows of their own are drawn as they stand
+    """Yield `draws` times the rows of groups (n,) drawn with replacement, all rows of a group.
+
+    Groups are numbered by their first row, so groups of one row are drawn like plain rows.
+    """
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    leader = first[group]
     order = np.argsort(leader, kind="stable")
     sizes = np.unique(leader, return_counts=True)[1]
     starts = np.cumsum(sizes) - sizes
     for _ in range(draws):
         drawn = rng.integers(0, len(sizes), len(sizes))
         n = sizes[drawn]
-        yield order[np.repeat(starts[drawn] - (np.cumsum(n) - n), n) + np.arange(n.sum())]
+        offset = starts[drawn] - (np.cumsum(n) - n)
+        yield order[np.repeat(offset, n) + np.arange(n.sum())]
 
 
 def paired_change(metric, labels, before, after, *, groups, draws, seed):
-    """(change, [low, high]): how much better `after` (n, C) scores than `before`, larger is better
-    whatever the metric, and its 90 % interval over resamples of the same rows for both, whole
-    `groups` (n,)."""
+    """(change, [low, high]): how much better `after` (n, C) scores than `before`, 90 % interval.
+
+    Larger is better for every metric. Both are scored on the same resampled groups (n,) of rows.
+    """
     def change(rows):
-        return metric.sign * (metric(labels[rows], after[rows]) - metric(labels[rows],
-                                                                         before[rows]))
+        old = metric(labels[rows], before[rows])
+        new = metric(labels[rows], after[rows])
+        return metric.sign * (new - old)
 
     return change(np.arange(len(labels))), percentile_ci90(change, groups, draws, seed)
 
 
 def confident_scores(metric, labels, probs, others, *, n_scored, seed, draws=200):
-    """(here, alike, there): the score where labels are drawn from the predictions themselves: of
-    `n_scored` rows like the labelled ones (n, C), of as many as there are `others`, and of the
-    unlabelled `others` (m, C) by the same models. The two last differ by sureness alone; the first
-    has the number of rows that the score has, as averages over classes grow with it.
+    """(here, alike, there): mean scores against labels drawn from the predictions themselves.
 
-    Predictions are tempered first so that their mean sureness equals the accuracy on the labelled
-    rows (calibrated confidence, arXiv 2401.08348).
+    here: on `n_scored` rows like the labelled ones (n, C), because averages over classes grow with
+    the number of rows. alike: on as many such rows as there are `others`. there: on the unlabelled
+    `others` (m, C), predicted by the same models. alike and there differ by confidence alone.
+
+    One temperature first makes the mean confidence on the labelled rows equal their accuracy
+    (calibrated confidence, arXiv 2401.08348).
     """
     rng = np.random.default_rng(seed)
     temperature = accuracy_temperature(labels, probs)
     ours = with_temperature(probs, temperature)
     theirs = with_temperature(others, temperature)
 
-    def drawn_score(probs, n):
-        rows = probs[rng.integers(len(probs), size=n)]
-        return metric((rng.random((n, 1)) > rows.cumsum(1)[:, :-1]).sum(1), rows)
+    def mean_score(probs, n):
+        scores = []
+        for _ in range(draws):
+            rows = probs[rng.integers(len(probs), size=n)]
+            drawn = (rng.random((n, 1)) > rows.cumsum(1)[:, :-1]).sum(1)
+            scores.append(metric(drawn, rows))
+        return float(np.mean(scores))
 
     m = min(len(others), MOST_DRAWN_ROWS)
-    return tuple(float(np.mean([drawn_score(rows, n) for _ in range(draws)]))
-                 for rows, n in ((ours, n_scored), (ours, m), (theirs, m)))
+    here = mean_score(ours, n_scored)
+    alike = mean_score(ours, m)
+    there = mean_score(theirs, m)
+    return here, alike, there
 
 
 def normalized(probs, floor=1e-7):
-    """Rows clipped away from 0 that sum to 1 in float64."""
+    """Rows clipped at `floor` and scaled to sum to 1, float64."""
     probs = np.clip(np.asarray(probs, dtype=np.float64), floor, None)
     return probs / probs.sum(1, keepdims=True)
 
@@ -252,25 +281,30 @@ def fit_temperature(labels, probs):
     def loss(log_temperature):
         scaled = with_temperature(probs, np.exp(log_temperature))
         return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-7)).mean()
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)),
-                                        method="bounded").x))
+
+    found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded")
+    return float(np.exp(found.x))
 
 
 def accuracy_temperature(labels, probs):
-    """The temperature at which the mean largest probability is the accuracy, or the nearest between
-    0.1 and 10."""
+    """The temperature at which the mean largest probability equals the accuracy.
+
+    Between 0.1 and 10; the nearer end if there is none.
+    """
     right = accuracy(labels, probs)
 
     def excess(log_temperature):
-        return with_temperature(probs, np.exp(log_temperature)).max(1).mean() - right
+        confidence = with_temperature(probs, np.exp(log_temperature)).max(1)
+        return confidence.mean() - right
 
     ends = np.log([0.1, 10.0])
     if excess(ends[0]) <= 0 or excess(ends[1]) >= 0:
-        return float(np.exp(min(ends, key=lambda end: abs(excess(end)))))
+        nearer = min(ends, key=lambda end: abs(excess(end)))
+        return float(np.exp(nearer))
     return float(np.exp(brentq(excess, *ends, xtol=1e-3)))
 
 
 def least_loss_weights(stack, labels):
-    """Weights (m,) on the simplex under which the mean of `stack` (m, n, C) has the least log loss.
-    """
-    return mixture_weights(np.maximum(stack[:, np.arange(len(labels)), labels], 1e-7).T)
+    """Weights (m,) >= 0 summing to 1: the mean of `stack` (m, n, C) with the least log loss."""
+    likelihoods = np.maximum(stack[:, np.arange(len(labels)), labels], 1e-7)
+    return mixture_weights(likelihoods.T)

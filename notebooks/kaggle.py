@@ -1,34 +1,34 @@
-"""Paste into one cell of a Kaggle notebook (accelerator: GPU T4 x2, of which one is used), change
-the names, save a version.
+"""Train in a Kaggle notebook: paste this into one cell, change the names, save a version.
 
-It stops where a backbone's weights are not found, before hours are spent; the log's `weights:`
-lines say which file is taken.
+Accelerator: GPU T4 x2, of which one is used. Attach:
 
-Attach: this repository as a dataset, the contest, a dataset with weights named <timm model
-name>*.safetensors or .pth, and, to go on with a version that ended too early, that version's
-output. With the internet off also a dataset of wheels, made elsewhere by `pip download -r
-requirements.txt -d wheels`, and before this cell: !pip install --no-index --find-links
-/kaggle/input/wheels -r /kaggle/input/grandmaster-train/requirements.txt
+- this repository and the contest,
+- a dataset of weights named <timm model name>*.safetensors or .pth,
+- to continue a version that ended too early, that version's output,
+- with the internet off, wheels made elsewhere by `pip download -r requirements.txt -d wheels`.
+  Then run before this cell: !pip install --no-index --find-links /kaggle/input/wheels
+  -r /kaggle/input/grandmaster-train/requirements.txt
+
+The run stops before any training if a backbone's weights are missing; the log's `weights:` lines
+say which files it uses.
 """
 import shutil
 import sys
 from pathlib import Path
 
-CODE, CONTEST, WEIGHTS = (
-    "/kaggle/input/grandmaster-train",
-    "/kaggle/input/CONTEST",
-    "/kaggle/input/WEIGHTS",
-)
-# of an earlier version; may be absent
-PREVIOUS = Path("/kaggle/input/MY-NOTEBOOK/training_results/kaggle")
-OUTPUT = Path("/kaggle/working")                                          # /content on Colab
-# hours, of 9 to 12
+CODE = "/kaggle/input/grandmaster-train"
+CONTEST = "/kaggle/input/CONTEST"
+WEIGHTS = "/kaggle/input/WEIGHTS"
+PREVIOUS = Path("/kaggle/input/MY-NOTEBOOK/training_results/kaggle")    # may be absent
+OUTPUT = Path("/kaggle/working")                                        # /content on Colab
+# the budget is in hours, of Kaggle's 9 to 12
 FLAGS = ["--mode", "full_training", "--time_budget", "8", "--set", "model.pretrained=require"]
 
 run = OUTPUT / "training_results" / "kaggle"
 if PREVIOUS.is_dir() and not run.exists():
-    # finished fits are found by their keys and are not trained again
+    # finished fits are found by their keys and not trained again
     shutil.copytree(PREVIOUS, run)
+
 sys.path.insert(0, CODE)
 from grandmaster_train import main
 
@@ -36,4 +36,5 @@ status = main(["--data_path", CONTEST, "--weights_dir", WEIGHTS, "--results_dir"
                "--experiment_name", run.name, *FLAGS])
 if status:
     raise SystemExit(status)
+
 shutil.copy(run / f"submission_{run.name}.csv", OUTPUT / "submission.csv")

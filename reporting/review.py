@@ -1,43 +1,46 @@
-"""What out-of-fold predictions say about classes, labels and images; every row by models that did
-not see it.
+"""What out-of-fold predictions say about classes, labels and images.
 
-    matrix = confusion(labels, probs)                    # labels (n,) int, probs (n, C)
-    rows = suspect_labels(labels, probs, most=12)        # look at these images: the label may be wrong
+No model has seen the rows it predicts here.
+
+    matrix = confusion(labels, probs)                   # labels (n,) int, probs (n, C)
+    rows = suspect_labels(labels, probs, most=12)       # images whose label may be wrong
 """
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-SUSPECT_PROBABILITY = 0.8          # probability of another class from which on a label is suspect
+SUSPECT_PROBABILITY = 0.8       # least probability of another class that makes a label suspect
 
 
 def confusion(labels, probs):
-    """(C, C) counts: row the label, column the likeliest class."""
+    """(C, C) counts, by label (row) and likeliest class (column)."""
     return confusion_matrix(labels, probs.argmax(1), labels=np.arange(probs.shape[1]))
 
 
 def per_class(matrix):
-    """(C, 3): recall, precision and F1 of each class by its counts; 0 where a class is never the
-    label, or never the answer."""
+    """(C, 3): recall, precision and F1 of each class; 0 for a class without labels or answers."""
     hits = np.diag(matrix)
     of_label = matrix.sum(1)
     of_answer = matrix.sum(0)
-    return np.stack([hits / np.maximum(of_label, 1), hits / np.maximum(of_answer, 1),
-                     2 * hits / np.maximum(of_label + of_answer, 1)], axis=1)
+    recall = hits / np.maximum(of_label, 1)
+    precision = hits / np.maximum(of_answer, 1)
+    f1 = 2 * hits / np.maximum(of_label + of_answer, 1)
+    return np.stack([recall, precision, f1], axis=1)
 
 
 def most_mistaken(matrices, most):
-    """Classes in their order, at most `most`: all, or those with the most mistakes as label or
-    answer over the matrices."""
+    """At most `most` classes, in class order: those with the most mistakes over the matrices.
+
+    A mistake counts for the label and for the answer.
+    """
     wrong = sum(m + m.T for m in matrices).astype(np.int64)
     np.fill_diagonal(wrong, 0)
     return np.sort(np.argsort(-wrong.sum(1), kind="stable")[:most])
 
 
 def confused_pairs(matrices, most):
-    """[(label, answer)] with the most mistakes over the matrices together, at most `most`, none
-    without a mistake."""
+    """At most `most` pairs [(label, answer)] with the most mistakes over the matrices together."""
     wrong = sum(matrices).astype(np.int64)
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
@@ -46,26 +49,26 @@ def confused_pairs(matrices, most):
 
 
 def examples_of(pair, labels, probs, most):
-    """Rows with the pair's label that are taken for its other class, the surest first."""
-    rows = np.flatnonzero((labels == pair[0]) & (probs.argmax(1) == pair[1]))
-    return rows[np.argsort(-probs[rows, pair[1]], kind="stable")][:most]
+    """Rows of a pair (label, answer): labelled the one, taken for the other, the surest first."""
+    label, answer = pair
+    rows = np.flatnonzero((labels == label) & (probs.argmax(1) == answer))
+    return rows[np.argsort(-probs[rows, answer], kind="stable")][:most]
 
 
 def suspect_labels(labels, probs, most):
-    """Rows whose likeliest class is another one than the label with a probability of at least SURE,
-    the surest first."""
+    """Rows whose likeliest class is not the label and reaches SUSPECT_PROBABILITY, surest first."""
     rows = np.flatnonzero((probs.argmax(1) != labels) & (probs.max(1) >= SUSPECT_PROBABILITY))
     return rows[np.argsort(-probs[rows].max(1), kind="stable")][:most]
 
 
 def hardest(labels, probs, most, without=()):
-    """Rows with the least probability of their label, the least first; none of `without`."""
+    """Rows with the least probability of their label, the least first, except rows `without`."""
     order = np.argsort(probs[np.arange(len(labels)), labels], kind="stable")
     return order[~np.isin(order, without)][:most]
 
 
 class Bin(NamedTuple):
-    """Predictions of about the same confidence: its mean, the share that is right, how many."""
+    """Predictions of similar confidence: mean confidence, share that is right, number."""
 
     confidence: float
     accuracy: float
@@ -73,20 +76,25 @@ class Bin(NamedTuple):
 
 
 def reliability(labels, probs, n_bins=10):
-    """(Bins of equal width that hold rows, expected calibration error: the mean |confidence -
-    accuracy| over rows)."""
+    """([Bin], expected calibration error) with bins of equal width; empty ones are left out.
+
+    The error is the mean over rows of |confidence - accuracy| of the row's bin.
+    """
     confidence = probs.max(1)
     right = probs.argmax(1) == labels
     index = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    bins = [Bin(float(confidence[index == k].mean()), float(right[index == k].mean()),
-                int((index == k).sum())) for k in np.unique(index)]
-    return bins, sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / len(labels)
+    bins = []
+    for k in np.unique(index):
+        rows = index == k
+        mean = float(confidence[rows].mean())
+        bins.append(Bin(mean, float(right[rows].mean()), int(rows.sum())))
+    error = sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / len(labels)
+    return bins, error
 
 
 def duplicate_sets(sample_id, label, sets):
-    """[rows] of each of the sets of sample ids, as far as they are there, those with different
-    labels first."""
+    """Rows of each set of sample ids with at least two rows here, different labels first."""
     row_of = {sample: row for row, sample in enumerate(sample_id.tolist())}
     found = [[row_of[i] for i in ids if i in row_of] for ids in sets]
-    return sorted((rows for rows in found if len(rows) > 1),
-                  key=lambda rows: len(set(label[rows].tolist())) == 1)
+    several = [rows for rows in found if len(rows) > 1]
+    return sorted(several, key=lambda rows: len(set(label[rows].tolist())) == 1)

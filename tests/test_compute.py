@@ -95,7 +95,8 @@ def test_a_run_computes_as_the_machine_of_its_fits_does_not_as_the_one_that_star
     assert known.compute_of("convnext_atto") == BF16
 
 
-@pytest.mark.parametrize("way", [BF16, Compute(channels_last=False), Compute("bf16", False)], ids=Compute.describe)
+@pytest.mark.parametrize("way", [
+    BF16, Compute(channels_last=False), Compute("bf16", False)], ids=Compute.describe)
 def test_all_ways_compute_the_same(way):
     torch.manual_seed(0)
     network = build_network("mobilenetv3_small_050", n_classes=3, image_size_px=32,
@@ -110,7 +111,8 @@ def test_all_ways_compute_the_same(way):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "is_same", "height"), [
-    (3, 2, False, 9), (3, 2, True, 10), (5, 1, False, 4), (5, 2, True, 11), (7, 1, False, 9), (7, 2, False, 12)])
+    (3, 2, False, 9), (3, 2, True, 10), (5, 1, False, 4), (5, 2, True, 11), (7, 1, False, 9),
+    (7, 2, False, 12)])
 def test_gradients_of_depthwise_convolutions_in_bf16_are_those_of_fp32(kernel, stride, is_same,
                                                                        height):
     torch.manual_seed(0)
@@ -133,7 +135,8 @@ def test_gradients_of_depthwise_convolutions_in_bf16_are_those_of_fp32(kernel, s
 
 
 @pytest.mark.parametrize(("module", "shape"), [
-    (torch.nn.ReLU(inplace=True), (2, 6, 5, 5)), (torch.nn.ReLU6(inplace=True), (2, 6, 5, 5)), (torch.nn.ReLU(), (2, 6, 5, 5)),
+    (torch.nn.ReLU(inplace=True), (2, 6, 5, 5)), (torch.nn.ReLU6(inplace=True), (2, 6, 5, 5)),
+    (torch.nn.ReLU(), (2, 6, 5, 5)),
     (torch.nn.Conv2d(6, 9, 1), (2, 6, 5, 5)), (torch.nn.Conv2d(6, 9, 1, bias=False), (2, 6, 1, 1)),
     (torch.nn.LayerNorm(40), (3, 5, 40)), (LayerNorm2d(6), (2, 6, 5, 5))], ids=str)
 def test_other_fast_ways_give_the_same_values_and_gradients(module, shape):
@@ -224,7 +227,8 @@ def test_a_run_times_once_and_predicts_as_it_trained(contest, tmp_path, monkeypa
 
 
 def test_a_hidden_capability_leaves_fp32_alone():
-    code = "import torch; from modeling.compute import precisions; print(*precisions(torch.device('cpu')))"
+    code = ("import torch; from modeling.compute import precisions; "
+            "print(*precisions(torch.device('cpu')))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           cwd=Path(__file__).parent.parent,
                           env=os.environ | {"ATEN_CPU_CAPABILITY": "avx2"})
@@ -250,7 +254,8 @@ def test_what_another_kind_of_machine_chose_is_kept_for_its_fits_alone(tmp_path,
 
 
 @pytest.mark.parametrize(("device", "cores", "threads", "n", "in_bursts"), [
-    ("cpu", 1, 1, 0, False), ("cpu", 2, 2, 2, True), ("cpu", 2, 1, 1, False), ("cpu", 64, 64, 8, True),
+    ("cpu", 1, 1, 0, False), ("cpu", 2, 2, 2, True), ("cpu", 2, 1, 1, False),
+    ("cpu", 64, 64, 8, True),
     ("cpu", 64, 8, 8, False), ("cuda", 1, 1, 0, False), ("cuda", 2, 2, 1, False),
     ("cuda", 64, 64, 8, False)])
 def test_loading_processes_go_by_the_cores_and_whether_they_compute_too(monkeypatch, device, cores,

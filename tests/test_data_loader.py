@@ -443,7 +443,8 @@ def test_nothing_is_loaded_between_bursts(store, monkeypatch):
     assert seen == [([0], 1), ([1], 3), ([2], 3), ([3], 5), ([4], 5), ([5], 6)]
 
 
-@pytest.mark.parametrize(("name", "value"), [("BURST_BATCHES", 1), ("BURST_BYTES", 1), ("stop_is_asked", lambda: True)])
+@pytest.mark.parametrize(("name", "value"), [
+    ("BURST_BATCHES", 1), ("BURST_BYTES", 1), ("stop_is_asked", lambda: True)])
 def test_a_burst_may_be_one_batch(store, monkeypatch, name, value):
     """Where more are not wanted, where one is large, and where the run is about to stop: none is
     left out."""
@@ -576,7 +577,8 @@ def test_no_process_of_process_map_outlives_a_killed_run():
     code = (
         "import os, signal, time, numpy as np; from system.parallel import process_map\n"
         "def large(i):\n"
-        "    i == 9 and (time.sleep(0.5), os.kill(os.getppid(), signal.SIGKILL)); return np.zeros(1 << 20)\n"
+        "    i == 9 and (time.sleep(0.5), os.kill(os.getppid(), signal.SIGKILL))\n"
+        "    return np.zeros(1 << 20)\n"
         "process_map(large, range(400), 2)"
     )
     done = subprocess.run(

@@ -63,7 +63,7 @@ def landscape_share(rows):
     return np.mean(of_forms[:, 3] > of_forms[:, 4])
 
 
-# ---------------------------------------------------------------- the acceptance figures, train to test
+# ---------------------------------------------------------------- acceptance figures, train to test
 
 def test_brightness_rises(figures):
     assert 20 <= figures["test"][:, 0].mean() - figures["train"][:, 0].mean() <= 25

@@ -215,7 +215,8 @@ def undisturbed(contest, one_thread, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-@pytest.mark.parametrize(("name", "mark"), [("worker", b"ray::fit 1/6"), ("raylet", b"raylet/raylet")])
+@pytest.mark.parametrize(("name", "mark"), [
+    ("worker", b"ray::fit 1/6"), ("raylet", b"raylet/raylet")])
 def test_a_killed_worker_and_a_killed_raylet_change_no_byte(contest, tmp_path, undisturbed, name,
                                                             mark):
     pytest.importorskip("ray")

@@ -89,7 +89,8 @@ def fail(error):
 
 # ---------------------------------------------------------------- disk
 
-@pytest.mark.parametrize("size_kib", [5000, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 300, 1500, 9000))])
+@pytest.mark.parametrize("size_kib", [
+    5000, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 300, 1500, 9000))])
 def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goes_on(
         contest, undisturbed, tmp_path, monkeypatch, capsys, size_kib):
     with mounted(tmp_path / "disk", "-o", f"size={size_kib}k") as disk:
@@ -238,7 +239,8 @@ def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_o
     loading process."""
     argv = small_argv(contest, tmp_path, "runtime.workers=1")
     code = (
-        "import os, signal, sys, modeling.train as t; from grandmaster_train import main; step, n = t.train_step, [0]\n"
+        "import os, signal, sys, modeling.train as t; from grandmaster_train import main\n"
+        "step, n = t.train_step, [0]\n"
         "def slow(*a, **k):\n"
         f"    n[0] += 1; n[0] == 5 and os.killpg(0, {int(number)}); return step(*a, **k)\n"
         "t.train_step = slow; sys.exit(main(sys.argv[1:]))"
@@ -290,7 +292,8 @@ def test_a_killed_loading_process_is_done_without(contest, undisturbed, tmp_path
 
 
 @pytest.mark.parametrize(("size_kib", "in_bursts", "warnings"), [
-    (4, True, ["loading processes were ended by the system"]), (64, False, ["loading processes were ended by the system"]),
+    (4, True, ["loading processes were ended by the system"]),
+    (64, False, ["loading processes were ended by the system"]),
     (64, True, [])])      # not a semaphore; not a batch; no batch is in shared memory
 @pytest.mark.slow
 def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path, size_kib,
@@ -310,8 +313,10 @@ def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path
 
 
 @pytest.mark.parametrize(("error", "message"), [
-    pytest.param(lambda: torch.empty(1 << 60), "there was not enough memory", marks=pytest.mark.slow),
-    (lambda: fail(RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be")), "the GPU failed (CUDA"),
+    pytest.param(lambda: torch.empty(1 << 60), "there was not enough memory",
+                 marks=pytest.mark.slow),
+    (lambda: fail(RuntimeError("CUDA error: unspecified launch failure\n"
+                               "CUDA kernel errors might be")), "the GPU failed (CUDA"),
 ])
 def test_no_memory_a_lost_gpu_or_a_dying_disk_is_one_sentence_and_the_last_epoch_is_kept(
         contest, undisturbed, tmp_path, monkeypatch, capsys, error, message):
@@ -337,12 +342,14 @@ def test_a_step_without_memory_is_taken_again_with_less_and_the_run_ends(contest
 
 
 @pytest.mark.parametrize(("error", "sentence"), [
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), "grad_checkpointing=on, which takes less"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+     "grad_checkpointing=on, which takes less"),
     (MemoryError(), "there was not enough memory (MemoryError)"),
     (OSError(errno.EIO, "Input/output error"), "a file could not be used"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
     (OSError("8 requested and 2 written"), "the disk is full"),
-    (KeyError("a"), ""), (ValueError("an error of ours"), ""), (FileNotFoundError(errno.ENOENT, "No such file"), ""),
+    (KeyError("a"), ""), (ValueError("an error of ours"), ""),
+    (FileNotFoundError(errno.ENOENT, "No such file"), ""),
 ])
 def test_the_machine_is_blamed_for_its_own_faults_alone(error, sentence):
     assert sentence in machine.fault_of(error)
@@ -404,7 +411,8 @@ def test_a_clock_that_jumps_changes_nothing(contest, undisturbed, tmp_path, monk
         )
 
 
-@pytest.mark.parametrize(("n_failures", "status"), [pytest.param(2, 0, marks=pytest.mark.slow), (99, 1)])
+@pytest.mark.parametrize(("n_failures", "status"), [
+    pytest.param(2, 0, marks=pytest.mark.slow), (99, 1)])
 def test_a_stale_handle_is_tried_again_then_named(contest, undisturbed, tmp_path, monkeypatch,
                                                   capsys, n_failures, status):
     real, left = os.open, [n_failures]
@@ -434,7 +442,8 @@ def test_a_second_start_is_refused_by_pid_and_host_and_a_killed_ones_lock_is_tak
                                                                                         undisturbed,
                                                                                         tmp_path,
                                                                                         capsys):
-    hold = "import sys, utils\nwith utils.exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.readline()"
+    hold = ("import sys, utils\nwith utils.exclusive(sys.argv[1]):\n"
+            " print('held', flush=True); sys.stdin.readline()")
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], cwd=ROOT,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout.readline().strip() == b"held"
@@ -485,7 +494,8 @@ def test_our_own_csv_files_hold_no_cell_that_a_spreadsheet_runs(tmp_path):
     assert any("a spreadsheet would run" in w for w in final["warnings"])
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+x", "@a", "-a.png", "'=x", "''=x", "\t=x", "'plain", "plain", "-1.5", "+3", ""])
+@pytest.mark.parametrize("text", [
+    "=1+1", "+x", "@a", "-a.png", "'=x", "''=x", "\t=x", "'plain", "plain", "-1.5", "+3", ""])
 def test_quoted_cells_are_read_back(text):
     assert unquoted_cell(quoted_cell(text)) == text
     assert quoted_cell(text)[:1] not in ("=", "@", "\t")

@@ -415,7 +415,8 @@ def reading(root):
     )
 
 
-@pytest.mark.parametrize("layout", [k for k in LAYOUTS if k not in NO_TABLE], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("layout", [
+    k for k in LAYOUTS if k not in NO_TABLE], ids=lambda layout: layout.__name__)
 def test_two_columns_of_files_stop_with_both_named(layout, tmp_path):
     asked = layout(tmp_path)
     names = rows_of(tmp_path / asked.table)[0]
@@ -513,10 +514,11 @@ def test_two_class_columns_without_a_sample_stop_with_both_named(tmp_path):
 
 # ---------------------------------------------------------------- what is refused, in one sentence
 
-@pytest.mark.parametrize("labels", [("scab", "rust", "rust scab"), ("3", "17", "3 17"), ("scab", "rust", "rust,scab"),
-                                    ("haze primary", "agriculture clear primary water", "clear primary", "clear water",
-                                     "haze water", "agriculture haze", "primary water", "clear", "haze clear primary water",
-                                     "agriculture water", "agriculture primary")])
+@pytest.mark.parametrize("labels", [
+    ("scab", "rust", "rust scab"), ("3", "17", "3 17"), ("scab", "rust", "rust,scab"),
+    ("haze primary", "agriculture clear primary water", "clear primary", "clear water",
+     "haze water", "agriculture haze", "primary water", "clear", "haze clear primary water",
+     "agriculture water", "agriculture primary")])
 def test_sets_of_classes_are_refused(labels, tmp_path):
     rows = [(f"a{i}.jpg", k) for i, k in labelled(labels)]
     images(tmp_path / "train_images", [i for i, _ in rows])
@@ -554,7 +556,8 @@ def test_pixels_in_a_table_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("layout", "metric", "message"), [
-    (paddy, "log_loss", "one probability column for each of the 3 classes, but 'sample_submission.csv' has the column 'label'"),
+    (paddy, "log_loss", "one probability column for each of the 3 classes, but "
+     "'sample_submission.csv' has the column 'label'"),
     (dog_breed, "map_at_5", "one column beside the ids, but 'sample_submission.csv' has 4"),
     (paddy, "quadratic_kappa", "consecutive whole numbers, got 'bacterial_leaf_blight'"),
     (plant_seedlings, "map_at_5", "class names without spaces")])

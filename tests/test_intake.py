@@ -113,7 +113,8 @@ def test_pixels_are_the_images_in_catalog_order(root, out):
         assert np.array_equal(audit.train_pixels[row], expected)
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".jfif", ".PNG", ".tif", ".tiff", ".bmp", ".webp"])
+@pytest.mark.parametrize("suffix", [
+    ".jpg", ".JPG", ".jpeg", ".jfif", ".PNG", ".tif", ".tiff", ".bmp", ".webp"])
 def test_ids_without_suffix(tmp_path, suffix):
     contest = read_contest(plain_contest(tmp_path, suffix=suffix, id_suffix=""), DATA)
     assert contest.problems == () and len(contest.train) == 8 and "t3" in contest.submission_ids
@@ -162,8 +163,10 @@ def test_a_test_id_is_never_given_a_training_image(root):
 
 
 @pytest.mark.parametrize(("train", "test"), [
-    ("trainset", "testset"), ("TrainImages", "TestImages"), ("pack/training_data", "pack/testing_data"),
-    ("train_test_split/train", "train_test_split/test"), ("training_2024/train", "training_2024/test"),
+    ("trainset", "testset"), ("TrainImages", "TestImages"),
+    ("pack/training_data", "pack/testing_data"),
+    ("train_test_split/train", "train_test_split/test"),
+    ("training_2024/train", "training_2024/test"),
     ("my test/a/train", "my test/a/test")])
 def test_splits_are_found_in_the_names_of_folders(tmp_path, train, test):
     for i, name in enumerate(("cat", "dog")):
@@ -252,7 +255,8 @@ def test_class_folders_without_a_train_folder(tmp_path):
 @pytest.mark.parametrize(("folders", "classes", "n_test"), [
     (("beaker", "flask", "test_tube"), ("beaker", "flask", "test_tube"), 0),
     (("bus", "Train", "truck"), ("Train", "bus", "truck"), 0),
-    (("beaker", "flask", "test_images"), ("beaker", "flask"), 1), (("bus", "car", "test"), ("bus", "car"), 1)])
+    (("beaker", "flask", "test_images"), ("beaker", "flask"), 1),
+    (("bus", "car", "test"), ("bus", "car"), 1)])
 def test_a_class_may_be_named_like_a_split_among_others(tmp_path, folders, classes, n_test):
     for k, name in enumerate(folders):
         draw(tmp_path / "data" / name / "1.png", k)
@@ -283,7 +287,8 @@ def test_json_map_names_the_classes(root):
     assert read_contest(root, DATA).class_names == ("Blight", "Healthy")
 
 
-@pytest.mark.parametrize(("encoding", "newline"), [("utf-8-sig", "\r\n"), ("cp949", "\n"), ("utf-16", "\r\n")])
+@pytest.mark.parametrize(("encoding", "newline"), [
+    ("utf-8-sig", "\r\n"), ("cp949", "\n"), ("utf-16", "\r\n")])
 def test_encodings_line_ends_and_empty_lines(root, encoding, newline):
     write(root / "meta.csv", "target,class_name", "0,고양이", "1,개", "", ",", encoding=encoding,
           newline=newline)
@@ -301,7 +306,8 @@ def test_other_columns_are_tolerated_and_groups_offered(root):
     assert grouped.train.group.tolist() == [f"patient=p{i % 3}" for i in range(8)]
     with pytest.raises(
         UserError,
-        match=r"--group_column must be a column of 'train.csv', got 'patients'; did you mean 'patient'",
+        match=r"--group_column must be a column of 'train.csv', got 'patients'; "
+              r"did you mean 'patient'",
     ):
         read_contest(root, DataConfig(n_folds=2, group_column="patients"))
 
@@ -481,7 +487,8 @@ def test_offered_groups_are_neither_measurements_nor_the_class(root):
     write(root / "train.csv", "patient,size,ID,target,kind", *(
         f"p{i % 3},{i % 2}.5,a{i}.png,{i % 2},{'xy'[i % 2]}" for i in range(8)))
     assert read_contest(root, DATA).understood[2] == (
-        "groups:     near-duplicates only; columns that repeat over images: 'patient' (--group_column NAME)"
+        "groups:     near-duplicates only; columns that repeat over images: 'patient' "
+        "(--group_column NAME)"
     )
 
 
@@ -566,8 +573,9 @@ def test_label_not_in_meta(root):
     assert len(contest.train) == 8 and contest.train.classes == ("0", "1")
 
 
-@pytest.mark.parametrize("bad", ["../secret.png", "train/../../secret.png", "{root}/../secret.png", "..\\secret.png",
-                                 "C:\\secret.png"])
+@pytest.mark.parametrize("bad", [
+    "../secret.png", "train/../../secret.png", "{root}/../secret.png", "..\\secret.png",
+    "C:\\secret.png"])
 def test_ids_that_leave_the_folder(root, out, bad):
     draw(root.parent / "secret.png", 5)
     bad = bad.replace("{root}", str(root))

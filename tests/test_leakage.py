@@ -31,8 +31,9 @@ def noise_contest(folder, seed):
     return dict(rows)
 
 
-@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.slow), *(pytest.param(s, marks=pytest.mark.long)
-                                                                              for s in (1, 2))])
+@pytest.mark.parametrize("seed", [
+    pytest.param(0, marks=pytest.mark.slow),
+    *(pytest.param(s, marks=pytest.mark.long) for s in (1, 2))])
 def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_train_and_test(tmp_path,
                                                                                            seed):
     label_of = noise_contest(tmp_path / "noise", seed)

@@ -143,7 +143,8 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_halves_and_the_fit_is_
     assert [e["micro_batch_size"] for e in before.epochs] == [8, 8]
     assert (result.epochs[-1]["micro_batch_size"], result.epochs[-1]["out_of_memory"]) == (4, 1)
     assert (
-        "memory ran out (CUDA out of memory. Tried to allocate 2.00 MiB): goes on with 4 image(s) at a time"
+        "memory ran out (CUDA out of memory. Tried to allocate 2.00 MiB): "
+        "goes on with 4 image(s) at a time"
         in (log.path.read_text())
     )
 
@@ -167,7 +168,8 @@ def test_the_smallest_part_is_one_image_and_then_a_sentence(tmp_path, out_of_mem
         2,
         times=99,
         error=RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 9 bytes."
         ),
     )
     with pytest.raises(
@@ -233,7 +235,8 @@ def test_moments_made_beforehand_are_those_of_torch():
                                          v in made.state[p].items())
 
 
-@pytest.mark.parametrize("name", ["resnext26ts", "maxvit_rmlp_pico_rw_256", "tf_efficientnetv2_b0", "tiny_vit_5m_224"])
+@pytest.mark.parametrize("name", [
+    "resnext26ts", "maxvit_rmlp_pico_rw_256", "tf_efficientnetv2_b0", "tiny_vit_5m_224"])
 def test_checkpointing_changes_neither_gradients_nor_statistics_of_batch_norms(name):
     """Of the tiny members that have batch norms; dropout and drop path draw the same again."""
     model = with_values(build_config("quick_test"), {"model.drop_path_rate": 0.2}).model
@@ -284,8 +287,10 @@ def test_a_prediction_that_runs_out_of_memory_goes_on_in_halves_with_the_same_re
 
 @pytest.mark.parametrize(("error", "expected"), [
     (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), True),
-    (CUDA_ERROR, True), (MemoryError(), True), (NoRoom("x"), True), (RuntimeError("MPS backend out of memory"), True),
-    (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), True), (RuntimeError("shape"), False), (ValueError("out of memory"), False)])
+    (CUDA_ERROR, True), (MemoryError(), True), (NoRoom("x"), True),
+    (RuntimeError("MPS backend out of memory"), True),
+    (RuntimeError("CUDNN_STATUS_ALLOC_FAILED"), True), (RuntimeError("shape"), False),
+    (ValueError("out of memory"), False)])
 def test_which_errors_say_that_memory_ran_out(error, expected):
     assert is_out_of_memory(error) == expected
 

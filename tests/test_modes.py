@@ -102,7 +102,8 @@ def test_without_leave_to_learn_from_test_images_only_distillation_is_left_of_a_
     argv = [*small_argv(contest, tmp_path, "rounds=2", "data.run_folds=1"),
             "data.test_usage=statistics"]
     assert main([*argv, "--dry_run"]) == 0
-    said = "1 of 1 later round(s) that teach nothing else were switched off: data.test_usage=statistics"
+    said = ("1 of 1 later round(s) that teach nothing else were switched off: "
+            "data.test_usage=statistics")
     assert said in capsys.readouterr().out
     assert main([*argv, "rounds.alpha=0.5"]) == 0
     final = json.loads((tmp_path / "run/final_results.json").read_text())
@@ -134,7 +135,8 @@ def test_the_menu_works_through_a_pipe(monkeypatch, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "the mode must be a number from 1 to 4, got 'nine'" in out
     assert (
-        f"python grandmaster_train.py --mode debug --data_path {tmp_path / 'none'} --experiment_name 'my run'"
+        f"python grandmaster_train.py --mode debug --data_path {tmp_path / 'none'} "
+        "--experiment_name 'my run'"
         in out
     )
 
@@ -157,9 +159,11 @@ def test_the_menu_ends_cleanly_when_the_pipe_does(monkeypatch, capsys):
     (["--experiment_name", ""], "--experiment_name must name something, got ''"),
     (["--verify", ""], "--verify must name something, got ''"),
     (["--data_path", ""], "--data_path must name something, got ''"),
-    (["--set", "optim.clip_norm=inf"], "optim.clip_norm must be a finite number, got inf (largest norm of the gradient; 0"),
+    (["--set", "optim.clip_norm=inf"],
+     "optim.clip_norm must be a finite number, got inf (largest norm of the gradient; 0"),
     (["--metric", "macro_g1"], "did you mean 'macro_f1'"),
-    (["--set", "model.backbones=resnet18.in99k"], "a tag that timm knows, if with one, got 'resnet18.in99k'"),
+    (["--set", "model.backbones=resnet18.in99k"],
+     "a tag that timm knows, if with one, got 'resnet18.in99k'"),
 ])
 def test_a_users_mistake_is_one_sentence_and_status_2(argv, message, capsys, tmp_path, contest):
     data = [] if "--data_path" in argv or "--demo_size" in argv else ["--data_path", str(contest)]

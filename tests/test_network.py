@@ -177,7 +177,8 @@ def test_a_network_without_batch_norm_has_no_adapted_one():
     assert adapted_to(build("vit_tiny_patch16_224").eval(), [torch.zeros(2, 3, 64, 64)]) is None
 
 
-@pytest.mark.parametrize("name", [NAME, "resnet18", "tf_efficientnetv2_b0", "maxvit_rmlp_pico_rw_256"])
+@pytest.mark.parametrize("name", [
+    NAME, "resnet18", "tf_efficientnetv2_b0", "maxvit_rmlp_pico_rw_256"])
 def test_a_fused_network_has_the_same_outputs_without_batch_norms_after_convolutions(name):
     torch.manual_seed(0)
     network = build(name)
@@ -237,11 +238,13 @@ def test_stochastic_depth_is_left_to_the_backbones_that_have_it():
 
 
 @pytest.mark.parametrize(("url", "proxies", "address"), [
-    ("https://huggingface.co", {}, ("huggingface.co", 443)), ("http://mirror:8080/hf", {}, ("mirror", 8080)),
+    ("https://huggingface.co", {}, ("huggingface.co", 443)),
+    ("http://mirror:8080/hf", {}, ("mirror", 8080)),
     ("http://mirror", {}, ("mirror", 80)),
     ("https://huggingface.co", {"https": "http://proxy:3128"}, ("proxy", 3128)),
     ("https://huggingface.co", {"all": "proxy:8888"}, ("proxy", 8888)),
-    ("https://huggingface.co", {"https": "http://proxy:3128", "no": "huggingface.co"}, ("huggingface.co", 443))])
+    ("https://huggingface.co", {"https": "http://proxy:3128", "no": "huggingface.co"},
+     ("huggingface.co", 443))])
 def test_the_hub_is_looked_for_where_requests_go(monkeypatch, url, proxies, address):
     for name in ("http", "https", "all", "no"):
         for variable in (f"{name}_proxy", f"{name}_proxy".upper()):

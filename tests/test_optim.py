@@ -31,7 +31,8 @@ def test_the_peak_follows_the_kind_of_network_the_batch_and_the_setting():
     assert peak_lr(layer_norm, OptimConfig(batch_size=16, lr=0.3), True) == 0.3
 
 
-@pytest.mark.parametrize(("name", "n_blocks"), [("convnext_atto", 13), ("mobilenetv2_100", 17), ("tf_efficientnetv2_s", 20)])
+@pytest.mark.parametrize(("name", "n_blocks"), [
+    ("convnext_atto", 13), ("mobilenetv2_100", 17), ("tf_efficientnetv2_s", 20)])
 def test_the_first_layers_of_deep_networks_learn_too(name, n_blocks):
     """tf_efficientnetv2_s has 40 blocks, of which the first would learn at 0.0001 of the rate."""
     scales = [g["lr_scale"] for g in parameter_groups(network(name), OPTIM, pretrained=True)]

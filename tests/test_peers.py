@@ -97,10 +97,8 @@ def test_the_table_has_ratios_and_failures():
             (Outcome("fastai", 3.0, error="no environment: offline"), None)]
     lines = list(table(runs, n_images=660))
     assert lines[2] == "| product | 1 of 1 | 30.0 | 22.0 | 2.00 | 1.0000 | 1.36 |"
-    assert (
-        lines[3]
-        == "| timm | 2 of 3 | 22.0 (20.0 to 24.0) | 30.0 | 1.00 | 0.6000 (0.5000 to 0.7000) | 1.00 |"
-    )
+    assert lines[3] == ("| timm | 2 of 3 | 22.0 (20.0 to 24.0) | 30.0 | 1.00 | "
+                        "0.6000 (0.5000 to 0.7000) | 1.00 |")
     assert lines[4] == "| timm | FAILED | exit status 1: full | | | | |"
     assert lines[5] == "| fastai | FAILED | no environment: offline | | | | |"
 
@@ -113,7 +111,8 @@ def test_a_table_without_any_peer_has_no_ratio():
 def test_peak_memory_counts_child_processes(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.peers.SAMPLE_SECONDS", 0.2)
     child = "import time; held = b'x' * 80_000_000; time.sleep(1.0)"
-    parent = f"import subprocess, sys; held = b'x' * 80_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
+    parent = ("import subprocess, sys; held = b'x' * 80_000_000; "
+              f"subprocess.run([sys.executable, '-c', {child!r}])")
     outcome = run_command("both", [sys.executable, "-c", parent], tmp_path / "log", 60)
     assert outcome.error == "" and 160e6 < outcome.peak_bytes < 260e6
 

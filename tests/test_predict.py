@@ -117,12 +117,15 @@ def test_files_that_are_no_images_by_their_names_are_named(copied, tmp_path, cap
 
 
 @pytest.mark.parametrize(("damage", "images", "message"), [
-    (lambda run: (run / "model.json").unlink(), ["test"], "RUN_FOLDER must be the folder of a finished run"),
+    (lambda run: (run / "model.json").unlink(), ["test"],
+     "RUN_FOLDER must be the folder of a finished run"),
     (lambda run: (run / "model.json").write_text("{}"), ["test"], "must be as its run wrote it"),
     (lambda run: shutil.rmtree(run / "fold_0"), ["test"], "2 are missing"),
-    (lambda run: [path.write_bytes(path.read_bytes()[:999]) for path in run.rglob("weights.safetensors")], ["test"],
+    (lambda run: [path.write_bytes(path.read_bytes()[:999])
+                  for path in run.rglob("weights.safetensors")], ["test"],
      "must be as its run wrote it, but is damaged"),
-    (lambda run: (run / "model.json").write_text((run / "model.json").read_text().replace('"fold_0/', '"../x/fold_0/')),
+    (lambda run: (run / "model.json").write_text(
+        (run / "model.json").read_text().replace('"fold_0/', '"../x/fold_0/')),
      ["test"], "must name weights in its own folder"),
     (lambda run: None, ["test/t003.png", "test/none.png"], "images that can be read, got none: "),
     (lambda run: None, ["empty"], "there are none in"),

@@ -57,7 +57,8 @@ def contest_of(folder, stems_, classes, suffix, in_table):
 
 
 @quickly
-@given(st.lists(stems, min_size=4, max_size=8, unique_by=str.casefold), st.lists(labels, min_size=2, max_size=3, unique=True),
+@given(st.lists(stems, min_size=4, max_size=8, unique_by=str.casefold),
+       st.lists(labels, min_size=2, max_size=3, unique=True),
        st.sampled_from([".png", ".PNG", ".jpg"]), st.booleans())
 @example(["고양이", "🦉 owl", "a.b.c", "0001"], ["벼, 쌀", 'say "x"'], ".png", False)
 @example(["-rf", "=1+1", "a\nb", "\x1b[2J"], ["=cmd", "a\rb"], ".png", True)
@@ -146,7 +147,8 @@ def test_a_printed_text_holds_no_control_character_and_can_be_encoded(text):
 
 
 @quickly
-@given(st.lists(st.sampled_from(["..", ".", "a", "b.png", "", "C:", "~", "etc"]), min_size=1, max_size=5),
+@given(st.lists(st.sampled_from(["..", ".", "a", "b.png", "", "C:", "~", "etc"]),
+                min_size=1, max_size=5),
        st.sampled_from("/\\"))
 def test_a_safe_id_stays_in_its_folder(parts, separator):
     name = separator.join(parts)

@@ -22,7 +22,8 @@ def decided(kind):
 
 
 @pytest.mark.parametrize(("kind", "row"), [
-    ("class", ("b", "fox")), ("ranking", ("b", "fox dog cat")), ("positive", ("b", "0.666666666667")),
+    ("class", ("b", "fox")), ("ranking", ("b", "fox dog cat")),
+    ("positive", ("b", "0.666666666667")),
     ("probabilities", ("0.2", "b", "0.1", "0.7", "0"))])
 def test_rows_hold_what_the_metric_scores_and_say_it_back(kind, row):
     form, probs = decided(kind)
@@ -37,7 +38,8 @@ def test_rows_hold_what_the_metric_scores_and_say_it_back(kind, row):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", [
-    lambda rows: rows[1:], lambda rows: rows[::-1], lambda rows: [*rows, rows[0]], lambda rows: [("x", "y"), *rows[1:]],
+    lambda rows: rows[1:], lambda rows: rows[::-1], lambda rows: [*rows, rows[0]],
+    lambda rows: [("x", "y"), *rows[1:]],
     lambda rows: [tuple("nan" if c not in "ab" else c for c in rows[0]), *rows[1:]],
     lambda rows: [tuple("1.8" if c not in "ab" else c for c in rows[0]), *rows[1:]],
     lambda rows: [tuple("bird" if c not in "ab" else c for c in rows[0]), *rows[1:]],
@@ -75,10 +77,12 @@ def test_an_id_without_a_prediction_gets_the_class_shares():
 
 @pytest.mark.parametrize(("columns", "classes", "found"), [
     (("dog", "cat"), ("cat", "dog"), (1, 0)), (("c0", "c1", "c10"), ("c0", "c1", "c10"), (0, 1, 2)),
-    (("Fat Hen", "Black-grass"), ("black grass", "fat_hen"), (1, 0)), (("prob_0", "prob_1"), ("0", "1"), (0, 1)),
+    (("Fat Hen", "Black-grass"), ("black grass", "fat_hen"), (1, 0)),
+    (("prob_0", "prob_1"), ("0", "1"), (0, 1)),
     (("prob_cat", "prob_car"), ("car", "cat"), (1, 0)), (("p_c0", "p_c1"), ("c0", "c1"), (0, 1)),
     (("a b", "a_b"), ("a b", "a_b"), (0, 1)), (("a-b", "c"), ("a b", "a_b"), (-1, -1)),
-    (("x", "cat"), ("cat", "dog"), (-1, 0)), (("prediction",), ("n", "y"), (-1,)), (("y",), ("n", "y"), (1,)),
+    (("x", "cat"), ("cat", "dog"), (-1, 0)), (("prediction",), ("n", "y"), (-1,)),
+    (("y",), ("n", "y"), (1,)),
     (("is_y",), ("n", "y"), (1,)), ((), ("n", "y"), ()), (("Is Dog",), ("dog", "cat"), (0,))])
 def test_columns_are_matched_by_name(columns, classes, found):
     assert match_columns(columns, classes) == found
@@ -103,8 +107,10 @@ def test_without_a_sample_the_metric_makes_the_columns():
 
 @pytest.mark.parametrize(("form", "answer", "classes", "message"), [
     (ONE, "probability", CLASSES, "one probability column for each of the 3 classes"),
-    (SEVERAL, "ranking", CLASSES, "has 4, one per class"), (SEVERAL, "grade", CLASSES, "has 4, one per class"),
-    (ONE, "ranking", ("a b", "c"), "without spaces"), (ONE, "grade", ("0", "2"), "consecutive whole numbers")])
+    (SEVERAL, "ranking", CLASSES, "has 4, one per class"),
+    (SEVERAL, "grade", CLASSES, "has 4, one per class"),
+    (ONE, "ranking", ("a b", "c"), "without spaces"),
+    (ONE, "grade", ("0", "2"), "consecutive whole numbers")])
 def test_a_form_that_cannot_hold_the_answer_is_refused(form, answer, classes, message):
     with pytest.raises(UserError, match=message):
         form.for_metric("some", answer, classes)

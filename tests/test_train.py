@@ -113,8 +113,9 @@ def stop_after(n_steps, monkeypatch):
     monkeypatch.setattr("modeling.train.train_step", signalled)
 
 
-@pytest.mark.parametrize(("n_steps", "workers"), [(1, 0), (3, 0), (5, 0), (1, 2), *(pytest.param(n, w, marks=pytest.mark.slow)
-                                                                                    for n, w in ((2, 0), (9, 0), (5, 2)))])
+@pytest.mark.parametrize(("n_steps", "workers"), [
+    (1, 0), (3, 0), (5, 0), (1, 2),
+    *(pytest.param(n, w, marks=pytest.mark.slow) for n, w in ((2, 0), (9, 0), (5, 2)))])
 def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(tmp_path,
                                                                                monkeypatch, n_steps,
                                                                                workers):
@@ -146,7 +147,8 @@ def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
     assert checkpoints(tmp_path / "a") == []
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:len(data) // 2], lambda data: data[:-9] + b"x" + data[-8:]])
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:len(data) // 2], lambda data: data[:-9] + b"x" + data[-8:]])
 def test_a_damaged_checkpoint_is_known_by_its_name(tmp_path, damage):
     run(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

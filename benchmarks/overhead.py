@@ -1,7 +1,8 @@
 """What a whole ensemble costs over its single steps: seconds of all fits, training and predicting,
 beside their steps' sum.
 
-    python -m benchmarks.overhead DATA_DIR -- --mode full_training --set data.image_size_px=96 optim.epochs=4
+    python -m benchmarks.overhead DATA_DIR -- --mode full_training \\
+        --set data.image_size_px=96 optim.epochs=4
 
 A run of the real program. At the start of each fit its training step, and at its end its predicting
 of a batch in all views, are timed alone, on one batch that is there already, with no process that
@@ -117,7 +118,8 @@ def rows(fits):
     for backbone in [*dict.fromkeys(f["backbone"] for f in fits), None]:
         own = [f for f in fits if backbone in (None, f["backbone"])]
         wall, steps = (sum(f[part] for f in own) for part in ("wall", "steps"))
-        yield f"{backbone or 'all':<32}  {len(own):>4}  {wall:>7.1f}  {steps:>11.1f}  {wall / steps:.3f}"
+        yield (f"{backbone or 'all':<32}  {len(own):>4}  {wall:>7.1f}  {steps:>11.1f}  "
+               f"{wall / steps:.3f}")
 
 
 def main():

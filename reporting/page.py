@@ -1,4 +1,4 @@
-"""report.html: what a run has done so far, or did, on one page. It fetches nothing; text is escaped.
+"""report.html: what a run has done so far, on one page. It fetches nothing; text is escaped.
 
     page = Page(setup, prepared, scores, log)
     page.show(fitted, specs)                    # after each fit, while the run goes on
@@ -63,7 +63,7 @@ class Page:
     def show(self, fitted, specs, final=None, result=None):
         """Write the page of {FitSpec: Fitted} out of all specs.
 
-        Now and then at most, until there is a `final` (final_results.json) and a `result` (Blended).
+        At most now and then until there is a `final` (final_results.json) and a `result` (Blended).
         """
         if final is None and time.perf_counter() < self.pause_until:
             return

@@ -34,8 +34,8 @@ def test_the_target_machine_gets_384_px_and_batch_64_as_8_micro_batches():
 
 
 @pytest.mark.parametrize(("n_train", "settings", "n_epochs"), [
-    (50000, [], 12), (1570, [], 32), (100, [], 60), (2, [], 60), (1570, ["data.n_folds=2"], 50), (1570, ["optim.epochs=8"], 8),
-    (1570, ["scale=large"], 12)])
+    (50000, [], 12), (1570, [], 32), (100, [], 60), (2, [], 60), (1570, ["data.n_folds=2"], 50),
+    (1570, ["optim.epochs=8"], 8), (1570, ["scale=large"], 12)])
 def test_few_images_are_passed_over_more_often(n_train, settings, n_epochs):
     optim = resolve(build_config("full_training", settings), gpu_memory_bytes=0,
                     n_train=n_train).optim
@@ -64,11 +64,13 @@ def test_overrides_are_parsed_with_the_fields_type():
     ("optim.epoch=8", "did you mean 'optim.epochs'"),
     ("optim.epochs=many", "optim.epochs must be of type int, got 'many'"),
     ("optim.epochs=-1", "optim.epochs must be at least 0, got -1"),
-    ("augment.policy=match", "augment.policy must be one of matched, standard, none, got 'match'; did you mean 'matched'"),
+    ("augment.policy=match", "augment.policy must be one of matched, standard, none, got 'match'; "
+     "did you mean 'matched'"),
     ("data.run_folds=9", "data.run_folds must be at most data.n_folds = 5, got 9"),
     ("optim.lr", "--set takes KEY=VALUE, got 'optim.lr'"),
     ("rounds=0", "rounds must be at least 1, got 0"),
-    ("rounds.alpha=0.5", "rounds.alpha is for the rounds after the first, and there are none: add rounds=2"),
+    ("rounds.alpha=0.5",
+     "rounds.alpha is for the rounds after the first, and there are none: add rounds=2"),
     ("rounds.alfa=0.5", "did you mean 'rounds.alpha'"),
     ("data.image_size_px=300", "must be a multiple of 32, got 300: use 288 or 320"),
     ("model.backbones=vit,vit", "model.backbones must be different names"),
@@ -91,9 +93,9 @@ def test_an_unknown_mode_names_the_nearest():
 
 def test_every_setting_has_a_sentence_and_the_documented_keys_exist():
     documented = """
-        model.backbones model.head model.pretrained data.image_size_px data.n_folds data.run_folds data.resize
-        data.test_usage augment.policy optim.epochs optim.batch_size optim.micro_batch_size optim.lr predict.tta_views
-        rounds runtime.workers runtime.precision runtime.compile seed"""
+        model.backbones model.head model.pretrained data.image_size_px data.n_folds data.run_folds
+        data.resize data.test_usage augment.policy optim.epochs optim.batch_size
+        optim.micro_batch_size optim.lr predict.tta_views rounds runtime.workers runtime.precision runtime.compile seed"""
     assert set(documented.split()) <= set(known_keys())
 
 
@@ -114,7 +116,8 @@ def test_the_help_shows_each_setting_once_with_its_default():
 
 
 @pytest.mark.parametrize(("metric", "asked", "power"), [
-    ("macro_f1", (), 0.5), ("log_loss", (), 0.0), ("log_loss", ("optim.class_weight_power=1",), 1.0),
+    ("macro_f1", (), 0.5), ("log_loss", (), 0.0),
+    ("log_loss", ("optim.class_weight_power=1",), 1.0),
     ("macro_f1", ("optim.class_weight_power=0",), 0.0)])
 def test_classes_are_weighted_but_where_probabilities_are_scored(metric, asked, power):
     config = build_config("quick_test", overrides=list(asked))

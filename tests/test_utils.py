@@ -60,7 +60,8 @@ def test_atomic_write_replaces_the_whole(tmp_path):
 
 
 def test_a_second_process_is_refused_by_pid_and_a_dead_ones_lock_is_free(tmp_path):
-    hold = "import sys\nfrom system.stages import exclusive\nwith exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.readline()"
+    hold = ("import sys\nfrom system.stages import exclusive\n"
+            "with exclusive(sys.argv[1]):\n print('held', flush=True); sys.stdin.readline()")
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as other:
         assert other.stdout.readline().strip() == b"held"
@@ -75,7 +76,8 @@ def test_parallel_map_keeps_the_order():
     assert parallel_map(abs, range(-9, 9), workers=2) == [abs(i) for i in range(-9, 9)]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(45.2, "45 s"), (700, "12 min"), (11100, "3 h 05 min")])
+@pytest.mark.parametrize(("seconds", "text"), [
+    (45.2, "45 s"), (700, "12 min"), (11100, "3 h 05 min")])
 def test_durations_are_read_easily(seconds, text):
     assert duration(seconds) == text
 

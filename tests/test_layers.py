@@ -1,4 +1,4 @@
-"""The structure of DESIGN.md, read from the imports: levels, one training loop, small functions."""
+"""The structure, read from the imports: layers, one training loop, small functions."""
 import ast
 import re
 import sys

@@ -258,12 +258,15 @@ def ask_more(say):
 def command(script, argv):
     """Print and run a command of this folder; returns its exit status."""
     print(f"\npython {script.name} {shlex.join(argv)}\n", flush=True)
-    # Ctrl-C is for the command, which saves and says so
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+    running = subprocess.Popen([sys.executable, str(script), *argv])
+    # the command saves and says so: a terminal sends it Ctrl-C itself, a SIGTERM is passed on
+    handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: running.terminate()}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        return subprocess.run([sys.executable, str(script), *argv], check=False).returncode
+        return running.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def plan(say):

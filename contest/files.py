@@ -24,7 +24,12 @@ FOREIGN_SUFFIXES = {
     ".npy": "npy", ".npz": "npz", ".h5": "HDF5", ".parquet": "Parquet", ".bson": "BSON",
     ".zip": "zip"}
 LARGEST_MAP_BYTES = 2**20
-TABLE_DEPTH = 2     # tables are looked for in the folder and its direct subfolders
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt")
+# may hold labels and are not read
+UNREAD_SUFFIXES = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".jsonl", ".ndjson", ".pkl",
+                   ".pickle", ".mat", ".xml", ".arff", ".sqlite", ".db")
+TABLE_DEPTH = 2     # with many tables only those in the folder and its direct subfolders are read
+MOST_DEEP_TABLES = 30
 
 # train, test, training_data, "test images", testset 2, ...
 SPLIT_IN_A_NAME = re.compile(
@@ -43,6 +48,7 @@ class Files:
     images: tuple[str, ...]
     tables: tuple[str, ...]
     maps: tuple[str, ...]       # small json files
+    unread: tuple[str, ...]     # spreadsheets and the like, which may hold labels
     # links that lead outside, FIFOs, devices, undecodable names, folders without access
     refused: tuple[str, ...]
     foreign: tuple[str, ...]    # formats that must be converted first
@@ -63,21 +69,24 @@ def scan_folder(folder):
         refuse_folder(folder, "is a file" if root.exists() else "does not exist")
     root = root.resolve()
 
-    found = {"images": [], "tables": [], "maps": [], "refused": [], "foreign": []}
+    found = {"images": [], "tables": [], "maps": [], "unread": [], "refused": [], "foreign": []}
     for path in walk(root, found["refused"]):
         kind = kind_of(path, root)
         if kind:
             found[kind].append(path)
     if not any(found.values()):
         refuse_folder(folder, "holds neither tables nor images")
+    deep = [path for path in found["tables"] if not is_near_top(path)]
+    if len(deep) > MOST_DEEP_TABLES:
+        found["tables"] = [path for path in found["tables"] if is_near_top(path)]
     found = {kind: tuple(sorted(paths)) for kind, paths in found.items()}
 
     by_name = defaultdict(list)
     by_stem = defaultdict(list)
     for path in found["images"]:
-        name = normal(path.rsplit("/", 1)[-1])
+        name = normal(path.rsplit("/", 1)[-1]).strip()
         by_name[name].append(path)
-        by_stem[without_suffix(name)].append(path)
+        by_stem[without_suffix(name).strip()].append(path)
     return Files(root=root, **found, by_name=dict(by_name), by_stem=dict(by_stem),
                  n_wrappers=wrappers_of(found["images"]))
 
@@ -92,45 +101,75 @@ def refuse_folder(folder, why):
 def walk(root, refused):
     """Yields the relative paths of all regular files under root.
 
-    Paths that must not be opened are appended to `refused`.
+    A link to a folder inside root is followed: its files have the link's path, and not also the
+    one where they lie. Paths that must not be opened are appended to `refused`.
     """
-    def relative(path):
-        return os.path.relpath(path, root).replace(os.sep, "/")
-
-    def refuse_unlisted(error):
-        refused.append(ascii_safe(relative(error.filename)))
-
-    for folder, subfolders, names in os.walk(root, onerror=refuse_unlisted):
-        subfolders[:] = sorted(s for s in subfolders if not is_skipped(folder, s))
-        links = [s for s in subfolders if os.path.islink(os.path.join(folder, s))]
-        for name in sorted(names) + links:
-            if name.startswith("."):
-                continue
-            full = os.path.join(folder, name)
-            path = relative(full)
-            mode = os.lstat(full).st_mode
-            is_allowed = stat.S_ISREG(mode)
-
-            if stat.S_ISLNK(mode):
-                target = os.path.realpath(full)
-                is_allowed = target.startswith(str(root) + os.sep)
-                if is_allowed and not os.path.isfile(target):
-                    continue    # a linked folder is read where it lies
-
-            if is_allowed and ascii_safe(path) == path:
+    links = linked_folders(root, refused)
+    aliased = [str(target) + os.sep for target in links.values()]
+    for folder in [root, *links]:
+        for full in files_below(folder, root, refused):
+            real = os.path.realpath(full) if os.path.islink(full) else full
+            path = os.path.relpath(full, root).replace(os.sep, "/")
+            if folder == root and real.startswith(tuple(aliased)):
+                continue    # read under its link
+            is_allowed = os.path.isfile(real) and stat.S_ISREG(os.stat(real).st_mode)
+            is_inside = real.startswith(str(root) + os.sep)
+            if is_allowed and is_inside and ascii_safe(path) == path:
                 yield path
             else:
                 refused.append(ascii_safe(path))
 
 
+def linked_folders(root, refused):
+    """{link: the folder inside root that it leads to}. Others are appended to `refused`.
+
+    A link to a folder that holds the link, or that another link reads, is no folder of images.
+    """
+    links = {}
+    for folder, subfolders, _ in os.walk(root):
+        subfolders[:] = sorted(s for s in subfolders if not is_skipped(folder, s))
+        for name in subfolders:
+            link = Path(folder, name)
+            if not link.is_symlink():
+                continue
+            target = Path(os.path.realpath(link))
+            is_inside = root in target.parents and target not in link.parents
+            if is_inside and target not in links.values():
+                links[link] = target
+            else:
+                refused.append(ascii_safe(link.relative_to(root).as_posix()))
+    return links
+
+
+def files_below(folder, root, refused):
+    """Yields the full paths of everything below a folder that is no folder."""
+    def refuse_unlisted(error):
+        path = os.path.relpath(error.filename, root).replace(os.sep, "/")
+        refused.append(ascii_safe(path))
+
+    for parent, subfolders, names in os.walk(folder, onerror=refuse_unlisted):
+        subfolders[:] = sorted(s for s in subfolders if not is_skipped(parent, s))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+# thumbnails and metadata that systems leave behind
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information",
+                  "lost+found", "__pycache__")
+
+
 def is_skipped(folder, subfolder):
-    """Whether a subfolder is hidden, is macOS's archive metadata or is one of our runs."""
-    return subfolder.startswith((".", "__MACOSX")) or is_run(Path(folder, subfolder))
+    """Whether a subfolder is hidden, is the system's own or is one of our runs."""
+    return subfolder.startswith((".", *SYSTEM_FOLDERS)) or is_run(Path(folder, subfolder))
 
 
 def is_run(folder):
     """Whether a folder is one of our runs, whose submission and pictures belong to no contest."""
-    return all((folder / name).is_file() for name in FILES_OF_A_RUN)
+    try:
+        return all((folder / name).is_file() for name in FILES_OF_A_RUN)
+    except OSError:      # it cannot be entered: whoever walks it says so
+        return False
 
 
 def ascii_safe(path):
@@ -145,16 +184,20 @@ def ascii_safe(path):
 def kind_of(path, root):
     """The field of Files that a path belongs to, '' for none."""
     suffix = Path(path).suffix.lower()
-    near_top = path.count("/") < TABLE_DEPTH
     if suffix in IMAGE_SUFFIXES:
         return "images"
     if suffix in FOREIGN_SUFFIXES:
         return "foreign"
-    if suffix in (".csv", ".tsv") and near_top:
-        return "tables"
-    if suffix == ".json" and near_top and (root / path).stat().st_size <= LARGEST_MAP_BYTES:
-        return "maps"
-    return ""
+    if suffix in TABLE_SUFFIXES:
+        return "tables" if suffix != ".txt" or is_near_top(path) else ""
+    if suffix == ".json" and is_near_top(path):
+        return "maps" if (root / path).stat().st_size <= LARGEST_MAP_BYTES else "unread"
+    return "unread" if suffix in UNREAD_SUFFIXES and is_near_top(path) else ""
+
+
+def is_near_top(path):
+    """Whether a path lies in the contest folder itself or in a direct subfolder."""
+    return path.count("/") < TABLE_DEPTH
 
 
 def normal(text):
@@ -184,17 +227,61 @@ def split_of_folder(folder):
 
 
 def wrappers_of(images):
-    """The number of leading folders that all images share, if both splits lie below them, as in
-    training_data/train/.. and training_data/test/..; else 0."""
+    """The number of leading folders that all images share and that say nothing, else 0.
+
+    They say nothing where splits lie below them: training_data/train/.., test_project/train/...
+    """
     if not images:
         return 0
     shared = posixpath.commonpath([path.rpartition("/")[0] for path in images])
-    n = shared.count("/") + 1 if shared else 0
-    splits = {split_of(path, n) for path in images}
-    return n if {"train", "test"} <= splits else 0
+    folders = shared.split("/") if shared else []
+    for n in range(len(folders), 0, -1):
+        if {split_of(path, n) for path in images} - {""}:
+            return n
+    return 0
 
 
 # ---------------------------------------------------------------- ids -> files
+
+@dataclass(frozen=True)
+class Naming:
+    """How the ids of a table name image files.
+
+    cut: leading folders that all its ids share and that the contest folder lacks. folder: of the
+    table, whose images lie below it. digits: whole numbers have lost their leading zeros.
+    """
+
+    cut: int = 0
+    folder: str = ""
+    digits: int = 0
+
+    def describe(self):
+        """How ids were read, '' if as they are."""
+        if self.digits:
+            return f" as numbers, with zeros added to {self.digits} digits"
+        return f" without their first {self.cut} folder(s)" if self.cut else ""
+
+    def wanted(self, sample_id):
+        """The id as a path below the contest folder; '' if it could lead out of it."""
+        parts = path_parts(sample_id)[self.cut:]
+        if self.cut == 0 and is_unsafe(sample_id):
+            return ""
+        if not parts or ".." in parts or "\0" in sample_id:
+            return ""
+        if self.digits:
+            number = re.fullmatch(r"(\d+)(?:\.0)?", parts[-1])
+            parts[-1] = number[1].zfill(self.digits) if number else parts[-1]
+        return normal("/".join(parts))
+
+
+PLAIN = Naming()
+
+
+def path_parts(sample_id):
+    """The folders and the name of an id that is a path of any system."""
+    path = sample_id.replace("\\", "/").removeprefix("./")
+    return [part for part in path.split("/") if part not in ("", ".")]
+
 
 def is_unsafe(sample_id):
     """Whether an id is a path that could leave the contest folder."""
@@ -203,79 +290,126 @@ def is_unsafe(sample_id):
     return is_absolute or ".." in path.split("/") or "\0" in path
 
 
-def candidates(files, sample_id):
-    """Paths that an id may mean, by the best kind of match only: the exact path, the name, the
-    name plus a suffix, the stem."""
-    if not sample_id or is_unsafe(sample_id):
+def naming_of(files, ids, folder=""):
+    """The Naming by which most of a table's ids name image files; the plainest of several."""
+    ids = [sample_id for sample_id in dict.fromkeys(ids) if sample_id]
+    if not any(path.startswith(f"{folder}/") for path in files.images):
+        folder = ""
+    shared = shared_folders(ids)
+    options = [Naming(folder=folder)]
+    options += [Naming(cut=n, folder=folder) for n in range(1, shared + 1)]
+    if all(re.fullmatch(r"\d+(?:\.0)?", sample_id) for sample_id in ids):
+        lengths = {len(stem) for stem in files.by_stem if stem.isdigit() and stem.startswith("0")}
+        options += [Naming(folder=folder, digits=n) for n in sorted(lengths)]
+
+    def n_found(naming):
+        return sum(bool(candidates(files, sample_id, naming)) for sample_id in ids)
+
+    return max(options, key=n_found) if len(options) > 1 else options[0]
+
+
+def shared_folders(ids):
+    """How many leading folders all ids share."""
+    folders = [path_parts(sample_id)[:-1] for sample_id in ids]
+    if not folders:
+        return 0
+    n = 0
+    while all(len(parts) > n and parts[n] == folders[0][n] for parts in folders):
+        n += 1
+    return n
+
+
+def candidates(files, sample_id, naming=PLAIN):
+    """Paths that an id may mean.
+
+    A path means the file at that place, or below some folder; never one of the same name elsewhere.
+    A bare name means any file of that name, first one below the table's own folder.
+    """
+    wanted = naming.wanted(sample_id) if sample_id else ""
+    if not wanted:
         return []
-    wanted = normal(sample_id.replace("\\", "/").removeprefix("./"))
     name = wanted.rsplit("/", 1)[-1]
     found = (files.by_name.get(name)
              or files.by_stem.get(name)
              or files.by_stem.get(without_suffix(name), []))
-    if len(found) == 1 and "/" not in wanted:
-        return found
+    own = [p for p in found if naming.folder and p.startswith(f"{naming.folder}/")]
+    if "/" not in wanted:
+        return own or found
 
-    exact = [p for p in found if normal(p) == wanted]
+    def lies_at(path, tail):
+        path = normal(path)
+        return path == tail or without_suffix(path) == without_suffix(tail)
+
+    exact = [p for p in found if lies_at(p, wanted) or lies_at(p, f"{naming.folder}/{wanted}")]
     tail = "/" + without_suffix(wanted)
-    inside = [p for p in found if ("/" + without_suffix(normal(p))).endswith(tail)]
-    return exact or inside or found
+    return exact or [p for p in found if without_suffix(normal(p)).endswith(tail)]
 
 
 @dataclass(frozen=True)
 class Located:
-    """One path per id ('' = none), and the ids without one, by reason."""
+    """One path per id ('' = none), and the ids without one, by reason.
+
+    elsewhere: paths of files in a folder of the other split.
+    """
 
     paths: tuple[str, ...]
-    missing: tuple[str, ...]
-    refused: tuple[str, ...]
-    ambiguous: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    ambiguous: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
-def locate(files, ids, split, labels=None, taken=()):
+def locate(files, ids, split, labels=None, taken=(), naming=PLAIN):
     """The image file of each id of a train or test list, never one that is `taken`.
 
-    Where names repeat, files in folders of the right split win, then files in a folder named after
-    the row's label.
+    An id that is a path decides by itself. Where names repeat, files in folders of the right split
+    win, then files in a folder named after the row's label.
     """
-    options = [[p for p in candidates(files, i) if p not in taken] for i in ids]
+    options = [[p for p in candidates(files, i, naming) if p not in taken] for i in ids]
     n_found = sum(map(bool, options))
     n_here = sum(any(files.split_of(p) == split for p in found) for found in options)
     is_sorted = n_here > 0 and 2 * n_here >= n_found    # images lie in folders of their split
+    other = "test" if split == "train" else "train"
     refused_stems = {without_suffix(path.rsplit("/", 1)[-1]) for path in files.refused}
 
     paths = []
-    missing = []
-    refused = []
-    ambiguous = []
+    reasons = {"missing": [], "refused": [], "ambiguous": [], "elsewhere": []}
     for row, (sample_id, found) in enumerate(zip(ids, options, strict=True)):
-        if is_sorted:
+        is_path = "/" in naming.wanted(sample_id)
+        anywhere = found
+        if is_path:
+            found = [p for p in found if files.split_of(p) != other]
+        elif is_sorted:
             found = [p for p in found if files.split_of(p) == split]
         else:
             found = [p for p in found if files.split_of(p) in (split, "")] or found
         if len(found) > 1 and labels is not None:
-            found = [p for p in found if labels[row] in p.split("/")[:-1]] or found
+            label = normal(labels[row])
+            found = [p for p in found if label in normal(p).split("/")[:-1]] or found
 
         paths.append(found[0] if len(found) == 1 else "")
+        if len(found) == 1:
+            continue
         stem = without_suffix(sample_id.rsplit("/", 1)[-1])
-        if is_unsafe(sample_id) or (not found and stem in refused_stems):
-            refused.append(sample_id)
-        elif not found:
-            missing.append(sample_id)
-        elif len(found) > 1:
-            ambiguous.append(sample_id)
-    return Located(tuple(paths), tuple(missing), tuple(refused), tuple(ambiguous))
+        if found:
+            reason = "ambiguous"
+        elif not naming.wanted(sample_id) or stem in refused_stems:
+            reason = "refused"
+        else:
+            reason = "elsewhere" if anywhere and is_path else "missing"
+        reasons[reason].append(sample_id)
+    return Located(tuple(paths), **{reason: tuple(found) for reason, found in reasons.items()})
 
 
-def report_unlocated(files, located, where, consequence, findings):
+def report_unlocated(files, located, where, consequence, findings, naming=PLAIN):
     """A warning for each reason why ids have no file; an error if most ids fit several files."""
     if 2 * len(located.ambiguous) > len(located.paths):
         example = located.ambiguous[0]
         findings.fail(
             "ambiguous_id",
             f"each id of {where} must fit one image file, but {counted(located.ambiguous, 'id')} "
-            f"fit several: {example!r} fits {first_few(candidates(files, example))}; leave one "
-            "copy of the images in the contest folder",
+            f"fit several: {example!r} fits {first_few(candidates(files, example, naming))}; "
+            "leave one copy of the images in the contest folder",
         )
         return
 
@@ -284,6 +418,7 @@ def report_unlocated(files, located, where, consequence, findings):
         ("refused_path", located.refused,
          "that lead out of the contest folder, which is refused"),
         ("ambiguous_id", located.ambiguous, "that fit several image files"),
+        ("other_split", located.elsewhere, "whose image files lie in a folder of the other split"),
     )
     for kind, ids, what in reasons:
         if ids:

@@ -14,7 +14,15 @@ from dataclasses import replace as with_fields
 import numpy as np
 
 from contest.catalog import Catalog, Contest
-from contest.files import Located, locate, report_unlocated, scan_folder, without_suffix
+from contest.files import (
+    PLAIN,
+    Located,
+    locate,
+    naming_of,
+    report_unlocated,
+    scan_folder,
+    without_suffix,
+)
 from contest.labels import fail_without_images, labelled_rows, rows_of_folders
 from contest.problems import Findings
 from contest.submission import Form, match_columns
@@ -27,6 +35,7 @@ from contest.tables import (
     find_sample,
     find_test_table,
     read_tables,
+    says_split,
 )
 from system.parallel import parallel_map
 from utils import counted, digest_file, digest_json, first_few, quoted_cell
@@ -44,9 +53,10 @@ def read_contest(folder, data):
     tables = read_tables(files, data, findings)
     sample = find_sample(tables, data.sample_submission, findings)
     folders = rows_of_folders(files)
-    n_in_folders = len(folders.paths) if folders and len(set(folders.labels)) > 1 else 0
-    label_table = find_label_table(tables, sample, data.label_table, n_in_folders, findings)
-    sample = sample or find_form(files, tables, label_table, findings)
+    in_folders = frozenset(folders.paths if folders and len(set(folders.labels)) > 1 else ())
+    label_table = find_label_table(tables, sample, data.label_table, len(in_folders),
+                                   findings)
+    sample = sample or find_form(files, tables, label_table, in_folders, findings)
     check_used_table(files, label_table, findings)
     if label_table is None and not any(files.split_of(p) != "test" for p in files.images):
         fail_without_images(files, findings)
@@ -65,6 +75,8 @@ def read_contest(folder, data):
     check_used_table(files, test_list, findings)
     test, ids = test_catalog(files, test_list, labelled, train.classes, findings)
     report_extra_files(files, set(labelled.paths), test, findings)
+    used = (label_table, sample, test_list)
+    report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
     form = make_form(sample, labelled, ids, train.classes, class_names, findings)
     report_formulas(form, train.classes, findings)
     findings.stop_if_fatal()
@@ -88,6 +100,11 @@ def train_catalog(root, labelled, names, findings):
     """
     known = [i for i, label in enumerate(labelled.labels) if not names or label in names]
     classes = sorted_classes(labelled.labels[i] for i in known)
+    alike = [c for c in classes if sum(c.casefold() == other.casefold() for other in classes) > 1]
+    if alike:
+        findings.warn("classes_alike",
+                      f"{counted(alike, 'class')} differ in case alone and are kept apart: give "
+                      "them one spelling if they are one class", alike)
     empty = [c for c in names if c not in classes]
     if empty:
         findings.warn("class_without_images",
@@ -109,13 +126,15 @@ def train_catalog(root, labelled, names, findings):
 def test_catalog(files, test_list, labelled, classes, findings):
     """(Catalog of the test images, ids in the submission's order), by the sample submission, the
     test table or the test folder."""
+    naming = PLAIN
     if test_list is None:
         ids, located = images_of_test_folder(files, labelled)
         why = "no folder test*/"
     else:
         ids = test_list.columns[id_column_of(test_list, labelled)]
         taken = {p for p in labelled.paths if files.split_of(p) == "train"}
-        located = locate(files, ids, "test", taken=taken)
+        naming = naming_of(files, ids, test_list.folder)
+        located = locate(files, ids, "test", taken=taken, naming=naming)
         why = f"none of the {len(ids)} ids of {test_list.path!r} is an image file"
 
     if not any(located.paths):
@@ -133,7 +152,7 @@ def test_catalog(files, test_list, labelled, classes, findings):
             repeated,
         )
     report_unlocated(files, located, "the test list", "their submission rows get the class prior",
-                     findings)
+                     findings, naming)
     path_of = dict(zip(ids, located.paths, strict=True))
     rows = [{"sample_id": i, "path": str(files.root / p) if p else ""} for i, p in path_of.items()]
     return Catalog.of(rows, classes), tuple(ids)
@@ -148,7 +167,7 @@ def images_of_test_folder(files, labelled):
     if all(without_suffix(i) == i for i in labelled.ids):   # as in the label table
         names = [without_suffix(name) for name in names]
     ids = names if len(set(names)) == len(names) else paths
-    return ids, Located(tuple(paths), (), (), ())
+    return ids, Located(tuple(paths))
 
 
 def id_column_of(test_list, labelled):
@@ -184,6 +203,21 @@ def report_formulas(form, classes, findings):
             "formula: do not open it in one",
             risky,
         )
+
+
+def report_unused(tables, test_ids, labelled, findings):
+    """A warning that names each table that gave nothing, and why; none for a list of test ids."""
+    for table in tables:
+        if not table.n_rows or any(set(v) <= test_ids for v in table.columns.values()):
+            continue
+        n_images = min(len(table.images), table.n_rows)
+        why = "none of its columns names image files"
+        if table.others() and all(says_split(table.columns[c]) for c in table.others()):
+            why = "it only says the split of each image"
+        elif n_images:
+            why = f"it names {n_images} images, and the labels are from {labelled.source}"
+        findings.warn("unused_table", f"table {table.path!r} is not used: {why} (--set "
+                      f"data.label_table={table.path} takes it)")
 
 
 def report_extra_files(files, labelled_images, test, findings):

@@ -8,11 +8,19 @@ from contest.files import (
     FOREIGN_SUFFIXES,
     IMAGE_SUFFIXES,
     locate,
+    normal,
     report_unlocated,
     split_of,
     without_suffix,
 )
-from contest.tables import SUPPORTED, find_target, is_fraction, labels_of, says_sample
+from contest.tables import (
+    SPLIT_WORDS,
+    SUPPORTED,
+    find_target,
+    is_fraction,
+    labels_of,
+    says_sample,
+)
 from utils import counted, first_few, nearest
 
 # either level of folders may be the class if this share of all (outer, inner) pairs exists
@@ -20,6 +28,14 @@ CROSSED = 0.8
 # a name like a split that is a class among other classes: train, test_tube, but not test_images
 IS_A_THING = re.compile(r"train|(?:test|train)(?:ing)?[_\- ]"
                         r"(?!(?:image|img|pic|photo|set|data|file|jpe?g|png|tif|small|large|\d)).+")
+# folders that only divide the images, as images_001 or site2: no class
+SHARD = re.compile(
+    r"(?:image|img|pic|photo|part|batch|shard|chunk|split|fold|folder|dir|set|subset|site|cent(?:er|"
+    r"re)|hospital|clinic|patient|subject|subj|scan|study|case|series|vol|volume|disk|block|group|"
+    r"video|clip|camera|cam|session|day)s?[ _\-]?\d+")
+LABEL_WORD = re.compile(
+    r"label|train|class|target|annot|meta|ground|truth|gt|categor|diagnos")
+FEW_IN_A_FOLDER = 10    # images in the mean, below which a folder may be a case rather than a class
 PIXEL_COLUMN = re.compile(r"\bpixels?[\d_]*\b|\b\d+x\d+\b")
 
 
@@ -39,6 +55,7 @@ class Labelled:
     target_columns: tuple[str, ...]
     source: str
     offered_groups: tuple[str, ...] = ()
+    setting: str = ""       # of data.label_table that takes this reading
 
 
 def fail_without_images(files, findings):
@@ -91,6 +108,8 @@ def labelled_rows(files, tables, label_table, sample, data, findings):
         return None
 
     rows = rows_without_table(files, data.label_table, findings)
+    if rows and not data.label_table:
+        refuse_unread_labels(files, tables, sample, rows, findings)
     if rows is None:
         fail_without_labels(files, tables, findings)
     elif data.group_column:
@@ -108,7 +127,7 @@ def rows_without_table(files, asked, findings):
     folders = rows_of_folders(files) if asked in ("", "folders") else None
     inner = rows_of_folders(files, is_inner=True) if asked in ("", "subfolders") else None
     names = rows_of_names(files) if asked in ("", "names") else None
-    if folders and inner and are_crossed(folders, inner):
+    if folders and inner and (are_crossed(folders, inner) or are_uneven(folders, inner)):
         fail_two_readings(folders, inner, findings)
     if asked == "subfolders":
         return inner
@@ -116,9 +135,55 @@ def rows_without_table(files, asked, findings):
         return folders or names
     if len(set(folders.labels)) < 2:
         return names
-    if not same_split(folders.labels, names.labels):
+    if not agree(folders, names):
         fail_two_readings(folders, names, findings)
     return folders
+
+
+def refuse_unread_labels(files, tables, sample, rows, findings):
+    """An error if a table or file that gives no labels looks as if it should, beside the `rows` of
+    class folders or file names."""
+    taken = f"--set data.label_table={rows.setting} takes {rows.source} instead"
+    closed = (*files.unread, *(p for p in files.foreign if p.lower().endswith(".parquet")))
+    for path in (p for p in closed if LABEL_WORD.search(p.lower().rsplit("/", 1)[-1])):
+        findings.fail("unread_labels",
+                      f"{path!r} may hold the labels but is not read: save it as a csv of one row "
+                      f"an image, its id and its class, or {taken}")
+    for broken in [p for p in findings.problems if p.kind == "unreadable_table"]:
+        findings.fail("unread_labels", f"{broken.text}; or {taken}")
+    for table in tables:
+        if table is sample or table.is_of_test or says_sample(table):
+            continue
+        ids = plausible_ids(table, rows)
+        if ids:
+            n_found = min(len(table.images), table.n_rows)
+            example = next(iter(table.columns[ids]))
+            findings.fail(
+                "unmatched_table",
+                f"table {table.path!r} may hold the labels, but {n_found} of its {table.n_rows} "
+                f"rows name an image file: column {ids!r} says {example!r} where files are called "
+                f"{rows.paths[0]!r}; mend the ids, or {taken}")
+
+
+def plausible_ids(table, rows):
+    """The column of a table that could be ids of images beside one of classes, '' for none.
+
+    Not those of a list of the classes of `rows`, nor of one whose ids do name most images.
+    """
+    if table.n_rows < 5 or 2 * min(len(table.images), table.n_rows) >= table.n_rows:
+        return ""
+    classes = set(rows.labels)
+    for column, values in table.columns.items():
+        is_key = len(set(values)) >= 0.95 * table.n_rows and not any(map(is_fraction, values))
+        are_classes = (2 * len(classes & set(values)) > len(classes)
+                       and len(rows.labels) >= FEW_IN_A_FOLDER * len(classes))
+        if not is_key or are_classes:
+            continue
+        others = [table.columns[c] for c in table.columns if c != column]
+        if any(1 < len(set(v)) <= table.n_rows / 2 and not any(map(is_fraction, v))
+               for v in others):
+            return column
+    return ""
 
 
 def fail_without_labels(files, tables, findings):
@@ -126,6 +191,8 @@ def fail_without_labels(files, tables, findings):
     for broken in [p for p in findings.problems if p.kind == "unreadable_table"]:
         findings.fail(broken.kind, broken.text)
     known = first_few([t.path for t in tables]) or "it has none"
+    if files.unread:
+        known += f"; {first_few(files.unread)} is not read: save it as csv"
     findings.fail(
         "no_labels",
         f"{str(files.root)!r} must say which image has which class, but none of its tables "
@@ -135,15 +202,25 @@ def fail_without_labels(files, tables, findings):
 
 
 def same_split(labels, others):
-    """Whether two labellings differ only in the names of the classes."""
+    """Whether two labellings of the same images differ only in the names of the classes."""
     return len(set(zip(labels, others, strict=True))) == len(set(labels)) == len(set(others))
+
+
+def agree(one, other):
+    """Whether two Labelled differ only in the names of the classes, and in which images have one.
+    """
+    label_of = dict(zip(other.paths, other.labels, strict=True))
+    both = [(label, label_of[path]) for path, label in zip(one.paths, one.labels, strict=True)
+            if path in label_of]
+    return not both or same_split(*zip(*both, strict=True))
 
 
 def fail_two_readings(one, other, findings):
     ways = [f"from {rows.source} ({first_few(sorted(set(rows.labels)))})" for rows in (one, other)]
     findings.fail("ambiguous_labels",
-                  f"the labels can be read in two ways, {ways[0]} and {ways[1]}: "
-                  "--set data.label_table=FILE, folders, subfolders or names takes one")
+                  f"the labels can be read in two ways, {ways[0]} and {ways[1]}: --set "
+                  f"data.label_table={one.setting} or --set data.label_table={other.setting} takes "
+                  "one")
 
 
 # ---------------------------------------------------------------- a table
@@ -182,17 +259,22 @@ def rows_of_table(files, table, sample, data, findings):
 
     keep = unrepeated_rows(table.path, ids, labels, findings)
     ids, labels, groups = at(keep, ids, labels, groups)
-    located = locate(files, ids, "train", labels)
-    report_unlocated(files, located, table.path, "these rows are left out", findings)
+    located = locate(files, ids, "train", labels, naming=table.naming)
+    report_unlocated(files, located, table.path, "these rows are left out", findings, table.naming)
     with_file = [row for row, path in enumerate(located.paths) if path]
     ids, labels, groups, paths = at(with_file, ids, labels, groups, located.paths)
     groups = tuple(f"{group}={g}" if g else "" for g in groups)
-    source = f"table {table.path}, {table.n_rows} rows, ids in column {table.id_column!r}"
-    found = Labelled(ids, paths, labels, groups, table.id_column, target, source, offered)
+    source = (f"table {table.path}, {table.n_rows} rows, ids in column {table.id_column!r}"
+              f"{table.naming.describe()}")
+    found = Labelled(ids, paths, labels, groups, table.id_column, target, source, offered,
+                     table.path)
 
     is_named_by_sample = set(target) & set(form_columns) or len(form_columns) > 1
     if not data.label_table and not data.target_column and not is_named_by_sample:
-        refuse_other_names(found, [rows_of_folders(files), rows_of_names(files)], findings)
+        folders = rows_of_folders(files)
+        names = rows_of_names(files)
+        refuse_other_names(found, [folders, names], findings)
+        refuse_other_labels(found, [folders, names], findings)
     return found
 
 
@@ -204,6 +286,28 @@ def refuse_other_names(found, others, findings):
         labels = [label_of.get(path, "") for path in found.paths]
         if set(labels) != set(found.labels) and same_split(found.labels, labels):
             fail_two_readings(found, other, findings)
+
+
+def refuse_other_labels(found, others, findings):
+    """An error if folders or file names divide the table's images into other classes."""
+    for other in filter(None, others):
+        label_of = dict(zip(other.paths, other.labels, strict=True))
+        pairs = [(label, label_of[path]) for label, path
+                 in zip(found.labels, found.paths, strict=True) if path in label_of]
+        names = {name for _, name in pairs}
+        are_classes = 1 < len(names) <= len(pairs) / 2 and not all(map(is_shard, names))
+        if other.setting == "names":
+            are_classes = are_classes and not any(re.search(r"\d", name) for name in names)
+        if not are_classes or 2 * len(pairs) <= len(found.paths):
+            continue
+        if not same_split(*zip(*pairs, strict=True)):
+            fail_two_readings(found, other, findings)
+            return
+
+
+def is_shard(name):
+    """Whether a folder's name says that it only divides the images."""
+    return SHARD.fullmatch(name.lower()) is not None
 
 
 def offered_groups(table, target, group, labels):
@@ -266,35 +370,75 @@ def are_crossed(folders, inner):
 def rows_of_folders(files, is_inner=False):
     """Labelled of class folders train/<class>/... (or <class>/... in the folder itself), or None.
 
-    is_inner: the folders inside these are the classes.
+    is_inner: the folders inside these are the classes. A folder that repeats the class folders
+    beside it is a copy of them.
     """
     by_class = class_named_like_a_split(files.images)
     train = [] if by_class else [p for p in files.images if files.split_of(p) == "train"]
     base = train or [p for p in files.images if by_class or files.split_of(p) != "test"]
-    parts = [p.split("/") for p in base]
-
+    below = [below_split(p, files.n_wrappers) if train else p.split("/") for p in base]
     depth = 0       # of the class folders
-    if train:       # below the folder of the split
-        depth = 1 + next(i for i in range(files.n_wrappers, len(parts[0]))
-                         if split_of(parts[0][i] + "/"))
-    while is_wrapped(parts, depth):
+    while is_wrapped(below, depth):
         depth += 1
-    wildcards = ["*"] if is_inner else []
-    depth += len(wildcards)
+    below = [parts[depth:] for parts in below]
+    if not is_inner:
+        below = without_copies(below)
 
-    found = [(path, p[depth]) for path, p in zip(base, parts, strict=True) if len(p) > depth + 1]
+    level = int(is_inner)
+    found = [(path, normal(parts[level])) for path, parts in zip(base, below, strict=True)
+             if len(parts) > level + 1]
     if not found:
         return None
     paths, labels = zip(*found, strict=True)
-    where = "/".join([*parts[0][:depth - len(wildcards)], *wildcards, "<class>/"])
+    above = paths[0].split("/")
+    above = above[:len(above) - len(below[base.index(paths[0])])]
+    where = "/".join([*above, *["*"] * level, "<class>/"])
     return Labelled(paths, paths, labels, ("",) * len(paths), "ID", ("target",),
-                    f"class folders {where}")
+                    f"class folders {where}", setting="subfolders" if is_inner else "folders")
+
+
+def below_split(path, n_wrappers):
+    """The parts of a path below its folder of a split."""
+    parts = path.split("/")
+    at = next((i for i in range(n_wrappers, len(parts) - 1) if split_of(parts[i] + "/")), -1)
+    return parts[at + 1:]
 
 
 def is_wrapped(parts, depth):
     """Whether all paths, split into `parts`, share the folder at `depth` and go on below it."""
     return (len({tuple(p[:depth + 1]) for p in parts}) == 1
             and all(len(p) > depth + 2 for p in parts))
+
+
+def depths_of(below):
+    """({class folders that hold images}, {folder that only holds folders: their names})."""
+    flat = {parts[0] for parts in below if len(parts) == 2}
+    inside = {}
+    for parts in below:
+        if len(parts) > 2 and parts[0] not in flat:
+            inside.setdefault(parts[0], set()).add(parts[1])
+    return flat, inside
+
+
+def without_copies(below):
+    """The paths, those in a folder that repeats the class folders beside it as if they lay there.
+    """
+    flat, inside = depths_of(below)
+    copies = {folder for folder, names in inside.items() if names == flat and len(flat) > 1}
+    return [parts[1:] if parts[0] in copies else parts for parts in below]
+
+
+def are_uneven(folders, inner):
+    """Whether some class folders hold images and others hold folders of them, as in dataset/cat/
+    and dataset/dog/ beside assets/."""
+    if len(set(inner.labels)) < 2:
+        return False
+    inner_paths = set(inner.paths)
+    outside = {label for path, label in zip(folders.paths, folders.labels, strict=True)
+               if path not in inner_paths}
+    deep = {label for path, label in zip(folders.paths, folders.labels, strict=True)
+            if path in inner_paths} - outside
+    return bool(outside) and bool(deep) and not set(inner.labels) <= outside
 
 
 def class_named_like_a_split(paths):
@@ -319,12 +463,14 @@ def rows_of_names(files):
     if not paths:
         paths = [p for p in files.images if files.split_of(p) != "test"]
     stems = [without_suffix(p.rsplit("/", 1)[-1]) for p in paths]
-    labels = tuple(re.sub(r"[._\- (]*\d+\)?$", "", stem) for stem in stems)
+    labels = tuple(normal(re.sub(r"[._\- (]*\d+\)?$", "", stem)) for stem in stems)
     counts = Counter(labels)
 
     are_numbered = all(label != stem for label, stem in zip(labels, stems, strict=True))
     have_letters = all(re.search(r"[^\W\d_]", label) for label in counts)
     if len(counts) < 2 or min(counts.values()) < 2 or not are_numbered or not have_letters:
         return None
+    if {label.lower() for label in counts} <= SPLIT_WORDS:
+        return None     # the names say the split
     return Labelled(tuple(paths), tuple(paths), labels, ("",) * len(paths), "ID", ("target",),
-                    "file names <class>.<number>")
+                    "file names <class>.<number>", setting="names")

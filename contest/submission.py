@@ -11,6 +11,7 @@ import csv
 import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +21,12 @@ import numpy as np
 from utils import RunError, UserError, csv_text, first_few, write_atomic
 
 RANKED = 5      # classes in a cell that holds a ranking
+NEGATION = re.compile(r"(?:.*[\W_])?(?:non?|not|without|is_?nt|un|anti)[\s_\-]*")
 
 
 def plain_name(text):
-    """A name without case, spaces, underscores and hyphens."""
-    return re.sub(r"[\s_\-]+", "", text).casefold()
+    """A name in one Unicode form, without case, spaces, underscores and hyphens."""
+    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFC", text)).casefold()
 
 
 def match_columns(columns, *namings):
@@ -49,8 +51,16 @@ def match_columns(columns, *namings):
             for cut in cuts:
                 keys = [key(c[cut:]) for c in columns]
                 if len(set(keys)) == len(keys):
-                    readings.append(tuple(index.get(k, -1) for k in keys))
+                    found = tuple(index.get(k, -1) for k in keys)
+                    readings.append(negated(found, columns, cut, names))
     return max(readings, key=lambda found: len(set(found) - {-1}))
+
+
+def negated(found, columns, cut, names):
+    """`found`, but the other class for one column that negates the name of a class, as no_tumor."""
+    if len(columns) != 1 or found == (-1,) or not NEGATION.fullmatch(columns[0][:cut].lower()):
+        return found
+    return (1 - found[0],) if len(names) == 2 else (-1,)
 
 
 @dataclass(frozen=True)

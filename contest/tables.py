@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from dataclasses import replace as with_fields
 
 from contest.decoding import read_bytes
-from contest.files import candidates
+from contest.files import (
+    PLAIN,
+    Naming,
+    candidates,
+    naming_of,
+    normal,
+    path_parts,
+    split_of,
+    without_suffix,
+)
 from contest.submission import match_columns
 from utils import counted, first_few, nearest
 
@@ -20,6 +29,11 @@ SUPPORTED = (
     "or one column of 0 and 1 per class, folders train/<class>/, or the class in the file name as "
     "cat.0.jpg"
 )
+# columns that the program itself writes: its tables are no labels
+OWN_COLUMNS = (("id", "confidence"), ("sample_id", "fold"), ("sample_id", "sha256", "left_out"),
+               ("epoch", "loss", "lr"))
+SPLIT_WORDS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation",
+                         "dev", "public", "private", "holdout"))
 MOST_WITHOUT_CLASS = 0.2    # largest share of one-hot rows without a 1 that count as gaps
 LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table besides tables
 
@@ -28,7 +42,8 @@ LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table
 class Table:
     """A csv or tsv file as strings: column name -> values.
 
-    `id_column` is the column with the most ids of images, '' = none.
+    `id_column` is the column with the most ids of images, '' = none; `naming` says how they name
+    them.
     """
 
     path: str
@@ -39,15 +54,28 @@ class Table:
     n_in: Counter = field(default_factory=Counter)  # images by the split of their folder
     rivals: tuple[str, ...] = ()    # other columns that could hold the ids just as well
     separator: str = ","
+    naming: Naming = PLAIN
 
     @property
     def name(self):
         return self.path.rsplit("/", 1)[-1].lower()
 
     @property
+    def folder(self):
+        return self.path.rpartition("/")[0]
+
+    @property
     def is_of_test(self):
-        """Whether the file's name says that it lists test images."""
-        return re.search(r"(?:^|[^a-z])test", self.name) is not None
+        """Whether the file's name, or its folder, says that it lists test images."""
+        if split_of(self.path) == "test":
+            return True
+        says_test = re.search(r"(?:^|[^a-z])test", self.name) is not None
+        return says_test and "train" not in self.name
+
+    @property
+    def is_ours(self):
+        """Whether this program wrote it: predict.py's answers, or a part of a run."""
+        return any(set(names) <= set(self.columns) for names in OWN_COLUMNS)
 
     def others(self, *but):
         """Names of the columns except the id column and `but`."""
@@ -72,6 +100,13 @@ def read_tables(files, data, findings):
                 f"table {path!r} cannot be read ({error}): it is not used; repair or remove it",
             )
             continue
+        if path.lower().endswith(".txt") and len(table.columns) < 2:
+            continue    # a text, not a table
+        if table.is_ours:
+            findings.warn("own_table",
+                          f"table {path!r} was written by this program and is not used: move it "
+                          "out of the contest folder")
+            continue
         if encoding:
             findings.warn(
                 "encoding",
@@ -79,6 +114,8 @@ def read_tables(files, data, findings):
                 "names look wrong",
             )
         tables.append(with_id_column(files, table, data.id_column))
+    tables += tables_of_maps(files)
+    tables = joined_parts(files, tables)
 
     if data.id_column and not any(data.id_column in t.columns for t in tables):
         all_columns = {c for t in tables for c in t.columns}
@@ -117,13 +154,11 @@ def read_table(root, path):
             return Table(path, {}, 0), ""
         raise
     text, encoding = decoded_text(data)
-
-    first_line = next((line for line in text.splitlines() if line.strip()), "")
-    separators = "\t,;" if path.lower().endswith(".tsv") else ",;\t"
-    separator = max(separators, key=first_line.count)   # the first one on a tie
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    separator, text = separator_of(text, path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows = [[cell.strip() for cell in row] for row in reader]
     rows = [row for row in rows if any(row)]
+    refuse_open_quote(rows, separator)
 
     header = rows.pop(0) if rows else []
     for number, row in enumerate(rows, start=2):
@@ -137,6 +172,69 @@ def read_table(root, path):
         if name and columns.get(name) != values:
             columns[f"{name}.{i}" if name in columns else name] = values
     return Table(path, columns, len(rows), separator=separator), encoding
+
+
+def separator_of(text, path):
+    """(the separator of a table, its text without a line that only names it, as Excel writes)."""
+    first_line, _, rest = text.partition("\n")
+    if named := re.fullmatch(r'"?sep=(.)"?\s*', first_line):
+        return named[1], rest
+    first_line = next((line for line in text.splitlines() if line.strip()), "")
+    by_suffix = "\t,;|" if path.lower().endswith((".tsv", ".tab")) else ",;\t|"
+    return max(by_suffix, key=first_line.count), text   # the first one on a tie
+
+
+def refuse_open_quote(rows, separator):
+    """ValueError if a cell has swallowed whole rows, because a quote was never closed."""
+    for number, row in enumerate(rows, start=1):
+        for cell in row:
+            lines = cell.splitlines()
+            n_cells = sum(line.count(separator) == len(row) - 1 > 0 for line in lines)
+            if n_cells >= 2:
+                raise ValueError(f"a quote in row {number} is not closed before {len(lines)} more "
+                                 "lines")
+
+
+def tables_of_maps(files):
+    """A Table of each flat json object whose keys are ids of images and whose values repeat."""
+    tables = []
+    for path in files.maps:
+        for _, keys, values in map_readings(files.root / path, path)[:1]:
+            table = with_id_column(files, Table(path, {"file": keys, "label": values}, len(keys)))
+            n_found = len(table.images)
+            if table.id_column == "file" and 2 * n_found >= len(keys) > len(set(values)) > 1:
+                tables.append(table)
+    return tables
+
+
+def joined_parts(files, tables):
+    """Tables of one name in the folders of several splits as one: train/_classes.csv with
+    valid/_classes.csv. The one of the test folder stays by itself."""
+    parts = {}
+    for table in tables:
+        if table.folder and not table.is_of_test and table.naming.folder:
+            parts.setdefault((table.name, tuple(table.columns)), []).append(table)
+    joined = {}
+    for found in parts.values():
+        folders = [table.folder.rsplit("/", 1)[-1].lower() for table in found]
+        if len(found) > 1 and set(folders) <= SPLIT_WORDS:
+            joined[found[0].path] = join(files, found)
+            joined |= {table.path: None for table in found[1:]}
+    kept = [joined.get(table.path, table) for table in tables]
+    return [table for table in kept if table is not None]
+
+
+def join(files, parts):
+    """The rows of several tables of the same columns, their ids as paths from the top."""
+    first = parts[0]
+    columns = {name: tuple(value for part in parts for value in part.columns[name])
+               for name in first.columns}
+    columns[first.id_column] = tuple(
+        "/".join([part.folder, *path_parts(value)]) if value else ""
+        for part in parts for value in part.columns[part.id_column])
+    table = Table(first.path, columns, sum(part.n_rows for part in parts),
+                  separator=first.separator)
+    return with_id_column(files, table, first.id_column)
 
 
 def decoded_text(data):
@@ -153,18 +251,30 @@ def decoded_text(data):
 
 def with_id_column(files, table, asked=""):
     """The table with its id column: `asked` if it has that column, else the column that resolves
-    to the most image files."""
+    to the most image files.
+
+    Of columns that find nearly as many, one of paths or file names wins over one of numbers.
+    """
+    namings = {column: naming_of(files, values, table.folder)
+               for column, values in table.columns.items()}
     found = {}      # column -> {value: paths it may mean}
     for column, values in table.columns.items():
-        options = {value: candidates(files, value) for value in dict.fromkeys(values)}
+        options = {value: candidates(files, value, namings[column])
+                   for value in dict.fromkeys(values)}
         found[column] = {value: paths for value, paths in options.items() if paths}
-    best = asked if asked in found else max(found, key=lambda c: len(found[c]), default="")
-    if not best or not found[best]:
+    most = max(map(len, found.values()), default=0)
+    if not most:
+        return table
+
+    near = [c for c in found if len(found[c]) >= 0.9 * most]
+    named = [c for c in near if are_file_names(table.columns[c])]
+    best = asked if asked in found else max(named or near, key=lambda c: len(found[c]))
+    if not found[best]:
         return table
 
     def is_rival(column):
         """Whether a column finds nearly as many images, and others than the best one."""
-        if column == best or len(found[column]) < 0.9 * len(found[best]):
+        if column == best or column not in (named or near):
             return False
         rows = zip(table.columns[column], table.columns[best], strict=True)
         return any(found[column].get(a) != found[best].get(b) for a, b in rows)
@@ -172,7 +282,15 @@ def with_id_column(files, table, asked=""):
     rivals = () if best == asked else tuple(filter(is_rival, found))
     images = frozenset(path for paths in found[best].values() for path in paths)
     n_in = Counter(map(files.split_of, images))
-    return with_fields(table, id_column=best, images=images, n_in=n_in, rivals=rivals)
+    return with_fields(table, id_column=best, images=images, n_in=n_in, rivals=rivals,
+                       naming=namings[best])
+
+
+def are_file_names(values):
+    """Whether most values end as image files do, or are paths."""
+    values = [value for value in values if value]
+    n = sum(without_suffix(value) != value or len(path_parts(value)) > 1 for value in values)
+    return 2 * n > len(values)
 
 
 # ---------------------------------------------------------------- which table is what
@@ -200,8 +318,10 @@ def same_content(tables):
 
 
 def says_sample(table):
-    """Whether a table's name says that it is a sample submission."""
-    return "submi" in table.name or "sample" in table.name
+    """Whether a table's name says that it is a sample submission, not a sample of the labels."""
+    if "submi" in table.name:
+        return True
+    return "sample" in table.name and not re.search("label|train|meta|info|data", table.name)
 
 
 def find_sample(tables, asked, findings):
@@ -210,7 +330,7 @@ def find_sample(tables, asked, findings):
     if asked:
         return asked_table(tables, "sample_submission", asked, findings)
     filled = [t for t in tables if t.n_rows]
-    hinted = [t for t in filled if "submi" in t.name] or [t for t in filled if "sample" in t.name]
+    hinted = [t for t in filled if "submi" in t.name] or list(filter(says_sample, filled))
     if not hinted:
         for table in filter(says_sample, tables):
             findings.warn(
@@ -222,11 +342,12 @@ def find_sample(tables, asked, findings):
     return the_one(narrow(hinted, lambda t: "sample" in t.name), findings)
 
 
-def find_form(files, tables, label_table, findings):
+def find_form(files, tables, label_table, labelled, findings):
     """The sample submission among tables whose names do not say so, or None.
 
     It lists other images than the labelled ones, under columns of the label table or names of its
-    classes. Without a label table, it is the one table of most images outside train/.
+    classes. Without a label table, it is the one table of most images outside train/, and of none
+    that is `labelled` by its folder.
     """
     n_images = sum(files.split_of(path) != "train" for path in files.images)
 
@@ -235,7 +356,8 @@ def find_form(files, tables, label_table, findings):
         if not table.id_column or table.is_of_test or not others:
             return False
         if label_table is None:
-            return table.share_in("train") == 0 and 2 * len(table.images) > n_images
+            is_free = table.share_in("train") == 0 and not table.images & labelled
+            return is_free and 2 * len(table.images) > n_images
         if table.images & label_table.images:
             return False
         shared = [c for c in others if c in label_table.columns]
@@ -277,6 +399,7 @@ def find_label_table(tables, sample, asked, n_in_folders, findings):
 
     found = [t for t in tables if t is not sample and t.id_column and t.others()
              and not t.is_of_test and "submi" not in t.name and t.share_in("test") <= 0.5]
+    found = [t for t in found if not all(says_split(t.columns[c]) for c in t.others())]
     found = narrow(found, lambda t: any(len(set(t.columns[c])) > 1 for c in t.others()))
     if sample is not None:
         found = narrow(found, lambda t: set(t.others()) & set(sample.columns))
@@ -326,7 +449,7 @@ def find_target(table, form_columns, data, findings):
     form_columns: columns of the sample submission besides its ids. They decide if they can, else
     the content does.
     """
-    choices = table.others(data.group_column)
+    choices = [c for c in table.others(data.group_column) if not says_split(table.columns[c])]
     if data.target_column:
         return asked_target(table, choices, data.target_column, findings)
 
@@ -342,7 +465,8 @@ def find_target(table, form_columns, data, findings):
         return (left[0],)
     if not readings and are_one_hot(table, choices):
         return tuple(choices)
-    classlike = [c for c in choices if not any(map(is_fraction, table.columns[c]))]
+    classlike = [c for c in choices if not any(map(is_fraction, table.columns[c]))
+                 and not numbers_rows(table.columns[c])]
     if not readings and len(classlike) == 1:
         return tuple(classlike)
 
@@ -353,6 +477,17 @@ def find_target(table, form_columns, data, findings):
         "--set data.target_column=NAME takes one",
     )
     return ()
+
+
+def numbers_rows(values):
+    """Whether a column has another value in each row, as a row's number."""
+    return len(values) >= 10 and len(set(values)) == len(values)
+
+
+def says_split(values):
+    """Whether a column says in which split each image is."""
+    found = {value.lower() for value in values} - {""}
+    return bool(found) and found <= SPLIT_WORDS
 
 
 def asked_target(table, choices, target_column, findings):
@@ -396,7 +531,7 @@ def labels_of(table, columns, findings, is_asked=False):
     """
     if len(columns) > 1:
         return one_hot_labels(table, columns, findings)
-    labels = table.columns[columns[0]]
+    labels = tuple(map(normal, table.columns[columns[0]]))
     refuse_regression(table, columns[0], labels, findings)
     if not is_asked:
         refuse_sets(table, columns[0], labels, findings)
@@ -427,7 +562,7 @@ def one_hot_labels(table, columns, findings):
             f"{first_few(columns)}: add a column for the class 'none of them', or remove those "
             "rows",
         )
-    return tuple(names[0] if names else "" for names in found)
+    return tuple(normal(names[0]) if names else "" for names in found)
 
 
 def is_fraction(text):
@@ -483,7 +618,8 @@ def are_whole_numbers(texts):
 def find_class_names(files, tables, labels, findings):
     """({class value: name}, path) of a table or json map whose keys are the class values, or
     ({}, '')."""
-    readings = [(t.path, t.columns[key], t.columns[name]) for t in tables if not t.is_of_test
+    readings = [(t.path, tuple(map(normal, t.columns[key])), tuple(map(normal, t.columns[name])))
+                for t in tables if not t.is_of_test
                 for key in t.columns for name in t.columns if key != name]
     for path in files.maps:
         readings += map_readings(files.root / path, path)

@@ -26,7 +26,7 @@ from modeling.train import Watch, fit, seed_everything, split_batch, train_step
 from modeling.weights import WeightsSource
 from running.executor import Job
 from running.fits import fit_targets, new_network, new_training, training_rows
-from running.place import with_loading
+from running.place import need_weights, with_loading
 from running.plan import UNKNOWN, Cost, Work, measured_cost
 from running.predicting import Inference, predict_batch_size, predicted_splits, views_of
 from running.rounds import planned_specs, round_epochs, teachers_of
@@ -211,6 +211,7 @@ class MeasureJob:
 
     def __call__(self, site):
         """Leaves the stage of how steps are computed and, if asked, that of their costs."""
+        need_weights(self.prepared.weights[self.backbone])
         runtime = self.prepared.config.runtime
         compute = self.compute
         if compute is None:

@@ -34,7 +34,7 @@ from modeling.train import (
     load_weights,
     seed_everything,
 )
-from running.place import Notes, with_loading
+from running.place import Notes, need_weights, with_loading
 from running.plan import Cost
 from running.predicting import Inference, predict_fit, square_of
 from running.rounds import calibrators_of, start_of, teachers_of
@@ -66,6 +66,7 @@ class FitJob:
     def __call__(self, site):
         """Train, then predict: two stages. A finished one is left as it is."""
         train_until = time.perf_counter() + self.seconds
+        need_weights(self.prepared.weights[self.spec.backbone])
         runtime = self.prepared.config.runtime
         training, prediction = self.stages
 
@@ -180,11 +181,12 @@ def new_training(prepared, spec, compute, pixels, targets, place, teachers=()):
     dataset = ImageDataset(pixels, targets.sample_id, transforms, names, targets.probs,
                            targets.weight)
     sampler = EpochSampler(len(dataset), config.optim.batch_size, names)
-    loader = make_loader(dataset, sampler, place.workers, place.in_bursts)
 
     seed_everything(*names, "init")
     network = new_network(prepared, spec)
     objective = new_objective(prepared, spec, network, targets, teachers)
+    # last: it gives back what building the network has freed, before it forks
+    loader = make_loader(dataset, sampler, place.workers, place.in_bursts)
     return Training(network, objective, loader, sampler, last_epochs_clean(config.augment), compute,
                     prepared.weights[spec.backbone].is_pretrained)
 

@@ -98,10 +98,11 @@ def understand(config, data_path, folder, executor, start, command):
     metric = find_metric(config.metric, contest.form.has_class_columns)
     config = resolve(config, gpu_memory_bytes=machine["gpu_memory_bytes"],
                      n_train=len(contest.train), metric=metric.name)
+    contest = contest.for_metric(metric)
     named_classes(config.augment.groups, contest.train.classes)
     weights = {name: find_weights(name, runtime.weights_dir, config.model.pretrained)
                for name in config.model.backbones}
-    return Setup(config, contest.for_metric(metric), metric, folder, device,
+    return Setup(config, contest, metric, folder, device,
                  machine={**machine, "cores": executor.cores, "workers": runtime.workers},
                  weights=weights, command=shlex.join(command), deadline=deadline_of(runtime, start))
 

@@ -3,14 +3,17 @@
     with_loading(site, runtime, log, lambda place: train(place))
 """
 import errno
+import platform
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import cv2
 import torch
 
 from modeling.compute import pick_device
 from system.machine import free_bytes, keep_freed_memory
+from utils import UserError
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,14 @@ def place_at(site, runtime, log):
     device = pick_device(runtime.device)
     workers = n_workers(runtime, device, site.cores) if site.may_fork else 0
     return Place(device, workers, loads_in_bursts(device, site.cores), log)
+
+
+def need_weights(source):
+    """UserError unless the file of a WeightsSource can be read here: a Ray node may lack it."""
+    if source.path and not Path(source.path).exists():
+        raise UserError(f"the weights of {source.model_name} must lie where every Ray node sees "
+                        f"them, but {platform.node()} does not see {source.path}: put them into a "
+                        "shared folder and pass it as --weights_dir")
 
 
 def n_workers(runtime, device, cores):

@@ -107,11 +107,26 @@ def stored_fit(fit, folder):
                                              folder / fit["weights"], adapted)
 
 
+@dataclass(frozen=True)
+class StoredRun:
+    """What model.json says. made_on: the device of the run."""
+
+    config: Config
+    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
+    fits: dict[FitSpec, StoredFit]
+    views: tuple[View, ...]
+    blend: Blend
+    metric: Metric
+    long_side_px: int
+    made_on: torch.device
+
+
 def load_predictor(folder, config):
     """The Predictor of a finished run's folder. config: its `runtime` says on which device."""
     folder = Path(folder)
     try:
-        predictor = predictor_of(read_json(folder / NAME), folder, config)
+        stored = stored_run(read_json(folder / NAME), folder, config)
     except OSError:
         raise UserError(
             f"RUN_FOLDER must be the folder of a finished run, which holds {NAME}, got "
@@ -121,48 +136,55 @@ def load_predictor(folder, config):
         raise UserError(
             f"{folder / NAME} must be as its run wrote it, but cannot be read ({error!r}): run its "
             "training command again") from None
-    check_files(predictor, folder)
-    return predictor
+    check_files(stored.fits.values(), folder)
+    return predictor_of(stored)
 
 
-def predictor_of(stored, folder, config):
-    """The Predictor that model.json's content describes, on the device that the config asks for."""
-    config = with_values(config, stored["settings"])
-    fits = dict(stored_fit(fit, folder) for fit in stored["fits"])
-    made_on = torch.device(stored["device"])
-    views = tuple(View(**view) for view in stored["views"])
-    blend = Blend(**stored["blend"])
-    metric = METRICS[stored["metric"]]
-    classes = tuple(stored["classes"])
-    class_names = tuple(stored["class_names"])
+def stored_run(stored, folder, config):
+    """The StoredRun of model.json's content."""
+    return StoredRun(
+        config=with_values(config, stored["settings"]),
+        classes=tuple(stored["classes"]),
+        class_names=tuple(stored["class_names"]),
+        fits=dict(stored_fit(fit, folder) for fit in stored["fits"]),
+        views=tuple(View(**view) for view in stored["views"]),
+        blend=Blend(**stored["blend"]),
+        metric=METRICS[stored["metric"]],
+        long_side_px=stored["long_side_px"],
+        made_on=torch.device(stored["device"]))
 
-    machine = machine_facts(config.runtime.device)
+
+def predictor_of(stored):
+    """The Predictor of a StoredRun on this machine."""
+    runtime = stored.config.runtime
+    machine = machine_facts(runtime.device)
     device = torch.device(machine["device"])
-    fits = {spec: replace(fit, compute=compute_on(device, made_on, fit.compute, config, machine))
-            for spec, fit in fits.items()}
+    otherwise = untimed(runtime, machine["precision"])
+    fits = {}
+    for spec, fit in stored.fits.items():
+        can_do = can_compute(device, stored.made_on, fit.compute)
+        fits[spec] = fit if can_do else replace(fit, compute=otherwise)
+
     cores = usable_cores()
-    place = Place(device, n_workers(config.runtime, device, cores), loads_in_bursts(device, cores),
+    place = Place(device, n_workers(runtime, device, cores), loads_in_bursts(device, cores),
                   EventLog(os.devnull, echo=False))
-    return Predictor(Inference(config, classes, place), fits, views, blend, metric,
-                     stored["long_side_px"], class_names)
+    return Predictor(Inference(stored.config, stored.classes, place), fits, stored.views,
+                     stored.blend, stored.metric, stored.long_side_px, stored.class_names)
 
 
-def compute_on(device, made_on, compute, config, machine):
-    """A fit's Compute where this device can do it, else the plain one.
+def can_compute(device, made_on, compute):
+    """Whether a device should compute as the run did.
 
     On a device of another kind, what was fast for the run may be slow or missing.
     """
     possible = {"fp32", *precisions(device)}
     if device.type == "cuda":
         possible.add("fp16")
-    if device.type == made_on.type and compute.precision in possible:
-        return compute
-    return untimed(config.runtime, machine["precision"])
+    return device.type == made_on.type and compute.precision in possible
 
 
-def check_files(predictor, folder):
-    """UserError unless the files of all fits are there, inside the run's folder."""
-    fits = predictor.fits.values()
+def check_files(fits, folder):
+    """UserError unless the files of all StoredFits are there, inside the run's folder."""
     files = [fit.weights for fit in fits] + [fit.adapted for fit in fits if fit.adapted]
     outside = [str(path) for path in files
                if not path.resolve().is_relative_to(folder.resolve())]

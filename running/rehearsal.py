@@ -38,9 +38,9 @@ def print_plan(setup, executor, log):
     """
     prepared = prepare(setup, log, may_measure=False)
     if prepared is None:
-        prepared = rehearsed(setup, log)
         log.say("the images were not read yet: steps are timed on noise images, and reading them "
                 "and measuring the shift come on top")
+        prepared = rehearsed(setup, log)
     scores = FoldScores(prepared.label_of, setup.metric)
     planner = Planner(setup, prepared, specs_left(prepared), executor, scores, log, is_asked=True)
     for line in planner.describe():

@@ -74,6 +74,10 @@ class Prepared:
     digests: dict[str, str]
     keys: Keys
 
+    def __getstate__(self):
+        """Without what is worked out of it, which another process can do by itself."""
+        return {name: value for name, value in vars(self).items() if name != "label_of"}
+
     @property
     def classes(self):
         return self.audit.train.classes

@@ -183,7 +183,8 @@ def test_folders_that_cross_can_be_read_in_two_ways(tmp_path):
     with pytest.raises(
         UserError,
         match=r"two ways, from class folders <class>/ \('p1', 'p2', 'p3'\) and from class folders "
-        r"\*/<class>/ \('0', '1'\): --set data.label_table=FILE, folders, subfolders or names",
+        r"\*/<class>/ \('0', '1'\): --set data.label_table=folders or --set "
+        r"data.label_table=subfolders takes one",
     ):
         read_contest(tmp_path, DATA)
     for way, classes in (("folders", ("p1", "p2", "p3")), ("subfolders", ("0", "1"))):

@@ -83,8 +83,8 @@ def test_a_mode_shows_what_its_last_run_here_has_cost(results, monkeypatch, caps
 
 
 def test_an_interrupted_run_goes_on_by_its_own_command(results, monkeypatch, capsys):
-    monkeypatch.setattr(run_training.subprocess, "run", lambda words,
-                        check: SimpleNamespace(returncode=len(words) - 2))
+    monkeypatch.setattr(run_training.subprocess, "Popen", lambda words: SimpleNamespace(
+        wait=lambda: len(words) - 2))
     typed(monkeypatch, "r\n2\ny\n")
     assert [e.folder.name for e in experiments(results)] == ["ended", "cut"]
     assert menu(results) == 4
@@ -106,8 +106,8 @@ def test_a_run_that_was_started_again_after_it_ended_has_not_ended(results):
 
 
 def test_the_plan_of_a_mode_is_asked_for_and_nothing_is_trained(results, monkeypatch, capsys):
-    monkeypatch.setattr(run_training.subprocess, "run", lambda words, check: SimpleNamespace(
-        returncode=print(words[2:]) or 0))
+    monkeypatch.setattr(run_training.subprocess, "Popen", lambda words: SimpleNamespace(
+        wait=lambda: print(words[2:]) or 0))
     typed(monkeypatch, "d\n2\n/data\nx\n--weights_dir '/my\n--weights_dir '/my weights'\n")
     assert menu(results) == 0
     out = capsys.readouterr().out

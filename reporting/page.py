@@ -14,6 +14,7 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from contest.catalog import titles_of
 from modeling.inference import Predictions
 from modeling.weights import is_non_commercial
 from reporting import review
@@ -337,8 +338,7 @@ def matrix_tables(matrices):
 
 def class_names(audit):
     """Class values with their names, where the contest has names for them."""
-    pairs = zip(audit.train.classes, audit.summary["class_names"], strict=True)
-    return [value if value == name else f"{value} {name}" for value, name in pairs]
+    return titles_of(audit.train.classes, audit.summary["class_names"])
 
 
 def image_of(audit, row, names):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from config import BASE, PRESETS
 from system.command import BAD_INPUT, DONE, INTERRUPTED, say_any_text
-from system.log import duration
+from system.log import duration, safe_streams
 from utils import read_json
 
 MOST_RECENT = 9          # experiments that are listed
@@ -387,9 +387,14 @@ def choose(tongue, results_dir):
 
 def menu(results_dir=BASE.runtime.results_dir):
     """Ask, print the command, run it; returns the exit status."""
-    tongue = language()
-    say = TEXTS[tongue]
     say_any_text()
+    with safe_streams():
+        return answered_menu(language(), results_dir)
+
+
+def answered_menu(tongue, results_dir):
+    """`menu` once printing is safe."""
+    say = TEXTS[tongue]
     try:
         return choose(tongue, results_dir)
     except EOFError:

@@ -8,7 +8,6 @@
 Every fit reads the cache. Letters: n samples, H x W pixels.
 """
 import csv
-import os
 from collections import Counter
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from contest.catalog import Catalog, as_strings
+from contest.catalog import Catalog, as_strings, path_inside
 from contest.decoding import decode_bytes, read_bytes
 from contest.duplicates import (
     FLAT_LEVELS,
@@ -314,7 +313,7 @@ def write_catalog(path, catalog, left_out, contest_folder):
     rows = [CATALOG_COLUMNS]
     for row in range(len(catalog)):
         full = str(catalog.path[row])
-        relative = os.path.relpath(full, contest_folder).replace(os.sep, "/") if full else ""
+        relative = path_inside(full, contest_folder) if full else ""
         cells = (catalog.sample_id[row], relative, catalog.sha256[row], catalog.label[row],
                  catalog.group[row], left_out[row])
         rows.append([quoted_cell(cell) for cell in cells])

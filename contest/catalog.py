@@ -1,4 +1,5 @@
 """Catalog: the samples of one split. Contest: its two catalogs and the form of its submission."""
+import os
 from collections import Counter
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
@@ -8,11 +9,24 @@ import numpy as np
 
 from contest.problems import Problem
 from contest.submission import Form
-from utils import UserError, first_few
+from utils import UserError, first_few, seed_of
+
+PROOF_IMAGES = 3
 
 
 def as_strings(values):
     return np.asarray(values, dtype=str) if len(values) else np.zeros(0, dtype="<U1")
+
+
+def path_inside(path, folder):
+    """A path relative to a folder, '/'-separated on every system."""
+    return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def titles_of(classes, names):
+    """Class values, each with its name where that says more."""
+    pairs = zip(classes, names, strict=True)
+    return [value if value == name else f"{value} {name}" for value, name in pairs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,3 +131,15 @@ class Contest:
             why += ", classes are grades on a scale"
         return (*self.understood, f"metric:     {metric.name}, {why} (--metric NAME)",
                 f"submission: {self.form.describe()} (--set data.sample_submission=FILE)")
+
+    def proof(self):
+        """A few random training images with their classes, in one line; the same ones each time."""
+        n_train = len(self.train)
+        rng = np.random.default_rng(seed_of("proof", n_train))
+        rows = rng.choice(n_train, min(PROOF_IMAGES, n_train), replace=False)
+        titles = titles_of(self.train.classes, self.class_names)
+        images = []
+        for row in sorted(rows.tolist()):
+            name = path_inside(self.train.path[row], self.folder)
+            images.append(f"{name} is {titles[self.train.label[row]]}")
+        return f"proof:      {'; '.join(images)}"

@@ -8,12 +8,15 @@ It shows what stored files hold: predictions by sample_id, the audit, the shift.
 be written is a line in the log and never ends the run.
 """
 import json
+import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import jinja2
 import numpy as np
 
+from contest.catalog import path_inside, titles_of
 from modeling.inference import Predictions
 from modeling.weights import is_non_commercial
 from reporting import review
@@ -34,6 +37,7 @@ from utils import plain, read_json, write_atomic
 
 # while a run goes on, the page is written in less than this share of the time
 PAUSE_FACTOR = 20
+MOST_SAMPLES = 40
 MOST_CLASSES = 30
 MOST_PAIRS = 6
 PAIR_IMAGES = 4
@@ -84,6 +88,7 @@ class Page:
         out_of_fold = stored_oof(result.folder) if result else oof_so_far(fitted)
         return {
             **self.heading(),
+            **samples(prepared.audit, self.setup.contest.folder),
             "final": final,
             "n_done": len(fitted),
             "n_fits": len(specs),
@@ -337,8 +342,7 @@ def matrix_tables(matrices):
 
 def class_names(audit):
     """Class values with their names, where the contest has names for them."""
-    pairs = zip(audit.train.classes, audit.summary["class_names"], strict=True)
-    return [value if value == name else f"{value} {name}" for value, name in pairs]
+    return titles_of(audit.train.classes, audit.summary["class_names"])
 
 
 def image_of(audit, row, names):
@@ -350,6 +354,30 @@ def image_of(audit, row, names):
 def image_of_test(audit, row):
     return {"id": audit.test.sample_id[row], "data": thumbnail(audit.test_pixels[row]),
             "label": "test image"}
+
+
+def samples(audit, folder):
+    """One training image per class and source folder, so that a wrong reading is seen at a glance.
+
+    A second folder of a class is shown only if every class has room for its first.
+    """
+    train = audit.train
+    first_rows = {}
+    for row, (label, path) in enumerate(zip(train.label.tolist(), train.path.tolist(),
+                                            strict=True)):
+        first_rows.setdefault((label, os.path.dirname(path)), row)
+
+    n_folders = Counter()
+    by_turn = []
+    for (label, _), row in sorted(first_rows.items()):
+        by_turn.append((n_folders[label], label, row))
+        n_folders[label] += 1
+    shown = sorted(by_turn)[:MOST_SAMPLES]
+
+    names = class_names(audit)
+    images = [{**image_of(audit, row, names), "id": path_inside(train.path[row], folder)}
+              for _, _, row in sorted(shown, key=lambda item: (item[1], item[0]))]
+    return {"samples": images, "n_more_samples": len(by_turn) - len(shown)}
 
 
 def duplicates(audit):

@@ -126,7 +126,8 @@ def check_data(config, data_path):
             problems += load_audit(Path(folder), contest.folder).problems
     else:
         found += f" (over {MOST_AUDITED}: listed, not decoded)"
-    lines = [*contest.describe(metric, config.metric != "auto"), *(p.text for p in problems)]
+    lines = [*contest.describe(metric, config.metric != "auto"), contest.proof(),
+             *(p.text for p in problems)]
     advice = "\n".join(lines).replace("\n", f"\n{'':<26} -> ")
     return (WARNING if problems else PASSED), found, advice
 

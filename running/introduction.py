@@ -71,10 +71,11 @@ def changed_settings(before, now):
 
 
 def introduce(setup, log):
-    """Say what was understood, what will be done and where weights come from."""
+    """Say what was understood, with a proof, what will be done and where weights come from."""
     config = setup.config
     for line in setup.contest.describe(setup.metric, config.metric != "auto"):
         log.say(line)
+    log.say(setup.contest.proof())
     refit = " and a refit" if config.ensemble.refit else ""
     log.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} "
             f"fold(s){refit} x {len(config.rounds)} round(s) = {len(planned_specs(config))} fits "

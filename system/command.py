@@ -6,7 +6,7 @@ import traceback
 
 import torch
 
-from system.log import printable
+from system.log import printable, safe_streams
 from system.machine import fault_of, signals_interrupt, usable_cores
 from utils import RunError, UserError
 
@@ -32,10 +32,15 @@ def run_command(command, argv=None, goes_on="run the same command again to conti
     if argv is None:
         argv = sys.argv[1:]
     logging.getLogger("timm").setLevel(logging.ERROR)
-    say_any_text()
     # torch ignores a container's quota
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    say_any_text()
+    with safe_streams():
+        return status_of(command, argv, goes_on)
 
+
+def status_of(command, argv, goes_on):
+    """`run_command` once the process is set up."""
     try:
         with signals_interrupt():
             return command(argv)

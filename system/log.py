@@ -1,4 +1,4 @@
-"""What a run tells the person who waits: events, clocks, bars."""
+"""What a run tells the person who waits: streams, events, clocks, bars."""
 import contextlib
 import json
 import os
@@ -11,6 +11,84 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils import plain
+
+# ---------------------------------------------------------------- standard output and error
+
+class SafeStream:
+    """A text stream that turns itself off at its first failed write: nobody reads it any more.
+
+    Its descriptor then leads to the null device, so Python's own flush at exit cannot fail either.
+    stream: None if the process has none.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.is_off = stream is None
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        self.attempt("write", text)
+        return len(text)
+
+    def flush(self):
+        self.attempt("flush")
+
+    def isatty(self):
+        return bool(self.attempt("isatty"))
+
+    def attempt(self, method, *args):
+        """Call a method of the stream; None once it is off."""
+        if self.is_off:
+            return None
+        try:
+            return getattr(self.stream, method)(*args)
+        except (OSError, ValueError):    # ValueError: the stream is closed
+            self.turn_off()
+            return None
+
+    def turn_off(self):
+        self.is_off = True
+        # a closed stream has no descriptor; nor has one in memory
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            lead_to_null(self.stream.fileno())
+
+
+@contextlib.contextmanager
+def safe_streams():
+    """Print through SafeStreams inside the block, so that printing never ends a run."""
+    fill_missing_descriptors()
+    before = sys.stdout, sys.stderr
+    streams = SafeStream(sys.stdout), SafeStream(sys.stderr)
+    sys.stdout, sys.stderr = streams
+    try:
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def fill_missing_descriptors():
+    """Open the null device wherever a standard descriptor is closed (`>&-`).
+
+    The next file opened would get its number, and with it what libraries write to 1 and 2.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            lead_to_null(number)
+
+
+def lead_to_null(number):
+    """Make a descriptor lead to the null device."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+
 
 # ---------------------------------------------------------------- the event log
 

@@ -102,22 +102,36 @@ class Stopping:
     is_asked = False
 
 
+HANGUP = getattr(signal, "SIGHUP", None)    # None on Windows
+
+
 def on_signal(number, frame):
-    """Let the first signal in `stops_after_a_step` wait; interrupt at once on any other."""
-    if not Stopping.may_wait or Stopping.is_asked:
+    """Let the first signal in `stops_after_a_step` wait; interrupt at once on any other.
+
+    A hangup never counts as the second: the shell and the kernel each tell of a closed terminal.
+    """
+    if number == HANGUP:
+        signal.signal(HANGUP, signal.SIG_IGN)
+    if not Stopping.may_wait or (Stopping.is_asked and number != HANGUP):
         raise KeyboardInterrupt
     Stopping.is_asked = True
-    # print is not safe in a signal handler
-    os.write(2, b"\nstopping after this step; once more stops at once\n")
+    # print is not safe in a signal handler, and the terminal may be gone
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nstopping after this step; once more stops at once\n")
 
 
 @contextlib.contextmanager
 def signals_interrupt():
-    """Handle SIGINT and SIGTERM by `on_signal` inside the block, if in the main thread."""
+    """Handle SIGINT, SIGTERM and SIGHUP by `on_signal` inside the block, if in the main thread.
+
+    A SIGHUP that is ignored (nohup) stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANGUP and signal.getsignal(HANGUP) != signal.SIG_IGN:
+        numbers.append(HANGUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield

@@ -11,11 +11,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from system.log import progress
-from system.machine import end_with_parent, return_freed_memory, usable_cores
+from system.machine import HANGUP, end_with_parent, return_freed_memory, usable_cores
 
 
 def start_worker(_):
-    """Set up a loading process: one thread, and Ctrl-C left to the process that it works for.
+    """Set up a loading process: one thread. Ctrl-C and a hangup are left to the process it serves.
 
     It ends if it cannot send a batch because /dev/shm is full. By default it would drop the batch,
     and the other process would wait for it forever.
@@ -23,6 +23,8 @@ def start_worker(_):
     end_with_parent()
     Queue._on_queue_feeder_error = staticmethod(lambda error, batch: os._exit(1))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if HANGUP:
+        signal.signal(HANGUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -12,6 +12,7 @@ import io
 import json
 import multiprocessing
 import os
+import pty
 import re
 import shutil
 import signal
@@ -231,7 +232,7 @@ def test_a_log_whose_last_line_was_cut_off_goes_on_with_a_new_line(tmp_path):
 # ---------------------------------------------------------------- signals
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_on(contest,
                                                                                   undisturbed,
                                                                                   tmp_path, number):
@@ -250,7 +251,9 @@ def test_a_signal_to_the_whole_command_is_status_130_and_the_same_command_goes_o
     assert done.returncode == 130, done.stderr
     assert f"interrupted: {AGAIN}" in done.stderr and "Traceback" not in done.stderr
     [checkpoint] = tmp_path.glob("run/fold_0/*.partial/checkpoint-*")
-    assert checkpoint.name.startswith(f"checkpoint-00001-{2 * (number == signal.SIGINT):06}-")
+    # SIGTERM ends the loading process too
+    n_steps = 0 if number == signal.SIGTERM else 2
+    assert checkpoint.name.startswith(f"checkpoint-00001-{n_steps:06}-")
     assert main(argv) == 0
     assert ended(tmp_path / "run", undisturbed)
 
@@ -277,6 +280,82 @@ def test_a_signal_outside_of_a_fit_stops_at_once(contest, undisturbed, tmp_path,
     assert AGAIN in capsys.readouterr().err
     assert main(small_argv(contest, tmp_path)) == 0
     assert ended(tmp_path / "run", undisturbed)
+
+
+# ---------------------------------------------------------------- nobody listens
+
+def command_line(argv):
+    return [sys.executable, str(ROOT / "grandmaster_train.py"), *argv]
+
+
+def ignore_hangup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def read_until(descriptor, text):
+    """Read what a process says until the text appears."""
+    said = b""
+    while text not in said:
+        said += os.read(descriptor, 4096)
+
+
+def pipe_closed(argv):
+    """The status of a command whose output and errors go to a pipe that nobody reads to its end."""
+    with subprocess.Popen(command_line(argv), cwd=ROOT, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT) as run:
+        read_until(run.stdout.fileno(), b"submission:")
+        run.stdout.close()
+        return run.wait(timeout=100)
+
+
+def streams_closed(argv):
+    """The status of a command that has neither standard output nor standard error."""
+    script = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command_line(argv)]
+    return subprocess.run(script, cwd=ROOT, timeout=100, check=False).returncode
+
+
+def terminal_closed(argv, before=ignore_hangup, after=b"submission:"):
+    """The status of a command whose terminal goes away once a text appeared.
+
+    before: called in its process first.
+    """
+    master, slave = pty.openpty()
+    code = ("import fcntl, sys, termios; from grandmaster_train import main\n"
+            "fcntl.ioctl(0, termios.TIOCSCTTY, 0); sys.exit(main(sys.argv[1:]))")
+    with subprocess.Popen([sys.executable, "-c", code, *argv], cwd=ROOT, start_new_session=True,
+                          stdin=slave, stdout=slave, stderr=slave, preexec_fn=before) as run:
+        os.close(slave)
+        read_until(master, after)
+        os.close(master)
+        return run.wait(timeout=100)
+
+
+@pytest.mark.parametrize("run", [pipe_closed, streams_closed, terminal_closed])
+def test_a_run_that_nobody_listens_to_ends_as_any_other(contest, undisturbed, tmp_path, run):
+    assert run(small_argv(contest, tmp_path)) == 0
+    assert ended(tmp_path / "run", undisturbed)
+    assert "report  " in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+def test_a_closed_terminal_interrupts_the_run_and_the_same_command_goes_on(contest, undisturbed,
+                                                                           tmp_path):
+    argv = small_argv(contest, tmp_path)
+    assert terminal_closed(argv, before=None, after=b"fit 1/1") == 130
+    assert main(argv) == 0
+    assert ended(tmp_path / "run", undisturbed)
+
+
+def test_the_menu_goes_on_when_nobody_listens():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run([sys.executable, "run_training.py"], cwd=ROOT, input=b"q\n",
+                          stdout=write_end, stderr=subprocess.PIPE, timeout=100, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_users_mistake_has_its_exit_status_when_nobody_listens():
+    assert streams_closed(["--mode", "none"]) == 2
 
 
 # ---------------------------------------------------------------- processes, memory, GPU

@@ -93,6 +93,22 @@ def test_plain_contest_is_read_without_a_problem(root):
     assert all(os.path.isabs(p) and os.path.isfile(p) for p in contest.train.path)
 
 
+def test_the_proof_shows_three_training_images_with_their_own_classes(root):
+    proof = read_contest(root, DATA).proof()
+    assert proof == read_contest(root, DATA).proof() and proof.startswith("proof:      train/a")
+    images = proof.removeprefix("proof:      ").split("; ")
+    right = {f"train/a{i}.png is {('0 cat', '1 dog')[i % 2]}" for i in range(8)}
+    assert len(set(images)) == 3 and set(images) <= right
+
+
+def test_the_proof_shows_all_images_of_two_and_a_class_without_a_name_once(tmp_path):
+    for i, name in enumerate(("cat", "dog")):
+        draw(tmp_path / "train" / name / f"{i}.png", i)
+    draw(tmp_path / "test" / "t.png", 9)
+    proof = read_contest(tmp_path, DATA).proof()
+    assert proof == "proof:      train/cat/0.png is cat; train/dog/1.png is dog"
+
+
 def test_audit_of_a_plain_contest(root, out):
     contest, audit = audited(root, out)
     assert audit.problems == () and audit.bad_test_ids == ()

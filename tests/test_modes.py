@@ -120,6 +120,7 @@ def test_debug_checks_every_family_and_trains_nothing(results, capsys):
     assert main(["--mode", "debug", "--demo_size", "0.03", "--results_dir", str(results)]) == 0
     out = capsys.readouterr().out
     assert all(f"{family} " in out for family in FAMILIES) and "passed" in out
+    assert "-> proof:      train/" in out
     assert not (results / "debug_demo_contest_0.03").exists()
 
 
@@ -175,7 +176,8 @@ def test_a_users_mistake_is_one_sentence_and_status_2(argv, message, capsys, tmp
 def test_a_dry_run_prints_each_stages_state_and_trains_nothing(contest, tmp_path, capsys):
     argv = small_argv(contest, tmp_path)
     assert main([*argv, "--dry_run"]) == 0
-    assert "to do" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "to do" in said and re.search(r"^proof: +train/a\d+.png is [012] \w+; ", said, re.M)
     left = {"fold_0", "config.json", "environment.json", "events.jsonl"} & {
         path.name for path in (tmp_path / "run").iterdir()
     }

@@ -5,13 +5,17 @@ import io
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from contest.catalog import Catalog
 from grandmaster_train import main
 from modeling.weights import WeightsSource
 from reporting import page as page_module
-from reporting.page import Page, is_non_commercial, weight_rows, write_page
+from reporting.page import Page, is_non_commercial, samples, weight_rows, write_page
 from running.run import Setup
 from system.log import EventLog
 from tests.conftest import make_contest, small_argv
@@ -66,6 +70,36 @@ def test_the_page_grows_while_the_run_goes_on(shown):
     for content in shown[1][:-1]:
         write_page(shown[0] / "then.html", content)
         assert f"{content['n_done']} of 2" in (shown[0] / "then.html").read_text()
+
+
+def test_the_page_begins_with_an_image_of_each_class_and_folder(shown):
+    folder, contents = shown
+    assert [(p["label"], p["id"]) for p in contents[0]["samples"]] == [
+        (f"0 {EVIL}", "train/a000.png"), ("1 cross", "train/a012.png"),
+        ("2 stripes", "train/a024.png")]
+    assert contents[0]["n_more_samples"] == 0
+    text = (folder / "report.html").read_text()
+    assert text.index("train/a024.png") < text.index("expected macro_f1 of the submission")
+
+
+def of_class_and_folder(n_classes, n_folders):
+    """An audit of one image per class and folder."""
+    places = [(k, j) for k in range(n_classes) for j in range(n_folders)]
+    train = Catalog.of([{"sample_id": f"{k:03}-{j}", "label": k, "path": f"/data/{j}/{k:03}.png"}
+                        for k, j in places], [f"{k:03}" for k in range(n_classes)])
+    return SimpleNamespace(train=train, summary={"class_names": train.classes},
+                           train_pixels=np.zeros((len(places), 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("n_classes", "n_folders", "n_more"), [
+    (3, 2, 0), (30, 2, 20), (50, 1, 10)])
+def test_every_class_is_shown_before_a_second_folder_of_any(n_classes, n_folders, n_more):
+    found = samples(of_class_and_folder(n_classes, n_folders), Path("/data"))
+    assert found["n_more_samples"] == n_more
+    assert len(found["samples"]) == n_classes * n_folders - n_more
+    labels = [p["label"] for p in found["samples"]]
+    assert labels == sorted(labels) and len(set(labels)) == min(n_classes, 40)
+    assert found["samples"][0]["id"] == "0/000.png"
 
 
 def test_the_page_shows_the_runs_own_numbers_and_command(shown):

@@ -147,6 +147,31 @@ def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
     assert checkpoints(tmp_path / "a") == []
 
 
+def test_a_hangup_ends_the_fit_after_its_step_however_often_it_comes(tmp_path, monkeypatch):
+    def hang_up(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+        return train_step(*args, **kwargs)
+
+    monkeypatch.setattr("modeling.train.train_step", hang_up)
+    before = signal.getsignal(signal.SIGHUP)
+    with signals_interrupt(), pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "a", workers=2)
+    [name] = [p.name for p in checkpoints(tmp_path / "a")]
+    assert name.startswith("checkpoint-00000-000001-")
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_a_hangup_that_was_ignored_at_the_start_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("damage", [
     lambda data: data[:len(data) // 2], lambda data: data[:-9] + b"x" + data[-8:]])
 def test_a_damaged_checkpoint_is_known_by_its_name(tmp_path, damage):

@@ -1,4 +1,5 @@
 import ctypes
+import errno
 import io
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from system.log import Overall, duration, no_bars
+from system.log import EventLog, Overall, duration, no_bars, progress, safe_streams
 from system.parallel import parallel_map
 from system.stages import Stage, damaged_files, exclusive, run_stage
 from utils import UserError, canonical_json, digest_json, seed_of, write_atomic
@@ -105,6 +106,52 @@ def test_the_overall_bar_is_drawn_in_a_terminal_alone_without_colour_and_not_whe
     assert "all fits  50%" in text and " left" in text and "\x1b[3" not in text
     assert drawn(monkeypatch, Terminal(), hidden=True) == drawn(monkeypatch, io.StringIO(),
                                                                 hidden=False) == ""
+
+
+class Gone(Terminal):
+    """A terminal that goes away after `left` writes."""
+
+    def __init__(self, left, error):
+        super().__init__()
+        self.left = left
+        self.error = error
+
+    def write(self, text):
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("error", [
+    BrokenPipeError(), OSError(errno.EIO, "gone"), ValueError("closed")])
+def test_prints_bars_and_the_log_go_silent_at_the_first_failed_write(tmp_path, monkeypatch, error):
+    out, err = Gone(2, error), Gone(3, error)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    log = EventLog(tmp_path / "events.jsonl")
+    with safe_streams():
+        print("heard")
+        for number in progress(range(9), mininterval=0):
+            print("unheard", number)
+            log.say(f"line {number}")
+        assert not sys.stdout.isatty()
+    assert out.getvalue() == "heard\n" and out.left == -1
+    assert err.getvalue() and err.left == -1
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 9
+    assert sys.stdout is out and sys.stderr is err
+
+
+@pytest.mark.parametrize("stream", [None, "closed"])
+def test_printing_without_any_stream_is_no_error(monkeypatch, stream):
+    if stream:
+        stream = io.StringIO()
+        stream.close()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with safe_streams():
+        print("unheard", flush=True)
+        assert list(progress(range(3))) == [0, 1, 2]
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="of glibc")

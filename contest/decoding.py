@@ -15,6 +15,16 @@ from utils import patiently
 IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
 LARGEST_IMAGE_PX = 100_000_000
 LARGEST_FILE_BYTES = 2**30
+LARGEST_DECODE_BYTES = 3 * 2**29    # of memory for one image, beside its file
+STRIP_PX = 2**20                    # converted at a time
+
+# Pillow's bytes a pixel; 4 in other modes
+MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+# what a decoder holds beside Pillow's pixels, in bytes a pixel
+WHOLE_IMAGE_BYTES = {"WEBP": 8}
+LARGEST_TIFF_SAMPLE_BYTES = 8       # of a tile or strip
+COEFFICIENT_BYTES = 2               # of each channel of a progressive JPEG
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
 
 Image.init()                    # loads all decoders now: threads must not do it at the same time
 Image.MAX_IMAGE_PIXELS = None   # decode_bytes checks the size itself, before decoding
@@ -64,9 +74,11 @@ def decode_bytes(data, long_side_px=0):
             width, height = image.size
             if width * height > LARGEST_IMAGE_PX:
                 raise ValueError(f"{width} x {height} px, over the limit of 100 megapixels")
+            held = decoder_bytes(image)
             if 0 < 2 * long_side_px < max(width, height):
                 shrink = 2 * long_side_px / max(width, height)
                 image.draft(None, (max(1, int(width * shrink)), max(1, int(height * shrink))))
+            refuse_large(image, held)
             image.load()
             turn = orientation_of(image)
             rgb = upright(rgb_of(image), turn)
@@ -82,6 +94,30 @@ def decode_bytes(data, long_side_px=0):
 
     is_on_its_side = turn >= 5
     return rgb, ((width, height) if is_on_its_side else (height, width))
+
+
+def decoder_bytes(image):
+    """About what decoding holds at most beside Pillow's pixels, of an image that is not loaded."""
+    n_px = image.width * image.height
+    if image.format == "TIFF":
+        tile_px = image.tag_v2.get(TILE_WIDTH, 0) * image.tag_v2.get(TILE_LENGTH, 0)
+        return max(n_px, tile_px) * LARGEST_TIFF_SAMPLE_BYTES
+    if image.info.get("progressive"):
+        return n_px * COEFFICIENT_BYTES * len(image.getbands())
+    return n_px * WHOLE_IMAGE_BYTES.get(image.format, 0)
+
+
+def refuse_large(image, held):
+    """ValueError if an image takes more than LARGEST_DECODE_BYTES; its decoder holds `held`.
+
+    The decoder's share is free before the RGB array is made, and turned.
+    """
+    n_px = image.width * image.height
+    rgb = 3 * n_px
+    needed = n_px * MODE_BYTES.get(image.mode, 4) + max(held, 2 * rgb)
+    if needed > LARGEST_DECODE_BYTES:
+        raise ValueError(f"{image.width} x {image.height} px take {needed / 2**30:.1f} GiB of "
+                         f"memory, over the limit of {LARGEST_DECODE_BYTES / 2**30:.1f} GiB")
 
 
 def orientation_of(image):
@@ -104,29 +140,70 @@ def upright(rgb, orientation):
     return np.ascontiguousarray(rgb)
 
 
+def strips(image):
+    """Yields (rows, those rows) of a loaded image, at most STRIP_PX pixels or one row at a time.
+
+    A conversion of the whole image would hold it several times.
+    """
+    n_rows = max(1, STRIP_PX // image.width)
+    if n_rows >= image.height:
+        yield slice(0, image.height), image
+        return
+    for top in range(0, image.height, n_rows):
+        bottom = min(image.height, top + n_rows)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
 def rgb_of(image):
     """uint8 (H, W, 3) of a loaded Pillow image of any mode."""
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = scaled_to_8_bits(np.asarray(image))
-        return np.repeat(grey[:, :, None], 3, axis=2)
+    is_deep = image.mode.startswith("I") or image.mode == "F"
+    read = deep_reader(image) if is_deep else read_colour
+    rgb = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    for rows, strip in strips(image):
+        rgb[rows] = read(strip)
+    return rgb
+
+
+def read_colour(image):
+    """uint8 (H, W, 3) of an image with at most 8 bits a channel."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
 
 
-def scaled_to_8_bits(values):
-    """uint8 from 16-bit levels (divided by 257), floats in 0..1 (times 255) or any other range
-    (stretched)."""
-    deep = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low = deep.min()
-    high = deep.max()
-    kind = values.dtype.kind
+def deep_reader(image):
+    """A function that reads strips of a deep grey image as uint8 (H, W, 1).
+
+    It divides 16-bit levels by 257, multiplies floats in 0..1 by 255, and stretches any other range
+    of the whole image.
+    """
+    ends = np.array([(v.min(), v.max()) for v in (finite(strip) for _, strip in strips(image))])
+    low = ends.min()
+    high = ends.max()
+    kind = np.asarray(image.crop((0, 0, 1, 1))).dtype.kind
+
     if kind == "u" or (kind == "i" and low >= 0 and 255 < high <= 65535):
-        deep = deep / 257.0
+        def scaled(values):
+            return values / 257.0
     elif kind == "f" and low >= 0 and high <= 1:
-        deep = deep * 255.0
+        def scaled(values):
+            return values * 255.0
     elif low < 0 or high > 255:
-        deep = (deep - low) * (255.0 / max(high - low, 1e-12))
-    return np.clip(np.rint(deep), 0, 255).astype(np.uint8)
+        def scaled(values):
+            return (values - low) * (255.0 / max(high - low, 1e-12))
+    else:
+        def scaled(values):
+            return values
+
+    def read(strip):
+        grey = np.clip(np.rint(scaled(finite(strip))), 0, 255)
+        return grey.astype(np.uint8)[:, :, None]
+
+    return read
+
+
+def finite(image):
+    """float64 (H, W) of a deep grey image; 0 where it holds no number."""
+    return np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)

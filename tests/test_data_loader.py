@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from contest import decoding
 from contest.catalog import Catalog
 from contest.decoding import decode_bytes, decode_image
 from contest.pixels import PixelStore, PixelWriter, shrunk
@@ -142,16 +143,15 @@ def test_exif_orientation(tmp_path, orientation):
     assert decode_bytes((tmp_path / "x.png").read_bytes())[1] == (16, 24)
 
 
-def png_of(width, height):
-    """A PNG that claims a size and holds no pixels."""
+def png_of(width, height, bits=8, colour=2, pixels=b""):
+    """A PNG that claims a size, and holds no pixels unless they are given, compressed."""
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I",
-                                                                        zlib.crc32(kind + data))
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
 
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0,
-                                                              0)) + chunk(b"IDAT",
-                                                                          zlib.compress(b""))
-            + chunk(b"IEND", b""))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+            + chunk(b"IDAT", pixels or zlib.compress(b"")) + chunk(b"IEND", b""))
 
 
 def test_bad_files_give_a_short_reason(tmp_path):
@@ -170,6 +170,68 @@ def test_bad_files_give_a_short_reason(tmp_path):
         decode_image(tmp_path / "none.jpg")
     with pytest.raises(ValueError, match=r"cannot be read|not a regular file"):
         decode_image(tmp_path)
+
+
+PEAK_OF_A_DECODE = """
+import sys
+from pathlib import Path
+from contest.decoding import decode_image
+
+def peak_kib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+
+before = peak_kib()
+shape = decode_image(sys.argv[1]).shape
+print(shape, (peak_kib() - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
+def test_a_16_bit_png_of_100_megapixels_is_read_within_600_mb(tmp_path):
+    press = zlib.compressobj(1)
+    row = bytes(1 + 2 * 10_000)
+    pixels = b"".join(press.compress(row) for _ in range(10_000)) + press.flush()
+    (tmp_path / "x.png").write_bytes(png_of(10_000, 10_000, 16, 0, pixels))
+    assert (tmp_path / "x.png").stat().st_size < 1_000_000
+    done = subprocess.run([sys.executable, "-c", PEAK_OF_A_DECODE, tmp_path / "x.png"], check=True,
+                          cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True)
+    shape, _, peak = done.stdout.rpartition(" ")
+    assert shape == "(10000, 10000, 3)"
+    assert int(peak) < 600_000_000
+
+
+def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(decoding, "LARGEST_DECODE_BYTES", 2**20)
+    with pytest.raises(ValueError, match=r"600 x 400 px take 0\.0 GiB of memory, over the limit"):
+        decode_bytes(png_of(600, 400))
+
+
+def test_a_tiff_whose_tile_is_larger_than_the_image_counts_its_tile():
+    tags = [(256, 3, 8), (257, 3, 8), (258, 3, 8), (259, 3, 1), (262, 3, 1), (277, 3, 1),
+            (322, 4, 60_000), (323, 4, 60_000), (324, 4, 8), (325, 4, 64)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    with pytest.raises(ValueError, match=r"8 x 8 px take 26\.8 GiB of memory"):
+        decode_bytes(tiff)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "F"])
+def test_an_image_read_in_strips_is_the_image_read_at_once(tmp_path, monkeypatch, suffix, mode):
+    image = Image.fromarray(ramp()).convert("L")
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)
+    elif mode == "F":
+        image = Image.fromarray(np.linspace(-3, 9000, 1200, dtype=np.float32).reshape(30, 40))
+    else:
+        image = image.convert(mode)
+    if (mode == "F" and suffix != ".tif") or (mode == "I;16" and suffix == ".webp"):
+        pytest.skip("the format holds no such image")
+    image.save(tmp_path / f"x{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    whole = decode_image(tmp_path / f"x{suffix}")
+    monkeypatch.setattr(decoding, "STRIP_PX", 100)
+    assert np.array_equal(decode_image(tmp_path / f"x{suffix}"), whole)
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP"])

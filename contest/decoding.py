@@ -2,17 +2,30 @@
 
     rgb = decode_image(path)      # (H, W, 3) uint8; ValueError says why a file cannot be read
 """
+import contextlib
+import importlib
 import io
 import os
+import re
 import stat
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from utils import patiently
 
-IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+# Pillow's names of the formats, and the library that it may have been built without
+WANTED_FORMATS = {"JPEG": "", "PNG": "", "TIFF": "", "BMP": "", "DIB": "", "PPM": "", "GIF": "",
+                  "WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif", "HEIF": ""}
+LONGEST_MAGIC = 16
+MAGIC = {
+    "JPEG": rb"\xff\xd8\xff", "PNG": rb"\x89PNG\r\n\x1a\n", "GIF": rb"GIF8[79]a",
+    "TIFF": rb"II[*+]\0|MM\0[*+]", "BMP": rb"BM.{4}\0{4}.{4}[\x0c\x28\x38\x40\x6c\x7c]\0",
+    "WEBP": rb"RIFF.{4}WEBP", "PPM": rb"P[1-6]\s+(#|\d+\s)",
+    "JPEG2000": rb"\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51", "AVIF": rb".{4}ftypavi[fs]",
+    "HEIF": rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
+}
 LARGEST_IMAGE_PX = 100_000_000
 LARGEST_FILE_BYTES = 2**30
 LARGEST_DECODE_BYTES = 3 * 2**29    # of memory for one image, beside its file
@@ -20,13 +33,28 @@ STRIP_PX = 2**20                    # converted at a time
 
 # Pillow's bytes a pixel; 4 in other modes
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-# what a decoder holds beside Pillow's pixels, in bytes a pixel
-WHOLE_IMAGE_BYTES = {"WEBP": 8}
-LARGEST_TIFF_SAMPLE_BYTES = 8       # of a tile or strip
-COEFFICIENT_BYTES = 2               # of each channel of a progressive JPEG
+# what a decoder holds beside Pillow's pixels, in bytes a pixel: at least what was measured
+DECODER_BYTES = {"WEBP": 12, "AVIF": 16, "HEIF": 16}
+JPEG2000_BYTES = 6                  # for each channel
+PROGRESSIVE_JPEG_BYTES = 2          # for each channel
+TIFF_BYTES = 8                      # of a tile or strip, which may be the whole image
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
 
-Image.init()                    # loads all decoders now: threads must not do it at the same time
+
+
+def load_decoders():
+    """The names of the formats in WANTED_FORMATS that this machine reads.
+
+    Loads all decoders: threads must not do it at the same time.
+    """
+    Image.init()
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    return tuple(name for name, library in WANTED_FORMATS.items()
+                 if name in Image.OPEN and (not library or features.check(library)))
+
+
+IMAGE_FORMATS = load_decoders()
 Image.MAX_IMAGE_PIXELS = None   # decode_bytes checks the size itself, before decoding
 warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata of a file that still decodes
 
@@ -41,13 +69,16 @@ def decode_image(path):
     return decode_bytes(read_bytes(path))[0]
 
 
-def read_bytes(path):
-    """All bytes of a regular file. Raises ValueError with a short reason; never waits for FIFOs or
-    devices."""
+def open_at_once(path):
+    """A file, opened to read its bytes; never waits for FIFOs or devices."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return open(os.open(path, flags), "rb")
 
+
+def read_bytes(path):
+    """All bytes of a regular file. Raises ValueError with a short reason."""
     def read():
-        with open(os.open(path, flags), "rb") as f:
+        with open_at_once(path) as f:
             status = os.fstat(f.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("not a regular file")
@@ -61,6 +92,34 @@ def read_bytes(path):
         return patiently(path, read)
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
+
+
+def first_bytes(path):
+    """At most LONGEST_MAGIC bytes of a regular file, none of anything else."""
+    try:
+        with open_at_once(path) as f:
+            is_regular = stat.S_ISREG(os.fstat(f.fileno()).st_mode)
+            return f.read(LONGEST_MAGIC) if is_regular else b""
+    except OSError:
+        return b""
+
+
+def format_of(head):
+    """Pillow's name of the format that a file's first bytes announce, '' for none."""
+    for name, magic in MAGIC.items():
+        if re.match(magic, head, re.DOTALL):
+            return name
+    return ""
+
+
+def why_not_read(head):
+    """Why no decoder takes a file, by its first bytes."""
+    name = format_of(head)
+    if name in ("", *IMAGE_FORMATS):
+        return "not an image"
+    if name == "HEIF":
+        return "HEIC needs pillow-heif: pip install -r requirements-extras.txt"
+    return f"{name} needs a Pillow that reads it: pip install --upgrade pillow"
 
 
 def decode_bytes(data, long_side_px=0):
@@ -83,7 +142,7 @@ def decode_bytes(data, long_side_px=0):
             turn = orientation_of(image)
             rgb = upright(rgb_of(image), turn)
     except Image.UnidentifiedImageError:
-        raise ValueError("not an image") from None
+        raise ValueError(why_not_read(data[:LONGEST_MAGIC])) from None
     except ValueError:
         raise
     except Exception as error:
@@ -101,10 +160,12 @@ def decoder_bytes(image):
     n_px = image.width * image.height
     if image.format == "TIFF":
         tile_px = image.tag_v2.get(TILE_WIDTH, 0) * image.tag_v2.get(TILE_LENGTH, 0)
-        return max(n_px, tile_px) * LARGEST_TIFF_SAMPLE_BYTES
+        return max(n_px, tile_px) * TIFF_BYTES
+    if image.format == "JPEG2000":
+        return n_px * JPEG2000_BYTES * len(image.getbands())
     if image.info.get("progressive"):
-        return n_px * COEFFICIENT_BYTES * len(image.getbands())
-    return n_px * WHOLE_IMAGE_BYTES.get(image.format, 0)
+        return n_px * PROGRESSIVE_JPEG_BYTES * len(image.getbands())
+    return n_px * DECODER_BYTES.get(image.format, 0)
 
 
 def refuse_large(image, held):

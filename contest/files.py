@@ -18,7 +18,9 @@ from pathlib import Path
 
 from utils import UserError, counted, first_few
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dib",
+                  ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic",
+                  ".heif")
 FOREIGN_SUFFIXES = {
     ".dcm": "DICOM", ".dicom": "DICOM", ".tfrec": "TFRecord", ".tfrecord": "TFRecord",
     ".npy": "npy", ".npz": "npz", ".h5": "HDF5", ".parquet": "Parquet", ".bson": "BSON",

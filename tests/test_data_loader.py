@@ -69,14 +69,60 @@ def store(tmp_path):
 
 # ---------------------------------------------------------------- decoding
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg", ".webp", ".gif"])
-def test_plain_formats(tmp_path, suffix):
-    Image.fromarray(ramp()).save(tmp_path / f"x{suffix}",
-                                 **({"quality": 95} if suffix in (".jpg", ".webp") else {}))
-    image = decode_image(tmp_path / f"x{suffix}")
+TOLERANCE = {"JPEG": 6, "WEBP": 6, "GIF": 12, "AVIF": 6, "HEIF": 6}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "JPEG", "WEBP", "GIF", "PPM", "DIB",
+                                  "JPEG2000", "AVIF", "HEIF"])
+def test_plain_formats(tmp_path, kind):
+    if kind not in decoding.IMAGE_FORMATS:
+        pytest.skip(f"this machine reads no {kind}")
+    is_lossy = kind in ("JPEG", "WEBP", "AVIF", "HEIF")
+    Image.fromarray(ramp()).save(tmp_path / "x", kind, **({"quality": 95} if is_lossy else {}))
+    image = decode_image(tmp_path / "x")
     assert image.dtype == np.uint8 and image.shape == (30, 40, 3)
-    tolerance = {".jpg": 6, ".webp": 6, ".gif": 12}.get(suffix, 0)
-    assert np.abs(image.astype(int) - ramp()).mean() <= tolerance
+    assert np.abs(image.astype(int) - ramp()).mean() <= TOLERANCE.get(kind, 0)
+    if kind != "DIB":       # four bytes of it would fit a text too
+        assert decoding.format_of(decoding.first_bytes(tmp_path / "x")) == kind
+
+
+def test_grey_and_one_bit_maps_in_the_formats_of_netpbm(tmp_path):
+    for suffix, mode in ((".pgm", "L"), (".pbm", "1"), (".pnm", "RGB")):
+        picture = Image.fromarray(ramp()).convert(mode)
+        picture.save(tmp_path / f"x{suffix}")
+        expected = np.asarray(picture.convert("RGB"))
+        assert np.array_equal(decode_image(tmp_path / f"x{suffix}"), expected)
+
+
+@pytest.mark.parametrize(("brand", "formats", "reason"), [
+    (b"heic", ("JPEG", "PNG"), "HEIC needs pillow-heif: pip install -r requirements-extras.txt"),
+    (b"mif1", ("JPEG", "PNG"), "HEIC needs pillow-heif: pip install -r requirements-extras.txt"),
+    (b"avif", ("JPEG", "PNG"), "AVIF needs a Pillow that reads it: pip install --upgrade pillow"),
+    (b"isom", ("JPEG", "PNG"), "not an image"),
+    (b"heic", ("JPEG", "PNG", "HEIF"), "not an image"),
+])
+def test_a_format_without_its_decoder_names_what_to_install(monkeypatch, brand, formats, reason):
+    monkeypatch.setattr(decoding, "IMAGE_FORMATS", formats)
+    monkeypatch.setitem(Image.OPEN, "HEIF", (None, lambda prefix: False))
+    with pytest.raises(ValueError, match=f"^{reason}$"):
+        decode_bytes(b"\0\0\0\x18ftyp" + brand + b"0" * 100)
+
+
+@pytest.mark.parametrize("text", [b"", b"README of the data", b"BMW photos, 2019", b"Permission is",
+                                  b"P6 is a processor", b"#!/bin/sh", b"{\"a\": 1}", b"\0" * 16])
+def test_text_announces_no_image(text):
+    assert decoding.format_of(text[:decoding.LONGEST_MAGIC]) == ""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "WEBP", "JPEG2000", "AVIF", "HEIF", "DIB"])
+def test_the_limit_of_pixels_holds_for_every_format(monkeypatch, kind):
+    if kind not in decoding.IMAGE_FORMATS:
+        pytest.skip(f"this machine reads no {kind}")
+    buffer = io.BytesIO()
+    Image.fromarray(ramp()).save(buffer, kind)
+    monkeypatch.setattr(decoding, "LARGEST_IMAGE_PX", 1000)
+    with pytest.raises(ValueError, match="40 x 30 px, over the limit of 100 megapixels"):
+        decode_bytes(buffer.getvalue())
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -234,10 +280,10 @@ def test_an_image_read_in_strips_is_the_image_read_at_once(tmp_path, monkeypatch
     assert np.array_equal(decode_image(tmp_path / f"x{suffix}"), whole)
 
 
-@pytest.mark.parametrize("suffix", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP"])
-def test_damaged_bytes_never_raise_anything_else(suffix):
+@pytest.mark.parametrize("kind", decoding.IMAGE_FORMATS)
+def test_damaged_bytes_never_raise_anything_else(kind):
     buffer = io.BytesIO()
-    Image.fromarray(ramp()).save(buffer, suffix)
+    Image.fromarray(ramp()).save(buffer, kind)
     whole, rng = buffer.getvalue(), np.random.default_rng(0)
     for _ in range(60):
         data = bytearray(whole[:rng.integers(1, len(whole) + 1)])

@@ -114,7 +114,8 @@ def test_pixels_are_the_images_in_catalog_order(root, out):
 
 
 @pytest.mark.parametrize("suffix", [
-    ".jpg", ".JPG", ".jpeg", ".jfif", ".PNG", ".tif", ".tiff", ".bmp", ".webp"])
+    ".jpg", ".JPG", ".jpeg", ".jfif", ".jpe", ".PNG", ".tif", ".tiff", ".bmp", ".dib", ".webp",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"])
 def test_ids_without_suffix(tmp_path, suffix):
     contest = read_contest(plain_contest(tmp_path, suffix=suffix, id_suffix=""), DATA)
     assert contest.problems == () and len(contest.train) == 8 and "t3" in contest.submission_ids

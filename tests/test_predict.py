@@ -109,10 +109,10 @@ def test_files_that_are_no_images_by_their_names_are_named(copied, tmp_path, cap
     for name in ("a.jfif", "b.jpg"):
         cv2.imwrite(str(tmp_path / "image.jpg"), np.full((20, 30, 3), 128, np.uint8))
         shutil.copy(tmp_path / "image.jpg", folder / name)
-    (folder / "c.heic").write_bytes(b"")
+    (folder / "c.svg").write_bytes(b"")
     assert predict([str(copied), str(folder), "--fast", "--out", str(tmp_path / "p.csv")]) == 0
     error = capsys.readouterr().err
-    assert "1 file ('c.heic')" in error and "like those of images (.jpg, .jpeg, .jfif," in error
+    assert "1 file ('c.svg')" in error and "like those of images (.jpg, .jpeg, .jfif," in error
     assert [row["id"] for row in rows_of(tmp_path / "p.csv")] == ["a.jfif", "b.jpg"]
 
 

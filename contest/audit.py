@@ -173,7 +173,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     # images of the same picture stay in one fold
     same = [*copies, *near_train.tolist()]
     group = joined_groups(contest.train.group, usable, same)
-    report_classes(contest, usable, group, data.n_folds, findings)
+    report_classes(contest, train, usable, group, data.n_folds, findings)
 
     ids = contest.train.sample_id
     pictures = equal_rows(joined_groups(ids, usable, same), usable)
@@ -243,15 +243,17 @@ def report_twins(twins, findings):
             )
 
 
-def report_classes(contest, usable, group, n_folds, findings):
+def report_classes(contest, looks, usable, group, n_folds, findings):
     """Problems of the classes that the usable images leave."""
     classes = contest.train.classes
     label = contest.train.label[usable]
     counts = np.bincount(label, minlength=len(classes))
     if not usable.any():
+        reasons = Counter(reason for reason in looks.reason.tolist() if reason)
+        why = "".join(f" ({reason})" for reason, _ in reasons.most_common(1))
         findings.fail(
             "no_usable_images",
-            f"none of the {len(usable)} training images can be used: check that the files are "
+            f"none of the {len(usable)} training images can be used{why}: check that the files are "
             "complete",
         )
     elif (counts > 0).sum() < 2:

@@ -14,7 +14,14 @@ from dataclasses import replace as with_fields
 import numpy as np
 
 from contest.catalog import Catalog, Contest
-from contest.files import Located, locate, report_unlocated, scan_folder, without_suffix
+from contest.files import (
+    Located,
+    locate,
+    report_unlocated,
+    report_unread,
+    scan_folder,
+    without_suffix,
+)
 from contest.labels import fail_without_images, labelled_rows, rows_of_folders
 from contest.problems import Findings
 from contest.submission import Form, match_columns
@@ -37,6 +44,7 @@ def read_contest(folder, data):
     findings = Findings()
     files = scan_folder(folder)
     report_refused(files, findings)
+    report_unread(files, findings)
     if not files.images:
         fail_without_images(files, findings)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from config import DataConfig
-from contest import duplicates, pixels
+from contest import decoding, duplicates, files, pixels
 from contest.audit import audit_contest, load_audit
 from contest.intake import contest_digests, read_contest
 from utils import UserError
@@ -507,6 +507,83 @@ def test_foreign_formats_say_what_to_do(tmp_path):
     write(tmp_path / "train.csv", "id,y", "1,0")
     with pytest.raises(UserError, match=r"DICOM files .*convert them to JPEG or PNG"):
         read_contest(tmp_path, DATA)
+
+
+def test_images_without_a_suffix_are_known_by_their_first_bytes(tmp_path):
+    root = plain_contest(tmp_path, id_suffix="")
+    for number, path in enumerate(sorted([*root.glob("train/*"), *root.glob("test/*")])):
+        kind = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")[number % 7]
+        Image.open(path).convert("RGB").save(path.with_suffix(""), kind)
+        path.unlink()
+    for name in ("README", "LICENSE", "train/Makefile", "train/VERSION"):
+        (root / name).write_text("BMW and P6, 2 of many words\n")
+    contest = read_contest(root, DATA)
+    assert contest.problems == ()
+    assert contest.train.sample_id.tolist() == [f"a{i}" for i in range(8)]
+    assert [os.path.basename(path) for path in contest.train.path] == [f"a{i}" for i in range(8)]
+    assert all(contest.test.path)
+
+
+def test_the_number_at_the_end_of_a_name_is_no_suffix(tmp_path):
+    root = plain_contest(tmp_path)
+    for path in sorted([*root.glob("train/*"), *root.glob("test/*")]):
+        path.rename(path.with_name(f"{path.stem}.0001"))
+    write(root / "train.csv", "ID,target", *(f"a{i}.0001,{i % 2}" for i in range(8)))
+    write(root / "sample_submission.csv", "ID,target", *(f"t{i}.0001,0" for i in range(4)))
+    contest = read_contest(root, DATA)
+    assert contest.problems == () and len(contest.train) == 8
+
+
+def test_a_special_file_without_a_suffix_is_not_read(root):
+    os.mkfifo(root / "train" / "pipe")
+    assert problem(read_contest(root, DATA), "refused_path").sample_ids == ("train/pipe",)
+
+
+def test_files_of_kinds_that_nothing_reads_are_counted_by_suffix(root):
+    for i in range(5):
+        write(root / "train" / f"drawing{i}.SVG", "<svg/>")
+    for name in ("test/deeper/a.psd", "test/b.psd"):
+        write(root / name, "8BPS")
+    for name in ("train/notes.txt", "train/a0.xml", "docs/logo.svg", "train/.DS_Store", "a.tar"):
+        write(root / name, "x")
+    found = problem(read_contest(root, DATA), "unread_file")
+    assert found.text == ("5 .svg and 2 .psd files beside the images are not read: convert them to "
+                          "PNG")
+    assert len(found.sample_ids) == 7 and "train/drawing0.SVG" in found.sample_ids
+
+
+def test_dicom_beside_images_is_counted_with_or_without_a_suffix(root):
+    write(root / "train" / "x.dcm", "x")
+    (root / "train" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    assert problem(read_contest(root, DATA), "unread_file").text == (
+        "1 .dcm and 1 suffixless files beside the images are not read: convert them to PNG")
+
+
+def test_one_file_and_many_kinds_are_said_in_good_english():
+    assert files.by_suffix(["a.svg"]) == "1 .svg file"
+    many = ["a.svg", "b.svg", "a.psd", "a.cr2", "a.xcf", "a.nef"]
+    assert files.by_suffix(many) == "2 .svg, 1 .cr2, 1 .nef and 2 other files"
+
+
+def test_a_folder_of_unread_files_names_their_kinds(tmp_path):
+    write(tmp_path / "train" / "a.svg", "<svg/>")
+    with pytest.raises(UserError, match=r"holds neither tables nor images \(1 \.svg file\)"):
+        read_contest(tmp_path, DATA)
+
+
+def test_heic_without_its_package_is_named_with_what_to_install(root, out, monkeypatch):
+    formats = tuple(name for name in decoding.IMAGE_FORMATS if name != "HEIF")
+    monkeypatch.setattr(decoding, "IMAGE_FORMATS", formats)
+    (root / "train" / "a0.png").unlink()
+    (root / "train" / "a0.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"0" * 100)
+    contest, audit = audited(root, out)
+    assert contest.problems == () and len(audit.train) == 7
+    assert ("a0.png (HEIC needs pillow-heif: pip install -r requirements-extras.txt)"
+            in problem(audit, "unreadable_training_image").text)
+    for path in (root / "train").iterdir():
+        path.write_bytes(b"\0\0\0\x18ftypheic" + b"0" * 100)
+    with pytest.raises(UserError, match=r"none of the 8 .* can be used \(HEIC needs pillow-heif:"):
+        audit_contest(contest, DATA, 32, out, 2)
 
 
 # ---------------------------------------------------------------- tampered folders

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, features
@@ -30,6 +31,7 @@ LARGEST_IMAGE_PX = 100_000_000
 LARGEST_FILE_BYTES = 2**30
 LARGEST_DECODE_BYTES = 3 * 2**29    # of memory for one image, beside its file
 STRIP_PX = 2**20                    # converted at a time
+WHITE_LEVEL = 65535                 # of 16-bit images that use all 16 bits
 
 # Pillow's bytes a pixel; 4 in other modes
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
@@ -122,11 +124,28 @@ def why_not_read(head):
     return f"{name} needs a Pillow that reads it: pip install --upgrade pillow"
 
 
-def decode_bytes(data, long_side_px=0):
-    """(uint8 (H, W, 3) RGB, (height_px, width_px) of the full image) from an image file's bytes.
+class Decoded(NamedTuple):
+    """An image file's content.
+
+    rgb: uint8 (H, W, 3). size_px: height and width of the full image. largest_level: of a 16-bit
+    grey image, 0 for others.
+    """
+
+    rgb: np.ndarray
+    size_px: tuple[int, int]
+    largest_level: int
+
+
+def decode_bytes(data, long_side_px=0, white_level=WHITE_LEVEL):
+    """(uint8 (H, W, 3) RGB, (height_px, width_px) of the full image), as `decode` reads them."""
+    return decode(data, long_side_px, white_level)[:2]
+
+
+def decode(data, long_side_px=0, white_level=WHITE_LEVEL):
+    """The Decoded image of an image file's bytes.
 
     With long_side_px > 0 a large JPEG may be decoded at a lower resolution, never below twice that
-    length.
+    length. white_level: the level of 16-bit grey images that becomes white.
     """
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
@@ -140,7 +159,8 @@ def decode_bytes(data, long_side_px=0):
             refuse_large(image, held)
             image.load()
             turn = orientation_of(image)
-            rgb = upright(rgb_of(image), turn)
+            rgb, largest_level = rgb_of(image, white_level)
+            rgb = upright(rgb, turn)
     except Image.UnidentifiedImageError:
         raise ValueError(why_not_read(data[:LONGEST_MAGIC])) from None
     except ValueError:
@@ -152,7 +172,8 @@ def decode_bytes(data, long_side_px=0):
         raise ValueError(f"damaged ({str(error) or type(error).__name__})") from None
 
     is_on_its_side = turn >= 5
-    return rgb, ((width, height) if is_on_its_side else (height, width))
+    size_px = (width, height) if is_on_its_side else (height, width)
+    return Decoded(rgb, size_px, largest_level)
 
 
 def decoder_bytes(image):
@@ -215,14 +236,17 @@ def strips(image):
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))
 
 
-def rgb_of(image):
-    """uint8 (H, W, 3) of a loaded Pillow image of any mode."""
-    is_deep = image.mode.startswith("I") or image.mode == "F"
-    read = deep_reader(image) if is_deep else read_colour
+def rgb_of(image, white_level):
+    """(uint8 (H, W, 3) of a loaded Pillow image of any mode, its largest level if it is 16-bit)."""
+    read = read_colour
+    largest_level = 0
+    if image.mode.startswith("I") or image.mode == "F":
+        read, largest_level = deep_reader(image, white_level)
+
     rgb = np.empty((image.height, image.width, 3), dtype=np.uint8)
     for rows, strip in strips(image):
         rgb[rows] = read(strip)
-    return rgb
+    return rgb, largest_level
 
 
 def read_colour(image):
@@ -234,20 +258,22 @@ def read_colour(image):
     return np.asarray(image.convert("RGB"))
 
 
-def deep_reader(image):
-    """A function that reads strips of a deep grey image as uint8 (H, W, 1).
+def deep_reader(image, white_level):
+    """(A function that reads strips of a deep grey image as uint8 (H, W, 1), its largest level if
+    it is 16-bit, else 0).
 
-    It divides 16-bit levels by 257, multiplies floats in 0..1 by 255, and stretches any other range
-    of the whole image.
+    16-bit levels become white at white_level, floats in 0..1 at 1, any other range is stretched.
     """
     ends = np.array([(v.min(), v.max()) for v in (finite(strip) for _, strip in strips(image))])
     low = ends.min()
     high = ends.max()
     kind = np.asarray(image.crop((0, 0, 1, 1))).dtype.kind
+    is_16_bit = (kind == "u" or (kind == "i" and image.format == "PPM")
+                 or (kind == "i" and low >= 0 and 255 < high <= WHITE_LEVEL))
 
-    if kind == "u" or (kind == "i" and low >= 0 and 255 < high <= 65535):
+    if is_16_bit:
         def scaled(values):
-            return values / 257.0
+            return values / (white_level / 255.0)
     elif kind == "f" and low >= 0 and high <= 1:
         def scaled(values):
             return values * 255.0
@@ -262,7 +288,7 @@ def deep_reader(image):
         grey = np.clip(np.rint(scaled(finite(strip))), 0, 255)
         return grey.astype(np.uint8)[:, :, None]
 
-    return read
+    return read, int(high) if is_16_bit else 0
 
 
 def finite(image):

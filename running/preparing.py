@@ -158,7 +158,8 @@ def measure_shift(setup, audit, weights):
     test_paths = audit.test.path if reads_test(config, audit) else []
     return match_shift(train.path, train.label, test_paths, seed=config.seed,
                        workers=usable_cores(), embed=make_embed(setup, pretrained_source(weights)),
-                       classes=train.classes, groups=config.augment.groups)
+                       classes=train.classes, groups=config.augment.groups,
+                       white_level=audit.white_level)
 
 
 def unmeasured_shift(classes, n_train):

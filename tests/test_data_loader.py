@@ -22,7 +22,7 @@ from PIL import Image
 
 from contest import decoding
 from contest.catalog import Catalog
-from contest.decoding import decode_bytes, decode_image
+from contest.decoding import decode, decode_bytes, decode_image
 from contest.pixels import PixelStore, PixelWriter, shrunk
 from data_loader import (
     EpochSampler,
@@ -138,6 +138,35 @@ def test_16_bits_are_scaled_to_8(tmp_path, suffix, channels):
 def test_dark_16_bit_image_is_not_stretched(tmp_path):
     cv2.imwrite(str(tmp_path / "x.png"), np.full((8, 8), 257 * 3, np.uint16))
     assert (decode_image(tmp_path / "x.png") == 3).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_the_white_level_spreads_fewer_bits_over_all_256_levels(kind, bits):
+    deep = np.linspace(0, 2**bits - 1, 4096).round().astype(np.uint16).reshape(64, 64)
+    buffer = io.BytesIO()
+    Image.fromarray(deep).save(buffer, kind)
+    found = decode(buffer.getvalue(), white_level=2**bits - 1)
+    assert found.largest_level == 2**bits - 1
+    assert len(np.unique(found.rgb)) == 256
+    assert found.rgb.min() == 0 and found.rgb.max() == 255
+    as_before = decode_bytes(buffer.getvalue())[0]
+    assert as_before.max() == round((2**bits - 1) / 257)
+
+
+def test_only_16_bit_images_have_a_largest_level():
+    buffer = io.BytesIO()
+    Image.fromarray(ramp()).save(buffer, "PNG")
+    assert decode(buffer.getvalue()).largest_level == 0
+    assert np.array_equal(decode(buffer.getvalue(), white_level=1023).rgb, ramp())
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(buffer, "TIFF")
+    assert decode(buffer.getvalue(), white_level=1023).largest_level == 0
+
+
+def test_levels_above_white_are_white(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.full((8, 8), 9000, np.uint16))
+    assert (decode_bytes((tmp_path / "x.png").read_bytes(), white_level=4095)[0] == 255).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0, 5000.0])
@@ -335,6 +364,16 @@ def test_pixel_store(store):
     assert [part[i][0, 0, 0] for i in range(3)] == [50, 0, 20]
     store[0][:] = 99
     assert (store[0] == 0).all()
+
+
+def test_an_image_written_again_takes_its_old_place(store, tmp_path):
+    size = (tmp_path / "p.bin").stat().st_size
+    with PixelWriter.again(tmp_path / "p") as writer:
+        writer.write(3, np.full((7, 6, 3), 77, np.uint8))
+    assert (tmp_path / "p.bin").stat().st_size == size
+    after = PixelStore.open(tmp_path / "p")
+    assert (after[3] == 77).all() and after[3].shape == (7, 6, 3)
+    assert all((after[i] == 10 * i).all() for i in (0, 1, 2, 4, 5))
 
 
 def test_unreadable_rows_have_no_pixels(tmp_path):

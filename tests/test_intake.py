@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from config import DataConfig
+from contest import audit as audit_module
 from contest import decoding, duplicates, files, pixels
 from contest.audit import audit_contest, load_audit
 from contest.intake import contest_digests, read_contest
@@ -833,6 +834,70 @@ def test_close_hashes_finds_what_counting_every_pair_finds():
                 if i < j]
     found = sorted(map(tuple, duplicates.close_hashes(hashes, 3, 2).tolist()))
     assert found == expected and len(found) > 50
+
+
+def grey_contest(root, white_level):
+    """A contest of 16-bit grey images whose brightest level is white_level."""
+    plain_contest(root)
+    for path in sorted([*root.glob("train/*"), *root.glob("test/*")]):
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        grey[0, 0] = 255
+        deep = np.rint(grey * (white_level / 255)).astype(np.uint16)
+        cv2.imwrite(str(path), deep)
+    return root
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_16_bit_images_of_fewer_bits_are_read_in_one_range(tmp_path, out, bits):
+    white_level = 2**bits - 1
+    root = grey_contest(tmp_path / "contest", white_level)
+    expected = {path.name: decoding.decode_bytes(path.read_bytes(), 0, white_level)[0]
+                for path in [*root.glob("train/*"), *root.glob("test/*")]}
+    _, audit = audited(root, out)
+    assert audit.white_level == audit.summary["white_level"] == white_level
+    text = problem(audit, "fewer_bits").text
+    assert text.startswith(f"its 16-bit images hold {bits} bits: {white_level} becomes white")
+    assert "(12 in all)" in text
+    for catalog, store in ((audit.train, audit.train_pixels), (audit.test, audit.test_pixels)):
+        for row, name in enumerate(catalog.sample_id.tolist()):
+            assert np.array_equal(store[row], pixels.shrunk(expected[name], 32))
+            assert store[row].max() > 150
+
+
+@pytest.mark.parametrize("bright", ["train/a3.png", "test/t2.png"])
+def test_one_bright_image_of_either_split_keeps_all_16_bits(tmp_path, out, bright):
+    root = grey_contest(tmp_path / "contest", 4095)
+    image = cv2.imread(str(root / bright), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(root / bright), image * 16)
+    _, audit = audited(root, out)
+    assert audit.problems == () and audit.white_level == 65535
+    assert audit.train_pixels[0].max() <= 16
+
+
+def test_a_contest_without_16_bit_images_is_read_once(root, out, monkeypatch):
+    read = []
+    real = audit_module.read_bytes
+    monkeypatch.setattr(audit_module, "read_bytes", lambda path: read.append(path) or real(path))
+    _, audit = audited(root, out)
+    assert len(read) == len(set(read)) == 12 and audit.white_level == 65535
+
+
+def test_only_16_bit_images_are_read_twice(root, out, monkeypatch):
+    cv2.imwrite(str(root / "train" / "a0.png"), np.arange(1024, dtype=np.uint16).reshape(32, 32))
+    read = []
+    real = audit_module.read_bytes
+    monkeypatch.setattr(audit_module, "read_bytes", lambda path: read.append(path) or real(path))
+    _, audit = audited(root, out)
+    assert len(read) == 13 and audit.white_level == 1023
+    assert np.array_equal(audit.train_pixels[1], pixels.shrunk(picture(1), 32))
+
+
+def test_an_audit_of_an_earlier_version_reads_as_it_did(root, out):
+    audited(root, out)
+    stored = json.loads((out / "audit.json").read_text())
+    del stored["summary"]["white_level"]
+    (out / "audit.json").write_text(json.dumps(stored))
+    assert load_audit(out, root).white_level == 65535
 
 
 def test_small_classes_are_named(root, out):

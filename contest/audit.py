@@ -19,7 +19,14 @@ import cv2
 import numpy as np
 
 from contest.catalog import Catalog, as_strings
-from contest.decoding import WHITE_LEVEL, decode, read_bytes
+from contest.decoding import (
+    IMAGE_FORMATS,
+    WANTED_FORMATS,
+    WHITE_LEVEL,
+    decode,
+    needs_decoder,
+    read_bytes,
+)
 from contest.duplicates import (
     FLAT_LEVELS,
     equal_rows,
@@ -163,6 +170,14 @@ def white_level_of(looks):
     largest = max((int(k.largest_level.max(initial=0)) for k in looks), default=0)
     levels = (2**bits - 1 for bits in FEWER_BITS)
     return next((level for level in levels if 0 < largest <= level), WHITE_LEVEL)
+
+
+def undecoded_formats(contest, workers):
+    """The formats of the contest's files that this machine has no decoder for, sorted."""
+    if set(IMAGE_FORMATS) == set(WANTED_FORMATS):
+        return []
+    paths = [path for path in (*contest.train.path.tolist(), *contest.test.path.tolist()) if path]
+    return sorted({*parallel_map(needs_decoder, paths, workers)} - {""})
 
 
 def look_at_both(contest, folder, long_side_px, workers):

@@ -114,6 +114,12 @@ def format_of(head):
     return ""
 
 
+def needs_decoder(path):
+    """The format of a file that this machine has no decoder for, else ''."""
+    name = format_of(first_bytes(path))
+    return "" if name in IMAGE_FORMATS else name
+
+
 def why_not_read(head):
     """Why no decoder takes a file, by its first bytes."""
     name = format_of(head)

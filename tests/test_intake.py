@@ -587,6 +587,17 @@ def test_heic_without_its_package_is_named_with_what_to_install(root, out, monke
         audit_contest(contest, DATA, 32, out, 2)
 
 
+def test_only_formats_without_a_decoder_are_named_for_the_audits_key(root, monkeypatch):
+    (root / "train" / "a0.png").write_bytes(b"\0\0\0\x18ftypheic" + b"0" * 100)
+    contest = read_contest(root, DATA)
+    for module in (decoding, audit_module):
+        monkeypatch.setattr(module, "IMAGE_FORMATS", ("JPEG", "PNG"))
+    assert audit_module.undecoded_formats(contest, 2) == ["HEIF"]
+    for module in (decoding, audit_module):
+        monkeypatch.setattr(module, "IMAGE_FORMATS", tuple(decoding.WANTED_FORMATS))
+    assert audit_module.undecoded_formats(contest, 2) == []
+
+
 # ---------------------------------------------------------------- tampered folders
 
 def test_folder_missing_empty_or_a_file(tmp_path):

@@ -9,7 +9,7 @@ Every fit reads the cache. Letters: n samples, H x W pixels.
 """
 import csv
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,14 @@ import cv2
 import numpy as np
 
 from contest.catalog import Catalog, as_strings, path_inside
-from contest.decoding import decode_bytes, read_bytes
+from contest.decoding import (
+    IMAGE_FORMATS,
+    WANTED_FORMATS,
+    WHITE_LEVEL,
+    decode,
+    needs_decoder,
+    read_bytes,
+)
 from contest.duplicates import (
     FLAT_LEVELS,
     equal_rows,
@@ -41,6 +48,7 @@ from utils import (
 )
 
 HASHED_PX = 32
+FEWER_BITS = (8, 10, 12, 14)     # that 16-bit files may hold
 CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
 
 
@@ -50,7 +58,7 @@ class Look(NamedTuple):
     """What one image shows.
 
     reason: why it is unusable, '' = fine. thumbnail: grey. is_flat: it is a blank page, whose hash
-    is noise.
+    is noise. largest_level: of a 16-bit grey image, 0 for others.
     """
 
     reason: str
@@ -60,9 +68,10 @@ class Look(NamedTuple):
     thumbnail: np.ndarray = np.zeros((HASHED_PX, HASHED_PX), np.uint8)
     colour: np.ndarray = np.zeros(3, np.float32)
     is_flat: bool = True
+    largest_level: int = 0
 
 
-def look_at(path, row, writer, long_side_px):
+def look_at(path, row, writer, long_side_px, white_level):
     """Reads, hashes, decodes and shrinks one image. Its pixels go to the writer."""
     if not path:
         return Look("no file")
@@ -70,7 +79,7 @@ def look_at(path, row, writer, long_side_px):
     try:
         data = read_bytes(path)
         sha256 = digest_bytes(data)
-        rgb, size_px = decode_bytes(data, long_side_px)
+        rgb, size_px, largest_level = decode(data, long_side_px, white_level)
     except ValueError as error:
         return Look(str(error), sha256)
 
@@ -80,7 +89,8 @@ def look_at(path, row, writer, long_side_px):
     thumbnail = cv2.resize(grey, (HASHED_PX, HASHED_PX), interpolation=cv2.INTER_AREA)
     colour = np.array(cv2.mean(image)[:3], dtype=np.float32)
     is_flat = thumbnail.std() < FLAT_LEVELS
-    return Look("", sha256, size_px, perceptual_hash(thumbnail), thumbnail, colour, is_flat)
+    return Look("", sha256, size_px, perceptual_hash(thumbnail), thumbnail, colour, is_flat,
+                largest_level)
 
 
 def perceptual_hash(grey):
@@ -96,7 +106,7 @@ class Looks:
     """The looks at n images, one array per field of Look.
 
     reason, sha256 (n,) str; size_px (n, 2); phash (n,) uint64; thumbnail (n, 32, 32); colour
-    (n, 3); is_flat (n,) bool.
+    (n, 3); is_flat (n,) bool; largest_level (n,) int.
     """
 
     reason: np.ndarray
@@ -106,6 +116,7 @@ class Looks:
     thumbnail: np.ndarray
     colour: np.ndarray
     is_flat: np.ndarray
+    largest_level: np.ndarray
 
     @classmethod
     def of(cls, looks):
@@ -118,25 +129,73 @@ class Looks:
             thumbnail=np.array([k.thumbnail for k in looks]).reshape(n, HASHED_PX, HASHED_PX),
             colour=np.array([k.colour for k in looks]).reshape(n, 3),
             is_flat=np.array([k.is_flat for k in looks], dtype=bool),
+            largest_level=np.array([k.largest_level for k in looks], dtype=np.int64),
         )
+
+    def with_rows(self, rows, others):
+        """These looks, with `others` in place of those at `rows`."""
+        changed = {f.name: getattr(self, f.name).copy() for f in fields(self)}
+        for name, values in changed.items():
+            values[rows] = getattr(others, name)
+        return Looks(**changed)
 
     @property
     def is_readable(self):
         return self.reason == ""
 
 
-def look_at_all(catalog, path, long_side_px, workers, description):
+def look_at_all(catalog, path, long_side_px, workers, description, white_level=WHITE_LEVEL):
     """Looks at all images of a catalog, in parallel. Their pixels go to path.bin and path.npz."""
+    return looks_at(catalog, range(len(catalog)), PixelWriter(path, len(catalog)), long_side_px,
+                    workers, description, white_level)
+
+
+def looks_at(catalog, rows, pixels, long_side_px, workers, description, white_level):
+    """The Looks at some rows of a catalog. pixels: a PixelWriter."""
     def look(row):
-        return look_at(str(catalog.path[row]), row, writer, long_side_px)
+        return look_at(str(catalog.path[row]), row, writer, long_side_px, white_level)
 
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)    # the images are spread over the cores instead
     try:
-        with PixelWriter(path, len(catalog)) as writer:
-            return Looks.of(parallel_map(look, range(len(catalog)), workers, description))
+        with pixels as writer:
+            return Looks.of(parallel_map(look, rows, workers, description))
     finally:
         cv2.setNumThreads(threads)
+
+
+def white_level_of(looks):
+    """The level that is white in all 16-bit images, by the largest of them: 2^bits - 1."""
+    largest = max((int(k.largest_level.max(initial=0)) for k in looks), default=0)
+    levels = (2**bits - 1 for bits in FEWER_BITS)
+    return next((level for level in levels if 0 < largest <= level), WHITE_LEVEL)
+
+
+def undecoded_formats(contest, workers):
+    """The formats of the contest's files that this machine has no decoder for, sorted."""
+    if set(IMAGE_FORMATS) == set(WANTED_FORMATS):
+        return []
+    paths = [path for path in (*contest.train.path.tolist(), *contest.test.path.tolist()) if path]
+    return sorted({*parallel_map(needs_decoder, paths, workers)} - {""})
+
+
+def look_at_both(contest, folder, long_side_px, workers):
+    """(Looks at the training images, at the test images, the white level of 16-bit images).
+
+    Where 16-bit images hold fewer bits, they are read again in that one range.
+    """
+    splits = {"train": (contest.train, "training"), "test": (contest.test, "test")}
+    looks = {split: look_at_all(catalog, folder / f"pixels_{split}", long_side_px, workers,
+                                f"audit: {noun} images")
+             for split, (catalog, noun) in splits.items()}
+    white_level = white_level_of(looks.values())
+    if white_level < WHITE_LEVEL:
+        for split, (catalog, noun) in splits.items():
+            rows = np.flatnonzero(looks[split].largest_level)
+            again = looks_at(catalog, rows, PixelWriter.again(folder / f"pixels_{split}"),
+                             long_side_px, workers, f"audit: 16-bit {noun} images", white_level)
+            looks[split] = looks[split].with_rows(rows, again)
+    return looks["train"], looks["test"], white_level
 
 
 # ---------------------------------------------------------------- the stage
@@ -151,11 +210,9 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     findings = Findings()
-    train = look_at_all(contest.train, folder / "pixels_train", long_side_px, workers,
-                        "audit: training images")
-    test = look_at_all(contest.test, folder / "pixels_test", long_side_px, workers,
-                       "audit: test images")
+    train, test, white_level = look_at_both(contest, folder, long_side_px, workers)
     report_unreadable(contest, train, test, findings)
+    report_white_level(white_level, train, test, findings)
 
     # equal files with different labels are left out
     copies = equal_rows(train.sha256, train.is_readable)
@@ -172,7 +229,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     # images of the same picture stay in one fold
     same = [*copies, *near_train.tolist()]
     group = joined_groups(contest.train.group, usable, same)
-    report_classes(contest, usable, group, data.n_folds, findings)
+    report_classes(contest, train, usable, group, data.n_folds, findings)
 
     ids = contest.train.sample_id
     pictures = equal_rows(joined_groups(ids, usable, same), usable)
@@ -182,6 +239,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
         "n_near_duplicate_pairs": len(near_train),
         "twins": twins,
         "long_side_px": long_side_px,
+        "white_level": white_level,
         "same_pictures": [ids[rows].tolist() for rows in pictures],
     }
     left_out = np.where(usable, "", "equal files with different labels")
@@ -208,6 +266,17 @@ def report_unreadable(contest, train, test, findings):
             findings.warn(f"unreadable_{split}_image",
                           f"{counted(named, f'{split} image')} cannot be decoded: {consequence}",
                           catalog.sample_id[rows])
+
+
+def report_white_level(white_level, train, test, findings):
+    """A warning where 16-bit images hold fewer bits."""
+    if white_level < WHITE_LEVEL:
+        n = np.count_nonzero(train.largest_level) + np.count_nonzero(test.largest_level)
+        findings.warn(
+            "fewer_bits",
+            f"its 16-bit images hold {white_level.bit_length()} bits: {white_level} becomes white "
+            f"in each ({n} in all), and in images that are predicted later",
+        )
 
 
 def report_copies(catalog, copies, contradicted, near, findings):
@@ -242,15 +311,17 @@ def report_twins(twins, findings):
             )
 
 
-def report_classes(contest, usable, group, n_folds, findings):
+def report_classes(contest, looks, usable, group, n_folds, findings):
     """Problems of the classes that the usable images leave."""
     classes = contest.train.classes
     label = contest.train.label[usable]
     counts = np.bincount(label, minlength=len(classes))
     if not usable.any():
+        reasons = Counter(reason for reason in looks.reason.tolist() if reason)
+        why = "".join(f" ({reason})" for reason, _ in reasons.most_common(1))
         findings.fail(
             "no_usable_images",
-            f"none of the {len(usable)} training images can be used: check that the files are "
+            f"none of the {len(usable)} training images can be used{why}: check that the files are "
             "complete",
         )
     elif (counts > 0).sum() < 2:
@@ -347,6 +418,11 @@ class Audit:
     train_pixels: PixelStore
     test_pixels: PixelStore
     bad_test_ids: tuple[str, ...]
+
+    @property
+    def white_level(self):
+        """The level of 16-bit images that is white; audits of earlier versions name none."""
+        return self.summary.get("white_level", WHITE_LEVEL)
 
 
 def load_audit(folder, contest_folder):

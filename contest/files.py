@@ -12,22 +12,34 @@ import posixpath
 import re
 import stat
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from contest.decoding import first_bytes, format_of
 from utils import UserError, counted, first_few
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dib",
+                  ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".heic",
+                  ".heif")
 FOREIGN_SUFFIXES = {
     ".dcm": "DICOM", ".dicom": "DICOM", ".tfrec": "TFRecord", ".tfrecord": "TFRecord",
     ".npy": "npy", ".npz": "npz", ".h5": "HDF5", ".parquet": "Parquet", ".bson": "BSON",
-    ".zip": "zip"}
+    ".zip": "zip", ".tar": "tar", ".gz": "gz", ".tgz": "tgz", ".bz2": "bz2", ".xz": "xz",
+    ".7z": "7z", ".rar": "rar"}
+# neither images nor worth a word beside them
+OTHER_SUFFIXES = frozenset({
+    ".csv", ".tsv", ".json", ".jsonl", ".geojson", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg",
+    ".txt", ".log", ".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".ppt", ".pptx", ".pdf",
+    ".md", ".rst", ".tex", ".bib", ".rtf", ".html", ".htm", ".css", ".js", ".py", ".pyc", ".ipynb",
+    ".sh", ".bat", ".r", ".m", ".c", ".h", ".cpp", ".java", ".url", ".lnk", ".db", ".sqlite",
+    ".md5", ".sha1", ".sha256", ".lock", ".names", ".data", ".pkl", ".pt", ".pth", ".onnx",
+    ".safetensors", ".ckpt"})
 LARGEST_MAP_BYTES = 2**20
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt")
 # may hold labels and are not read
-UNREAD_SUFFIXES = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".jsonl", ".ndjson", ".pkl",
-                   ".pickle", ".mat", ".xml", ".arff", ".sqlite", ".db")
+CLOSED_SUFFIXES = (".xlsx", ".xls", ".ods", ".feather", ".jsonl", ".ndjson", ".pkl", ".pickle",
+                   ".mat", ".xml", ".arff", ".sqlite", ".db")
 TABLE_DEPTH = 2     # with many tables only those in the folder and its direct subfolders are read
 MOST_DEEP_TABLES = 30
 
@@ -48,10 +60,11 @@ class Files:
     images: tuple[str, ...]
     tables: tuple[str, ...]
     maps: tuple[str, ...]       # small json files
-    unread: tuple[str, ...]     # spreadsheets and the like, which may hold labels
+    closed: tuple[str, ...]     # spreadsheets and the like, which may hold labels
     # links that lead outside, FIFOs, devices, undecodable names, folders without access
     refused: tuple[str, ...]
     foreign: tuple[str, ...]    # formats that must be converted first
+    unread: tuple[str, ...]     # of kinds that nothing here reads
     by_name: dict
     by_stem: dict
     n_wrappers: int = 0         # leading folders that say nothing about an image: `wrappers_of`
@@ -69,13 +82,15 @@ def scan_folder(folder):
         refuse_folder(folder, "is a file" if root.exists() else "does not exist")
     root = root.resolve()
 
-    found = {"images": [], "tables": [], "maps": [], "unread": [], "refused": [], "foreign": []}
+    found = {"images": [], "tables": [], "maps": [], "closed": [], "refused": [], "foreign": [],
+             "unread": []}
     for path in walk(root, found["refused"]):
         kind = kind_of(path, root)
         if kind:
             found[kind].append(path)
-    if not any(found.values()):
-        refuse_folder(folder, "holds neither tables nor images")
+    if not any(paths for kind, paths in found.items() if kind != "unread"):
+        others = f" ({by_suffix(found['unread'])})" if found["unread"] else ""
+        refuse_folder(folder, f"holds neither tables nor images{others}")
     deep = [path for path in found["tables"] if not is_near_top(path)]
     if len(deep) > MOST_DEEP_TABLES:
         found["tables"] = [path for path in found["tables"] if is_near_top(path)]
@@ -183,21 +198,71 @@ def ascii_safe(path):
 
 def kind_of(path, root):
     """The field of Files that a path belongs to, '' for none."""
-    suffix = Path(path).suffix.lower()
+    suffix = suffix_of(path)
     if suffix in IMAGE_SUFFIXES:
         return "images"
     if suffix in FOREIGN_SUFFIXES:
         return "foreign"
-    if suffix in TABLE_SUFFIXES:
-        return "tables" if suffix != ".txt" or is_near_top(path) else ""
+    if suffix in TABLE_SUFFIXES and (suffix != ".txt" or is_near_top(path)):
+        return "tables"
     if suffix == ".json" and is_near_top(path):
-        return "maps" if (root / path).stat().st_size <= LARGEST_MAP_BYTES else "unread"
-    return "unread" if suffix in UNREAD_SUFFIXES and is_near_top(path) else ""
+        return "maps" if (root / path).stat().st_size <= LARGEST_MAP_BYTES else "closed"
+    if suffix in CLOSED_SUFFIXES and is_near_top(path):
+        return "closed"
+    if suffix:
+        return "" if suffix in OTHER_SUFFIXES else "unread"
+
+    # a file without a suffix is known by its first bytes
+    head = first_bytes(root / path)
+    if format_of(head):
+        return "images"
+    return "unread" if b"\0" in head else ""
 
 
 def is_near_top(path):
     """Whether a path lies in the contest folder itself or in a direct subfolder."""
     return path.count("/") < TABLE_DEPTH
+
+
+def suffix_of(path):
+    """The suffix in lower case, '' for none. The number of IM.0001 is none."""
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix if re.fullmatch(r"\.\w*[^\W\d]\w*", suffix) else ""
+
+
+def by_suffix(paths):
+    """'5 .svg and 2 .psd files', the most frequent suffixes first."""
+    counts = Counter(suffix_of(path) or "suffixless" for path in paths)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{n} {suffix}" for suffix, n in ordered[:3]]
+    if len(ordered) > 3:
+        words.append(f"{sum(n for _, n in ordered[3:])} other")
+    noun = "file" if len(paths) == 1 else "files"
+    return f"{listed(words)} {noun}"
+
+
+def listed(words):
+    """a, b and c."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def report_unread(files, findings):
+    """A warning for files that may be images of a kind that nothing here reads: those beside images
+    or below a folder of a split, and DICOM beside images."""
+    folders = {path.rpartition("/")[0] for path in files.images}
+    dicom = [path for path in files.foreign if FOREIGN_SUFFIXES[suffix_of(path)] == "DICOM"]
+    beside = [path for path in (*files.unread, *dicom) if path.rpartition("/")[0] in folders]
+    below = [path for path in files.unread if files.split_of(path)]
+    unread = sorted({*beside, *below})
+    if unread:
+        are = "is" if len(unread) == 1 else "are"
+        them = "it" if len(unread) == 1 else "them"
+        findings.warn(
+            "unread_file",
+            f"{by_suffix(unread)} beside the images {are} not read: convert {them} to PNG",
+            unread,
+        )
 
 
 def normal(text):

@@ -20,6 +20,7 @@ from contest.files import (
     locate,
     naming_of,
     report_unlocated,
+    report_unread,
     scan_folder,
     without_suffix,
 )
@@ -46,6 +47,7 @@ def read_contest(folder, data):
     findings = Findings()
     files = scan_folder(folder)
     report_refused(files, findings)
+    report_unread(files, findings)
     if not files.images:
         fail_without_images(files, findings)
 

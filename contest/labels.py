@@ -144,7 +144,7 @@ def refuse_unread_labels(files, tables, sample, rows, findings):
     """An error if a table or file that gives no labels looks as if it should, beside the `rows` of
     class folders or file names."""
     taken = f"--set data.label_table={rows.setting} takes {rows.source} instead"
-    closed = (*files.unread, *(p for p in files.foreign if p.lower().endswith(".parquet")))
+    closed = (*files.closed, *(p for p in files.foreign if p.lower().endswith(".parquet")))
     for path in (p for p in closed if LABEL_WORD.search(p.lower().rsplit("/", 1)[-1])):
         findings.fail("unread_labels",
                       f"{path!r} may hold the labels but is not read: save it as a csv of one row "
@@ -191,8 +191,8 @@ def fail_without_labels(files, tables, findings):
     for broken in [p for p in findings.problems if p.kind == "unreadable_table"]:
         findings.fail(broken.kind, broken.text)
     known = first_few([t.path for t in tables]) or "it has none"
-    if files.unread:
-        known += f"; {first_few(files.unread)} is not read: save it as csv"
+    if files.closed:
+        known += f"; {first_few(files.closed)} is not read: save it as csv"
     findings.fail(
         "no_labels",
         f"{str(files.root)!r} must say which image has which class, but none of its tables "

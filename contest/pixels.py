@@ -1,4 +1,5 @@
 """The images of a split, reduced and decoded once, in one file that processes map into memory."""
+import os
 import threading
 
 import cv2
@@ -64,22 +65,38 @@ class PixelStore:
 
 class PixelWriter:
     """Writes n images from many threads, in any order, to path.bin, then their places to path.npz.
+
+    An image that is written again, in the same size, takes its old place.
     """
 
     def __init__(self, path, n):
         self.path = path
+        self.mode = "wb"
         self.lock = threading.Lock()
         self.offset = np.zeros(n, dtype=np.int64)
         self.shape = np.zeros((n, 2), dtype=np.int64)
 
+    @classmethod
+    def again(cls, path):
+        """A writer that replaces images of the store at `path`."""
+        store = PixelStore.open(path)
+        writer = cls(path, len(store))
+        writer.mode = "r+b"
+        writer.offset = store.offset
+        writer.shape = store.shape
+        return writer
+
     def __enter__(self):
-        self.file = open(f"{self.path}.bin", "wb")  # closed in __exit__
+        self.file = open(f"{self.path}.bin", self.mode)  # closed in __exit__
         return self
 
     def write(self, row, image):
         with self.lock:
-            self.offset[row] = self.file.tell()
-            self.shape[row] = image.shape[:2]
+            if tuple(self.shape[row]) == image.shape[:2]:
+                self.file.seek(self.offset[row])
+            else:
+                self.offset[row] = self.file.seek(0, os.SEEK_END)
+                self.shape[row] = image.shape[:2]
             self.file.write(np.ascontiguousarray(image).data)
 
     def __exit__(self, *_):

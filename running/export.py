@@ -49,6 +49,7 @@ def description(predictor):
         },
         "preprocessing": [
             "decode, turn by the EXIF orientation, RGB of 8 bits, transparent on white",
+            f"levels of 16-bit grey images: times 255 / {predictor.white_level}",
             f"where the long side is above {predictor.long_side_px} px, shrink it to that by area "
             "averaging",
             f"S = {side}: {RESIZE[data.resize].format(fill=LETTERBOX_FILL)}; shrink by area "

@@ -18,6 +18,7 @@ import torch
 
 from config import Config, FitSpec, ModelConfig, with_values
 from contest.audit import look_at_all
+from contest.decoding import WHITE_LEVEL
 from contest.pixels import PixelStore
 from ensemble.blend import Blend
 from ensemble.metrics import METRICS, Metric
@@ -59,6 +60,7 @@ def write_predictor(setup, prepared, fits, blend):
         "device": setup.machine["device"],
         "settings": {key: setting_of(prepared.config, key) for key in SETTINGS},
         "long_side_px": prepared.audit.summary["long_side_px"],
+        "white_level": prepared.audit.white_level,
         "blend": blend,
         "views": list(dict.fromkeys(views)),
         "fits": [fit_facts(prepared, spec, fitted) for spec, fitted in fits.items()],
@@ -120,6 +122,7 @@ class StoredRun:
     metric: Metric
     long_side_px: int
     made_on: torch.device
+    white_level: int
 
 
 def load_predictor(folder, config):
@@ -151,7 +154,8 @@ def stored_run(stored, folder, config):
         blend=Blend(**stored["blend"]),
         metric=METRICS[stored["metric"]],
         long_side_px=stored["long_side_px"],
-        made_on=torch.device(stored["device"]))
+        made_on=torch.device(stored["device"]),
+        white_level=stored.get("white_level", WHITE_LEVEL))
 
 
 def predictor_of(stored):
@@ -169,7 +173,8 @@ def predictor_of(stored):
     place = Place(device, n_workers(runtime, device, cores), loads_in_bursts(device, cores),
                   EventLog(os.devnull, echo=False))
     return Predictor(Inference(stored.config, stored.classes, place), fits, stored.views,
-                     stored.blend, stored.metric, stored.long_side_px, stored.class_names)
+                     stored.blend, stored.metric, stored.long_side_px, stored.class_names,
+                     stored.white_level)
 
 
 def can_compute(device, made_on, compute):
@@ -205,7 +210,7 @@ class Predictor:
     """A finished run's blend, ready for new images.
 
     fits: {FitSpec: StoredFit}, the best single one first. views: all of the run's.
-    long_side_px: of the images' cache.
+    long_side_px: of the images' cache. white_level: of 16-bit images.
     """
 
     inference: Inference
@@ -215,6 +220,7 @@ class Predictor:
     metric: Metric
     long_side_px: int
     class_names: tuple[str, ...]
+    white_level: int = WHITE_LEVEL
 
     @property
     def config(self) -> Config:
@@ -270,7 +276,8 @@ class Predictor:
         # Windows keeps mapped files
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             pixels = Path(folder) / "pixels"
-            looks = look_at_all(catalog, pixels, self.long_side_px, usable_cores(), "read images")
+            looks = look_at_all(catalog, pixels, self.long_side_px, usable_cores(), "read images",
+                                self.white_level)
             reasons = {str(catalog.sample_id[row]): str(looks.reason[row])
                        for row in np.flatnonzero(~looks.is_readable)}
             rows = np.flatnonzero(looks.is_readable)

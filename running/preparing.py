@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from contest.audit import audit_contest, load_audit
+from contest.audit import audit_contest, load_audit, undecoded_formats
 from contest.intake import contest_digests
 from data_loader import load_folds, make_folds, save_folds
 from modeling.augment import plain_view
@@ -54,14 +54,18 @@ def prepare(setup, log, may_measure=True):
 # ---------------------------------------------------------------- audit
 
 def stage_of_audit(setup):
-    """The stage of the audit; its key digests every file of the contest."""
+    """The stage of the audit; its key digests every file of the contest.
+
+    It also names formats without a decoder: their images are read once there is one.
+    """
     config = setup.config
     settings = {"near_duplicate_bits": config.data.near_duplicate_bits,
                 "group_column": config.data.group_column, "n_folds": config.data.n_folds,
                 "long_side_px": cache_side_px(config)}
     workers = n_workers(config.runtime, setup.device, usable_cores())
     return Stage.of(setup.folder, "audit", version=3, settings=settings,
-                    inputs=contest_digests(setup.contest, workers))
+                    inputs=[*contest_digests(setup.contest, workers),
+                            *undecoded_formats(setup.contest, workers)])
 
 
 def cache_side_px(config):
@@ -158,7 +162,8 @@ def measure_shift(setup, audit, weights):
     test_paths = audit.test.path if reads_test(config, audit) else []
     return match_shift(train.path, train.label, test_paths, seed=config.seed,
                        workers=usable_cores(), embed=make_embed(setup, pretrained_source(weights)),
-                       classes=train.classes, groups=config.augment.groups)
+                       classes=train.classes, groups=config.augment.groups,
+                       white_level=audit.white_level)
 
 
 def unmeasured_shift(classes, n_train):

@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from contest.decoding import decode_bytes, read_bytes
+from contest.decoding import WHITE_LEVEL, decode_bytes, read_bytes
 from contest.pixels import shrunk
 from shift.bank import DISTORTED_PX, MEASURED_PX, Sample, draw_values, trace_row
 from shift.distortions import (
@@ -56,7 +56,8 @@ VISIBLE_QUALITY = 70    # a JPEG of higher quality is no damage worth training o
 
 
 def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None,
-                max_images=1000, rows=1000, classes=None, groups="off"):
+                max_images=1000, rows=1000, classes=None, groups="off",
+                white_level=WHITE_LEVEL):
     """A ShiftReport of the shift from train to test, with the policy that undoes it.
 
     About 50 s for 1,000 + 1,000 images of 336 px on two cores, however many more files there are.
@@ -64,7 +65,7 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     FEWEST of either only the natural symmetries are found. train_labels: (n,) numbers of `classes`,
     or any labels without `classes`. `rows`: most distorted images per round of the search, twice
     that in the second. `embed`: images -> (n, d) pretrained features, or None. `groups`: the
-    setting augment.groups.
+    setting augment.groups. `white_level`: of 16-bit images, as the audit found it.
     """
     if classes is None:
         classes, train_labels = np.unique(train_labels, return_inverse=True)
@@ -72,7 +73,7 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     train_labels = np.asarray(train_labels)
 
     with Timer() as timer, threadpool_limits(1, user_api="blas"):
-        train = load(train_paths, seed, workers, max_images, DISTORTED_PX)
+        train = load(train_paths, seed, workers, max_images, DISTORTED_PX, white_level)
         labels = train_labels[train.index]
         images = [shrunk(image, MEASURED_PX) for image in train.images]
         styles = None
@@ -85,7 +86,7 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
         report = with_natural(report, images, labels, style, embed, seed, workers)
 
         if min(len(test_paths), len(train.images)) >= FEWEST:
-            test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX)
+            test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX, white_level)
             if len(test.images) >= FEWEST:
                 n = min(rows, max(400, len(train.images) + len(test.images)))
                 report = with_match(report, train, style, test, embed, seed, workers, n)
@@ -122,7 +123,7 @@ def with_natural(report, images, labels, style, embed, seed, workers):
                    policy=ShiftPolicy(natural=common))
 
 
-def load(paths, seed, workers, most, long_side_px):
+def load(paths, seed, workers, most, long_side_px, white_level=WHITE_LEVEL):
     """A random Sample of at most `most` images of at most that size; broken files are left out.
 
     A network file that cannot be read even after pauses raises RunError.
@@ -130,7 +131,7 @@ def load(paths, seed, workers, most, long_side_px):
     def read(i):
         try:
             data = read_bytes(paths[i])
-            image, full = decode_bytes(data, long_side_px)
+            image, full = decode_bytes(data, long_side_px, white_level)
         except ValueError:
             return None
         kept = thickened(shrunk(image, long_side_px))

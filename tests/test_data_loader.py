@@ -20,8 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
+from contest import decoding
 from contest.catalog import Catalog
-from contest.decoding import decode_bytes, decode_image
+from contest.decoding import decode, decode_bytes, decode_image
 from contest.pixels import PixelStore, PixelWriter, shrunk
 from data_loader import (
     EpochSampler,
@@ -68,14 +69,60 @@ def store(tmp_path):
 
 # ---------------------------------------------------------------- decoding
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg", ".webp", ".gif"])
-def test_plain_formats(tmp_path, suffix):
-    Image.fromarray(ramp()).save(tmp_path / f"x{suffix}",
-                                 **({"quality": 95} if suffix in (".jpg", ".webp") else {}))
-    image = decode_image(tmp_path / f"x{suffix}")
+TOLERANCE = {"JPEG": 6, "WEBP": 6, "GIF": 12, "AVIF": 6, "HEIF": 6}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "JPEG", "WEBP", "GIF", "PPM", "DIB",
+                                  "JPEG2000", "AVIF", "HEIF"])
+def test_plain_formats(tmp_path, kind):
+    if kind not in decoding.IMAGE_FORMATS:
+        pytest.skip(f"this machine reads no {kind}")
+    is_lossy = kind in ("JPEG", "WEBP", "AVIF", "HEIF")
+    Image.fromarray(ramp()).save(tmp_path / "x", kind, **({"quality": 95} if is_lossy else {}))
+    image = decode_image(tmp_path / "x")
     assert image.dtype == np.uint8 and image.shape == (30, 40, 3)
-    tolerance = {".jpg": 6, ".webp": 6, ".gif": 12}.get(suffix, 0)
-    assert np.abs(image.astype(int) - ramp()).mean() <= tolerance
+    assert np.abs(image.astype(int) - ramp()).mean() <= TOLERANCE.get(kind, 0)
+    if kind != "DIB":       # four bytes of it would fit a text too
+        assert decoding.format_of(decoding.first_bytes(tmp_path / "x")) == kind
+
+
+def test_grey_and_one_bit_maps_in_the_formats_of_netpbm(tmp_path):
+    for suffix, mode in ((".pgm", "L"), (".pbm", "1"), (".pnm", "RGB")):
+        picture = Image.fromarray(ramp()).convert(mode)
+        picture.save(tmp_path / f"x{suffix}")
+        expected = np.asarray(picture.convert("RGB"))
+        assert np.array_equal(decode_image(tmp_path / f"x{suffix}"), expected)
+
+
+@pytest.mark.parametrize(("brand", "formats", "reason"), [
+    (b"heic", ("JPEG", "PNG"), "HEIC needs pillow-heif: pip install -r requirements-extras.txt"),
+    (b"mif1", ("JPEG", "PNG"), "HEIC needs pillow-heif: pip install -r requirements-extras.txt"),
+    (b"avif", ("JPEG", "PNG"), "AVIF needs a Pillow that reads it: pip install --upgrade pillow"),
+    (b"isom", ("JPEG", "PNG"), "not an image"),
+    (b"heic", ("JPEG", "PNG", "HEIF"), "not an image"),
+])
+def test_a_format_without_its_decoder_names_what_to_install(monkeypatch, brand, formats, reason):
+    monkeypatch.setattr(decoding, "IMAGE_FORMATS", formats)
+    monkeypatch.setitem(Image.OPEN, "HEIF", (None, lambda prefix: False))
+    with pytest.raises(ValueError, match=f"^{reason}$"):
+        decode_bytes(b"\0\0\0\x18ftyp" + brand + b"0" * 100)
+
+
+@pytest.mark.parametrize("text", [b"", b"README of the data", b"BMW photos, 2019", b"Permission is",
+                                  b"P6 is a processor", b"#!/bin/sh", b"{\"a\": 1}", b"\0" * 16])
+def test_text_announces_no_image(text):
+    assert decoding.format_of(text[:decoding.LONGEST_MAGIC]) == ""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "WEBP", "JPEG2000", "AVIF", "HEIF", "DIB"])
+def test_the_limit_of_pixels_holds_for_every_format(monkeypatch, kind):
+    if kind not in decoding.IMAGE_FORMATS:
+        pytest.skip(f"this machine reads no {kind}")
+    buffer = io.BytesIO()
+    Image.fromarray(ramp()).save(buffer, kind)
+    monkeypatch.setattr(decoding, "LARGEST_IMAGE_PX", 1000)
+    with pytest.raises(ValueError, match="40 x 30 px, over the limit of 100 megapixels"):
+        decode_bytes(buffer.getvalue())
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -91,6 +138,35 @@ def test_16_bits_are_scaled_to_8(tmp_path, suffix, channels):
 def test_dark_16_bit_image_is_not_stretched(tmp_path):
     cv2.imwrite(str(tmp_path / "x.png"), np.full((8, 8), 257 * 3, np.uint16))
     assert (decode_image(tmp_path / "x.png") == 3).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_the_white_level_spreads_fewer_bits_over_all_256_levels(kind, bits):
+    deep = np.linspace(0, 2**bits - 1, 4096).round().astype(np.uint16).reshape(64, 64)
+    buffer = io.BytesIO()
+    Image.fromarray(deep).save(buffer, kind)
+    found = decode(buffer.getvalue(), white_level=2**bits - 1)
+    assert found.largest_level == 2**bits - 1
+    assert len(np.unique(found.rgb)) == 256
+    assert found.rgb.min() == 0 and found.rgb.max() == 255
+    as_before = decode_bytes(buffer.getvalue())[0]
+    assert as_before.max() == round((2**bits - 1) / 257)
+
+
+def test_only_16_bit_images_have_a_largest_level():
+    buffer = io.BytesIO()
+    Image.fromarray(ramp()).save(buffer, "PNG")
+    assert decode(buffer.getvalue()).largest_level == 0
+    assert np.array_equal(decode(buffer.getvalue(), white_level=1023).rgb, ramp())
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(buffer, "TIFF")
+    assert decode(buffer.getvalue(), white_level=1023).largest_level == 0
+
+
+def test_levels_above_white_are_white(tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.full((8, 8), 9000, np.uint16))
+    assert (decode_bytes((tmp_path / "x.png").read_bytes(), white_level=4095)[0] == 255).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0, 5000.0])
@@ -142,16 +218,15 @@ def test_exif_orientation(tmp_path, orientation):
     assert decode_bytes((tmp_path / "x.png").read_bytes())[1] == (16, 24)
 
 
-def png_of(width, height):
-    """A PNG that claims a size and holds no pixels."""
+def png_of(width, height, bits=8, colour=2, pixels=b""):
+    """A PNG that claims a size, and holds no pixels unless they are given, compressed."""
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I",
-                                                                        zlib.crc32(kind + data))
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
 
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0,
-                                                              0)) + chunk(b"IDAT",
-                                                                          zlib.compress(b""))
-            + chunk(b"IEND", b""))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+            + chunk(b"IDAT", pixels or zlib.compress(b"")) + chunk(b"IEND", b""))
 
 
 def test_bad_files_give_a_short_reason(tmp_path):
@@ -172,10 +247,72 @@ def test_bad_files_give_a_short_reason(tmp_path):
         decode_image(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", ["PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP"])
-def test_damaged_bytes_never_raise_anything_else(suffix):
+PEAK_OF_A_DECODE = """
+import sys
+from pathlib import Path
+from contest.decoding import decode_image
+
+def peak_kib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+
+before = peak_kib()
+shape = decode_image(sys.argv[1]).shape
+print(shape, (peak_kib() - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
+def test_a_16_bit_png_of_100_megapixels_is_read_within_600_mb(tmp_path):
+    press = zlib.compressobj(1)
+    row = bytes(1 + 2 * 10_000)
+    pixels = b"".join(press.compress(row) for _ in range(10_000)) + press.flush()
+    (tmp_path / "x.png").write_bytes(png_of(10_000, 10_000, 16, 0, pixels))
+    assert (tmp_path / "x.png").stat().st_size < 1_000_000
+    done = subprocess.run([sys.executable, "-c", PEAK_OF_A_DECODE, tmp_path / "x.png"], check=True,
+                          cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True)
+    shape, _, peak = done.stdout.rpartition(" ")
+    assert shape == "(10000, 10000, 3)"
+    assert int(peak) < 600_000_000
+
+
+def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(decoding, "LARGEST_DECODE_BYTES", 2**20)
+    with pytest.raises(ValueError, match=r"600 x 400 px take 0\.0 GiB of memory, over the limit"):
+        decode_bytes(png_of(600, 400))
+
+
+def test_a_tiff_whose_tile_is_larger_than_the_image_counts_its_tile():
+    tags = [(256, 3, 8), (257, 3, 8), (258, 3, 8), (259, 3, 1), (262, 3, 1), (277, 3, 1),
+            (322, 4, 60_000), (323, 4, 60_000), (324, 4, 8), (325, 4, 64)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    with pytest.raises(ValueError, match=r"8 x 8 px take 26\.8 GiB of memory"):
+        decode_bytes(tiff)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "F"])
+def test_an_image_read_in_strips_is_the_image_read_at_once(tmp_path, monkeypatch, suffix, mode):
+    image = Image.fromarray(ramp()).convert("L")
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50)
+    elif mode == "F":
+        image = Image.fromarray(np.linspace(-3, 9000, 1200, dtype=np.float32).reshape(30, 40))
+    else:
+        image = image.convert(mode)
+    if (mode == "F" and suffix != ".tif") or (mode == "I;16" and suffix == ".webp"):
+        pytest.skip("the format holds no such image")
+    image.save(tmp_path / f"x{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    whole = decode_image(tmp_path / f"x{suffix}")
+    monkeypatch.setattr(decoding, "STRIP_PX", 100)
+    assert np.array_equal(decode_image(tmp_path / f"x{suffix}"), whole)
+
+
+@pytest.mark.parametrize("kind", decoding.IMAGE_FORMATS)
+def test_damaged_bytes_never_raise_anything_else(kind):
     buffer = io.BytesIO()
-    Image.fromarray(ramp()).save(buffer, suffix)
+    Image.fromarray(ramp()).save(buffer, kind)
     whole, rng = buffer.getvalue(), np.random.default_rng(0)
     for _ in range(60):
         data = bytearray(whole[:rng.integers(1, len(whole) + 1)])
@@ -227,6 +364,16 @@ def test_pixel_store(store):
     assert [part[i][0, 0, 0] for i in range(3)] == [50, 0, 20]
     store[0][:] = 99
     assert (store[0] == 0).all()
+
+
+def test_an_image_written_again_takes_its_old_place(store, tmp_path):
+    size = (tmp_path / "p.bin").stat().st_size
+    with PixelWriter.again(tmp_path / "p") as writer:
+        writer.write(3, np.full((7, 6, 3), 77, np.uint8))
+    assert (tmp_path / "p.bin").stat().st_size == size
+    after = PixelStore.open(tmp_path / "p")
+    assert (after[3] == 77).all() and after[3].shape == (7, 6, 3)
+    assert all((after[i] == 10 * i).all() for i in (0, 1, 2, 4, 5))
 
 
 def test_unreadable_rows_have_no_pixels(tmp_path):

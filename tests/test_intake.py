@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from config import DataConfig
-from contest import duplicates, pixels
+from contest import audit as audit_module
+from contest import decoding, duplicates, files, pixels
 from contest.audit import audit_contest, load_audit
 from contest.intake import contest_digests, read_contest
 from utils import UserError
@@ -130,7 +131,8 @@ def test_pixels_are_the_images_in_catalog_order(root, out):
 
 
 @pytest.mark.parametrize("suffix", [
-    ".jpg", ".JPG", ".jpeg", ".jfif", ".PNG", ".tif", ".tiff", ".bmp", ".webp"])
+    ".jpg", ".JPG", ".jpeg", ".jfif", ".jpe", ".PNG", ".tif", ".tiff", ".bmp", ".dib", ".webp",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"])
 def test_ids_without_suffix(tmp_path, suffix):
     contest = read_contest(plain_contest(tmp_path, suffix=suffix, id_suffix=""), DATA)
     assert contest.problems == () and len(contest.train) == 8 and "t3" in contest.submission_ids
@@ -525,6 +527,94 @@ def test_foreign_formats_say_what_to_do(tmp_path):
         read_contest(tmp_path, DATA)
 
 
+def test_images_without_a_suffix_are_known_by_their_first_bytes(tmp_path):
+    root = plain_contest(tmp_path, id_suffix="")
+    for number, path in enumerate(sorted([*root.glob("train/*"), *root.glob("test/*")])):
+        kind = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")[number % 7]
+        Image.open(path).convert("RGB").save(path.with_suffix(""), kind)
+        path.unlink()
+    for name in ("README", "LICENSE", "train/Makefile", "train/VERSION"):
+        (root / name).write_text("BMW and P6, 2 of many words\n")
+    contest = read_contest(root, DATA)
+    assert contest.problems == ()
+    assert contest.train.sample_id.tolist() == [f"a{i}" for i in range(8)]
+    assert [os.path.basename(path) for path in contest.train.path] == [f"a{i}" for i in range(8)]
+    assert all(contest.test.path)
+
+
+def test_the_number_at_the_end_of_a_name_is_no_suffix(tmp_path):
+    root = plain_contest(tmp_path)
+    for path in sorted([*root.glob("train/*"), *root.glob("test/*")]):
+        path.rename(path.with_name(f"{path.stem}.0001"))
+    write(root / "train.csv", "ID,target", *(f"a{i}.0001,{i % 2}" for i in range(8)))
+    write(root / "sample_submission.csv", "ID,target", *(f"t{i}.0001,0" for i in range(4)))
+    contest = read_contest(root, DATA)
+    assert contest.problems == () and len(contest.train) == 8
+
+
+def test_a_special_file_without_a_suffix_is_not_read(root):
+    os.mkfifo(root / "train" / "pipe")
+    assert problem(read_contest(root, DATA), "refused_path").sample_ids == ("train/pipe",)
+
+
+def test_files_of_kinds_that_nothing_reads_are_counted_by_suffix(root):
+    for i in range(5):
+        write(root / "train" / f"drawing{i}.SVG", "<svg/>")
+    for name in ("test/deeper/a.psd", "test/b.psd"):
+        write(root / name, "8BPS")
+    for name in ("train/notes.txt", "train/a0.xml", "docs/logo.svg", "train/.DS_Store", "a.tar"):
+        write(root / name, "x")
+    found = problem(read_contest(root, DATA), "unread_file")
+    assert found.text == ("5 .svg and 2 .psd files beside the images are not read: convert them to "
+                          "PNG")
+    assert len(found.sample_ids) == 7 and "train/drawing0.SVG" in found.sample_ids
+
+
+def test_dicom_beside_images_is_counted_with_or_without_a_suffix(root):
+    write(root / "train" / "x.dcm", "x")
+    (root / "train" / "IM0001").write_bytes(bytes(128) + b"DICM")
+    assert problem(read_contest(root, DATA), "unread_file").text == (
+        "1 .dcm and 1 suffixless files beside the images are not read: convert them to PNG")
+
+
+def test_one_file_and_many_kinds_are_said_in_good_english():
+    assert files.by_suffix(["a.svg"]) == "1 .svg file"
+    many = ["a.svg", "b.svg", "a.psd", "a.cr2", "a.xcf", "a.nef"]
+    assert files.by_suffix(many) == "2 .svg, 1 .cr2, 1 .nef and 2 other files"
+
+
+def test_a_folder_of_unread_files_names_their_kinds(tmp_path):
+    write(tmp_path / "train" / "a.svg", "<svg/>")
+    with pytest.raises(UserError, match=r"holds neither tables nor images \(1 \.svg file\)"):
+        read_contest(tmp_path, DATA)
+
+
+def test_heic_without_its_package_is_named_with_what_to_install(root, out, monkeypatch):
+    formats = tuple(name for name in decoding.IMAGE_FORMATS if name != "HEIF")
+    monkeypatch.setattr(decoding, "IMAGE_FORMATS", formats)
+    (root / "train" / "a0.png").unlink()
+    (root / "train" / "a0.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"0" * 100)
+    contest, audit = audited(root, out)
+    assert contest.problems == () and len(audit.train) == 7
+    assert ("a0.png (HEIC needs pillow-heif: pip install -r requirements-extras.txt)"
+            in problem(audit, "unreadable_training_image").text)
+    for path in (root / "train").iterdir():
+        path.write_bytes(b"\0\0\0\x18ftypheic" + b"0" * 100)
+    with pytest.raises(UserError, match=r"none of the 8 .* can be used \(HEIC needs pillow-heif:"):
+        audit_contest(contest, DATA, 32, out, 2)
+
+
+def test_only_formats_without_a_decoder_are_named_for_the_audits_key(root, monkeypatch):
+    (root / "train" / "a0.png").write_bytes(b"\0\0\0\x18ftypheic" + b"0" * 100)
+    contest = read_contest(root, DATA)
+    for module in (decoding, audit_module):
+        monkeypatch.setattr(module, "IMAGE_FORMATS", ("JPEG", "PNG"))
+    assert audit_module.undecoded_formats(contest, 2) == ["HEIF"]
+    for module in (decoding, audit_module):
+        monkeypatch.setattr(module, "IMAGE_FORMATS", tuple(decoding.WANTED_FORMATS))
+    assert audit_module.undecoded_formats(contest, 2) == []
+
+
 # ---------------------------------------------------------------- tampered folders
 
 def test_folder_missing_empty_or_a_file(tmp_path):
@@ -772,6 +862,70 @@ def test_close_hashes_finds_what_counting_every_pair_finds():
                 if i < j]
     found = sorted(map(tuple, duplicates.close_hashes(hashes, 3, 2).tolist()))
     assert found == expected and len(found) > 50
+
+
+def grey_contest(root, white_level):
+    """A contest of 16-bit grey images whose brightest level is white_level."""
+    plain_contest(root)
+    for path in sorted([*root.glob("train/*"), *root.glob("test/*")]):
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        grey[0, 0] = 255
+        deep = np.rint(grey * (white_level / 255)).astype(np.uint16)
+        cv2.imwrite(str(path), deep)
+    return root
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_16_bit_images_of_fewer_bits_are_read_in_one_range(tmp_path, out, bits):
+    white_level = 2**bits - 1
+    root = grey_contest(tmp_path / "contest", white_level)
+    expected = {path.name: decoding.decode_bytes(path.read_bytes(), 0, white_level)[0]
+                for path in [*root.glob("train/*"), *root.glob("test/*")]}
+    _, audit = audited(root, out)
+    assert audit.white_level == audit.summary["white_level"] == white_level
+    text = problem(audit, "fewer_bits").text
+    assert text.startswith(f"its 16-bit images hold {bits} bits: {white_level} becomes white")
+    assert "(12 in all)" in text
+    for catalog, store in ((audit.train, audit.train_pixels), (audit.test, audit.test_pixels)):
+        for row, name in enumerate(catalog.sample_id.tolist()):
+            assert np.array_equal(store[row], pixels.shrunk(expected[name], 32))
+            assert store[row].max() > 150
+
+
+@pytest.mark.parametrize("bright", ["train/a3.png", "test/t2.png"])
+def test_one_bright_image_of_either_split_keeps_all_16_bits(tmp_path, out, bright):
+    root = grey_contest(tmp_path / "contest", 4095)
+    image = cv2.imread(str(root / bright), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(root / bright), image * 16)
+    _, audit = audited(root, out)
+    assert audit.problems == () and audit.white_level == 65535
+    assert audit.train_pixels[0].max() <= 16
+
+
+def test_a_contest_without_16_bit_images_is_read_once(root, out, monkeypatch):
+    read = []
+    real = audit_module.read_bytes
+    monkeypatch.setattr(audit_module, "read_bytes", lambda path: read.append(path) or real(path))
+    _, audit = audited(root, out)
+    assert len(read) == len(set(read)) == 12 and audit.white_level == 65535
+
+
+def test_only_16_bit_images_are_read_twice(root, out, monkeypatch):
+    cv2.imwrite(str(root / "train" / "a0.png"), np.arange(1024, dtype=np.uint16).reshape(32, 32))
+    read = []
+    real = audit_module.read_bytes
+    monkeypatch.setattr(audit_module, "read_bytes", lambda path: read.append(path) or real(path))
+    _, audit = audited(root, out)
+    assert len(read) == 13 and audit.white_level == 1023
+    assert np.array_equal(audit.train_pixels[1], pixels.shrunk(picture(1), 32))
+
+
+def test_an_audit_of_an_earlier_version_reads_as_it_did(root, out):
+    audited(root, out)
+    stored = json.loads((out / "audit.json").read_text())
+    del stored["summary"]["white_level"]
+    (out / "audit.json").write_text(json.dumps(stored))
+    assert load_audit(out, root).white_level == 65535
 
 
 def test_small_classes_are_named(root, out):

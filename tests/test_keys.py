@@ -50,12 +50,15 @@ def prepared(config, weights):
 
 def test_stages_before_the_first_fit(config, weights, monkeypatch):
     monkeypatch.setattr(preparing, "contest_digests", lambda contest, workers: ["contest"])
+    monkeypatch.setattr(preparing, "undecoded_formats", lambda contest, workers: [])
     setup = Setup(config, None, None, Path("run"), torch.device("cpu"), MACHINE, weights)
     audit = SimpleNamespace(test=[1, 2, 3])
     digests = {NAMES[0]: "d0"}
     assert preparing.stage_of_audit(setup).key == "72e36a6d0902"
     assert preparing.stage_of_shift(setup, audit, "a", weights, digests).key == "58583af1ae60"
     assert preparing.stage_of_folds(setup, "a").key == "b80becd49f42"
+    monkeypatch.setattr(preparing, "undecoded_formats", lambda contest, workers: ["HEIF"])
+    assert preparing.stage_of_audit(setup).key != "72e36a6d0902"    # made anew with a decoder
 
 
 @pytest.mark.parametrize(("number", "fold", "training", "prediction"), [

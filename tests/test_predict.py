@@ -86,6 +86,29 @@ def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path):
         np.testing.assert_allclose(probs_of(row), expected[row["id"]], atol=1e-5)
 
 
+def test_16_bit_images_are_read_in_the_range_of_the_run(contest, copied, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(copied, run)
+    model = json.loads((run / "model.json").read_text())
+    assert model["white_level"] == 65535
+    model["white_level"] = 4095
+    (run / "model.json").write_text(json.dumps(model))
+
+    grey = cv2.imread(str(contest / "test" / "t001.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "a.png"), grey)
+    cv2.imwrite(str(tmp_path / "b.png"), np.rint(grey * (4095 / 255)).astype(np.uint16))
+    images = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert predict([str(run), *images, "--fast", "--out", str(tmp_path / "p.csv")]) == 0
+    plain, deep = rows_of(tmp_path / "p.csv")
+    assert probs_of(plain) == probs_of(deep)
+
+    del model["white_level"]        # a run of an earlier version
+    (run / "model.json").write_text(json.dumps(model))
+    assert predict([str(run), *images, "--fast", "--out", str(tmp_path / "p.csv")]) == 0
+    plain, deep = rows_of(tmp_path / "p.csv")
+    assert probs_of(plain) != probs_of(deep)
+
+
 def test_fast_is_one_fit_in_one_view(contest, copied, tmp_path, capsys):
     assert predict([str(copied), "--fast", str(contest / "test" / "t001.png"), "--out",
                     str(tmp_path / "p.csv")]) == 0
@@ -109,10 +132,10 @@ def test_files_that_are_no_images_by_their_names_are_named(copied, tmp_path, cap
     for name in ("a.jfif", "b.jpg"):
         cv2.imwrite(str(tmp_path / "image.jpg"), np.full((20, 30, 3), 128, np.uint8))
         shutil.copy(tmp_path / "image.jpg", folder / name)
-    (folder / "c.heic").write_bytes(b"")
+    (folder / "c.svg").write_bytes(b"")
     assert predict([str(copied), str(folder), "--fast", "--out", str(tmp_path / "p.csv")]) == 0
     error = capsys.readouterr().err
-    assert "1 file ('c.heic')" in error and "like those of images (.jpg, .jpeg, .jfif," in error
+    assert "1 file ('c.svg')" in error and "like those of images (.jpg, .jpeg, .jfif," in error
     assert [row["id"] for row in rows_of(tmp_path / "p.csv")] == ["a.jfif", "b.jpg"]
 
 

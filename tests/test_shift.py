@@ -197,6 +197,20 @@ def test_broken_files_are_left_out(train, tmp_path):
                        workers=1).n_train == len(paths)
 
 
+def test_images_of_fewer_bits_are_measured_in_the_range_of_the_audit(tmp_path):
+    images, _ = images_of(letter, "FR", 6, seed=3)
+    grey = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
+    plain = save([np.repeat(image[..., None], 3, axis=2) for image in grey], tmp_path / "plain")
+    (tmp_path / "deep").mkdir()
+    for path, image in zip(plain, grey, strict=True):
+        deep = np.rint(image * (4095 / 255)).astype(np.uint16)
+        cv2.imwrite(str(tmp_path / "deep" / path.name), deep)
+    deep = load(sorted((tmp_path / "deep").iterdir()), 0, 1, 10, DISTORTED_PX, white_level=4095)
+    expected = load(plain, 0, 1, 10, DISTORTED_PX)
+    for one, other in zip(deep.images, expected.images, strict=True):
+        assert np.array_equal(one, other)
+
+
 @pytest.mark.parametrize("n_failures", [2, 99])
 def test_a_stale_handle_is_tried_again_and_no_image_is_left_out_silently(train, monkeypatch,
                                                                          n_failures):

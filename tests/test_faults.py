@@ -103,8 +103,8 @@ def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goe
         error = capsys.readouterr().err
         assert error.startswith("the run failed: the disk is full (") and error.count(
             "\n") == 1 and AGAIN in error
-        stages = [p.parent for p in disk.glob("run/**/manifest.json") if ".partial" not in str(p)]
-        assert all(stages.damaged_files(stage) == [] for stage in stages)
+        done = [p.parent for p in disk.glob("run/**/manifest.json") if ".partial" not in str(p)]
+        assert all(stages.damaged_files(folder) == [] for folder in done)
         assert not list(disk.glob("run/submission_*")) and not list(
             disk.glob("run/final_results.json"))
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
@@ -521,7 +521,7 @@ def test_a_second_start_is_refused_by_pid_and_host_and_a_killed_ones_lock_is_tak
                                                                                         undisturbed,
                                                                                         tmp_path,
                                                                                         capsys):
-    hold = ("import sys, utils\nwith utils.exclusive(sys.argv[1]):\n"
+    hold = ("import sys; from system.stages import exclusive\nwith exclusive(sys.argv[1]):\n"
             " print('held', flush=True); sys.stdin.readline()")
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], cwd=ROOT,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

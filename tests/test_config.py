@@ -95,7 +95,8 @@ def test_every_setting_has_a_sentence_and_the_documented_keys_exist():
     documented = """
         model.backbones model.head model.pretrained data.image_size_px data.n_folds data.run_folds
         data.resize data.test_usage augment.policy optim.epochs optim.batch_size
-        optim.micro_batch_size optim.lr predict.tta_views rounds runtime.workers runtime.precision runtime.compile seed"""
+        optim.micro_batch_size optim.lr predict.tta_views rounds runtime.workers runtime.precision
+        runtime.compile seed"""
     assert set(documented.split()) <= set(known_keys())
 
 

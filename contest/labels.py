@@ -7,6 +7,7 @@ from pathlib import Path
 from contest.files import (
     FOREIGN_SUFFIXES,
     IMAGE_SUFFIXES,
+    candidates,
     locate,
     normal,
     report_unlocated,
@@ -257,6 +258,7 @@ def rows_of_table(files, table, sample, data, findings):
     def at(rows, *columns):
         return [tuple(values[row] for row in rows) for values in columns]
 
+    ids = told_apart_by_folder(files, ids, labels, table.naming)
     keep = unrepeated_rows(table.path, ids, labels, findings)
     ids, labels, groups = at(keep, ids, labels, groups)
     located = locate(files, ids, "train", labels, naming=table.naming)
@@ -264,7 +266,8 @@ def rows_of_table(files, table, sample, data, findings):
     with_file = [row for row, path in enumerate(located.paths) if path]
     ids, labels, groups, paths = at(with_file, ids, labels, groups, located.paths)
     groups = tuple(f"{group}={g}" if g else "" for g in groups)
-    source = (f"table {table.path}, {table.n_rows} rows, ids in column {table.id_column!r}"
+    tables = " and ".join([table.path, *table.joined])
+    source = (f"table {tables}, {table.n_rows} rows, ids in column {table.id_column!r}"
               f"{table.naming.describe()}")
     found = Labelled(ids, paths, labels, groups, table.id_column, target, source, offered,
                      table.path)
@@ -276,6 +279,27 @@ def rows_of_table(files, table, sample, data, findings):
         refuse_other_names(found, [folders, names], findings)
         refuse_other_labels(found, [folders, names], findings)
     return found
+
+
+def told_apart_by_folder(files, ids, labels, naming):
+    """The ids, as paths where one name in several folders has several labels: cat/0.jpg, dog/0.jpg.
+
+    They stay as they are unless each row's label is the folder of just one of its files.
+    """
+    labels_of_id = defaultdict(set)
+    for sample_id, label in zip(ids, labels, strict=True):
+        labels_of_id[sample_id].add(label)
+    apart = []
+    for sample_id, label in zip(ids, labels, strict=True):
+        if len(labels_of_id[sample_id]) == 1:
+            apart.append(sample_id)
+            continue
+        own = [path for path in candidates(files, sample_id, naming)
+               if label in normal(path).split("/")[:-1]]
+        if len(own) != 1:
+            return ids
+        apart.append(own[0])
+    return tuple(apart)
 
 
 def refuse_other_names(found, others, findings):

@@ -55,6 +55,7 @@ class Table:
     rivals: tuple[str, ...] = ()    # other columns that could hold the ids just as well
     separator: str = ","
     naming: Naming = PLAIN
+    joined: tuple[str, ...] = ()    # tables of other folders, whose rows are here too
 
     @property
     def name(self):
@@ -233,7 +234,7 @@ def join(files, parts):
         "/".join([part.folder, *path_parts(value)]) if value else ""
         for part in parts for value in part.columns[part.id_column])
     table = Table(first.path, columns, sum(part.n_rows for part in parts),
-                  separator=first.separator)
+                  separator=first.separator, joined=tuple(part.path for part in parts[1:]))
     return with_id_column(files, table, first.id_column)
 
 

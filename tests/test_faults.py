@@ -378,8 +378,8 @@ def test_a_killed_loading_process_is_done_without(contest, undisturbed, tmp_path
 def test_too_little_shared_memory_is_done_without(contest, undisturbed, tmp_path, size_kib,
                                                   in_bursts, warnings):
     argv = small_argv(contest, tmp_path, "runtime.workers=1")
-    code = (f"import sys; from modeling import fits; fits.Run.loads_in_bursts = {in_bursts}; "
-            "from grandmaster_train import main; sys.exit(main(sys.argv[1:]))")
+    code = (f"import sys; from running import place; place.loads_in_bursts = lambda *_: {in_bursts}"
+            "; from grandmaster_train import main; sys.exit(main(sys.argv[1:]))")
     script = f'mount -t tmpfs -o size={size_kib}k none /dev/shm && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code, *argv]
     if sys.platform != "linux" or subprocess.run(["unshare", "-m", "true"], capture_output=True,

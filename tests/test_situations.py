@@ -274,12 +274,13 @@ def test_folders_of_both_forms_are_one_class(tmp_path):
     assert set(labels_of(tmp_path).values()) == set(NAMES)
 
 
-def test_a_label_in_one_form_tells_folders_of_the_other_apart(tmp_path):
+@pytest.mark.parametrize("id_", ["{name}/{i}.jpg", "{i}.jpg", "{i}"])
+def test_a_label_in_one_form_tells_folders_of_the_other_apart(tmp_path, id_):
     for name in NAMES:
         for i in range(5):
             touch(tmp_path / "train" / unicodedata.normalize("NFD", name) / f"{i}.jpg")
     write(tmp_path / "labels.csv", ("file", "label"),
-          [(f"{unicodedata.normalize('NFC', name)}/{i}.jpg", name)
+          [(id_.format(name=unicodedata.normalize("NFC", name), i=i), name)
            for name in NAMES for i in range(5)])
     train = read_contest(tmp_path, DataConfig()).train
     assert len(train) == 30

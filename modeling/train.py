@@ -65,10 +65,11 @@ def seed_everything(*names):
 # ---------------------------------------------------------------- one step
 
 def train_step(network, objective, optimizer, scaler, micro_batches, *, autocast, clip_norm):
-    """One optimizer step over the micro-batches of one batch. Returns (loss () tensor, whether the
-    step was taken).
+    """One optimizer step over the micro-batches of one batch. Returns (loss () tensor, whether it
+    and the gradient's norm are finite).
 
-    A step whose loss or gradient is not finite changes no parameter. In fp16 it lowers the scale.
+    A step that is not finite changes no parameter. In fp16 the scaler decides instead: it skips the
+    step and lowers its scale if a gradient is not finite, whatever the loss.
     """
     optimizer.zero_grad(set_to_none=True)
     n_images = sum(len(micro.index) for micro in micro_batches)
@@ -277,7 +278,7 @@ class StepBar:
         self.bar.total = n_steps
 
     def advance(self, tally, epoch, n_epochs, loss):
-        """One step more. The loss is shown every tenth step, as reading it waits for the GPU."""
+        """One step more. The loss is shown every tenth step, to keep the bar calm."""
         if not self.bar.disable and tally.n_steps % 10 == 1:
             self.bar.set_postfix_str(f"epoch {epoch + 1}/{n_epochs} loss {float(loss):.3f}",
                                      refresh=False)
@@ -356,11 +357,11 @@ def load_result(spec, folder):
 # ---------------------------------------------------------------- what changes from step to step
 
 class TrainState:
-    """Everything that steps change and the rest of a fit depends on. One file holds it, replaced
-    after each epoch but the last.
+    """Network, EMA, optimizer, scaler and room, with one checkpoint file.
 
-    The file's name holds the epochs and steps done and its content's digest, which tells a damaged
-    one.
+    The file is replaced after each epoch that is not planned to be the last, and when a signal
+    stops the fit. Its name holds the epochs and steps done, and the digest of its content, by which
+    a damaged one is known.
     """
 
     def __init__(self, network, ema, optimizer, scaler, room):
@@ -378,11 +379,11 @@ class TrainState:
         }
 
     def step(self, number, objective, batch, autocast, clip_norm):
-        """`train_step` on a Batch, then the average. Each is tried again if memory runs out, with
-        the batch in smaller parts.
+        """Take `train_step` on a Batch, then update the EMA. Returns what `train_step` does.
 
-        Both have all the memory they need before they change anything for good, so an attempt that
-        fails leaves no half-applied step.
+        If memory runs out, `room` makes less room per attempt and the call is repeated. Neither
+        changes a weight before it holds all its memory, so a failed attempt leaves no half-applied
+        step. Only the statistics of batch norms have seen it.
         """
         network = self.network
         room = self.room
@@ -399,12 +400,13 @@ class TrainState:
         if taken:
             room.run_within_memory(average, self.forget)
         else:
-            # the overflow went through the batch norms: undo that
+            # batch norms have seen the overflow: fall back on the average's statistics, the last
+            # known to be finite
             network.load_state_dict(norm_statistics(self.ema.module), strict=False)
         return loss, taken
 
     def forget(self):
-        """Drop what a failed step has left: gradients and, in fp16, that they were unscaled."""
+        """Drop what a failed step left: gradients and, in fp16, the note that they are unscaled."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
             forget_unscaling(self.scaler)

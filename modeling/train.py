@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from config import FitSpec
+from data_loader import EpochSampler
 from modeling.compute import Compute
 from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
@@ -60,6 +61,12 @@ def seed_everything(*names):
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def seed_epoch(seed, spec, epoch):
+    """Seed everything for one epoch of a fit; returns the generator that `mix` draws from."""
+    seed_everything(seed, spec.name, spec.fold, epoch)
+    return torch.Generator().manual_seed(seed_of(seed, spec.name, spec.fold, epoch, "mix"))
 
 
 # ---------------------------------------------------------------- one step
@@ -139,29 +146,37 @@ class Tally:
             "images_per_second": self.n_steps * batch_size / seconds,
         }
 
-    def state(self, generator, device):
-        """Plain values and tensors to resume the epoch from: the tally, and the random states that
-        a step reads."""
+    def state(self):
+        """Plain values to make the Tally again from."""
         return {
             "losses": [float(loss) for loss in self.losses],
             "n_skipped": self.n_skipped,
             "in_a_row": self.in_a_row,
             "seconds": self.seconds,
             "n_steps": self.n_steps,
-            "mix": generator.get_state(),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
     @classmethod
-    def of(cls, state, generator, device):
-        """The Tally that a `state` came from. Restores the random states too."""
-        generator.set_state(state["mix"])
-        torch.set_rng_state(state["torch"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"], device)
+    def of(cls, state, device):
+        """The Tally that a `state` came from."""
         losses = torch.tensor(state["losses"], device=device)
         return cls(losses, state["n_skipped"], state["in_a_row"], state["seconds"])
+
+
+def random_states(generator, device):
+    """{name: state} of all randomness that a step draws from."""
+    return {
+        "mix": generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore_random_states(states, generator, device):
+    generator.set_state(states["mix"])
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 @dataclass(frozen=True)
@@ -176,7 +191,7 @@ class Training:
     network: nn.Module
     objective: nn.Module
     loader: Iterable
-    sampler: Sized
+    sampler: EpochSampler
     mix: Callable
     compute: Compute
     is_pretrained: bool
@@ -205,23 +220,25 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
     optim = config.optim
     network = training.network
     sampler = training.sampler
-    training.compute.prepare(network.to(device))      # before what copies its memory format
-    training.objective.to(device)
     state = new_state(spec, training, config, n_epochs * len(sampler), device, watch.log)
     peak = peak_lr(network, optim, training.is_pretrained)
     autocast = training.compute.autocast(device)
-    history, begun = state.load(folder)
+    history, unfinished = state.load(folder)
     tally = Tally()
     reset_peak_memory(device)
 
-    bar = StepBar(watch.description, len(history) * len(sampler))
+    bar = StepBar(watch.description, len(history) * len(sampler) + steps_of(unfinished))
     while (epoch := len(history)) < n_epochs:
-        n_steps = bar.n_steps = n_epochs * len(sampler)
-        seed_everything(config.seed, spec.name, spec.fold, epoch)
-        generator = torch.Generator().manual_seed(
-            seed_of(config.seed, spec.name, spec.fold, epoch, "mix"))
-        tally = Tally.of(begun, generator, device) if begun else Tally(in_a_row=tally.in_a_row)
-        begun = None
+        n_steps = n_epochs * len(sampler)
+        bar.set_total(n_steps)
+        generator = seed_epoch(config.seed, spec, epoch)
+        if unfinished:
+            tally = Tally.of(unfinished, device)
+            restore_random_states(unfinished, generator, device)
+            unfinished = None
+        else:
+            tally = Tally(in_a_row=tally.in_a_row)
+
         sampler.set_epoch(epoch, tally.n_steps)
         network.train()
         for batch in training.loader:
@@ -236,17 +253,19 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
             bar.advance(tally, epoch, n_epochs, loss)
             watch.advance()
             if stop_is_asked() and tally.n_steps < len(sampler):
-                state.save(folder, history, tally.state(generator, device))
+                state.save(folder, history, tally.state() | random_states(generator, device))
                 raise KeyboardInterrupt
 
         if not tally.losses:
             raise diverged(spec, tally.n_skipped, lr)
         history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size),
                         **state.room.state_dict(), "peak_memory_bytes": peak_memory_bytes(device)})
-        if len(history) < n_epochs or stop_is_asked():      # the last epoch leaves its weights
+        is_last = len(history) == n_epochs      # it leaves its weights instead
+        must_stop = stop_is_asked()
+        if must_stop or not is_last:
             state.save(folder, history)
         watch.log.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
-        if stop_is_asked():
+        if must_stop:
             raise KeyboardInterrupt
         n_epochs = watch.shorten(history, n_epochs)
     bar.close()
@@ -254,8 +273,10 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
 
 
 def new_state(spec, training, config, n_steps, device, log):
-    """The TrainState before the first step."""
-    network = training.network
+    """The TrainState before the first step. Moves network and objective to the device."""
+    network = training.network.to(device)
+    training.compute.prepare(network)      # first: the EMA copies its memory format
+    training.objective.to(device)
     optimizer = make_optimizer(network, config.optim, training.is_pretrained)
     ema = make_ema(network, config.optim, n_steps)
     room = room_of(spec, network, config, device, log)
@@ -263,18 +284,14 @@ def new_state(spec, training, config, n_steps, device, log):
 
 
 class StepBar:
-    """The bar of a fit, one step at a time. n_steps: of the whole fit, may change."""
+    """The bar of a fit, one step at a time."""
 
     def __init__(self, description, n_done):
         self.bar = progress(total=n_done, initial=n_done, desc=description, bar_format=(
             "{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}"))
 
-    @property
-    def n_steps(self):
-        return self.bar.total
-
-    @n_steps.setter
-    def n_steps(self, n_steps):
+    def set_total(self, n_steps):
+        """Set the steps of the whole fit, which may change after each epoch."""
         self.bar.total = n_steps
 
     def advance(self, tally, epoch, n_epochs, loss):
@@ -288,14 +305,14 @@ class StepBar:
         self.bar.close()
 
 
-def room_of(spec, network, config, device, events):
+def room_of(spec, network, config, device, log):
     """The Room of a fit. With grad_checkpointing=auto, a backbone that `is_too_large` is
     checkpointed from the start."""
     checkpointing = config.runtime.grad_checkpointing
     if checkpointing == "auto" and is_too_large(spec.backbone, device):
         checkpointing = "on"
     return Room(config.optim.micro_batch_size, device, network, checkpointing,
-                lambda text: events.say(f"{spec.title}: {text}", event="memory"))
+                lambda text: log.say(f"{spec.title}: {text}", event="memory"))
 
 
 def diverged(spec, in_a_row, lr):
@@ -335,6 +352,7 @@ def read_tensors(path):
 
 
 def result_of(spec, folder, history):
+    """The FitResult of a history, which has one row per epoch."""
     return FitResult(
         spec,
         Path(folder),
@@ -411,28 +429,30 @@ class TrainState:
         if self.scaler.is_enabled():
             forget_unscaling(self.scaler)
 
-    def save(self, folder, history, begun=None):
-        """Replace the checkpoint in `folder`. begun: the Tally's state in a stopped epoch, None
-        after a whole one."""
+    def save(self, folder, history, unfinished=None):
+        """Replace the checkpoint in `folder`.
+
+        unfinished: the Tally's state and the random states in a stopped epoch, None after a whole
+        one.
+        """
         partial = Path(folder) / f"checkpoint{SCRATCH}"
         before = checkpoints(folder)
         states = {name: part.state_dict() for name, part in self.parts.items()}
         with open(partial, "wb") as f:
-            torch.save({"history": history, "begun": begun, **states}, f)
+            torch.save({"history": history, "begun": unfinished, **states}, f)
         sync(partial)
 
-        n_steps = begun["n_steps"] if begun else 0
         digest = digest_file(partial)[:12]
         path = partial.with_name(
-            f"checkpoint-{len(history):05}-{n_steps:06}-{digest}{SCRATCH}")
+            f"checkpoint-{len(history):05}-{steps_of(unfinished):06}-{digest}{SCRATCH}")
         os.replace(partial, path)
         for old in before:
             if old != path:
                 old.unlink()
 
     def load(self, folder):
-        """Restore the last saved state. Returns its (history, begun), ([], None) if there is none.
-        """
+        """Restore the last saved state. Returns what `save` got as (history, unfinished), and
+        ([], None) without a checkpoint."""
         found = checkpoints(folder)
         if not found:
             return [], None
@@ -440,6 +460,11 @@ class TrainState:
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         return saved["history"], saved["begun"]
+
+
+def steps_of(unfinished):
+    """How many steps of an unfinished epoch are done; 0 with None."""
+    return unfinished["n_steps"] if unfinished else 0
 
 
 def checkpoints(folder):

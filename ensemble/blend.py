@@ -1,5 +1,5 @@
-"""Out-of-fold predictions -> views, temperatures and weights -> one prediction, scored on rows that
-nothing was fitted to.
+"""Out-of-fold predictions -> views, temperatures and weights -> one prediction, scored by nested
+cross-validation.
 
     sources = {"r0-vit": {"identity": probs, "rotate_180": probs}}
     blend, nested = fit_blend(sources, labels, folds, metric)
@@ -7,8 +7,9 @@ nothing was fitted to.
 
 A source is one backbone, seed and round over all its folds. A view that clearly hurts is dropped,
 and one temperature calibrates the mean of the others. A source that knows nothing or repeats
-another is left out. *Nested* cross-validation then compares the methods: all of this is fitted on
-all parts but one and scored on that one, so the winner's score includes the cost of choosing it.
+another is left out. *Nested*: views, temperatures, weights and cuts are fitted on all parts but one
+and scored on that one. The method, and whether to cut, are then chosen by those same scores, so the
+winner's is slightly flattered.
 """
 from dataclasses import dataclass, replace
 from typing import NamedTuple

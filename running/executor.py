@@ -25,7 +25,7 @@ from utils import RunError, UserError, digest_json, import_extra, read_json
 CODE = Path(__file__).resolve().parent.parent
 CONTEXT_BYTES = 2**29       # of a GPU's memory: CUDA's own
 ALLOCATED_SHARE = 0.85      # of what torch reserves: filled by tensors
-RETRIES = 5                 # of a job whose worker, node or Ray died
+RETRIES = 5                 # of a job that lost its worker or lacked memory, and of Ray itself
 RELAY_SECONDS = 1.0         # between two looks into the mailbox
 
 
@@ -223,7 +223,8 @@ class RayExecutor:
         self.folder = Path(folder)
         self.device = device
         self.card_bytes = 0
-        self.lost = Counter()
+        self.memory_retries = Counter()      # by job
+        self.ray_restarts = 0                # since a job was done
 
     def __enter__(self):
         self.start()
@@ -347,7 +348,8 @@ class RayExecutor:
                     running[self.submit(job)] = job
                     continue
                 bars.pop(job.name).close()
-                self.lost.clear()
+                self.memory_retries.pop(job.name, None)
+                self.ray_restarts = 0
                 yield job.name, seconds
 
     def has_room(self, running):
@@ -366,7 +368,7 @@ class RayExecutor:
                 jobs[name].advance(share)
 
     def result(self, reference, job):
-        """The seconds of an ended task; None where it ran out of memory and more may help."""
+        """The seconds of an ended task; None if it ran out of memory and may be tried again."""
         errors = self.ray.exceptions
         try:
             return self.ray.get(reference)
@@ -378,16 +380,22 @@ class RayExecutor:
             ) from None
         except errors.RayTaskError as error:
             cause = error.cause
-        self.lost[job.name] += 1
-        if is_out_of_memory(cause) and job.memory_bytes and self.lost[job.name] <= RETRIES:
+        if self.may_retry(job, cause):
             return None
-        raise cause
+        raise cause      # not in the except clause: there Ray's error would become its context
+
+    def may_retry(self, job, cause):
+        """Whether more memory may help a job that failed by `cause`. Counts the retries."""
+        if not (is_out_of_memory(cause) and job.memory_bytes):
+            return False
+        self.memory_retries[job.name] += 1
+        return self.memory_retries[job.name] <= RETRIES
 
     def restart(self, error, log):
         """After Ray itself was lost: connect again, or start it again."""
-        self.lost[None] += 1
+        self.ray_restarts += 1
         reason = str(error).splitlines()[0]
-        if self.lost[None] > RETRIES:
+        if self.ray_restarts > RETRIES:
             raise RunError(
                 f"Ray was lost {RETRIES + 1} times ({reason}): run the same command again to "
                 "continue") from None

@@ -1,5 +1,5 @@
-"""Out-of-fold predictions -> views, temperatures and weights -> one prediction, scored on rows that
-nothing was fitted to.
+"""Out-of-fold predictions -> views, temperatures and weights -> one prediction, scored by nested
+cross-validation.
 
     sources = {"r0-vit": {"identity": probs, "rotate_180": probs}}
     blend, nested = fit_blend(sources, labels, folds, metric)
@@ -7,8 +7,9 @@ nothing was fitted to.
 
 A source is one backbone, seed and round over all its folds. A view that clearly hurts is dropped,
 and one temperature calibrates the mean of the others. A source that knows nothing or repeats
-another is left out. *Nested* cross-validation then compares the methods: all of this is fitted on
-all parts but one and scored on that one, so the winner's score includes the cost of choosing it.
+another is left out. *Nested*: views, temperatures, weights and cuts are fitted on all parts but one
+and scored on that one. The method, and whether to cut, are then chosen by those same scores, so the
+winner's is slightly flattered.
 """
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -43,14 +44,14 @@ class Recipe:
 
     def probs(self, sources):
         """Blend {source: {view: probs (n, C)}} to (n, C); sources of weight 0 are not read."""
-        used = self.used()
+        names = self.weighted_names()
         each = []
-        for name in used:
+        for name in names:
             mean = mean_of(sources[name], self.views[name])
             each.append(with_temperature(mean, self.temperature[name]))
-        return np.tensordot([self.weights[name] for name in used], np.stack(each), axes=1)
+        return np.tensordot([self.weights[name] for name in names], np.stack(each), axes=1)
 
-    def used(self):
+    def weighted_names(self):
         """Names of the sources with a weight above 0."""
         return [name for name, weight in self.weights.items() if weight > 0]
 
@@ -77,12 +78,12 @@ class Blend(Recipe):
 
     def apply(self, predictions):
         """Blend {source: {view: Predictions}} of the same samples, joined by id, to Predictions."""
-        used = self.used()
-        first = next(iter(predictions[used[0]].values()))
+        names = self.weighted_names()
+        first = next(iter(predictions[names[0]].values()))
         ids = first.sample_id.tolist()
-        aligned = {name: {v: p.align(ids) for v, p in predictions[name].items()} for name in used}
+        aligned = {name: {v: p.align(ids) for v, p in predictions[name].items()} for name in names}
         probs = normalized(self.probs(aligned)).astype(np.float32)
-        return Predictions(first.sample_id, probs, first.classes, first.split, tuple(used))
+        return Predictions(first.sample_id, probs, first.classes, first.split, tuple(names))
 
 
 # ---------------------------------------------------------------- one source
@@ -99,10 +100,10 @@ def row_losses(probs, labels):
     return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-7))
 
 
-def clearly(difference, sign):
-    """Whether the mean of paired differences (n,) is clearly above (sign 1) or below (-1) zero."""
+def clearly_below_zero(difference):
+    """Whether the mean of paired differences (n,) is clearly below zero."""
     bound = CLEAR_STANDARD_ERRORS * difference.std() / np.sqrt(len(difference))
-    return sign * difference.mean() > bound
+    return difference.mean() < -bound
 
 
 def choose_views(views, labels):
@@ -119,10 +120,10 @@ def choose_views(views, labels):
             others = [v for v in kept if v != view]
             changes[view] = row_losses(mean_of(views, others), labels) - losses
         worst = min(changes, key=lambda view: changes[view].mean())
-        if not clearly(changes[worst], -1):
+        if not clearly_below_zero(changes[worst]):
             break
         kept.remove(worst)
-        losses += changes[worst]
+        losses = losses + changes[worst]      # of the views that are left
     return tuple(kept)
 
 
@@ -135,8 +136,9 @@ def useless(stack, labels, names):
     out = {}
     prior = np.bincount(labels, minlength=stack.shape[2]) / len(labels)
     for i, name in enumerate(names):
-        gain = row_losses(stack[i], labels) + np.log(np.maximum(prior[labels], 1e-7))
-        if not clearly(gain, -1):
+        # over the loss of always answering the class shares
+        excess = row_losses(stack[i], labels) + np.log(np.maximum(prior[labels], 1e-7))
+        if not clearly_below_zero(excess):
             out[name] = "no better than the class shares"
             continue
         for k in range(i):
@@ -203,11 +205,11 @@ def fit_recipes(sources, labels, methods):
 
     stack = np.stack(calibrated)
     left_out = useless(stack, labels, names) if len(names) > 1 else {}
-    used = [name not in left_out for name in names]
+    is_kept = [name not in left_out for name in names]
     recipes = {}
     for method in methods:
         weights = np.zeros(len(names))
-        weights[used] = METHODS[method](stack[used], labels)
+        weights[is_kept] = METHODS[method](stack[is_kept], labels)
         weight_of = dict(zip(names, weights.tolist(), strict=True))
         recipes[method] = Recipe(views, temperature, weight_of, left_out)
     return recipes
@@ -227,18 +229,19 @@ def fit_blend(sources, labels, parts, metric, method="auto"):
         methods = list(METHODS)
 
     nested = nested_probs(sources, labels, parts, methods)
-    plain = {}
     scores = {}
+    cut_helps = {}
     for m, probs in nested.items():
-        plain[m] = metric(labels, probs)
+        plain = metric(labels, probs)
         cut = metric(labels, nested_cut(metric, labels, probs, parts))
-        scores[m] = max(plain[m], cut, key=lambda score: metric.sign * score)
+        cut_helps[m] = metric.sign * cut > metric.sign * plain
+        scores[m] = cut if cut_helps[m] else plain
     winner = max(methods, key=lambda m: (metric.sign * scores[m], -log_loss(labels, nested[m])))
 
     recipe = fit_recipes(sources, labels, methods)[winner]
     probs = recipe.probs(sources)
     cuts = ()
-    if scores[winner] != plain[winner]:
+    if cut_helps[winner]:
         cuts = metric.fit_cuts(labels, probs)
     score = metric.with_cuts(cuts)(labels, probs)
     blend = Blend(**vars(recipe), method=winner, score=score, score_nested=scores[winner],
@@ -275,7 +278,7 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", *, group
     Leaving out rounds below -1.64 standard errors, as the interval does, adds 0.10 (normal errors).
     """
     first, *later = sorted(set(round_of.values()))
-    used = [name for name in sources if round_of[name] == first]
+    members = [name for name in sources if round_of[name] == first]
 
     def fit(names):
         return fit_blend({name: sources[name] for name in names}, labels, parts, metric, method)
@@ -283,19 +286,19 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", *, group
     def as_scored(blend, nested):
         return nested_cut(metric, labels, nested, parts) if blend.cuts else nested
 
-    blend, nested = fit(used)
-    results = [RoundResult(first, blend.score_nested, 0.0, [0.0, 0.0], True)]
+    blend, nested = fit(members)
+    results = [RoundResult(first, blend.score_nested, 0.0, [0.0, 0.0], used=True)]
     for number in later:
-        joined = [name for name in sources if name in used or round_of[name] == number]
+        joined = [name for name in sources if name in members or round_of[name] == number]
         candidate, candidate_nested = fit(joined)
         before = as_scored(blend, nested)
         after = as_scored(candidate, candidate_nested)
         change, ci90 = paired_change(metric, labels, before, after, groups=groups, draws=draws,
                                      seed=seed)
-        helps = ci90[1] > 0
-        results.append(RoundResult(number, candidate.score_nested, change, ci90, helps))
-        if helps:
-            used = joined
+        may_help = ci90[1] > 0
+        results.append(RoundResult(number, candidate.score_nested, change, ci90, used=may_help))
+        if may_help:
+            members = joined
             blend = candidate
             nested = candidate_nested
     return with_unused(blend, sources), nested, results
@@ -326,8 +329,9 @@ def nested_probs(sources, labels, parts, methods):
     """{method: probs (n, C)}, each part's rows blended by a Recipe fitted on the other parts."""
     if len(np.unique(parts)) < 2:
         raise RunError("a blend must be nested over at least two parts, got one")
-    shape = next(iter(next(iter(sources.values())).values())).shape
-    out = {m: np.zeros(shape) for m in methods}
+    first_source = next(iter(sources.values()))
+    first_probs = next(iter(first_source.values()))
+    out = {m: np.zeros(first_probs.shape) for m in methods}
     for part in np.unique(parts):
         held = parts == part
         recipes = fit_recipes(only_rows(sources, ~held), labels[~held], methods)

@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from config import FitSpec
+from data_loader import EpochSampler
 from modeling.compute import Compute
 from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
@@ -62,13 +63,20 @@ def seed_everything(*names):
     torch.manual_seed(seed)
 
 
+def seed_epoch(seed, spec, epoch):
+    """Seed everything for one epoch of a fit; returns the generator that `mix` draws from."""
+    seed_everything(seed, spec.name, spec.fold, epoch)
+    return torch.Generator().manual_seed(seed_of(seed, spec.name, spec.fold, epoch, "mix"))
+
+
 # ---------------------------------------------------------------- one step
 
 def train_step(network, objective, optimizer, scaler, micro_batches, *, autocast, clip_norm):
-    """One optimizer step over the micro-batches of one batch. Returns (loss () tensor, whether the
-    step was taken).
+    """One optimizer step over the micro-batches of one batch. Returns (loss () tensor, whether it
+    and the gradient's norm are finite).
 
-    A step whose loss or gradient is not finite changes no parameter. In fp16 it lowers the scale.
+    A step that is not finite changes no parameter. In fp16 the scaler decides instead: it skips the
+    step and lowers its scale if a gradient is not finite, whatever the loss.
     """
     optimizer.zero_grad(set_to_none=True)
     n_images = sum(len(micro.index) for micro in micro_batches)
@@ -138,29 +146,37 @@ class Tally:
             "images_per_second": self.n_steps * batch_size / seconds,
         }
 
-    def state(self, generator, device):
-        """Plain values and tensors to resume the epoch from: the tally, and the random states that
-        a step reads."""
+    def state(self):
+        """Plain values to make the Tally again from."""
         return {
             "losses": [float(loss) for loss in self.losses],
             "n_skipped": self.n_skipped,
             "in_a_row": self.in_a_row,
             "seconds": self.seconds,
             "n_steps": self.n_steps,
-            "mix": generator.get_state(),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
     @classmethod
-    def of(cls, state, generator, device):
-        """The Tally that a `state` came from. Restores the random states too."""
-        generator.set_state(state["mix"])
-        torch.set_rng_state(state["torch"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda"], device)
+    def of(cls, state, device):
+        """The Tally that a `state` came from."""
         losses = torch.tensor(state["losses"], device=device)
         return cls(losses, state["n_skipped"], state["in_a_row"], state["seconds"])
+
+
+def random_states(generator, device):
+    """{name: state} of all randomness that a step draws from."""
+    return {
+        "mix": generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore_random_states(states, generator, device):
+    generator.set_state(states["mix"])
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 @dataclass(frozen=True)
@@ -175,7 +191,7 @@ class Training:
     network: nn.Module
     objective: nn.Module
     loader: Iterable
-    sampler: Sized
+    sampler: EpochSampler
     mix: Callable
     compute: Compute
     is_pretrained: bool
@@ -204,23 +220,25 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
     optim = config.optim
     network = training.network
     sampler = training.sampler
-    training.compute.prepare(network.to(device))      # before what copies its memory format
-    training.objective.to(device)
     state = new_state(spec, training, config, n_epochs * len(sampler), device, watch.log)
     peak = peak_lr(network, optim, training.is_pretrained)
     autocast = training.compute.autocast(device)
-    history, begun = state.load(folder)
+    history, unfinished = state.load(folder)
     tally = Tally()
     reset_peak_memory(device)
 
-    bar = StepBar(watch.description, len(history) * len(sampler))
+    bar = StepBar(watch.description, len(history) * len(sampler) + steps_of(unfinished))
     while (epoch := len(history)) < n_epochs:
-        n_steps = bar.n_steps = n_epochs * len(sampler)
-        seed_everything(config.seed, spec.name, spec.fold, epoch)
-        generator = torch.Generator().manual_seed(
-            seed_of(config.seed, spec.name, spec.fold, epoch, "mix"))
-        tally = Tally.of(begun, generator, device) if begun else Tally(in_a_row=tally.in_a_row)
-        begun = None
+        n_steps = n_epochs * len(sampler)
+        bar.set_total(n_steps)
+        generator = seed_epoch(config.seed, spec, epoch)
+        if unfinished:
+            tally = Tally.of(unfinished, device)
+            restore_random_states(unfinished, generator, device)
+            unfinished = None
+        else:
+            tally = Tally(in_a_row=tally.in_a_row)
+
         sampler.set_epoch(epoch, tally.n_steps)
         network.train()
         for batch in training.loader:
@@ -235,17 +253,19 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
             bar.advance(tally, epoch, n_epochs, loss)
             watch.advance()
             if stop_is_asked() and tally.n_steps < len(sampler):
-                state.save(folder, history, tally.state(generator, device))
+                state.save(folder, history, tally.state() | random_states(generator, device))
                 raise KeyboardInterrupt
 
         if not tally.losses:
             raise diverged(spec, tally.n_skipped, lr)
         history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size),
                         **state.room.state_dict(), "peak_memory_bytes": peak_memory_bytes(device)})
-        if len(history) < n_epochs or stop_is_asked():      # the last epoch leaves its weights
+        is_last = len(history) == n_epochs      # it leaves its weights instead
+        must_stop = stop_is_asked()
+        if must_stop or not is_last:
             state.save(folder, history)
         watch.log.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
-        if stop_is_asked():
+        if must_stop:
             raise KeyboardInterrupt
         n_epochs = watch.shorten(history, n_epochs)
     bar.close()
@@ -253,8 +273,10 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
 
 
 def new_state(spec, training, config, n_steps, device, log):
-    """The TrainState before the first step."""
-    network = training.network
+    """The TrainState before the first step. Moves network and objective to the device."""
+    network = training.network.to(device)
+    training.compute.prepare(network)      # first: the EMA copies its memory format
+    training.objective.to(device)
     optimizer = make_optimizer(network, config.optim, training.is_pretrained)
     ema = make_ema(network, config.optim, n_steps)
     room = room_of(spec, network, config, device, log)
@@ -262,22 +284,18 @@ def new_state(spec, training, config, n_steps, device, log):
 
 
 class StepBar:
-    """The bar of a fit, one step at a time. n_steps: of the whole fit, may change."""
+    """The bar of a fit, one step at a time."""
 
     def __init__(self, description, n_done):
         self.bar = progress(total=n_done, initial=n_done, desc=description, bar_format=(
             "{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}"))
 
-    @property
-    def n_steps(self):
-        return self.bar.total
-
-    @n_steps.setter
-    def n_steps(self, n_steps):
+    def set_total(self, n_steps):
+        """Set the steps of the whole fit, which may change after each epoch."""
         self.bar.total = n_steps
 
     def advance(self, tally, epoch, n_epochs, loss):
-        """One step more. The loss is shown every tenth step, as reading it waits for the GPU."""
+        """One step more. The loss is shown every tenth step, to keep the bar calm."""
         if not self.bar.disable and tally.n_steps % 10 == 1:
             self.bar.set_postfix_str(f"epoch {epoch + 1}/{n_epochs} loss {float(loss):.3f}",
                                      refresh=False)
@@ -287,14 +305,14 @@ class StepBar:
         self.bar.close()
 
 
-def room_of(spec, network, config, device, events):
+def room_of(spec, network, config, device, log):
     """The Room of a fit. With grad_checkpointing=auto, a backbone that `is_too_large` is
     checkpointed from the start."""
     checkpointing = config.runtime.grad_checkpointing
     if checkpointing == "auto" and is_too_large(spec.backbone, device):
         checkpointing = "on"
     return Room(config.optim.micro_batch_size, device, network, checkpointing,
-                lambda text: events.say(f"{spec.title}: {text}", event="memory"))
+                lambda text: log.say(f"{spec.title}: {text}", event="memory"))
 
 
 def diverged(spec, in_a_row, lr):
@@ -334,6 +352,7 @@ def read_tensors(path):
 
 
 def result_of(spec, folder, history):
+    """The FitResult of a history, which has one row per epoch."""
     return FitResult(
         spec,
         Path(folder),
@@ -356,11 +375,11 @@ def load_result(spec, folder):
 # ---------------------------------------------------------------- what changes from step to step
 
 class TrainState:
-    """Everything that steps change and the rest of a fit depends on. One file holds it, replaced
-    after each epoch but the last.
+    """Network, EMA, optimizer, scaler and room, with one checkpoint file.
 
-    The file's name holds the epochs and steps done and its content's digest, which tells a damaged
-    one.
+    The file is replaced after each epoch that is not planned to be the last, and when a signal
+    stops the fit. Its name holds the epochs and steps done, and the digest of its content, by which
+    a damaged one is known.
     """
 
     def __init__(self, network, ema, optimizer, scaler, room):
@@ -378,11 +397,11 @@ class TrainState:
         }
 
     def step(self, number, objective, batch, autocast, clip_norm):
-        """`train_step` on a Batch, then the average. Each is tried again if memory runs out, with
-        the batch in smaller parts.
+        """Take `train_step` on a Batch, then update the EMA. Returns what `train_step` does.
 
-        Both have all the memory they need before they change anything for good, so an attempt that
-        fails leaves no half-applied step.
+        If memory runs out, `room` makes less room per attempt and the call is repeated. Neither
+        changes a weight before it holds all its memory, so a failed attempt leaves no half-applied
+        step. Only the statistics of batch norms have seen it.
         """
         network = self.network
         room = self.room
@@ -399,38 +418,41 @@ class TrainState:
         if taken:
             room.run_within_memory(average, self.forget)
         else:
-            # the overflow went through the batch norms: undo that
+            # batch norms have seen the overflow: fall back on the average's statistics, the last
+            # known to be finite
             network.load_state_dict(norm_statistics(self.ema.module), strict=False)
         return loss, taken
 
     def forget(self):
-        """Drop what a failed step has left: gradients and, in fp16, that they were unscaled."""
+        """Drop what a failed step left: gradients and, in fp16, the note that they are unscaled."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.scaler.is_enabled():
             forget_unscaling(self.scaler)
 
-    def save(self, folder, history, begun=None):
-        """Replace the checkpoint in `folder`. begun: the Tally's state in a stopped epoch, None
-        after a whole one."""
+    def save(self, folder, history, unfinished=None):
+        """Replace the checkpoint in `folder`.
+
+        unfinished: the Tally's state and the random states in a stopped epoch, None after a whole
+        one.
+        """
         partial = Path(folder) / f"checkpoint{SCRATCH}"
         before = checkpoints(folder)
         states = {name: part.state_dict() for name, part in self.parts.items()}
         with open(partial, "wb") as f:
-            torch.save({"history": history, "begun": begun, **states}, f)
+            torch.save({"history": history, "begun": unfinished, **states}, f)
         sync(partial)
 
-        n_steps = begun["n_steps"] if begun else 0
         digest = digest_file(partial)[:12]
         path = partial.with_name(
-            f"checkpoint-{len(history):05}-{n_steps:06}-{digest}{SCRATCH}")
+            f"checkpoint-{len(history):05}-{steps_of(unfinished):06}-{digest}{SCRATCH}")
         os.replace(partial, path)
         for old in before:
             if old != path:
                 old.unlink()
 
     def load(self, folder):
-        """Restore the last saved state. Returns its (history, begun), ([], None) if there is none.
-        """
+        """Restore the last saved state. Returns what `save` got as (history, unfinished), and
+        ([], None) without a checkpoint."""
         found = checkpoints(folder)
         if not found:
             return [], None
@@ -438,6 +460,11 @@ class TrainState:
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
         return saved["history"], saved["begun"]
+
+
+def steps_of(unfinished):
+    """How many steps of an unfinished epoch are done; 0 with None."""
+    return unfinished["n_steps"] if unfinished else 0
 
 
 def checkpoints(folder):

@@ -25,8 +25,8 @@ from utils import RunError, UserError, digest_json, import_extra, read_json
 CODE = Path(__file__).resolve().parent.parent
 CONTEXT_BYTES = 2**29       # of a GPU's memory: CUDA's own
 ALLOCATED_SHARE = 0.85      # of what torch reserves: filled by tensors
-RETRIES = 5                 # of a job whose worker, node or Ray died
-TOLD_SECONDS = 1.0          # between two looks at what the workers said
+RETRIES = 5                 # of a job that lost its worker or lacked memory, and of Ray itself
+RELAY_SECONDS = 1.0         # between two looks into the mailbox
 
 
 @dataclass(frozen=True)
@@ -111,35 +111,37 @@ def owner_of(folder):
         return None
 
 
-class Home:
-    """An actor on the driver's machine. Keeps what workers tell until the driver asks for it."""
+class Mailbox:
+    """An actor on the driver's machine. Keeps the workers' calls until the driver takes them."""
 
     def __init__(self):
-        self.heard = []
+        self.calls = []
 
-    def tell(self, name, method, args, values):
-        self.heard.append((name, method, args, values))
+    def post(self, name, method, args, values):
+        """Add a call of `method` for the job of this name."""
+        self.calls.append((name, method, args, values))
 
-    def told(self):
-        heard = self.heard
-        self.heard = []
-        return heard
+    def take(self):
+        """All calls since the last `take`, in order."""
+        calls = self.calls
+        self.calls = []
+        return calls
 
 
 class RemoteLog:
     """An EventLog's methods on a worker: the driver's log does what they say."""
 
-    def __init__(self, tell):
-        self.tell = tell
+    def __init__(self, post):
+        self.post = post
 
     def record(self, event, **values):
-        self.tell("record", event, **values)
+        self.post("record", event, **values)
 
     def say(self, text, event="note", **values):
-        self.tell("say", text, event, **values)
+        self.post("say", text, event, **values)
 
     def warn(self, text):
-        self.tell("warn", text)
+        self.post("warn", text)
 
 
 class RemoteSite:
@@ -148,7 +150,7 @@ class RemoteSite:
     is_home = False
     may_fork = True
 
-    def __init__(self, home, name, folder, directory, owner, cores):
+    def __init__(self, mailbox, name, folder, directory, owner, cores):
         if owner is None or owner_of(Path(directory) / folder) != owner:
             raise UserError(
                 f"--results_dir must be a folder that every Ray node sees at the same path, got "
@@ -156,39 +158,40 @@ class RemoteSite:
                 "drive, or --engine local")
         os.chdir(directory)
         self.ray = import_extra("ray", "--engine ray")
-        self.home = home
+        self.mailbox = mailbox
         self.name = name
         self.folder = folder
         self.cores = cores
-        self.log = RemoteLog(self.tell)
-        self.done = 0.0
-        self.told_at = time.monotonic()
+        self.log = RemoteLog(self.post)
+        self.done = 0.0      # the share not yet posted
+        self.posted_at = time.monotonic()
 
-    def tell(self, method, *args, **values):
-        self.home.tell.remote(self.name, method, args, values)
+    def post(self, method, *args, **values):
+        self.mailbox.post.remote(self.name, method, args, values)
 
     def advance(self, share):
         self.done += share
-        if time.monotonic() - self.told_at > TOLD_SECONDS:
-            self.tell("advance", self.done)
+        if time.monotonic() - self.posted_at > RELAY_SECONDS:
+            self.post("advance", self.done)
             self.done = 0.0
-            self.told_at = time.monotonic()
+            self.posted_at = time.monotonic()
 
     def flush(self):
-        """Returns when all that was told has arrived."""
-        self.ray.get(self.home.tell.remote(self.name, "advance", (self.done,), {}))
+        """Post the rest; returns when all that was posted has arrived."""
+        self.ray.get(self.mailbox.post.remote(self.name, "advance", (self.done,), {}))
 
 
 def call(function):
     return function()
 
 
-def work(function, home, name, *where):
+def work(function, mailbox, name, folder, directory, owner, cores):
     """What a Ray task does; returns its seconds.
 
-    The lock keeps out a worker whose node was given up too early.
+    Ray may restart a job elsewhere while the first worker, cut off, still runs: the lock makes the
+    second wait.
     """
-    site = RemoteSite(home, name, *where)
+    site = RemoteSite(mailbox, name, folder, directory, owner, cores)
     lock = site.folder / f".{digest_json(str(name))}.lock"
     with FileLock(lock), Timer() as timer:
         function(site)
@@ -202,8 +205,8 @@ def work(function, home, name, *where):
 def gpu_share(memory_bytes, card_bytes):
     """The share of a GPU for a planned peak of tensors, in hundredths rounded up.
 
-    Fits whose shares add up to at most 1 fit into it together. A whole GPU where the peak is
-    unknown or more than the GPU has.
+    Jobs whose shares sum to at most 1 can share the GPU. An unknown peak, or one above the GPU's
+    memory, takes it whole.
     """
     if not memory_bytes or not card_bytes:
         return 1.0
@@ -220,7 +223,8 @@ class RayExecutor:
         self.folder = Path(folder)
         self.device = device
         self.card_bytes = 0
-        self.lost = Counter()
+        self.memory_retries = Counter()      # by job
+        self.ray_restarts = 0                # since a job was done
 
     def __enter__(self):
         self.start()
@@ -253,7 +257,8 @@ class RayExecutor:
         self.cores_each = min(n.get("CPU", 1) / n["GPU"] for n in gpu_nodes) if gpu_nodes else 1
         self.largest_memory = max(node.get("memory", 0) for node in nodes)
         here = self.on_node(self.ray.get_runtime_context().get_node_id())
-        self.home = self.ray.remote(Home).options(num_cpus=0, scheduling_strategy=here).remote()
+        actor = self.ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here)
+        self.mailbox = actor.remote()
 
     def on_node(self, node_id):
         strategies = import_extra("ray.util.scheduling_strategies", "--engine ray")
@@ -269,7 +274,10 @@ class RayExecutor:
         return max(1, int(self.cores_each))
 
     def survey(self, machine_facts):
-        """The answers of `machine_facts()` on each node with GPUs; without any, of this machine."""
+        """The answers of `machine_facts()` on each node with GPUs; without any, of this machine.
+
+        Also remembers the smallest GPU, which `share` needs; on CPUs it starts the workers.
+        """
         task = self.ray.remote(call)
         if self.kind == "CPU":
             for _ in range(self.n_devices):
@@ -301,7 +309,7 @@ class RayExecutor:
 
         task = self.ray.remote(**needs, max_retries=RETRIES)(work)
         named = task.options(name=job.title or str(job.name))
-        return named.remote(job.function, self.home, job.name, self.folder, Path.cwd(),
+        return named.remote(job.function, self.mailbox, job.name, self.folder, Path.cwd(),
                             owner_of(self.folder), max(1, int(cores)))
 
     def run(self, jobs, log):
@@ -322,7 +330,7 @@ class RayExecutor:
                 return
 
             try:
-                done, _ = self.ray.wait(list(running), timeout=TOLD_SECONDS)
+                done, _ = self.ray.wait(list(running), timeout=RELAY_SECONDS)
                 self.relay({job.name: job for job in running.values()}, bars, advanced, log)
                 ended = {reference: self.result(reference, running[reference])
                          for reference in done}
@@ -340,7 +348,8 @@ class RayExecutor:
                     running[self.submit(job)] = job
                     continue
                 bars.pop(job.name).close()
-                self.lost.clear()
+                self.memory_retries.pop(job.name, None)
+                self.ray_restarts = 0
                 yield job.name, seconds
 
     def has_room(self, running):
@@ -348,8 +357,8 @@ class RayExecutor:
         return sum(self.share(job.memory_bytes) for job in running.values()) < self.n_devices
 
     def relay(self, jobs, bars, advanced, log):
-        """Do what the workers told. A job that began again advances to its end only once."""
-        for name, method, args, values in self.ray.get(self.home.told.remote()):
+        """Do what the workers posted. A job that starts over never moves its bar past the end."""
+        for name, method, args, values in self.ray.get(self.mailbox.take.remote()):
             if method != "advance":
                 getattr(log, method)(*args, **values)
             elif name in jobs:
@@ -359,7 +368,7 @@ class RayExecutor:
                 jobs[name].advance(share)
 
     def result(self, reference, job):
-        """The seconds of an ended task; None where it ran out of memory and more may help."""
+        """The seconds of an ended task; None if it ran out of memory and may be tried again."""
         errors = self.ray.exceptions
         try:
             return self.ray.get(reference)
@@ -371,16 +380,22 @@ class RayExecutor:
             ) from None
         except errors.RayTaskError as error:
             cause = error.cause
-        self.lost[job.name] += 1
-        if is_out_of_memory(cause) and job.memory_bytes and self.lost[job.name] <= RETRIES:
+        if self.may_retry(job, cause):
             return None
-        raise cause
+        raise cause      # not in the except clause: there Ray's error would become its context
+
+    def may_retry(self, job, cause):
+        """Whether more memory may help a job that failed by `cause`. Counts the retries."""
+        if not (is_out_of_memory(cause) and job.memory_bytes):
+            return False
+        self.memory_retries[job.name] += 1
+        return self.memory_retries[job.name] <= RETRIES
 
     def restart(self, error, log):
         """After Ray itself was lost: connect again, or start it again."""
-        self.lost[None] += 1
+        self.ray_restarts += 1
         reason = str(error).splitlines()[0]
-        if self.lost[None] > RETRIES:
+        if self.ray_restarts > RETRIES:
             raise RunError(
                 f"Ray was lost {RETRIES + 1} times ({reason}): run the same command again to "
                 "continue") from None

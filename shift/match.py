@@ -1,7 +1,7 @@
 """How the unlabelled test images differ from the training images, and the augmentation that makes
 the two alike.
 
-    report = match_shift(train_paths, train_labels, test_paths, seed=42, workers=2, embed=features)
+    report = match_shift(train_paths, train_labels, test_paths, seed=42, workers=2)
     report.policy                                   # a ShiftPolicy for modeling.augment
 
 By simulation: training images are distorted with known random values (a *bank*), and a classifier
@@ -58,7 +58,8 @@ VISIBLE_QUALITY = 70    # a JPEG of higher quality is no damage worth training o
 def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None,
                 max_images=1000, rows=1000, classes=None, groups="off",
                 white_level=WHITE_LEVEL):
-    """A ShiftReport of the shift from train to test, with the policy that undoes it.
+    """Measure the shift from train to test. Returns a ShiftReport; its policy distorts training
+    images until they look like test images.
 
     About 50 s for 1,000 + 1,000 images of 336 px on two cores, however many more files there are.
     train_paths, test_paths: image files, at most `max_images` of each are read; with fewer than

@@ -26,9 +26,11 @@ from utils import counted, first_few, nearest
 
 # either level of folders may be the class if this share of all (outer, inner) pairs exists
 CROSSED = 0.8
-# a name like a split that is a class among other classes: train, test_tube, but not test_images
-IS_A_THING = re.compile(r"train|(?:test|train)(?:ing)?[_\- ]"
-                        r"(?!(?:image|img|pic|photo|set|data|file|jpe?g|png|tif|small|large|\d)).+")
+# words of names that say no more than the split: test_images, stage1_test, test_a; not test_tube
+SPLIT_ALONE = re.compile(
+    r"(?:test|train)(?:ing)?(?:set|data|images?)?\d*|(?:image|img|pic|photo|set|data|dataset|file|"
+    r"folder|jpe?g|png|tiff?|small|large|full|all|raw|resized|crop(?:ped)?|new|old|final|public|"
+    r"private|my|the|stage\d*|phase\d*|part\d*|round\d*|split|kaggle|v?\d+|[a-z])s?")
 # folders that only divide the images, as images_001 or site2: no class
 SHARD = re.compile(
     r"(?:image|img|pic|photo|part|batch|shard|chunk|split|fold|folder|dir|set|subset|site|cent(?:er|"
@@ -469,7 +471,7 @@ def class_named_like_a_split(paths):
     """Whether a folder named like a split is a class: the vehicle `train`, or a `test_tube`.
 
     All images must lie in three or more folders side by side, only one of them named like a split,
-    and its name must not say that it holds test images.
+    and its name must say more than that it holds test images, or images of another folder's class.
     """
     folders = {p.rpartition("/")[0] for p in paths}
     parents = {folder.rpartition("/")[0] for folder in folders}
@@ -477,7 +479,12 @@ def class_named_like_a_split(paths):
     alike = [name for name in names if split_of(f"{name}/")]
     if len(parents) != 1 or len(names) < 3 or len(alike) != 1:
         return False
-    return IS_A_THING.fullmatch(alike[0]) is not None
+    name = alike[0]
+    words = re.split(r"[_\- ]+", name)
+    others = {other.rstrip("s") for other in names - {name}}
+    if others & {word.rstrip("s") for word in words}:
+        return False
+    return name == "train" or not all(map(SPLIT_ALONE.fullmatch, words))
 
 
 def rows_of_names(files):

@@ -278,6 +278,12 @@ def test_class_folders_without_a_train_folder(tmp_path):
     (("beaker", "flask", "test_tube"), ("beaker", "flask", "test_tube"), 0),
     (("bus", "Train", "truck"), ("Train", "bus", "truck"), 0),
     (("beaker", "flask", "test_images"), ("beaker", "flask"), 1),
+    (("harbour", "airport", "train_station"), ("airport", "harbour", "train_station"), 0),
+    (("pcr", "none", "rapid_test"), ("none", "pcr", "rapid_test"), 0),
+    (("bus", "car", "test_a"), ("bus", "car"), 1),
+    (("bus", "car", "test_final"), ("bus", "car"), 1),
+    (("bus", "car", "stage1_test"), ("bus", "car"), 1),
+    (("cat", "dog", "test cats"), ("cat", "dog"), 1),
     (("bus", "car", "test"), ("bus", "car"), 1)])
 def test_a_class_may_be_named_like_a_split_among_others(tmp_path, folders, classes, n_test):
     for k, name in enumerate(folders):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import NAME, wrong_in
+from tests.fuzz import NAME, wrong_in, wrong_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -52,3 +52,14 @@ def test_the_judge_can_say_no(tmp_path, status, said, named, lost, wrong):
     assert got.startswith(wrong) and bool(got) == bool(wrong)
     (tmp_path / "owned").mkdir()
     assert wrong_in(status, said, named, lost, tmp_path)
+
+
+@pytest.mark.parametrize(("done", "labels", "is_wrong"), [
+    (["folders", "nested"], {"a00.png": "x", "a03.png": "x", "a01.png": "y"}, False),
+    (["folders", "nested"], {"a00.png": "x", "a03.png": "y"}, True),
+    (["folders", "nested"], {"a00.png": "x", "a01.png": "x"}, True),
+    (["numbered", "no_header"], {"a00.png": "1", "a03.png": "2"}, True),
+    (["numbered", "one_class"], {"a00.png": "1", "a01.png": "1"}, False),
+    (["in_file_names"], {"cat.0.png": "cat", "dog.1.png": "dog", "cat.2.png": "cat"}, False)])
+def test_the_judge_knows_the_true_classes(done, labels, is_wrong):
+    assert bool(wrong_labels(done, labels)) == is_wrong

@@ -2,7 +2,7 @@
 
     page = Page(setup, prepared, scores, log)
     page.show(fitted, specs)                    # after each fit, while the run goes on
-    page.show(fitted, specs, final, result)     # at the end: the same page with more filled in
+    page.show(fitted, specs, final, blended)    # at the end: the same page with more filled in
 
 It shows what stored files hold: predictions by sample_id, the audit, the shift. A page that cannot
 be written is a line in the log and never ends the run.
@@ -31,11 +31,11 @@ from reporting.figures import (
     thumbnail,
 )
 from shift.distortions import DISTORTIONS, distort
-from shift.groups import ClassGroup, by_class
+from shift.groups import by_class
 from system.log import Timer, duration
 from utils import plain, read_json, write_atomic
 
-# while a run goes on, the page is written in less than this share of the time
+# after t seconds of writing, wait 20 t: under 5 % of the run
 PAUSE_FACTOR = 20
 MOST_SAMPLES = 40
 MOST_CLASSES = 30
@@ -64,28 +64,28 @@ class Page:
         self.log = log
         self.pause_until = 0.0
 
-    def show(self, fitted, specs, final=None, result=None):
+    def show(self, fitted, specs, final=None, blended=None):
         """Write the page of {FitSpec: Fitted} out of all specs.
 
-        At most now and then until there is a `final` (final_results.json) and a `result` (Blended).
+        final: the dict of final_results.json; blended: Blended. Without them, at most now and then.
         """
         if final is None and time.perf_counter() < self.pause_until:
             return
         with Timer() as timer:
             try:
-                content = self.content(fitted, specs, final, result)
+                content = self.content(fitted, specs, final, blended)
                 write_page(self.setup.folder / "report.html", content)
             except Exception as error:   # whatever it is: the run is worth more than its page
                 self.log.say("warning: report.html could not be written "
                              f"({type(error).__name__}: {error})", event="warning")
         self.pause_until = time.perf_counter() + PAUSE_FACTOR * timer.seconds
 
-    def content(self, fitted, specs, final, result):
+    def content(self, fitted, specs, final, blended):
         """The values of report.html.jinja."""
         prepared = self.prepared
         metric = self.setup.metric
         scores = {spec: self.scores.of(done) for spec, done in fitted.items()}
-        out_of_fold = stored_oof(result.folder) if result else oof_so_far(fitted)
+        out_of_fold = stored_oof(blended.folder) if blended else oof_so_far(fitted)
         return {
             **self.heading(),
             **samples(prepared.audit, self.setup.contest.folder),
@@ -95,11 +95,11 @@ class Page:
             "trained": duration(sum(done.result.seconds for done in fitted.values())),
             "warnings": self.log.warnings,
             "weights": weight_rows(prepared.weights.values()),
-            "score_rows": score_rows(final["score"], metric) if final else [],
+            "score_chart": score_chart(final["score"], metric) if final else None,
             "panels": curve_panels(fitted),
             "fits": fit_rows(specs, fitted, scores),
-            "sources": source_rows(specs, scores, result, metric),
-            "blend": result.blend if result else None,
+            "source_chart": source_chart(specs, scores, blended, metric),
+            "blend": blended.blend if blended else None,
             "oof": oof_content(prepared.audit, out_of_fold, metric, prepared.shift),
             **duplicates(prepared.audit),
             **shift_content(prepared),
@@ -134,8 +134,9 @@ def write_page(path, content):
 
 # ---------------------------------------------------------------- scores, fits, sources
 
-def score_rows(score, metric):
-    """The scores on one scale, each with its interval where it has one, in the order of SCORES."""
+def score_chart(score, metric):
+    """Rows and ticks of the scores on one scale, in the order of SCORES, with intervals if known.
+    """
     known = [key for key in SCORES if key in score]
     intervals = {key: score.get(f"{key}_ci90") or () for key in known}
     values = [value for key in known for value in (score[key], *intervals[key])]
@@ -143,16 +144,16 @@ def score_rows(score, metric):
     rows = [{"key": key, "text": SCORES[key], "value": score[key], "ci90": intervals[key] or None,
              "at": percent(score[key], low, high),
              "ends": [percent(value, low, high) for value in intervals[key]]} for key in known]
-    return {"rows": rows, **axis(low, high)}
+    return {"rows": rows, "ticks": ticks(low, high)}
 
 
 def percent(value, low, high):
     return round(place(value, low, high, 0, 100), 2)
 
 
-def axis(low, high):
-    """Ticks of a horizontal scale: [(place in %, text)]."""
-    return {"ticks": [(percent(t, low, high), f"{t:g}") for t in nice_ticks(low, high)]}
+def ticks(low, high):
+    """Of a horizontal scale: [(place in %, text)]."""
+    return [(percent(t, low, high), f"{t:g}") for t in nice_ticks(low, high)]
 
 
 def fold_name(spec):
@@ -192,23 +193,21 @@ def fit_rows(specs, fitted, scores):
     return rows
 
 
-def source_rows(specs, scores, result, metric):
-    """One row per backbone, seed and round: its score in each fold, all on one scale.
-
-    With a `result` (Blended) also its part in the blend.
-    """
+def source_chart(specs, scores, blended, metric):
+    """Rows and ticks: one row per backbone, seed and round with its score in each fold, and once
+    `blended` its part in the blend."""
     values = [value for each in scores.values() for value in each.values()]
     if not values:
         return {"rows": [], "ticks": []}
     low, high = padded(values, limits=metric.limits)
-    table = {row.name: row for row in result.table} if result else {}
+    table = {row.name: row for row in blended.table} if blended else {}
     dots = {spec.name: [] for spec in specs}
     for spec, each in scores.items():
         for split, value in each.items():
             dots[spec.name].append({"split": split, "fold": spec.fold, "value": value,
                                     "at": percent(value, low, high), "words": SPLITS[split]})
     rows = [{"name": name, "dots": mine, "blend": table.get(name)} for name, mine in dots.items()]
-    return {"rows": rows, **axis(low, high)}
+    return {"rows": rows, "ticks": ticks(low, high)}
 
 
 def weight_rows(sources):
@@ -233,7 +232,10 @@ def stored_oof(folder):
 
 
 def oof_so_far(fitted):
-    """{split: Predictions}: in each fold the mean of its finished fits; {} while there are none."""
+    """{split: Predictions}: in each fold the mean of its finished fits; {} while there are none.
+
+    Images as they are stand in for test-like ones where a fit has none.
+    """
     folds = {}
     for spec, done in fitted.items():
         if spec.fold is not None:
@@ -241,12 +243,13 @@ def oof_so_far(fitted):
     if not folds:
         return {}
 
-    def of_fold(members, split):
-        return Predictions.mean([done.predictions(split if done.has(split) else "valid")
-                                 for done in members])
+    def joined(split_of):
+        means = [Predictions.mean([done.predictions(split_of(done)) for done in members])
+                 for members in folds.values()]
+        return Predictions.concat(means)
 
-    return {split: Predictions.concat([of_fold(members, split) for members in folds.values()])
-            for split in SPLITS}
+    return {"valid": joined(lambda done: "valid"),
+            "valid_testlike": joined(lambda done: done.testlike)}
 
 
 def oof_content(audit, out_of_fold, metric, shift):
@@ -271,11 +274,6 @@ def oof_content(audit, out_of_fold, metric, shift):
     suspect = review.suspect_labels(labels, probs["valid"], MOST_IMAGES)
     hardest = review.hardest(labels, mean, MOST_IMAGES, suspect)
 
-    def picture(k, probs, answer=None):
-        answer = int(probs[k].argmax()) if answer is None else answer
-        return {**image_of(audit, rows[k], names), "answer": names[answer],
-                "sure": float(probs[k, answer])}
-
     return {
         "n": len(ids),
         "scores": [(SPLITS[split], metric(labels, each)) for split, each in probs.items()],
@@ -283,10 +281,10 @@ def oof_content(audit, out_of_fold, metric, shift):
         "classes": list(audit.train.classes),
         "matrices": matrix_tables(matrices),
         "by_class": class_rows(matrices, names),
-        "pairs": pair_rows(labels, probs, matrices, names, picture),
-        "suspects": [picture(k, probs["valid"]) for k in suspect],
+        "pairs": pair_rows(audit, rows, probs, matrices, names),
+        "suspects": [picture(audit, rows[k], names, probs["valid"][k]) for k in suspect],
         "sure": review.SUSPECT_PROBABILITY,
-        "hardest": [picture(k, mean) for k in hardest],
+        "hardest": [picture(audit, rows[k], names, mean[k]) for k in hardest],
         "reliability": reliability_rows(labels, probs),
     }
 
@@ -299,13 +297,15 @@ def class_rows(matrices, names):
             for k, name in enumerate(names)]
 
 
-def pair_rows(labels, probs, matrices, names, picture):
+def pair_rows(audit, rows_of_images, probs, matrices, names):
     """The classes most often taken for each other: counts per split and example images."""
+    labels = audit.train.label[rows_of_images]
     surest = np.max(list(probs.values()), axis=0)
     rows = []
     for i, j in review.confused_pairs(list(matrices.values()), MOST_PAIRS):
         counts = [(SPLITS[split], int(matrix[i, j])) for split, matrix in matrices.items()]
-        images = [picture(k, surest, j) for k in pair_examples((i, j), labels, probs)]
+        images = [picture(audit, rows_of_images[k], names, surest[k], answer=j)
+                  for k in pair_examples((i, j), labels, probs)]
         rows.append({"label": names[i], "answer": names[j], "of": int((labels == i).sum()),
                      "counts": counts, "images": images})
     return rows
@@ -349,6 +349,14 @@ def image_of(audit, row, names):
     """A training image with its id and label."""
     return {"id": audit.train.sample_id[row], "data": thumbnail(audit.train_pixels[row]),
             "label": names[audit.train.label[row]]}
+
+
+def picture(audit, row, names, probs, answer=None):
+    """A training image with an answer and its probability among `probs` (C,); None: the likeliest.
+    """
+    if answer is None:
+        answer = int(probs.argmax())
+    return {**image_of(audit, row, names), "answer": names[answer], "sure": float(probs[answer])}
 
 
 def image_of_test(audit, row):
@@ -410,17 +418,16 @@ def shift_content(prepared):
                   for name, values in by_difference[:MOST_STATISTICS]]
     return {"shift": shift, "units": {kind: values[2] for kind, values in DISTORTIONS.items()},
             "statistics": statistics,
-            "strips": strips(prepared, shift) if shift["auc_before"] else []}
+            "strips": strips(prepared) if shift["auc_before"] else []}
 
 
-def strips(prepared, shift):
+def strips(prepared):
     """[(caption, base64 JPEGs)]: training images, test images, training images as matched."""
     train = prepared.audit.train_pixels
     test = prepared.audit.test_pixels
     labels = prepared.audit.train.label
-    groups = [ClassGroup.from_json(group) for group in shift["groups"]]
-    policies = by_class(groups, prepared.classes, lambda group: group.policy)
-    rng = np.random.default_rng(shift["examples"].get("seed", 0))
+    policies = by_class(prepared.shift.groups, prepared.classes, lambda group: group.policy)
+    rng = np.random.default_rng(prepared.shift.examples.get("seed", 0))
     rows = rng.permutation(len(train))[:STRIP_IMAGES].tolist()
     test_rows = rng.permutation(len(test))[:STRIP_IMAGES].tolist()
 

@@ -42,9 +42,10 @@ from shift.orientation import (
     orientation_row,
     orientations_differ,
 )
+from shift.reading import Belief
 from shift.report import ShiftReport
 from shift.search import by_style, search, separability, styles_of_test
-from shift.traces import jpeg_quality, statistics
+from shift.traces import STATISTIC_NAMES, jpeg_quality
 from system.log import Timer
 from system.parallel import parallel_map, process_map
 from utils import seed_of
@@ -77,20 +78,20 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
         train = load(train_paths, seed, workers, max_images, DISTORTED_PX, white_level)
         labels = train_labels[train.index]
         images = [shrunk(image, MEASURED_PX) for image in train.images]
-        styles = None
+        class_styles = None
         if groups != "off":
-            styles = find_styles(images, labels, len(classes), workers)
+            class_styles = find_styles(images, labels, len(classes), workers)
         counts = np.bincount(train_labels, minlength=len(classes))
-        report = ShiftReport(groups=make_groups(classes, counts, styles, groups),
+        report = ShiftReport(groups=make_groups(classes, counts, class_styles, groups),
                              n_train=len(train.images))
-        style = styles_of_train(report.groups, classes, labels)
-        report = with_natural(report, images, labels, style, embed, seed, workers)
+        train_style = styles_of_train(report.groups, classes, labels)
+        report = with_natural(report, images, labels, train_style, embed, seed, workers)
 
         if min(len(test_paths), len(train.images)) >= FEWEST:
             test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX, white_level)
             if len(test.images) >= FEWEST:
                 n = min(rows, max(400, len(train.images) + len(test.images)))
-                report = with_match(report, train, style, test, embed, seed, workers, n)
+                report = with_match(report, train, train_style, test, embed, seed, workers, n)
                 examples = {"train": [str(train_paths[i]) for i in train.index[:8]],
                             "test": [str(test_paths[i]) for i in test.index[:8]], "seed": seed}
                 report = replace(report, examples=examples)
@@ -108,14 +109,14 @@ def styles_of_train(groups, classes, labels):
     return np.array([number[c] for c in classes])[labels]
 
 
-def with_natural(report, images, labels, style, embed, seed, workers):
+def with_natural(report, images, labels, train_style, embed, seed, workers):
     """The report with the natural symmetries of each style, and those common to all."""
     names = names_of_styles(report.groups)
     n = 240 if len(names) == 1 else 160     # images of each
     natural = {}
     for k, name in enumerate(names):
-        rows = np.flatnonzero(style == k)
-        natural[name] = natural_symmetries([images[i] for i in rows], labels[rows], embed, seed,
+        picked = np.flatnonzero(train_style == k)
+        natural[name] = natural_symmetries([images[i] for i in picked], labels[picked], embed, seed,
                                            workers, n)
 
     common = tuple(s for s in SYMMETRIES if all(s in own for own in natural.values()))
@@ -139,8 +140,8 @@ def load(paths, seed, workers, most, long_side_px, white_level=WHITE_LEVEL):
         return kept, i, max(full) / max(kept.shape), jpeg_quality(data)
 
     picked = np.random.default_rng(seed).permutation(len(paths))[:most]
-    rows = [row for row in parallel_map(read, picked, workers) if row is not None]
-    images, *columns = zip(*rows, strict=True) if rows else ([], [], [], [])
+    loaded = [values for values in parallel_map(read, picked, workers) if values is not None]
+    images, *columns = zip(*loaded, strict=True) if loaded else ([], [], [], [])
     return Sample(list(images), *map(np.array, columns))
 
 
@@ -152,84 +153,94 @@ def thickened(image):
     return resized_by_area(image, [max(fewest, side) for side in image.shape[:2]])
 
 
-def coupled(ours, theirs):
-    """The value of `theirs` at the rank of each of `ours`: equal if both are distributed alike."""
-    rank = np.argsort(np.argsort(ours, kind="stable"), kind="stable")
-    return np.sort(theirs)[rank * len(theirs) // len(ours)]
+def coupled(train_values, test_values):
+    """The test value at the rank of each training value: equal if both are distributed alike."""
+    rank = np.argsort(np.argsort(train_values, kind="stable"), kind="stable")
+    return np.sort(test_values)[rank * len(test_values) // len(train_values)]
 
 
 # ---------------------------------------------------------------- the test images
 
+class Part(NamedTuple):
+    """What was read of all test images, or of those of one style."""
+
+    belief: Belief
+    orientation: dict      # {symmetry: its share}
+
+
 class Reading(NamedTuple):
-    """What was read of the test images, each part as (Belief, shares of the orientations)."""
+    """What was read of the test images."""
 
-    whole: tuple
-    of_styles: list        # one part for the test images of each style
-    grey_shares: tuple     # shares of grey images in train and test
+    whole: Part
+    of_styles: list[Part]
+    grey_shares: tuple     # of grey images in train and test
 
 
-def with_match(report, train, style, test, embed, seed, workers, n):
+def with_match(report, train, train_style, test, embed, seed, workers, n):
     """The report with the policies, of all test images and of each group, and what they achieve.
 
-    style: (n_images,) int, of the training images.
+    train_style: (n_images,) int.
     """
     simulated = train._replace(quality=coupled(train.quality, test.quality))
     test_rows = trace_rows(test.images, workers)
     n_styles = len(names_of_styles(report.groups))
-    reading = read_test(simulated, style, n_styles, test, test_rows, seed, workers, n)
+    reading = read_test(simulated, train_style, n_styles, test, test_rows, seed, workers, n)
 
     # for images as measured, with the compression of test files
-    _, *measured = policies_of(reading, 1.0, simulated.quality, simulated.quality)
-    images = compared_images(simulated, style, test, measured, seed, workers)
+    _, measured = policies_of(reading, 1.0)
+    images = compared_images(simulated, train_style, test, measured, seed, workers)
     report = with_comparison(report, images, test_rows, embed, seed, workers)
 
     # and for the original images
     native = float(np.median(train.scale))
-    policies = policies_of(reading, native, train.quality, simulated.quality)
-    report = replace(report, orientation=reading.whole[1], n_test=len(test.images))
-    return with_policies(report, *policies)
+    qualities = (train.quality, simulated.quality)
+    whole, of_styles = policies_of(reading, native, qualities)
+    report = replace(report, orientation=reading.whole.orientation, n_test=len(test.images))
+    return with_policies(report, whole, of_styles)
 
 
 def trace_rows(images, workers):
     return np.array(process_map(trace_row, images, workers))
 
 
-def read_test(train, style, n_styles, test, test_rows, seed, workers, n):
+def read_test(train, train_style, n_styles, test, test_rows, seed, workers, n):
     """The Reading of the test images; its styles are alike unless they clearly differ."""
     belief, bank = search(train, test_rows, seed_of(seed, "search"), workers, n)
     test_style = None
-    if len(np.unique(style)) > 1:
-        test_style = styles_of_test(bank, style, test_rows, seed)
+    if len(np.unique(train_style)) > 1:
+        test_style = styles_of_test(bank, train_style, test_rows, seed)
     beliefs = [belief] * n_styles
     if test_style is not None:
-        beliefs = by_style(belief, bank, style, test_rows, test_style, seed)
+        beliefs = by_style(belief, bank, train_style, test_rows, test_style, seed)
 
     n_turned = min(8 * len(train.images), 4 * n)
-    whole, own = orientations(train, style, test, test_style, belief, seed_of(seed, "turn"),
+    whole, own = orientations(train, train_style, test, test_style, belief, seed_of(seed, "turn"),
                               n_turned, workers)
     own = own or [whole] * n_styles
+    of_styles = [Part(*values) for values in zip(beliefs, own, strict=True)]
     grey_shares = tuple(np.mean([is_grey(image) for image in s.images]) for s in (train, test))
-    return Reading((belief, whole), list(zip(beliefs, own, strict=True)), grey_shares)
+    return Reading(Part(belief, whole), of_styles, grey_shares)
 
 
-def policies_of(reading, native, ours, theirs):
-    """[ShiftPolicy] of all test images, then of those of each style.
+def policies_of(reading, native, qualities=None):
+    """(ShiftPolicy of all test images, [ShiftPolicy of those of each style]).
 
-    For images with sides `native` times the measured ones, saved with the JPEG qualities ours (n,),
-    where test files have theirs (n,).
+    For images with sides `native` times the measured ones. qualities: (train_quality, test_quality)
+    of `with_compression`, None if training images are saved like test files already.
     """
-    policies = []
-    for belief, orientation in (reading.whole, *reading.of_styles):
-        policy = policy_of(belief, orientation, (), native)
-        policy = with_compression(policy, ours, theirs)
-        policies.append(with_grey_noise(policy, *reading.grey_shares))
-    return policies
+    def policy_for(part):
+        policy = policy_of(part.belief, part.orientation, native)
+        if qualities is not None:
+            policy = with_compression(policy, *qualities)
+        return with_grey_noise(policy, *reading.grey_shares)
+
+    return policy_for(reading.whole), [policy_for(part) for part in reading.of_styles]
 
 
-def compared_images(train, style, test, policies, seed, workers):
+def compared_images(train, train_style, test, policies, seed, workers):
     """{"test", "train", "matched": at most COMPARED images}; matched: train under the policies."""
     some = [shrunk(image, MEASURED_PX) for image in train.images[:COMPARED]]
-    drawn = [draw(policies[style[i]], np.random.default_rng(seed_of(seed, i)))
+    drawn = [draw(policies[train_style[i]], np.random.default_rng(seed_of(seed, i)))
              for i in range(len(some))]
     matched = train.distorted(drawn, seed_of(seed, "matched"), lambda image: image, workers)
     return {"test": test.images[:COMPARED], "train": some, "matched": matched}
@@ -239,17 +250,18 @@ def with_comparison(report, images, test_rows, embed, seed, workers):
     """The report with the statistics of each split, and the AUC before and after matching."""
     rows = {"test": test_rows, "train": trace_rows(images["train"], workers),
             "matched": trace_rows(images["matched"], workers)}
-    table = statistics_table(rows, list(statistics(images["train"][0])))
+    table = statistics_table(rows, STATISTIC_NAMES)
 
-    rows["test"] = test_rows[:COMPARED]
+    compared = rows | {"test": test_rows[:COMPARED]}
     if embed is not None:
-        rows = {name: np.concatenate([rows[name], embed(images[name])], 1) for name in rows}
+        compared = {name: np.concatenate([part, embed(images[name])], 1)
+                    for name, part in compared.items()}
     return replace(report, statistics=table,
-                   auc_before=separability(rows["train"], rows["test"], seed, workers),
-                   auc_after=separability(rows["matched"], rows["test"], seed, workers))
+                   auc_before=separability(compared["train"], compared["test"], seed, workers),
+                   auc_after=separability(compared["matched"], compared["test"], seed, workers))
 
 
-def with_policies(report, whole, *of_styles):
+def with_policies(report, whole, of_styles):
     """The report with these policies, which keep its natural symmetries."""
     own = dict(zip(names_of_styles(report.groups), of_styles, strict=True))
     groups = tuple(replace(g, policy=replace(own[g.style], natural=g.policy.natural))
@@ -269,27 +281,28 @@ def statistics_table(rows, names):
     return table
 
 
-def orientations(train, style, test, test_style, belief, seed, n, workers):
+def orientations(train, train_style, test, test_style, belief, seed, n, workers):
     """({symmetry: share} of all test images, [the same of each style]); [] unless styles differ.
 
-    Read with a bank of training images, turned and distorted as believed. style: (n_images,) int,
-    of the training images; test_style: (m,) int or None.
+    Read with a bank of training images, turned and distorted as believed. train_style: (n_images,)
+    int; test_style: (m,) int or None.
     """
     rng = np.random.default_rng(seed)
-    y = rng.permutation(np.maximum(np.arange(n) % 10 - 2, 0))
+    # of ten images three stay as they are, and each symmetry gets one
+    y = rng.permutation(np.resize([0, 0, *range(len(ORIENTATIONS))], n))
     drawn = [draw_values(rng, belief) | {"symmetry": None if k == 0 else ORIENTATIONS[k]}
              for k in y]
     bank = np.array(train.distorted(drawn, seed, orientation_row, workers), np.float32)
     source = np.arange(n) % len(train.images)
-    rows = features(test.images, None, workers)
-    ours, theirs = linear_ratios(bank, y, source, rows, seed)
+    test_rows = features(test.images, None, workers)
+    ours, theirs = linear_ratios(bank, y, source, test_rows, seed)
     whole = count_orientations(ours, theirs, y, source, seed)
     if test_style is None or not orientations_differ(theirs, test_style):
         return whole, []
 
     own = []
-    for k in range(style.max() + 1):
-        mine = style[source] == k
+    for k in range(train_style.max() + 1):
+        mine = train_style[source] == k
         own.append(count_orientations(ours[mine], theirs[test_style == k], y[mine], source[mine],
                                       seed))
     return whole, own
@@ -297,28 +310,33 @@ def orientations(train, style, test, test_style, belief, seed, n, workers):
 
 # ---------------------------------------------------------------- policies
 
-def with_compression(policy, ours, theirs):
-    """The policy with the compression in test files' headers, if it shows and train lacks it."""
-    coarser = (theirs <= VISIBLE_QUALITY) & (theirs < ours - 5)
+def with_compression(policy, train_quality, test_quality):
+    """The policy with the compression in test files' headers, if it shows and train lacks it.
+
+    train_quality, test_quality: (n,) JPEG quality of each training file, and with test files' own.
+    """
+    coarser = (test_quality <= VISIBLE_QUALITY) & (test_quality < train_quality - 5)
     if policy.get("jpeg") or coarser.mean() < 0.05:
         return policy
-    low, high = np.quantile(theirs[coarser], (0.02, 0.98)).tolist()
+    low, high = np.quantile(test_quality[coarser], (0.02, 0.98)).tolist()
     jpeg = Distortion("jpeg", float(coarser.mean()), low, high,
                       "as the headers of the test files say")
     return replace(policy, distortions=(*policy.distortions, jpeg))
 
 
-def with_grey_noise(policy, ours, theirs):
-    """The policy with the share of grey noise that turns `ours`, the share of grey training images,
-    into `theirs`."""
+def with_grey_noise(policy, train_grey, test_grey):
+    """The policy with the share of grey noise that turns the share of grey images in train into
+    that in test."""
     noise = policy.get("noise")
-    if not noise or not ours:
+    if not noise or not train_grey:
         return policy
-    share = np.clip(1 - (1 - theirs / ours) / noise.probability, 0, 1)
+    # coloured noise ungreys an image: test_grey = train_grey * (1 - p * (1 - share)), solved for
+    # share
+    share = np.clip(1 - (1 - test_grey / train_grey) / noise.probability, 0, 1)
     return replace(policy, grey_noise=float(share))
 
 
-def policy_of(belief, orientation, natural, native):
+def policy_of(belief, orientation, native):
     """The ShiftPolicy of what was read, for images with sides `native` times the measured ones."""
     distortions = [Distortion(name, o["share"], 0, 0, "share {:.2f}..{:.2f}".format(*o["ci90"]))
                    for name, o in orientation.items() if name != "identity"]
@@ -329,9 +347,13 @@ def policy_of(belief, orientation, natural, native):
                                       f"log likelihood +{f.gain:.0f}, by chance +{f.chance:.0f}"))
 
     if not set(GEOMETRY) & set(belief.kinds):
-        return ShiftPolicy(tuple(distortions), natural=natural)
-    return ShiftPolicy(tuple(distortions), tuple(float(x) for x in belief.fill),
-                       float(belief.expand), float(belief.geometry_first), natural)
+        return ShiftPolicy(tuple(distortions))
+    return ShiftPolicy(
+        tuple(distortions),
+        fill=tuple(float(x) for x in belief.fill),
+        expand=float(belief.expand),
+        geometry_first=float(belief.geometry_first),
+    )
 
 
 def as_native(kind, value, native):
@@ -341,5 +363,7 @@ def as_native(kind, value, native):
     if kind == "downscale":
         return value / native
     if kind == "jpeg":
+        # artefacts shrink with the image: the same look at full size takes proportionally stronger
+        # compression
         return 100 - (100 - value) * native
     return float(value)

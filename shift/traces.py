@@ -223,6 +223,9 @@ def run_length(line, tolerance=16):
     return int(np.argmax(off)) if off.any() else len(line)
 
 
+STATISTIC_NAMES = tuple(statistics(np.zeros((8, 8, 3), np.uint8)))      # in the order of a row
+
+
 # ---------------------------------------------------------------- how the file was saved
 
 def jpeg_quality(data):

@@ -34,8 +34,9 @@ def argv_of(contest, results, *more, name, engine="ray", mode="quick_test"):
 # ---------------------------------------------------------------- without Ray
 
 def test_fits_that_share_a_gpu_never_exceed_it_by_the_plan():
-    for card, peaks in itertools.product((8 * GIB, 15.7 * GIB, 80 * GIB), itertools.product(
-            (1, GIB // 3, GIB, 3.3 * GIB, 6.5 * GIB, 14 * GIB, 39 * GIB), repeat=2)):
+    cards = (8 * GIB, 15.7 * GIB, 80 * GIB)
+    peaks_of_one = (1, GIB // 3, GIB, 3.3 * GIB, 6.5 * GIB, 14 * GIB, 39 * GIB)
+    for card, *peaks in itertools.product(cards, peaks_of_one, peaks_of_one):
         if sum(gpu_share(p, card) for p in peaks) <= 1:
             assert sum(peaks) + 2 * CONTEXT_BYTES <= card
     shares = [gpu_share(2**n, 80 * GIB) for n in range(20, 40)]
@@ -60,8 +61,7 @@ def make_stage(site, source, fails_once):
         fails_once.touch()
         raise MemoryError
     stage = Stage.of(site.folder, "made", version=1, settings={}, inputs=[])
-    run_stage(stage,
-              lambda folder: (folder / "copy.txt").write_bytes(source.read_bytes()))
+    run_stage(stage, lambda folder: (folder / "copy.txt").write_bytes(source.read_bytes()))
     site.advance(0.5)
     site.log.warn(f"made by {os.getpid()}")
     site.advance(0.5)
@@ -74,7 +74,8 @@ def fail(site):
 @pytest.mark.slow
 def test_jobs_on_workers_leave_stages_and_tell_the_driver(tmp_path):
     pytest.importorskip("ray")
-    source, done = tmp_path / "source.txt", []
+    source = tmp_path / "source.txt"
+    done = []
     source.write_text("of the home machine")
     log = EventLog(tmp_path / "events.jsonl", echo=False)
 
@@ -87,7 +88,8 @@ def test_jobs_on_workers_leave_stages_and_tell_the_driver(tmp_path):
         with pytest.raises(UserError, match=r"^a value must be another: change it$"):
             list(ray_executor.run([Job("b", fail)], log))
     made = next((tmp_path / "run").glob("made-*"))
-    assert (made / "copy.txt").read_text() == "of the home machine" and not damaged_files(made)
+    assert (made / "copy.txt").read_text() == "of the home machine"
+    assert not damaged_files(made)
     assert sum(done) == 1.0
     assert log.warnings[0] == "job a ran out of memory and is tried again with twice as much"
     assert log.warnings[1].startswith("made by ")
@@ -109,8 +111,8 @@ def note_time(site, folder, share):
     """Stands for a fit on a GPU."""
     begin = time.time()
     time.sleep(2)
-    (folder / f"{os.getpid()}.json").write_text(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"],
-                                                            begin, time.time(), share]))
+    row = [os.environ["CUDA_VISIBLE_DEVICES"], begin, time.time(), share]
+    (folder / f"{os.getpid()}.json").write_text(json.dumps(row))
 
 
 @pytest.mark.long
@@ -122,31 +124,33 @@ def test_jobs_share_gpus_as_far_as_their_memory_allows(tmp_path, monkeypatch):
                                                             "include_dashboard": False})
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     try:
-        with (exclusive(tmp_path / "run"),
-              make_executor("ray", tmp_path / "run") as ray_executor):
-            assert ray_executor.survey(look_at_card) == [
-                look_at_card()] and ray_executor.n_devices == 2
-            peaks = [5 * GIB, 5 * GIB, 9 * GIB, 5 * GIB, 9 * GIB]
-            jobs = [Job(i, functools.partial(note_time, folder=tmp_path,
-                                             share=ray_executor.share(peak)), memory_bytes=peak)
-                    for i, peak in enumerate(peaks)]
-            assert {name for name,
-                    _ in ray_executor.run(jobs,
-                                          EventLog(tmp_path / "events.jsonl"))} == set(range(5))
+        with exclusive(tmp_path / "run"), make_executor("ray", tmp_path / "run") as ray_executor:
+            assert ray_executor.survey(look_at_card) == [look_at_card()]
+            assert ray_executor.n_devices == 2
+            jobs = []
+            for i, peak in enumerate([5 * GIB, 5 * GIB, 9 * GIB, 5 * GIB, 9 * GIB]):
+                work = functools.partial(note_time, folder=tmp_path, share=ray_executor.share(peak))
+                jobs.append(Job(i, work, memory_bytes=peak))
+            log = EventLog(tmp_path / "events.jsonl")
+            done = {name for name, _ in ray_executor.run(jobs, log)}
     finally:
         cluster.shutdown()
+    assert done == set(range(5))
     rows = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
-    at_once = [sum(share for other, begin, end, share in rows if other == gpu and begin <= start
-                   < end) for gpu, start, _, _ in rows]
-    # two of 0.4 did run side by side
-    assert len(rows) == 5 and max(at_once) <= 1.0 and 0.8 in at_once
+    at_once = [sum(share for other, begin, end, share in rows
+                   if other == gpu and begin <= start < end)
+               for gpu, start, _, _ in rows]
+    assert len(rows) == 5
+    assert max(at_once) <= 1.0
+    assert 0.8 in at_once      # two of 0.4 did run side by side
 
 
 # ---------------------------------------------------------------- runs on Ray
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """As each fit has on Ray without GPUs: sums over more threads have other last digits."""
+    """Torch on one thread, as Ray's fits are on CPUs. Sums over more threads have other last
+    digits."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -173,9 +177,8 @@ def test_a_run_on_two_workers_has_the_bytes_of_one_process(contest, tmp_path, on
     assert shared == alone
 
 
-def process(mark, ancestor):
-    """The id of a process whose command line holds `mark`, somewhere below `ancestor`; None where
-    there is none."""
+def find_descendant(mark, ancestor):
+    """The id of a process below `ancestor` whose command line holds `mark`; None without one."""
     def parent(pid):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -193,11 +196,11 @@ def process(mark, ancestor):
 
 
 def kill_at_epoch(folder, fit, epoch, mark, killed):
-    """Wait for this epoch of a fit, then kill a process that Ray started for this one."""
+    """Wait for this epoch of a fit, then kill the process that Ray started with this mark."""
     while not any(e["event"] == "epoch" and (e["fit"], e["fold"]) == fit and e["epoch"] >= epoch
                   for e in events_of(folder)):
         time.sleep(0.1)
-    pid = process(mark, os.getpid())
+    pid = find_descendant(mark, os.getpid())
     os.kill(pid, signal.SIGKILL)
     killed.append(pid)
 
@@ -207,7 +210,7 @@ MANY_EPOCHS = (*TWO_BACKBONES, "optim.epochs=20")
 
 @pytest.fixture(scope="module")
 def undisturbed(contest, one_thread, tmp_path_factory):
-    """The outcome of a run that nothing happens to."""
+    """The outcome of a run in one process in which nothing is killed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert main(argv_of(contest, folder, *MANY_EPOCHS, name="alone", engine="local")) == 0
     return outcome(folder / "alone")
@@ -217,22 +220,21 @@ def undisturbed(contest, one_thread, tmp_path_factory):
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 @pytest.mark.parametrize(("name", "mark"), [
     ("worker", b"ray::fit 1/6"), ("raylet", b"raylet/raylet")])
-def test_a_killed_worker_and_a_killed_raylet_change_no_byte(contest, tmp_path, undisturbed, name,
-                                                            mark):
+def test_a_killed_worker_and_a_killed_raylet_change_no_byte(
+        contest, tmp_path, undisturbed, name, mark):
     pytest.importorskip("ray")
-    fit, killed = ("r0-mobilenetv3_small_050-s42", 0), []
+    fit = ("r0-mobilenetv3_small_050-s42", 0)
+    killed = []
     killer = threading.Thread(target=kill_at_epoch, args=(tmp_path / name, fit, 5, mark, killed),
                               daemon=True)
     killer.start()
     assert main(argv_of(contest, tmp_path, *MANY_EPOCHS, name=name)) == 0
     killer.join()
     assert killed
-    epochs = [
-        e["epoch"]
-        for e in events_of(tmp_path / name)
-        if e["event"] == "epoch" and (e["fit"], e["fold"]) == fit
-    ]
-    assert epochs.count(1) == 1 and epochs[-1] == 20      # it went on from its last checkpoint
+    epochs = [e["epoch"] for e in events_of(tmp_path / name)
+              if e["event"] == "epoch" and (e["fit"], e["fold"]) == fit]
+    assert epochs.count(1) == 1      # it went on from its last checkpoint
+    assert epochs[-1] == 20
     lost = name == "raylet"      # which is said; a lost worker is Ray's to replace
     submission, final = outcome(tmp_path / name)
     assert any("Ray was lost and is started again" in w for w in final["warnings"]) == lost

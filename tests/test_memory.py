@@ -26,8 +26,8 @@ from utils import NoRoom
 
 CPU = torch.device("cpu")
 LABELS = np.arange(20) % 2
-IMAGES = [np.random.default_rng(i).integers(0, 60 + 150 * k, (32, 32, 3)).astype(np.uint8) for i,
-          k in enumerate(LABELS)]
+IMAGES = [np.random.default_rng(i).integers(0, 60 + 150 * k, (32, 32, 3)).astype(np.uint8)
+          for i, k in enumerate(LABELS)]
 CONFIG = resolve(with_values(build_config("quick_test"),
                              {"optim.batch_size": 8, "data.image_size_px": 32,
                               "model.drop_rate": 0.0}), gpu_memory_bytes=0, n_train=20)
@@ -76,10 +76,9 @@ def run(folder, network=None, config=CONFIG, stop_in=None, n_epochs=2):
     """(network, FitResult, log) of one fit of 3 steps an epoch; it is cut off in the epoch
     `stop_in`."""
     folder.mkdir(exist_ok=True)
-    network, sampler, log = network or Tiny(), EpochSampler(20, 8,
-                                                            ("t",)), EventLog(folder
-                                                                              / "events.jsonl",
-                                                                              echo=False)
+    network = network or Tiny()
+    sampler = EpochSampler(20, 8, ("t",))
+    log = EventLog(folder / "events.jsonl", echo=False)
 
     def mix(batch, generator, n_left):
         if n_epochs - n_left == stop_in:
@@ -96,8 +95,8 @@ def run(folder, network=None, config=CONFIG, stop_in=None, n_epochs=2):
 
 @pytest.fixture
 def out_of_memory(monkeypatch):
-    """fails(place, number, times=1): the number-th call of it raises, and those after it up to
-    `times`."""
+    """fails(place, number, times=1): from the number-th call on, `times` calls at the place raise.
+    """
     targets = {
         "forward": (Supervised, "forward"),
         "backward": (torch.Tensor, "backward"),
@@ -108,11 +107,13 @@ def out_of_memory(monkeypatch):
 
     def fails(place, number, times=1, error=CUDA_ERROR):
         owner, name = targets[place]
-        real, calls = getattr(owner, name), [0]
+        real = getattr(owner, name)
+        n_calls = 0
 
         def called(*args, **kwargs):
-            calls[0] += 1
-            if number <= calls[0] < number + times:
+            nonlocal n_calls
+            n_calls += 1
+            if number <= n_calls < number + times:
                 raise error
             return real(*args, **kwargs)
 
@@ -138,19 +139,17 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_halves_and_the_fit_is_
     for name, value in halved.state_dict().items():
         torch.testing.assert_close(value, whole.state_dict()[name])
     for epoch, other in zip(result.epochs, before.epochs, strict=True):
-        assert epoch["loss"] == pytest.approx(other["loss"],
-                                              rel=1e-5) and epoch["skipped_steps"] == 0
+        assert epoch["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert epoch["skipped_steps"] == 0
     assert [e["micro_batch_size"] for e in before.epochs] == [8, 8]
     assert (result.epochs[-1]["micro_batch_size"], result.epochs[-1]["out_of_memory"]) == (4, 1)
-    assert (
-        "memory ran out (CUDA out of memory. Tried to allocate 2.00 MiB): "
-        "goes on with 4 image(s) at a time"
-        in (log.path.read_text())
-    )
+    said = ("memory ran out (CUDA out of memory. Tried to allocate 2.00 MiB): "
+            "goes on with 4 image(s) at a time")
+    assert said in log.path.read_text()
 
 
-def test_what_is_halved_stays_so_in_a_resumed_fit_which_ends_with_the_same_bytes(tmp_path,
-                                                                                 out_of_memory):
+def test_what_is_halved_stays_so_in_a_resumed_fit_which_ends_with_the_same_bytes(
+        tmp_path, out_of_memory):
     out_of_memory("backward", 2, times=2)
     run(tmp_path / "whole", n_epochs=3)
     out_of_memory("backward", 2, times=2)
@@ -163,34 +162,27 @@ def test_what_is_halved_stays_so_in_a_resumed_fit_which_ends_with_the_same_bytes
 
 
 def test_the_smallest_part_is_one_image_and_then_a_sentence(tmp_path, out_of_memory):
-    out_of_memory(
-        "forward",
-        2,
-        times=99,
-        error=RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: "
-            "you tried to allocate 9 bytes."
-        ),
-    )
-    with pytest.raises(
-        NoRoom,
-        match=r"^there was not enough memory for one image at a time .*image_size_px or a smaller",
-    ):
+    error = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate "
+                         "memory: you tried to allocate 9 bytes.")
+    out_of_memory("forward", 2, times=99, error=error)
+    sentence = r"^there was not enough memory for one image at a time .*image_size_px or a smaller"
+    with pytest.raises(NoRoom, match=sentence):
         run(tmp_path / "a")
 
 
-@pytest.mark.parametrize(("setting", "found"), [("auto", (8, 1)), ("off", (4, 0))])
-def test_few_images_are_not_made_fewer_for_batch_norms_where_checkpointing_helps(tmp_path,
-                                                                                 out_of_memory,
-                                                                                 setting, found):
+@pytest.mark.parametrize(("setting", "images_at_a_time", "is_checkpointed"), [
+    ("auto", 8, True), ("off", 4, False)])
+def test_few_images_are_not_made_fewer_for_batch_norms_where_checkpointing_helps(
+        tmp_path, out_of_memory, setting, images_at_a_time, is_checkpointed):
     out_of_memory("backward", 2)
     network, result, _ = run(tmp_path / "a", NormedTiny(),
                              with_values(CONFIG, {"runtime.grad_checkpointing": setting}))
-    assert (result.epochs[-1]["micro_batch_size"], result.epochs[-1]["grad_checkpointing"]) == found
-    assert network.is_checkpointed == bool(found[1])
+    assert result.epochs[-1]["micro_batch_size"] == images_at_a_time
+    assert result.epochs[-1]["grad_checkpointing"] == is_checkpointed
+    assert network.is_checkpointed == is_checkpointed
     again = NormedTiny()
     run(tmp_path / "a", again, n_epochs=3)      # resumed from the last epoch
-    assert again.is_checkpointed == bool(found[1])
+    assert again.is_checkpointed == is_checkpointed
 
 
 def test_checkpointing_that_is_asked_for_and_not_there_is_said(tmp_path):
@@ -202,19 +194,23 @@ def test_checkpointing_that_is_asked_for_and_not_there_is_said(tmp_path):
 
 def test_an_fp16_step_that_fails_after_its_gradients_were_unscaled_is_taken_again(out_of_memory):
     """What `TrainState.forget` is for: unscaling twice is an error of GradScaler."""
-    network, scaler = Tiny(), torch.amp.GradScaler("cpu", init_scale=4.0)
-    state = TrainState(network, make_ema(network, CONFIG.optim, 10),
-                       make_optimizer(network, CONFIG.optim, False), scaler, Room(8, CPU, network))
+    network = Tiny()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    ema = make_ema(network, CONFIG.optim, 10)
+    optimizer = make_optimizer(network, CONFIG.optim, False)
+    state = TrainState(network, ema, optimizer, scaler, Room(8, CPU, network))
     out_of_memory("clip", 1)
     batch = next(iter(make_loader(dataset_of(8), InOrderSampler(8, 8), 0)))
     loss, taken = state.step(0, Supervised(CONFIG.optim, torch.ones(2)), batch,
                              Compute().autocast(CPU), 1.0)
-    assert taken and torch.isfinite(loss) and state.room.micro_batch_size == 4
+    assert taken and torch.isfinite(loss)
+    assert state.room.micro_batch_size == 4
 
 
 def test_moments_made_beforehand_are_those_of_torch():
     """Two steps as a plain AdamW takes them, to the bit."""
-    ours, theirs = Tiny(), Tiny()
+    ours = Tiny()
+    theirs = Tiny()
     made = make_optimizer(ours, CONFIG.optim, False)
     plain = torch.optim.AdamW([{**g, "params": []} for g in made.param_groups], betas=(0.9, 0.999),
                               fused=True)
@@ -226,13 +222,13 @@ def test_moments_made_beforehand_are_those_of_torch():
         for network, optimizer in ((ours, made), (theirs, plain)):
             optimizer.zero_grad()
             loss = network(torch.ones(4, 3, 32, 32)).square().sum()
-            for p, grad in zip(network.parameters(),
-                               torch.autograd.grad(loss, list(network.parameters())), strict=True):
+            grads = torch.autograd.grad(loss, list(network.parameters()))
+            for p, grad in zip(network.parameters(), grads, strict=True):
                 p.grad = grad
             optimizer.step()
     for p, q in same.items():
-        assert torch.equal(p, q) and all(torch.equal(v, plain.state[q][k]) for k,
-                                         v in made.state[p].items())
+        assert torch.equal(p, q)
+        assert all(torch.equal(v, plain.state[q][k]) for k, v in made.state[p].items())
 
 
 @pytest.mark.parametrize("name", [
@@ -240,7 +236,8 @@ def test_moments_made_beforehand_are_those_of_torch():
 def test_checkpointing_changes_neither_gradients_nor_statistics_of_batch_norms(name):
     """Of the tiny members that have batch norms; dropout and drop path draw the same again."""
     model = with_values(build_config("quick_test"), {"model.drop_path_rate": 0.2}).model
-    images, targets = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8), torch.eye(5)[:4]
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    targets = torch.eye(5)[:4]
     found = []
     for is_checkpointed in (False, True):
         seed_everything("test")
@@ -259,9 +256,10 @@ def test_checkpointing_changes_neither_gradients_nor_statistics_of_batch_norms(n
         torch.testing.assert_close(plain, checkpointed)
 
 
-def test_a_prediction_that_runs_out_of_memory_goes_on_in_halves_with_the_same_results(out_of_memory,
-                                                                                      monkeypatch):
-    network, ids, told = Tiny(), [f"i{i}" for i in range(20)], []
+def test_a_prediction_that_runs_out_of_memory_goes_on_in_halves_with_the_same_results(monkeypatch):
+    network = Tiny()
+    ids = [f"i{i}" for i in range(20)]
+    told = []
     loader = make_loader(dataset_of(), InOrderSampler(20, 8), 0)
 
     def predicted():
@@ -269,18 +267,23 @@ def test_a_prediction_that_runs_out_of_memory_goes_on_in_halves_with_the_same_re
                        views=views_for(["rotate_180"], 2), room=Room(8, CPU, told=told.append),
                        autocast=Compute().autocast(CPU))
 
-    whole, real, calls = predicted(), network.forward, [0]
+    whole = predicted()
+    real = network.forward
+    n_calls = 0
 
     def short(images):
-        calls[0] += 1
-        # in the first batch and in the second
-        if calls[0] == 2 or (len(images) > 2 and calls[0] > 4):
+        nonlocal n_calls
+        n_calls += 1
+        fails_in_first_batch = n_calls == 2
+        fails_in_second_batch = n_calls > 4 and len(images) > 2
+        if fails_in_first_batch or fails_in_second_batch:
             raise CUDA_ERROR
         return real(images)
 
     monkeypatch.setattr(network, "forward", short)
     halved = predicted()
-    assert len(told) == 2 and "2 image(s) at a time" in told[1]
+    assert len(told) == 2
+    assert "2 image(s) at a time" in told[1]
     for name, rows in whole.items():
         np.testing.assert_allclose(halved[name].probs, rows.probs, atol=1e-6)
 
@@ -303,7 +306,8 @@ def test_a_real_allocation_that_fails_is_one_of_them():
 
 
 def test_adapting_to_test_images_goes_on_with_fewer_at_a_time(monkeypatch):
-    sizes, warnings = [], []
+    sizes = []
+    warnings = []
 
     def adapted(network, batches):
         sizes.append([len(images) for images in batches])
@@ -317,7 +321,7 @@ def test_adapting_to_test_images_goes_on_with_fewer_at_a_time(monkeypatch):
     place = Place(CPU, 0, False, SimpleNamespace(warn=warnings.append))
     both = SplitLoader({"test": images, "adapting": images}, 40, 0)
     assert predicting.adapted_to_test(SPEC, None, both, place) == "adapted"
-    assert sizes == [[50, 50],
-                     [25, 25, 25, 25]] and "goes on with 32 image(s) at a time" in warnings[0]
+    assert sizes == [[50, 50], [25, 25, 25, 25]]
+    assert "goes on with 32 image(s) at a time" in warnings[0]
     alone = SplitLoader({"test": images}, 40, 0)
     assert predicting.adapted_to_test(SPEC, None, alone, place) is None

@@ -295,17 +295,14 @@ def test_a_policy_is_in_units_of_the_original_images():
 
     kinds = {f.kind: f for f in (finding("blur", 1.0, 2.0), finding("downscale", 0.4, 0.8),
                                  finding("jpeg", 80, 90))}
-    policy = policy_of(Belief(kinds), {}, (), native=4.0)
+    policy = policy_of(Belief(kinds), {}, native=4.0)
     assert [(d.kind, round(d.low, 6), round(d.high, 6)) for d in policy.distortions] == [
         ("blur", 4.0, 8.0), ("downscale", 0.1, 0.2), ("jpeg", 20, 60)]
     image = cv2.resize(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), (120, 120))
     # nothing is lost on the way there
     strong = {f.kind: f for f in (finding("noise", 30, 50), finding("jpeg", 10, 30))}
-    assert [(round(d.low), round(d.high)) for d in policy_of(Belief(strong), {}, (),
-                                                             native=4.0).distortions] == [(120,
-                                                                                           200),
-                                                                                          (-260,
-                                                                                           -180)]
+    policy = policy_of(Belief(strong), {}, native=4.0)
+    assert [(round(d.low), round(d.high)) for d in policy.distortions] == [(120, 200), (-260, -180)]
     for values, native in (({"downscale": 0.4}, {"downscale": 0.1}), ({"jpeg": 80}, {"jpeg": 20}),
                            ({"jpeg": 10}, {"jpeg": -260})):
         measured, cached = (apply(image, v | {"fill": "white"}, np.random.default_rng(0), None, s)

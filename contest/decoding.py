@@ -36,7 +36,7 @@ WHITE_LEVEL = 65535                 # of 16-bit images that use all 16 bits
 # Pillow's bytes a pixel; 4 in other modes
 MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 # what a decoder holds beside Pillow's pixels, in bytes a pixel: at least what was measured
-DECODER_BYTES = {"WEBP": 12, "AVIF": 16, "HEIF": 16}
+DECODER_BYTES = {"WEBP": 12, "AVIF": 16, "HEIF": 16, "PPM": 8}
 JPEG2000_BYTES = 6                  # for each channel
 PROGRESSIVE_JPEG_BYTES = 2          # for each channel
 TIFF_BYTES = 8                      # of a tile or strip, which may be the whole image

@@ -3,6 +3,7 @@
     rgb = decode_image(path)      # (H, W, 3) uint8; ValueError says why a file cannot be read
 """
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -29,6 +30,8 @@ MAGIC = {
 }
 LARGEST_IMAGE_PX = 100_000_000
 LARGEST_FILE_BYTES = 2**30
+# faults of the machine, not of a file: a later start may read it
+OF_THE_MOMENT = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 LARGEST_DECODE_BYTES = 3 * 2**29    # of memory for one image, beside its file
 STRIP_PX = 2**20                    # converted at a time
 WHITE_LEVEL = 65535                 # of 16-bit images that use all 16 bits
@@ -93,6 +96,8 @@ def read_bytes(path):
     try:
         return patiently(path, read)
     except OSError as error:
+        if error.errno in OF_THE_MOMENT:
+            raise
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
 
 
@@ -169,7 +174,7 @@ def decode(data, long_side_px=0, white_level=WHITE_LEVEL):
             rgb = upright(rgb, turn)
     except Image.UnidentifiedImageError:
         raise ValueError(why_not_read(data[:LONGEST_MAGIC])) from None
-    except ValueError:
+    except (ValueError, MemoryError):
         raise
     except Exception as error:
         # decoders of damaged files raise anything: SyntaxError, struct.error, EOFError, ...
@@ -212,6 +217,8 @@ def orientation_of(image):
     """EXIF orientation 1 to 8; 1 if it is absent or unreadable."""
     try:
         turn = image.getexif().get(0x0112, 1)
+    except MemoryError:
+        raise
     except Exception:  # damaged metadata of a readable image
         return 1
     return turn if turn in range(1, 9) else 1

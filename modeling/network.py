@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from config import size_problem
 from modeling.heads import build_head
 from modeling.weights import check_model_name, without_weights
+from system.machine import fault_of
 from utils import UserError
 
 # modules of timm.models whose convolutions take pad_type
@@ -91,6 +92,8 @@ def build_backbone(model_name, size_px, weights, drop_path_rate):
             raise ValueError(f"it leaves {left_random:.0%} of the parameters random")
         return backbone
     except Exception as error:
+        if fault_of(error):      # of the machine: a later start may load it
+            raise
         # timm and torch raise many kinds here; each means the file is not this model's weights
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(

@@ -1,4 +1,5 @@
 """From one file to a Batch: decoding, catalogs, pixels, folds, targets, datasets, loaders."""
+import errno
 import io
 import itertools
 import os
@@ -227,6 +228,27 @@ def png_of(width, height, bits=8, colour=2, pixels=b""):
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
             + chunk(b"IDAT", pixels or zlib.compress(b"")) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOMEM, errno.EMFILE])
+def test_a_fault_of_the_machine_is_no_damage_of_a_file(tmp_path, monkeypatch, code):
+    """A later start may read the file, so it must not be left out for good."""
+    Image.fromarray(ramp()).save(tmp_path / "a.png")
+
+    def no_memory(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Image.Image, "load", no_memory)
+        decode_image(tmp_path / "a.png")
+
+    def failing(*_):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=os.strerror(code)):
+        patch.setattr(os, "open", failing)
+        decode_image(tmp_path / "a.png")
+    assert decode_image(tmp_path / "a.png").shape == (30, 40, 3)
 
 
 def test_bad_files_give_a_short_reason(tmp_path):

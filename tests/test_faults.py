@@ -330,7 +330,8 @@ def terminal_closed(argv, before=ignore_hangup, after=b"submission:"):
         return run.wait(timeout=100)
 
 
-@pytest.mark.parametrize("run", [pipe_closed, streams_closed, terminal_closed])
+@pytest.mark.parametrize("run", [
+    pipe_closed, pytest.param(streams_closed, marks=pytest.mark.slow), terminal_closed])
 def test_a_run_that_nobody_listens_to_ends_as_any_other(contest, undisturbed, tmp_path, run):
     assert run(small_argv(contest, tmp_path)) == 0
     assert ended(tmp_path / "run", undisturbed)

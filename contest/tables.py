@@ -1,6 +1,7 @@
 """Tables of a contest folder, as strings: which of them is what, and the class of each row.
 
-Content decides; names break ties.
+A sample submission is found by its name first. Names also rule tables out as label tables; among
+the rest, content decides.
 """
 import csv
 import io
@@ -145,8 +146,9 @@ def asked_table(tables, key, path, findings):
 def read_table(root, path):
     """(Table, its encoding if that is not UTF-8). Cells stay strings.
 
-    Empty lines, columns without a name and equal columns of the same name are dropped. Raises
-    ValueError with a short reason.
+    Empty lines, columns without a name and equal columns of the same name are dropped. Unequal
+    columns of one name get their place appended, as `label.3`. Raises ValueError or csv.Error with
+    a short reason.
     """
     try:
         data = read_bytes(root / path)
@@ -157,12 +159,13 @@ def read_table(root, path):
     text, encoding = decoded_text(data)
     separator, text = separator_of(text, path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows = [[cell.strip() for cell in row] for row in reader]
-    rows = [row for row in rows if any(row)]
+    numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    numbered = [(number, row) for number, row in numbered if any(row)]
+    rows = [row for _, row in numbered]
     refuse_open_quote(rows, separator)
 
     header = rows.pop(0) if rows else []
-    for number, row in enumerate(rows, start=2):
+    for number, row in numbered[1:]:
         if any(row[len(header):]):
             raise ValueError(f"row {number} has {len(row)} cells, its header has {len(header)}")
         row.extend([""] * (len(header) - len(row)))
@@ -252,7 +255,7 @@ def decoded_text(data):
 
 def with_id_column(files, table, asked=""):
     """The table with its id column: `asked` if it has that column, else the column that resolves
-    to the most image files.
+    to the most image files. Unchanged if none of the column's values names an image.
 
     Of columns that find nearly as many, one of paths or file names wins over one of numbers.
     """
@@ -418,7 +421,7 @@ def find_label_table(tables, sample, asked, n_in_folders, findings):
             f"one table must give the labels, but {best.path!r} and {found[1].path!r} both could: "
             "--set data.label_table=FILE takes one",
         )
-    n_named = min(len(best.images), best.n_rows)
+    n_named = min(len(best.images), best.n_rows)    # an id may fit several files: count a row once
     is_named_by_sample = sample is not None and set(best.others()) & set(sample.columns)
     if not is_named_by_sample and 2 * n_named < n_in_folders:
         findings.warn(
@@ -431,11 +434,11 @@ def find_label_table(tables, sample, asked, n_in_folders, findings):
 
 
 def find_test_table(tables, label_table):
-    """The table that lists the most test images, or None."""
+    """The test table with the most images, or None."""
     def lists_test(table):
         if not table.id_column:
             return False
-        is_labelled = label_table and table.images & label_table.images
+        is_labelled = label_table is not None and table.images & label_table.images
         return table.is_of_test or (table.share_in("test") > 0.5 and not is_labelled)
 
     return max(filter(lists_test, tables), key=lambda t: len(t.images), default=None)

@@ -103,10 +103,13 @@ def read_bytes(path):
 
 def first_bytes(path):
     """At most LONGEST_MAGIC bytes of a regular file, none of anything else."""
-    try:
+    def read():
         with open_at_once(path) as f:
             is_regular = stat.S_ISREG(os.fstat(f.fileno()).st_mode)
             return f.read(LONGEST_MAGIC) if is_regular else b""
+
+    try:
+        return patiently(path, read)
     except OSError:
         return b""
 

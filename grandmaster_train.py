@@ -10,11 +10,12 @@ Run the same command again to continue an interrupted run. Exit status: 0 done, 
 """
 import argparse
 import csv
+import os
 import sys
 from pathlib import Path
 
 import demo_contest
-from config import PRESETS, SCALES, Config, build_config, settings_text
+from config import PRESETS, SCALES, Config, build_config, settings_text, with_values
 from ensemble.metrics import METRICS
 from running.checks import run_checks
 from running.conclusion import RESULTS_MANIFEST
@@ -87,7 +88,11 @@ def config_of(args) -> Config:
         value = getattr(args, flag)
         if value is not None:
             values[key] = value
-    return build_config(args.mode, args.set, values)
+    config = build_config(args.mode, args.set, values)
+    # a shell leaves the ~ of --results_dir=~/x as it is
+    folders = {f"runtime.{name}": os.path.expanduser(getattr(config.runtime, name))
+               for name in ("results_dir", "weights_dir")}
+    return with_values(config, folders)
 
 
 def experiment_folder(args, config, data_path):
@@ -103,7 +108,7 @@ def contest_folder(args, config):
     The embedded contest is drawn on first use. answers: {id: class value} of its test images.
     """
     if args.data_path is not None:
-        return Path(args.data_path), None
+        return Path(args.data_path).expanduser(), None
     folder = Path(config.runtime.results_dir) / f"demo_contest_{args.demo_size:g}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not config.runtime.quiet:

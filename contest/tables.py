@@ -35,6 +35,7 @@ OWN_COLUMNS = (("id", "confidence"), ("sample_id", "fold"), ("sample_id", "sha25
                ("epoch", "loss", "lr"))
 SPLIT_WORDS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation",
                          "dev", "public", "private", "holdout"))
+ROW_NUMBER = re.compile(r"index|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
 MOST_WITHOUT_CLASS = 0.2    # largest share of one-hot rows without a 1 that count as gaps
 LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table besides tables
 
@@ -115,6 +116,8 @@ def read_tables(files, data, findings):
                 f"table {path!r} is not UTF-8 and was read as {encoding}: save it as UTF-8 if "
                 "names look wrong",
             )
+        if says_sample(table):
+            table = without_row_numbers(table, findings)
         tables.append(with_id_column(files, table, data.id_column))
     tables += tables_of_maps(files)
     tables = joined_parts(files, tables)
@@ -197,6 +200,19 @@ def refuse_open_quote(rows, separator):
             if n_cells >= 2:
                 raise ValueError(f"a quote in row {number} is not closed before {len(lines)} more "
                                  "lines")
+
+
+def without_row_numbers(table, findings):
+    """A sample submission without the column by which a program has numbered its rows."""
+    numbers = [tuple(str(first + i) for i in range(table.n_rows)) for first in (0, 1)]
+    numbered = [c for c, values in table.columns.items()
+                if ROW_NUMBER.fullmatch(c.lower()) and values in numbers]
+    if not numbered or len(table.columns) < 3:
+        return table
+    findings.warn("row_numbers",
+                  f"column {numbered[0]!r} of {table.path!r} only numbers its rows and is left out "
+                  "of the submission")
+    return with_fields(table, columns={c: v for c, v in table.columns.items() if c not in numbered})
 
 
 def tables_of_maps(files):

@@ -12,6 +12,7 @@ from config import (
     resolve,
     settings_text,
 )
+from grandmaster_train import config_of, make_parser
 from utils import UserError, digest_json
 
 
@@ -124,3 +125,11 @@ def test_classes_are_weighted_but_where_probabilities_are_scored(metric, asked, 
     config = build_config("quick_test", overrides=list(asked))
     assert resolve(config, gpu_memory_bytes=0, n_train=100,
                    metric=metric).optim.class_weight_power == power
+
+
+def test_the_home_folder_is_known_where_a_shell_leaves_its_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = make_parser().parse_args(["--results_dir=~/runs", "--set", "runtime.weights_dir=~/w"])
+    runtime = config_of(args).runtime
+    assert runtime.results_dir == str(tmp_path / "runs")
+    assert runtime.weights_dir == str(tmp_path / "w")

@@ -464,3 +464,16 @@ def test_a_column_that_negates_a_class_holds_the_other_one(tmp_path, column, pos
     contest = read_contest(tmp_path, DataConfig())
     form = contest.form.for_metric("log_loss", "probability", contest.train.classes)
     assert contest.train.classes[form.positive] == positive
+
+
+@pytest.mark.parametrize("column", ["index", "Unnamed: 0", "row", "#", "no"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_column_that_numbers_the_rows_of_the_sample_is_left_out(tmp_path, column, first):
+    for i in range(SOME):
+        touch(tmp_path / f"train/{KINDS[i % 3]}/{i}.jpg")
+        touch(tmp_path / f"test/t{i}.jpg")
+    write(tmp_path / "sample_submission.csv", (column, "id", "label"),
+          [(first + i, f"t{i}", "nv") for i in range(SOME)])
+    contest = read_contest(tmp_path, DataConfig())
+    assert contest.form.header == ("id", "label") and len(contest.test) == SOME
+    assert "only numbers its rows" in warned(tmp_path, "row_numbers")[0]

@@ -46,7 +46,6 @@ TIFF_BYTES = 8                      # of a tile or strip, which may be the whole
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of a TIFF
 
 
-
 def load_decoders():
     """The names of the formats in WANTED_FORMATS that this machine reads.
 
@@ -60,7 +59,7 @@ def load_decoders():
 
 
 IMAGE_FORMATS = load_decoders()
-Image.MAX_IMAGE_PIXELS = None   # decode_bytes checks the size itself, before decoding
+Image.MAX_IMAGE_PIXELS = None   # decode checks the size itself, before decoding
 warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged metadata of a file that still decodes
 
 
@@ -71,7 +70,7 @@ def decode_image(path):
     and CMYK. Puts alpha on white. Takes the first of several frames. Raises ValueError with a short
     reason (zero bytes, truncated, not an image, ...).
     """
-    return decode_bytes(read_bytes(path))[0]
+    return decode(read_bytes(path)).rgb
 
 
 def open_at_once(path):
@@ -148,11 +147,6 @@ class Decoded(NamedTuple):
     rgb: np.ndarray
     size_px: tuple[int, int]
     largest_level: int
-
-
-def decode_bytes(data, long_side_px=0, white_level=WHITE_LEVEL):
-    """(uint8 (H, W, 3) RGB, (height_px, width_px) of the full image), as `decode` reads them."""
-    return decode(data, long_side_px, white_level)[:2]
 
 
 def decode(data, long_side_px=0, white_level=WHITE_LEVEL):

@@ -19,7 +19,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from contest.decoding import WHITE_LEVEL, decode_bytes, read_bytes
+from contest.decoding import WHITE_LEVEL, decode, read_bytes
 from contest.pixels import shrunk
 from shift.bank import DISTORTED_PX, MEASURED_PX, Sample, draw_values, trace_row
 from shift.distortions import (
@@ -133,7 +133,7 @@ def load(paths, seed, workers, most, long_side_px, white_level=WHITE_LEVEL):
     def read(i):
         try:
             data = read_bytes(paths[i])
-            image, full = decode_bytes(data, long_side_px, white_level)
+            image, full, _ = decode(data, long_side_px, white_level)
         except ValueError:
             return None
         kept = thickened(shrunk(image, long_side_px))

@@ -888,7 +888,7 @@ def grey_contest(root, white_level):
 def test_16_bit_images_of_fewer_bits_are_read_in_one_range(tmp_path, out, bits):
     white_level = 2**bits - 1
     root = grey_contest(tmp_path / "contest", white_level)
-    expected = {path.name: decoding.decode_bytes(path.read_bytes(), 0, white_level)[0]
+    expected = {path.name: decoding.decode(path.read_bytes(), 0, white_level).rgb
                 for path in [*root.glob("train/*"), *root.glob("test/*")]}
     _, audit = audited(root, out)
     assert audit.white_level == audit.summary["white_level"] == white_level

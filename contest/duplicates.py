@@ -87,10 +87,15 @@ def near_duplicates(train, test, bits, workers):
 
 def equal_rows(values, usable):
     """Lists of two or more usable rows with equal `values` (n,), such as digests of files."""
+    return [rows for rows in rows_by_value(values, usable).values() if len(rows) > 1]
+
+
+def rows_by_value(values, usable):
+    """{value: its usable rows, [] for any other}."""
     rows_of = defaultdict(list)
     for row in np.flatnonzero(usable).tolist():
         rows_of[str(values[row])].append(row)
-    return [rows for rows in rows_of.values() if len(rows) > 1]
+    return rows_of
 
 
 def joined_groups(group, usable, sets):
@@ -116,9 +121,7 @@ def joined_groups(group, usable, sets):
 
 def train_test_twins(contest, train, test, near):
     """[[train id, test id, "exact" or "near"], ...], sorted."""
-    train_rows = defaultdict(list)
-    for row in np.flatnonzero(train.is_readable).tolist():
-        train_rows[str(train.sha256[row])].append(row)
+    train_rows = rows_by_value(train.sha256, train.is_readable)
     exact = set()
     for other in np.flatnonzero(test.is_readable).tolist():
         exact.update((row, other) for row in train_rows[str(test.sha256[other])])

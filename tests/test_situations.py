@@ -394,24 +394,24 @@ def test_links_that_lead_up_or_out_are_named_and_not_followed(tmp_path):
     assert "left unopened" in warned(root, "refused_path")[0]
 
 
-@pytest.mark.parametrize("other", ["val", "valid", "validation", "dev", "extra"])
-def test_rows_of_another_folder_are_found_by_their_paths(tmp_path, other):
+def label_in_two_folders(folder, first, second):
+    """A label table by paths: 18 images in the first folder, the others in the second."""
     rows = []
     for i in range(SOME):
-        path = f"{'train' if i < 18 else other}/{i:04d}.jpg"
-        touch(tmp_path / path)
+        path = f"{first if i < 18 else second}/{i:04d}.jpg"
+        touch(folder / path)
         rows.append((path, KINDS[i % 3]))
-    write(tmp_path / "labels.csv", ("path", "label"), rows)
+    write(folder / "labels.csv", ("path", "label"), rows)
+
+
+@pytest.mark.parametrize("other", ["val", "valid", "validation", "dev", "extra"])
+def test_rows_of_another_folder_are_found_by_their_paths(tmp_path, other):
+    label_in_two_folders(tmp_path, "train", other)
     assert labels_of(tmp_path) == truth(f"{i:04d}.jpg" for i in range(SOME))
 
 
 def test_rows_of_the_test_folder_are_not_trained_on(tmp_path):
-    rows = []
-    for i in range(SOME):
-        path = f"{'train' if i < 18 else 'test'}/{i:04d}.jpg"
-        touch(tmp_path / path)
-        rows.append((path, KINDS[i % 3]))
-    write(tmp_path / "labels.csv", ("path", "label"), rows)
+    label_in_two_folders(tmp_path, "train", "test")
     assert labels_of(tmp_path) == truth(f"{i:04d}.jpg" for i in range(18))
     assert "folder of the other split" in warned(tmp_path, "other_split")[0]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from contest.catalog import Catalog, as_strings, path_inside
+from contest.catalog import Catalog, as_strings
 from contest.decoding import (
     IMAGE_FORMATS,
     WANTED_FORMATS,
@@ -33,6 +33,7 @@ from contest.duplicates import (
     near_duplicates,
     train_test_twins,
 )
+from contest.files import path_inside
 from contest.pixels import PixelStore, PixelWriter, shrunk
 from contest.problems import Findings, Problem
 from system.parallel import parallel_map

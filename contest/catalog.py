@@ -1,5 +1,4 @@
 """Catalog: the samples of one split. Contest: its two catalogs and the form of its submission."""
-import os
 from collections import Counter
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
@@ -7,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from contest.files import path_inside
 from contest.problems import Problem
 from contest.submission import Form
 from utils import UserError, first_few, seed_of
@@ -16,11 +16,6 @@ PROOF_IMAGES = 3
 
 def as_strings(values):
     return np.asarray(values, dtype=str) if len(values) else np.zeros(0, dtype="<U1")
-
-
-def path_inside(path, folder):
-    """A path relative to a folder, '/'-separated on every system."""
-    return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
 def titles_of(classes, names):

@@ -106,6 +106,11 @@ def scan_folder(folder):
                  n_wrappers=wrappers_of(found["images"]))
 
 
+def path_inside(path, folder):
+    """A path relative to a folder, '/'-separated on every system."""
+    return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
 def refuse_folder(folder, why):
     raise UserError(
         "--data_path must be a contest folder (a label table and its images, or train/<class>/ "
@@ -124,7 +129,7 @@ def walk(root, refused):
     for folder in [root, *links]:
         for full in files_below(folder, root, refused):
             real = os.path.realpath(full) if os.path.islink(full) else full
-            path = os.path.relpath(full, root).replace(os.sep, "/")
+            path = path_inside(full, root)
             if folder == root and real.startswith(tuple(aliased)):
                 continue    # read under its link
             is_allowed = os.path.isfile(real) and stat.S_ISREG(os.stat(real).st_mode)
@@ -159,8 +164,7 @@ def linked_folders(root, refused):
 def files_below(folder, root, refused):
     """Yields the full paths of everything below a folder that is no folder."""
     def refuse_unlisted(error):
-        path = os.path.relpath(error.filename, root).replace(os.sep, "/")
-        refused.append(ascii_safe(path))
+        refused.append(ascii_safe(path_inside(error.filename, root)))
 
     for parent, subfolders, names in os.walk(folder, onerror=refuse_unlisted):
         subfolders[:] = sorted(s for s in subfolders if not is_skipped(parent, s))
@@ -358,7 +362,7 @@ def is_unsafe(sample_id):
 def naming_of(files, ids, folder=""):
     """The Naming by which most of a table's ids name image files; the plainest of several."""
     ids = [sample_id for sample_id in dict.fromkeys(ids) if sample_id]
-    if not any(path.startswith(f"{folder}/") for path in files.images):
+    if folder and not any(path.startswith(f"{folder}/") for path in files.images):
         folder = ""
     shared = shared_folders(ids)
     options = [Naming(folder=folder)]

@@ -18,7 +18,7 @@ from contest.files import (
     PLAIN,
     Located,
     locate,
-    naming_of,
+    path_inside,
     report_unlocated,
     report_unread,
     scan_folder,
@@ -64,7 +64,7 @@ def read_contest(folder, data):
         fail_without_images(files, findings)
 
     # training images and their classes
-    labelled = labelled_rows(files, tables, label_table, sample, data, findings)
+    labelled = labelled_rows(files, tables, label_table, sample, folders, data, findings)
     findings.stop_if_fatal()
     others = [t for t in tables if t not in (label_table, sample)]
     names, names_path = find_class_names(files, others, labelled.labels, findings)
@@ -135,7 +135,7 @@ def test_catalog(files, test_list, labelled, classes, findings):
     else:
         ids = test_list.columns[id_column_of(test_list, labelled)]
         taken = {p for p in labelled.paths if files.split_of(p) == "train"}
-        naming = naming_of(files, ids, test_list.folder)
+        naming = test_list.naming
         located = locate(files, ids, "test", taken=taken, naming=naming)
         why = f"none of the {len(ids)} ids of {test_list.path!r} is an image file"
 
@@ -224,8 +224,7 @@ def report_unused(tables, test_ids, labelled, findings):
 
 def report_extra_files(files, labelled_images, test, findings):
     """A warning for image files that belong to no id."""
-    test_images = {os.path.relpath(p, files.root).replace(os.sep, "/")
-                   for p in test.path.tolist() if p}
+    test_images = {path_inside(p, files.root) for p in test.path.tolist() if p}
     used = labelled_images | test_images
     extra = [p for p in files.images if p not in used]
     if extra:

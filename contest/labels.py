@@ -96,11 +96,11 @@ def header_of(path):
 
 # ---------------------------------------------------------------- which source gives the labels
 
-def labelled_rows(files, tables, label_table, sample, data, findings):
+def labelled_rows(files, tables, label_table, sample, folders, data, findings):
     """Labelled from the label table, else from class folders, else from file names; else None and
-    an error."""
+    an error. folders: Labelled of the class folders, or None."""
     if label_table is not None:
-        return rows_of_table(files, label_table, sample, data, findings)
+        return rows_of_table(files, label_table, sample, folders, data, findings)
     empty = [t.path for t in tables
              if not t.n_rows and t is not sample and not says_sample(t) and not t.is_of_test]
     if empty and not data.label_table:
@@ -110,7 +110,7 @@ def labelled_rows(files, tables, label_table, sample, data, findings):
         )
         return None
 
-    rows = rows_without_table(files, data.label_table, findings)
+    rows = rows_without_table(files, folders, data.label_table, findings)
     if rows and not data.label_table:
         refuse_unread_labels(files, tables, sample, rows, findings)
     if rows is None:
@@ -124,10 +124,10 @@ def labelled_rows(files, tables, label_table, sample, data, findings):
     return rows
 
 
-def rows_without_table(files, asked, findings):
+def rows_without_table(files, folders, asked, findings):
     """Labelled of class folders or of file names, or None; an error if both give labels that
     differ. asked: data.label_table."""
-    folders = rows_of_folders(files) if asked in ("", "folders") else None
+    folders = folders if asked in ("", "folders") else None
     inner = rows_of_folders(files, is_inner=True) if asked in ("", "subfolders") else None
     names = rows_of_names(files) if asked in ("", "names") else None
     if folders and inner and (are_crossed(folders, inner) or are_uneven(folders, inner)):
@@ -152,7 +152,7 @@ def refuse_unread_labels(files, tables, sample, rows, findings):
         findings.fail("unread_labels",
                       f"{path!r} may hold the labels but is not read: save it as a csv of one row "
                       f"an image, its id and its class, or {taken}")
-    for broken in [p for p in findings.problems if p.kind == "unreadable_table"]:
+    for broken in findings.of_kind("unreadable_table"):
         findings.fail("unread_labels", f"{broken.text}; or {taken}")
     for table in tables:
         if table is sample or table.is_of_test or says_sample(table):
@@ -191,7 +191,7 @@ def plausible_ids(table, rows):
 
 def fail_without_labels(files, tables, findings):
     """The error if nothing says which image has which class."""
-    for broken in [p for p in findings.problems if p.kind == "unreadable_table"]:
+    for broken in findings.of_kind("unreadable_table"):
         findings.fail(broken.kind, broken.text)
     known = first_few([t.path for t in tables]) or "it has none"
     if files.closed:
@@ -212,10 +212,15 @@ def same_split(labels, others):
 def agree(one, other):
     """Whether two Labelled differ only in the names of the classes, and in which images have one.
     """
+    pairs = labels_of_both(one, other)
+    return not pairs or same_split(*zip(*pairs, strict=True))
+
+
+def labels_of_both(one, other):
+    """[(label in one, label in other)] of the images that two Labelled share."""
     label_of = dict(zip(other.paths, other.labels, strict=True))
-    both = [(label, label_of[path]) for path, label in zip(one.paths, one.labels, strict=True)
+    return [(label, label_of[path]) for path, label in zip(one.paths, one.labels, strict=True)
             if path in label_of]
-    return not both or same_split(*zip(*both, strict=True))
 
 
 def fail_two_readings(one, other, findings):
@@ -228,7 +233,7 @@ def fail_two_readings(one, other, findings):
 
 # ---------------------------------------------------------------- a table
 
-def rows_of_table(files, table, sample, data, findings):
+def rows_of_table(files, table, sample, folders, data, findings):
     """Labelled of a label table, or None and an error. Leaves out rows without a label, with a
     refused id, or repeated with another label."""
     group = data.group_column
@@ -276,10 +281,9 @@ def rows_of_table(files, table, sample, data, findings):
 
     is_named_by_sample = set(target) & set(form_columns) or len(form_columns) > 1
     if not data.label_table and not data.target_column and not is_named_by_sample:
-        folders = rows_of_folders(files)
-        names = rows_of_names(files)
-        refuse_other_names(found, [folders, names], findings)
-        refuse_other_labels(found, [folders, names], findings)
+        others = [rows for rows in (folders, rows_of_names(files)) if rows is not None]
+        refuse_other_names(found, others, findings)
+        refuse_other_labels(found, others, findings)
     return found
 
 
@@ -307,7 +311,7 @@ def told_apart_by_folder(files, ids, labels, naming):
 def refuse_other_names(found, others, findings):
     """An error if folders or file names give the table's classes other names, because it is unclear
     which of the names to write."""
-    for other in filter(None, others):
+    for other in others:
         label_of = dict(zip(other.paths, other.labels, strict=True))
         labels = [label_of.get(path, "") for path in found.paths]
         if set(labels) != set(found.labels) and same_split(found.labels, labels):
@@ -316,10 +320,8 @@ def refuse_other_names(found, others, findings):
 
 def refuse_other_labels(found, others, findings):
     """An error if folders or file names divide the table's images into other classes."""
-    for other in filter(None, others):
-        label_of = dict(zip(other.paths, other.labels, strict=True))
-        pairs = [(label, label_of[path]) for label, path
-                 in zip(found.labels, found.paths, strict=True) if path in label_of]
+    for other in others:
+        pairs = labels_of_both(found, other)
         names = {name for _, name in pairs}
         are_classes = 1 < len(names) <= len(pairs) / 2 and not all(map(is_shard, names))
         if other.setting == "names":

@@ -27,6 +27,10 @@ class Findings:
     def fail(self, kind, text, sample_ids=()):
         self.problems.append(Problem(kind, "error", text, tuple(map(str, sample_ids))))
 
+    def of_kind(self, kind):
+        """The problems of one kind so far."""
+        return [p for p in self.problems if p.kind == kind]
+
     def stop_if_fatal(self):
         """Raises one UserError with a line for each error."""
         errors = [p.text for p in self.problems if p.severity == "error"]

@@ -16,7 +16,8 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
-from contest.catalog import path_inside, titles_of
+from contest.catalog import titles_of
+from contest.files import path_inside
 from modeling.inference import Predictions
 from modeling.weights import is_non_commercial
 from reporting import review

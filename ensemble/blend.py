@@ -17,11 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ensemble.metrics import (
+    calibrated,
     fit_temperature,
     least_loss_weights,
     log_loss,
     normalized,
     paired_change,
+    row_losses,
     with_temperature,
 )
 from modeling.inference import Predictions
@@ -81,9 +83,15 @@ class Blend(Recipe):
         names = self.weighted_names()
         first = next(iter(predictions[names[0]].values()))
         ids = first.sample_id.tolist()
-        aligned = {name: {v: p.align(ids) for v, p in predictions[name].items()} for name in names}
-        probs = normalized(self.probs(aligned)).astype(np.float32)
+        weighted = {name: predictions[name] for name in names}
+        probs = normalized(self.probs(aligned(weighted, ids))).astype(np.float32)
         return Predictions(first.sample_id, probs, first.classes, first.split, tuple(names))
+
+
+def aligned(sources, ids):
+    """{source: {view: probs (n, C)}} of {source: {view: Predictions}}, in the order of ids."""
+    return {name: {view: predictions.align(ids) for view, predictions in views.items()}
+            for name, views in sources.items()}
 
 
 # ---------------------------------------------------------------- one source
@@ -92,12 +100,6 @@ def mean_of(views, names):
     """Mean (n, C) of the named views of {view: probs (n, C)}, float32."""
     mean = np.mean([views[name] for name in names], axis=0, dtype=np.float64)
     return mean.astype(np.float32)
-
-
-def row_losses(probs, labels):
-    """(n,) log loss of each row, at the one temperature that fits all rows best."""
-    scaled = with_temperature(probs, fit_temperature(labels, probs))
-    return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-7))
 
 
 def clearly_below_zero(difference):
@@ -112,13 +114,14 @@ def choose_views(views, labels):
     views = {name: p[rows] for name, p in views.items()}
     labels = labels[rows]
     kept = list(views)
-    losses = row_losses(mean_of(views, kept), labels)
+    losses = row_losses(labels, calibrated(labels, mean_of(views, kept)))
 
     while len(kept) > 1:
         changes = {}
         for view in kept[1:]:
             others = [v for v in kept if v != view]
-            changes[view] = row_losses(mean_of(views, others), labels) - losses
+            probs = calibrated(labels, mean_of(views, others))
+            changes[view] = row_losses(labels, probs) - losses
         worst = min(changes, key=lambda view: changes[view].mean())
         if not clearly_below_zero(changes[worst]):
             break
@@ -137,7 +140,8 @@ def useless(stack, labels, names):
     prior = np.bincount(labels, minlength=stack.shape[2]) / len(labels)
     for i, name in enumerate(names):
         # over the loss of always answering the class shares
-        excess = row_losses(stack[i], labels) + np.log(np.maximum(prior[labels], 1e-7))
+        losses = row_losses(labels, calibrated(labels, stack[i]))
+        excess = losses + np.log(np.maximum(prior[labels], 1e-7))
         if not clearly_below_zero(excess):
             out[name] = "no better than the class shares"
             continue

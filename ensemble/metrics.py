@@ -276,11 +276,20 @@ def with_temperature(probs, temperature):
     return (scaled / scaled.sum(1, keepdims=True)).astype(np.float32)
 
 
+def row_losses(labels, probs):
+    """(n,) log loss of each row."""
+    return -np.log(np.maximum(probs[np.arange(len(labels)), labels], 1e-7))
+
+
+def calibrated(labels, probs):
+    """The probs (n, C) at the temperature that fits all rows best."""
+    return with_temperature(probs, fit_temperature(labels, probs))
+
+
 def fit_temperature(labels, probs):
     """The temperature of least log loss (arXiv 1706.04599), between 0.1 and 10."""
     def loss(log_temperature):
-        scaled = with_temperature(probs, np.exp(log_temperature))
-        return -np.log(np.maximum(scaled[np.arange(len(labels)), labels], 1e-7)).mean()
+        return row_losses(labels, with_temperature(probs, np.exp(log_temperature))).mean()
 
     found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded")
     return float(np.exp(found.x))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from config import key_settings
-from ensemble.blend import Blend, fit_rounds, mean_of, nested_cut
+from ensemble.blend import Blend, aligned, fit_rounds, mean_of, nested_cut
 from ensemble.metrics import bootstrap_ci90, confident_scores, normalized
 from ensemble.teachers import PSEUDO_LABELS, load_pseudo_labels
 from modeling.inference import Predictions, joined_views
@@ -82,14 +82,10 @@ def folds_of(sources):
     return [{fold for fold, _ in members if fold is not None} for members in sources.values()]
 
 
-def out_of_fold(members, split, of_folds):
-    """{view: Predictions} over the valid images of these folds.
-
-    Falls back on the clean ones where test-like ones would be equal.
-    """
-    done = [fitted for fold, fitted in members if fold in of_folds]
-    split = split if done[0].has(split) else "valid"
-    return joined_views([fitted.views(split) for fitted in done], Predictions.concat)
+def out_of_fold(members, split_of, of_folds):
+    """{view: Predictions} over the valid images of these folds. split_of(Fitted): which split."""
+    return joined_views([fitted.views(split_of(fitted)) for fold, fitted in members
+                         if fold in of_folds], Predictions.concat)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +112,12 @@ def rows_of(prepared, sources, log):
     if common < every:
         log.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all "
                  "backbones were trained on: the others lack some")
-    clean = {name: out_of_fold(members, "valid", common) for name, members in sources.items()}
-    testlike = {name: out_of_fold(members, "valid_testlike", common)
+    testlike = {name: out_of_fold(members, lambda fitted: fitted.testlike, common)
                 for name, members in sources.items()}
+    clean = testlike
+    if not prepared.shift.is_empty:
+        clean = {name: out_of_fold(members, lambda _: "valid", common)
+                 for name, members in sources.items()}
 
     first_view = next(iter(next(iter(clean.values())).values()))
     ids = first_view.sample_id.tolist()
@@ -126,10 +125,9 @@ def rows_of(prepared, sources, log):
     row_of = {sample: row for row, sample in enumerate(train.sample_id.tolist())}
     rows = [row_of[sample] for sample in ids]
     folds = prepared.folds.fold[rows]
-    aligned = {name: {view: predictions.align(ids) for view, predictions in views.items()}
-               for name, views in testlike.items()}
     return Rows(ids, train.label[rows], folds, groups_to_resample(train.group[rows], log),
-                blend_parts(folds, seed_of(prepared.config.seed, "blend")), clean, aligned)
+                blend_parts(folds, seed_of(prepared.config.seed, "blend")), clean,
+                aligned(testlike, ids))
 
 
 def groups_to_resample(groups, log):
@@ -192,8 +190,9 @@ def blended(prepared, metric, fits, log):
                              metric.limits)
         warn_of_sureness(score, metric, log)
         test = blend.apply({
-            name: joined_views([fitted.views("test") for _, fitted in members], Predictions.mean)
-            for name, members in sources.items()})
+            name: joined_views([fitted.views("test") for _, fitted in sources[name]],
+                               Predictions.mean)
+            for name in blend.weighted_names()})
     else:
         score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
 
@@ -304,8 +303,8 @@ def by_confidence(seed, sources, blend, nested, rows, metric):
     scores = []
     for fold in np.unique(rows.folds):
         mine = rows.folds == fold
-        test = blend.apply({name: fitted.views("test") for name, members in sources.items()
-                            for number, fitted in members if number == fold})
+        test = blend.apply({name: fitted.views("test") for name in blend.weighted_names()
+                            for number, fitted in sources[name] if number == fold})
         scores.append(confident_scores(metric, rows.labels[mine], nested[mine], test.probs,
                                        n_scored=len(rows.labels),
                                        seed=seed_of(seed, "confidence", int(fold))))

@@ -18,7 +18,7 @@ import csv
 import numpy as np
 
 from data_loader import Targets
-from ensemble.metrics import fit_temperature, least_loss_weights, with_temperature
+from ensemble.metrics import calibrated, fit_temperature, least_loss_weights, with_temperature
 from modeling.inference import Predictions
 from utils import RunError, csv_text, quoted_cell, unquoted_cell, write_atomic
 
@@ -52,12 +52,8 @@ def able(names, folds, label_of):
     predictions = [Predictions.concat([fold[name] for fold in folds]) for name in names]
     ids = predictions[0].sample_id.tolist()
     labels = np.array([label_of[i] for i in ids])
-    calibrated = []
-    for each in predictions:
-        probs = each.align(ids)
-        calibrated.append(with_temperature(probs, fit_temperature(labels, probs)))
-
-    weights = least_loss_weights(np.stack(calibrated), labels)
+    stack = np.stack([calibrated(labels, each.align(ids)) for each in predictions])
+    weights = least_loss_weights(stack, labels)
     least = 0.5 / len(names)
     return [name for name, weight in zip(names, weights, strict=True) if weight >= least]
 

@@ -55,9 +55,10 @@ class Predictions:
                 f"missing (first {missing[:1]}), {len(extra)} extra (first {extra[:1]})")
         return self.probs[[row[i] for i in ids]]
 
-    def save(self, path):
+    def save(self, path, **more):
+        """Write them as one file, with `more` arrays."""
         np.savez(path, sample_id=self.sample_id, probs=self.probs, classes=np.array(self.classes),
-                 split=self.split, sources=np.array(self.sources))
+                 split=self.split, sources=np.array(self.sources), **more)
 
     @classmethod
     def load(cls, path):
@@ -88,10 +89,8 @@ def save_views(views, path):
     """Write {view name: Predictions of the same samples in one order} as one file.
     `Predictions.load` reads it as their mean."""
     mean = Predictions.mean(list(views.values()))
-    view_probs = np.stack([p.probs for p in views.values()])
-    np.savez(path, sample_id=mean.sample_id, probs=mean.probs, classes=np.array(mean.classes),
-             split=mean.split, sources=np.array(mean.sources), views=np.array(list(views)),
-             view_probs=view_probs)
+    mean.save(path, views=np.array(list(views)),
+              view_probs=np.stack([p.probs for p in views.values()]))
 
 
 def load_views(path):

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from config import size_problem
 from modeling.heads import build_head
+from modeling.norms import batch_norms
 from modeling.weights import check_model_name, without_weights
 from system.machine import fault_of
 from utils import UserError
@@ -169,8 +170,7 @@ def norm_mismatch(network, images):
         ratio = variance.clamp(min=module.eps) / module.running_var.clamp(min=module.eps)
         distances.append(float(ratio.log().abs().mean()))
 
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    hooks = [norm.register_forward_hook(compare) for norm in norms]
+    hooks = [norm.register_forward_hook(compare) for norm in batch_norms(network)]
     for batch in images.split(64):
         network.features(batch)
     for hook in hooks:

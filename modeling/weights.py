@@ -21,6 +21,7 @@ from modeling.norms import batch_norms
 from utils import UserError, digest_file, first_few, nearest
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth")
+HUB_TIMEOUT_SECONDS = 3.0
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -140,22 +141,18 @@ def cached_file(hub_id):
     return None
 
 
-_reachable = {}
-
-
-def hub_reachable(timeout_seconds=3.0):
+@functools.cache
+def hub_reachable():
     """Whether the hub, or the proxy towards it, answers. Asked once per process; never if
     HF_HUB_OFFLINE is set."""
     hub = urlsplit(hub_constants.ENDPOINT)
-    if hub not in _reachable:
-        try:
-            if hub_constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
-                raise OSError("offline by HF_HUB_OFFLINE")
-            socket.create_connection(address_towards(hub), timeout=timeout_seconds).close()
-            _reachable[hub] = True
-        except (OSError, ValueError):
-            _reachable[hub] = False
-    return _reachable[hub]
+    if hub_constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
+        return False
+    try:
+        socket.create_connection(address_towards(hub), timeout=HUB_TIMEOUT_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def address_towards(url):

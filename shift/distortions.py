@@ -9,12 +9,12 @@ noise then lies on the fill too.
 """
 import functools
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from utils import UserError, nearest
+from utils import UserError, nearest, plain
 
 # kind -> (lowest, highest value, unit). A value is drawn uniformly from a distortion's low..high.
 # Lengths are pixels of the original image: a pixel of a copy of a tenth of its size counts as ten.
@@ -117,11 +117,7 @@ class ShiftPolicy:
         return next((d for d in self.distortions if d.kind == kind), None)
 
     def to_json(self):
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["distortions"] = [dict(vars(d)) for d in self.distortions]
-        values["fill"] = list(self.fill)
-        values["natural"] = list(self.natural)
-        return values
+        return plain(self)
 
     @classmethod
     def from_json(cls, values):

@@ -135,7 +135,6 @@ class Jitter:
         return Jitter(**{f.name: getattr(self, f.name) * factor for f in fields(self)})
 
 
-JITTER = {"any": Jitter(), "document": Jitter(), "photo": Jitter()}
 MINORITY_JITTER = 1.25     # few images are shown in more ways
 
 
@@ -144,7 +143,7 @@ class ClassGroup:
     """Classes augmented alike, and the policy that damages their images like test images."""
 
     name: str
-    style: str    # a key of JITTER
+    style: str    # any, document or photo
     classes: tuple[str, ...]
     n_images: int
     is_minority: bool = False
@@ -152,8 +151,7 @@ class ClassGroup:
 
     @property
     def jitter(self):
-        factor = MINORITY_JITTER if self.is_minority else 1.0
-        return JITTER[self.style].times(factor)
+        return Jitter().times(MINORITY_JITTER if self.is_minority else 1.0)
 
     def to_json(self):
         """Plain values; files call the style "look"."""

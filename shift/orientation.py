@@ -246,7 +246,7 @@ def natural_symmetries(images, labels, embed, seed, workers, n=240):
     rows = make_pipeline(StandardScaler(), components).fit_transform(rows)
     original, *others = np.split(rows, len(ORIENTATIONS))
     return tuple(name for name, mirrored in zip(SYMMETRIES, others, strict=True)
-                 if is_natural(original, mirrored, y, seed))
+                 if is_natural(original, mirrored, y))
 
 
 def some_of_classes(rows, labels, n):
@@ -262,7 +262,7 @@ def some_of_classes(rows, labels, n):
     return rows[order[np.arange(len(rows)) - starts < OF_A_CLASS]][:n]
 
 
-def is_natural(original, mirrored, y, seed):
+def is_natural(original, mirrored, y):
     """Whether neither test tells (n, d) original rows from mirrored ones; y (n,): their classes."""
     nearer = [[0.5]]
     for c in np.unique(y):

@@ -20,14 +20,15 @@ CHANCE_FACTOR = 2.5        # a gain counts from this multiple of what chance giv
 
 # ---------------------------------------------------------------- reading a test set with a bank
 
-def likelihood_ratios(rows, y, source, test, n_classes, seed, folds=2):
-    """P(class | row) / P(class), up to a factor per row.
+def likelihood_ratios(bank, y, test, n_classes, seed, folds=2):
+    """P(class | row) / P(class), up to a factor per row. y (n,): the classes of the bank's rows.
 
     Returns (n, K) for the rows of the bank, out of fold, and (m, K) for the test rows.
     """
+    rows = bank.statistics
     p_bank = np.full((len(rows), n_classes), 1e-3)
     p_test = np.full((len(test), n_classes), 1e-3)
-    splits = GroupKFold(folds, shuffle=True, random_state=seed).split(rows, y, source)
+    splits = GroupKFold(folds, shuffle=True, random_state=seed).split(rows, y, bank.source)
     for fold, (fit, held) in enumerate(splits):
         forest = ExtraTreesClassifier(50, min_samples_leaf=4, max_features=0.2,
                                       random_state=seed + fold)
@@ -47,6 +48,13 @@ def likelihood_ratios(rows, y, source, test, n_classes, seed, folds=2):
         return ratio
 
     return ratios(p_bank), ratios(p_test)
+
+
+def kind_ratios(kind, bank, test, seed):
+    """(y (n,): the class of each row of the bank, ratios of those rows, ratios of the test rows) of
+    a kind of distortion."""
+    y = classes_of(bank.values, kind)
+    return y, *likelihood_ratios(bank, y, test, AXES[kind].classes.max() + 1, seed)
 
 
 def uniform_ranges(kind, parts=2):
@@ -113,9 +121,7 @@ class Belief:
 
 
 def read_kind(kind, bank, test, seed):
-    y = classes_of(bank.values, kind)
-    n_classes = AXES[kind].classes.max() + 1
-    ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, n_classes, seed)
+    y, ours, theirs = kind_ratios(kind, bank, test, seed)
 
     # chance is measured on pure rows, if enough of them lack the kind
     without = (y == 0) & bank.pure
@@ -141,6 +147,6 @@ def read_setting(name, choices, needs, bank, test, seed):
     needs: set of kinds, one of which an image must have.
     """
     y = np.array([1 + choices.index(v[name]) if needs & v.keys() else 0 for v in bank.values])
-    _, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, len(choices) + 1, seed)
+    _, theirs = likelihood_ratios(bank, y, test, len(choices) + 1, seed)
     weights = mixture_weights(theirs)[1:] + 0.01
     return tuple(weights / weights.sum())

@@ -1,5 +1,5 @@
 """ShiftReport: what was measured of the shift, as JSON and as sentences."""
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from shift.distortions import DISTORTIONS, SYMMETRIES, ShiftPolicy
 from shift.groups import ClassGroup
@@ -49,10 +49,7 @@ class ShiftReport:
         return ("identity", *dict.fromkeys([*self.natural_symmetries, *shown]))
 
     def to_json(self):
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["policy"] = self.policy.to_json()
-        values["groups"] = [g.to_json() for g in self.groups]
-        return plain(values)
+        return plain(self) | {"groups": plain([g.to_json() for g in self.groups])}
 
     @classmethod
     def from_json(cls, values):

@@ -6,7 +6,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from shift.bank import AXES, USUAL, classes_of, draw_values, make_bank, trace_row
+from shift.bank import AXES, USUAL, draw_values, make_bank, trace_row
 from shift.distortions import FILLS, GEOMETRY
 from shift.mixtures import mixture_weights
 from shift.orientation import MIN_GAIN, resampled
@@ -16,6 +16,7 @@ from shift.reading import (
     Belief,
     KindReading,
     fit_range,
+    kind_ratios,
     likelihood_ratios,
     read_kinds,
     read_setting,
@@ -162,7 +163,7 @@ def styles_of_test(bank, style, test, seed):
     style: (n_images,) int, of the training images.
     """
     y = style[bank.source]
-    ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, y.max() + 1, seed)
+    ours, theirs = likelihood_ratios(bank, y, test, y.max() + 1, seed)
     if (ours.argmax(1) == y).mean() < MIN_STYLE_ACCURACY:
         return None
     return (theirs * mixture_weights(theirs)).argmax(1)
@@ -189,9 +190,7 @@ def split_kind(kind, bank, style, test, test_style, seed):
 
     style: (n,) int, of the bank's rows; test_style: (m,) int.
     """
-    y = classes_of(bank.values, kind)
-    n_classes = AXES[kind].classes.max() + 1
-    ours, theirs = likelihood_ratios(bank.statistics, y, bank.source, test, n_classes, seed)
+    _, ours, theirs = kind_ratios(kind, bank, test, seed)
 
     def fit_apart(ratios, style_of_row):
         fits = [fit_range(ratios[style_of_row == k], kind) for k in range(style.max() + 1)]

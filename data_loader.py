@@ -9,7 +9,6 @@
 contest/ leads from a folder to an audited contest. Letters: n samples, C classes, B batch, H x W
 pixels, S side of the square.
 """
-import csv
 import itertools
 import math
 import warnings
@@ -30,6 +29,7 @@ from system.parallel import start_worker
 from utils import (
     RunError,
     UserError,
+    csv_rows,
     csv_text,
     first_few,
     quoted_cell,
@@ -162,8 +162,7 @@ def save_folds(folds, path):
 
 def load_folds(path):
     """Folds from the csv of `save_folds`."""
-    with open(path, encoding="utf-8", newline="") as f:
-        rows = list(csv.DictReader(f))
+    rows = csv_rows(path)
     fold = [int(row["fold"]) for row in rows]
     return Folds([unquoted_cell(row["sample_id"]) for row in rows], fold, max(fold, default=-1) + 1)
 

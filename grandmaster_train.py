@@ -9,7 +9,6 @@ Run the same command again to continue an interrupted run. Exit status: 0 done, 
 2 bad arguments or data, 130 interrupted.
 """
 import argparse
-import csv
 import os
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from running.pipeline import run
 from system.command import DONE, FAILED, Parser, run_command
 from system.log import printable
 from system.stages import changed_files
-from utils import UserError
+from utils import UserError, csv_rows
 
 
 def make_parser():
@@ -115,8 +114,8 @@ def contest_folder(args, config):
         print(f"no --data_path: using the embedded contest in {folder}", flush=True)
 
     demo_contest.draw_contest(folder, args.demo_size)
-    with open(demo_contest.answers_path(folder), newline="", encoding="utf-8") as f:
-        return folder, {row["ID"]: row["target"] for row in csv.DictReader(f)}
+    rows = csv_rows(demo_contest.answers_path(folder))
+    return folder, {row["ID"]: row["target"] for row in rows}
 
 
 def verify(folder):

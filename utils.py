@@ -38,6 +38,12 @@ def unquoted_cell(text):
     return text
 
 
+def csv_rows(path):
+    """[{column: text}] of a csv file that the program wrote."""
+    with open(path, newline="", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
 def csv_text(rows, separator=","):
     """Rows as csv that reads back unchanged.
 

@@ -7,7 +7,6 @@
 
 Every fit reads the cache. Letters: n samples, H x W pixels.
 """
-import csv
 from collections import Counter
 from dataclasses import dataclass, fields
 from dataclasses import replace as with_fields
@@ -39,6 +38,7 @@ from contest.problems import Findings, Problem
 from system.parallel import parallel_map
 from utils import (
     counted,
+    csv_rows,
     csv_text,
     digest_bytes,
     quoted_cell,
@@ -394,8 +394,7 @@ def write_catalog(path, catalog, left_out, contest_folder):
 
 def read_catalog(path, classes, contest_folder):
     """(Catalog, left_out (n,) str) that write_catalog wrote."""
-    with open(path, encoding="utf-8", newline="") as f:
-        rows = list(csv.DictReader(f))
+    rows = csv_rows(path)
     columns = {name: [unquoted_cell(row[name]) for row in rows] for name in CATALOG_COLUMNS}
     paths = [str(Path(contest_folder) / p) if p else "" for p in columns["path"]]
     labels = [int(v) for v in columns["label"]]

@@ -13,14 +13,13 @@ Class weights make up for the rest: each class keeps the part in the loss that i
 alone would have (`losses.class_weights`). Lower thresholds for hard classes (FlexMatch, arXiv
 2110.08263) would add wrong labels to them.
 """
-import csv
 
 import numpy as np
 
 from data_loader import Targets
 from ensemble.metrics import calibrated, fit_temperature, least_loss_weights, with_temperature
 from modeling.inference import Predictions
-from utils import RunError, csv_text, quoted_cell, unquoted_cell, write_atomic
+from utils import RunError, csv_rows, csv_text, quoted_cell, unquoted_cell, write_atomic
 
 
 def teachers_temperature(folds, label_of):
@@ -133,9 +132,7 @@ def load_pseudo_labels(path):
     """{sample id: class} from a file of `save_pseudo_labels`; {} if there is none."""
     if not path.exists():
         return {}
-    with open(path, newline="", encoding="utf-8") as f:
-        return {unquoted_cell(row["sample_id"]): unquoted_cell(row["class"])
-                for row in csv.DictReader(f)}
+    return {unquoted_cell(row["sample_id"]): unquoted_cell(row["class"]) for row in csv_rows(path)}
 
 
 PSEUDO_LABELS = "pseudo_labels.csv"     # in the folder of a fit

@@ -28,10 +28,10 @@ from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_me
 from modeling.norms import norm_statistics
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
 from modeling.torch_private import forget_unscaling
-from system.log import progress
+from system.log import SHARE_BAR, progress
 from system.machine import stop_is_asked, stops_after_a_step
 from system.stages import SCRATCH
-from utils import RunError, UserError, digest_file, seed_of, sync
+from utils import RunError, UserError, csv_rows, digest_file, seed_of, sync
 
 # columns of history.csv; the others are floats
 WHOLE_NUMBERS = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing",
@@ -287,8 +287,8 @@ class StepBar:
     """The bar of a fit, one step at a time."""
 
     def __init__(self, description, n_done):
-        self.bar = progress(total=n_done, initial=n_done, desc=description, bar_format=(
-            "{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left{postfix}"))
+        self.bar = progress(total=n_done, initial=n_done, desc=description,
+                            bar_format=SHARE_BAR + "{postfix}")
 
     def set_total(self, n_steps):
         """Set the steps of the whole fit, which may change after each epoch."""
@@ -365,10 +365,9 @@ def result_of(spec, folder, history):
 
 def load_result(spec, folder):
     """The FitResult of a finished fit, from its history.csv."""
-    with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
     history = [{name: int(text) if name in WHOLE_NUMBERS else float(text)
-                for name, text in row.items()} for row in rows]
+                for name, text in row.items()}
+               for row in csv_rows(Path(folder) / "history.csv")]
     return result_of(spec, folder, history)
 
 

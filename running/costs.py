@@ -212,21 +212,20 @@ class MeasureJob:
     def __call__(self, site):
         """Leaves the stage of how steps are computed and, if asked, that of their costs."""
         need_weights(self.prepared.weights[self.backbone])
-        runtime = self.prepared.config.runtime
         compute = self.compute
         if compute is None:
             stage = compute_stage(self.prepared, self.backbone)
-            with_loading(site, runtime, site.log, lambda place: make(
-                stage, lambda folder: write_json(folder / "compute.json",
-                                                 choose_compute(self, place)), site.log))
+            self.make_json(site, stage, "compute.json", lambda place: choose_compute(self, place))
             compute = Compute(**read_json(stage.folder / "compute.json")["chosen"])
-        if not self.wants_costs:
-            return
+        if self.wants_costs:
+            stage = cost_stage(self.prepared, self.machine, self.backbone, compute)
+            self.make_json(site, stage, "cost.json",
+                           lambda place: measure_cost(self, compute, place))
 
-        stage = cost_stage(self.prepared, self.machine, self.backbone, compute)
-        with_loading(site, runtime, site.log, lambda place: make(
-            stage, lambda folder: write_json(folder / "cost.json",
-                                             measure_cost(self, compute, place)), site.log))
+    def make_json(self, site, stage, name, measure):
+        """Make a stage that holds what measure(Place) returns, as a file of that name."""
+        with_loading(site, self.prepared.config.runtime, site.log, lambda place: make(
+            stage, lambda folder: write_json(folder / name, measure(place)), site.log))
 
     @property
     def spec(self):

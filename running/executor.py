@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from system.log import Timer, progress
+from system.log import SHARE_BAR, Timer, progress
 from system.machine import is_out_of_memory, usable_cores
 from system.stages import OWNER
 from utils import RunError, UserError, digest_json, import_extra, read_json
@@ -324,8 +324,8 @@ class RayExecutor:
         while True:
             while self.has_room(running) and (job := next(jobs, None)):
                 running[self.submit(job)] = job
-                bars[job.name] = progress(total=1.0, desc=job.title, bar_format=(
-                    "{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left"))
+                bars[job.name] = progress(total=1.0, desc=job.title,
+                                          bar_format=SHARE_BAR)
             if not running:
                 return
 

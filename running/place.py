@@ -32,9 +32,13 @@ def place_at(site, runtime, log):
         keep_freed_memory()
         torch.set_num_threads(site.cores)
         cv2.setNumThreads(site.cores)
-    device = pick_device(runtime.device)
-    workers = n_workers(runtime, device, site.cores) if site.may_fork else 0
-    return Place(device, workers, loads_in_bursts(device, site.cores), log)
+    return place_on(pick_device(runtime.device), runtime, site.cores, log, site.may_fork)
+
+
+def place_on(device, runtime, cores, log, may_fork=True):
+    """The Place of a device beside so many cores."""
+    workers = n_workers(runtime, device, cores) if may_fork else 0
+    return Place(device, workers, loads_in_bursts(device, cores), log)
 
 
 def need_weights(source):

@@ -107,8 +107,12 @@ ALONE = Devices()      # one fit after the other
 
 def earliest(placed, share):
     """When `share` of a device is free first. placed: (end, share) of what runs there."""
-    ends = sorted({0.0, *(end for end, _ in placed)})
-    return next(t for t in ends if sum(s for end, s in placed if end > t) + share <= 1 + 1e-9)
+    taken = share
+    for end, other in sorted(placed, reverse=True):
+        taken += other
+        if taken > 1 + 1e-9:
+            return end
+    return 0.0
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,9 @@ def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True
     """
     kept = list(works)
     asked = {w.spec: w.n_epochs for w in works}
-    if total(kept, costs, asked, devices) <= seconds_left:
-        return Plan(asked, total(kept, costs, asked, devices))
+    seconds = total(kept, costs, asked, devices)
+    if seconds <= seconds_left:
+        return Plan(asked, seconds)
     shortest = {w.spec: w.floor_epochs for w in works}
     for gone in in_order_of_dropping(works, weakest, at_least_one):
         if total(kept, costs, shortest, devices) <= seconds_left:

@@ -102,12 +102,16 @@ class Planner:
         """{FitSpec: done, begun or to do}."""
         backbones = dict.fromkeys(spec.backbone for spec in specs)
         known = {backbone for backbone in backbones if self.known.knows_compute(backbone)}
-        return {spec: self.stages(spec, specs).state if spec.backbone in known else "to do"
+        made = {}
+        return {spec: self.stages(spec, specs, made).state if spec.backbone in known else "to do"
                 for spec in specs}
 
-    def stages(self, spec, available):
-        """The FitStages of a fit that only the `available` fits may teach."""
-        return fit_stages(self.prepared, spec, self.known.compute_of, available)
+    def stages(self, spec, available, made=None):
+        """The FitStages of a fit that only the `available` fits may teach.
+
+        made: those of earlier calls with the same `available`, filled here.
+        """
+        return fit_stages(self.prepared, spec, self.known.compute_of, available, made)
 
     def to_do(self):
         return [spec for spec in self.works if self.state[spec] != "done"]

@@ -30,7 +30,7 @@ from modeling.norms import fused, with_statistics
 from modeling.train import read_tensors
 from modeling.weights import WeightsSource
 from running.costs import machine_facts
-from running.place import Place, loads_in_bursts, n_workers
+from running.place import place_on
 from running.predicting import ADAPTED, Inference, square_of, views_of
 from system.log import EventLog, progress
 from system.machine import usable_cores
@@ -169,9 +169,7 @@ def predictor_of(stored):
         can_do = can_compute(device, stored.made_on, fit.compute)
         fits[spec] = fit if can_do else replace(fit, compute=otherwise)
 
-    cores = usable_cores()
-    place = Place(device, n_workers(runtime, device, cores), loads_in_bursts(device, cores),
-                  EventLog(os.devnull, echo=False))
+    place = place_on(device, runtime, usable_cores(), EventLog(os.devnull, echo=False))
     return Predictor(Inference(stored.config, stored.classes, place), fits, stored.views,
                      stored.blend, stored.metric, stored.long_side_px, stored.class_names,
                      stored.white_level)

@@ -4,8 +4,6 @@ import logging
 import sys
 import traceback
 
-import torch
-
 from system.log import printable, safe_streams
 from system.machine import fault_of, signals_interrupt, usable_cores
 from utils import RunError, UserError
@@ -29,6 +27,8 @@ def run_command(command, argv=None, goes_on="run the same command again to conti
     A user's mistake and a fault of the machine are one sentence on standard error. A traceback
     means a mistake of ours.
     """
+    import torch  # here, because the menu starts without it
+
     if argv is None:
         argv = sys.argv[1:]
     logging.getLogger("timm").setLevel(logging.ERROR)

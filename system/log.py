@@ -127,10 +127,11 @@ class EventLog:
 
     def record(self, event, **values):
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": now, "event": event, **plain(values)}
+        values = plain(values)
+        line = {"time": now, "event": event, **values}
         with open(self.path, "a", encoding="utf-8") as f:
             f.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self.also(event, plain(values))
+        self.also(event, values)
 
     def say(self, text, event="note", **values):
         self.record(event, text=text, **values)
@@ -195,6 +196,10 @@ def no_bars(hidden=True):
         Bars.hidden = before
 
 
+# of tqdm: how much is done, and how long the rest takes
+SHARE_BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left"
+
+
 class Overall:
     """The bar below all others: how much is done, and the time left at the pace so far."""
 
@@ -204,7 +209,7 @@ class Overall:
             desc=description,
             position=1,
             smoothing=0,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} left",
+            bar_format=SHARE_BAR,
         )
 
     @property

@@ -34,6 +34,11 @@ class Metric:
     answer: str = "class"
     limits: tuple[float, float] = (0.0, 1.0)
 
+    @property
+    def better(self):
+        """Whether larger or smaller scores are better."""
+        return "larger" if self.sign > 0 else "smaller"
+
     def __call__(self, labels, probs):
         return float(self.function(np.asarray(labels), np.asarray(probs)))
 

@@ -7,6 +7,7 @@
 It shows what stored files hold: predictions by sample_id, the audit, the shift. A page that cannot
 be written is a line in the log and never ends the run.
 """
+import functools
 import json
 import os
 import time
@@ -31,6 +32,7 @@ from reporting.figures import (
     reliability_points,
     thumbnail,
 )
+from reporting.summary import SCORES
 from shift.distortions import DISTORTIONS, distort
 from shift.groups import by_class
 from system.log import Timer, duration
@@ -48,10 +50,6 @@ SET_IMAGES = 4
 STRIP_IMAGES = 8
 MOST_STATISTICS = 12
 SPLITS = {"valid": "as they are", "valid_testlike": "made like the test set"}
-SCORES = {"oof_clean": "out of fold, images as they are",
-          "oof_testlike": "out of fold, made like the test set",
-          "by_confidence": "by sureness on the test images",
-          "expected": "expected of the submission", "test": "got on the test set (answers known)"}
 
 
 class Page:
@@ -89,21 +87,29 @@ class Page:
         out_of_fold = stored_oof(blended.folder) if blended else oof_so_far(fitted)
         return {
             **self.heading(),
-            **samples(prepared.audit, self.setup.contest.folder),
+            **self.fixed,
             "final": final,
             "n_done": len(fitted),
             "n_fits": len(specs),
             "trained": duration(sum(done.result.seconds for done in fitted.values())),
             "warnings": self.log.warnings,
-            "weights": weight_rows(prepared.weights.values()),
             "score_chart": score_chart(final["score"], metric) if final else None,
             "panels": curve_panels(fitted),
             "fits": fit_rows(specs, fitted, scores),
             "source_chart": source_chart(specs, scores, blended, metric),
             "blend": blended.blend if blended else None,
             "oof": oof_content(prepared.audit, out_of_fold, metric, prepared.shift),
+        }
+
+    @functools.cached_property
+    def fixed(self):
+        """What no fit changes."""
+        prepared = self.prepared
+        return {
+            **samples(prepared.audit, self.setup.contest.folder),
             **duplicates(prepared.audit),
             **shift_content(prepared),
+            "weights": weight_rows(prepared.weights.values()),
         }
 
     def heading(self):
@@ -115,7 +121,7 @@ class Page:
             "name": setup.folder.name,
             "mode": config.mode,
             "metric": setup.metric.name,
-            "better": "larger" if setup.metric.sign > 0 else "smaller",
+            "better": setup.metric.better,
             "understood": setup.contest.describe(setup.metric, config.metric != "auto"),
             "folder": str(setup.contest.folder),
             "written": time.strftime("%Y-%m-%d %H:%M"),

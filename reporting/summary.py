@@ -4,6 +4,12 @@ from pathlib import Path
 from system.log import duration
 from utils import write_json
 
+# of a run's scores, in the order they are shown
+SCORES = {"oof_clean": "out of fold, images as they are",
+          "oof_testlike": "out of fold, made like the test set",
+          "by_confidence": "by sureness on the test images",
+          "expected": "expected of the submission", "test": "got on the test set (answers known)"}
+
 
 def training_results(config, fits, path):
     """training_results.json: every fit with every epoch. fits: [(FitResult, {split: score})]."""
@@ -71,13 +77,12 @@ def round_line(row):
 
 def score_lines(score, metric):
     """The scores, those out of fold and the expected one with their intervals."""
-    texts = {"oof_clean": "out of fold, images as they are",
-             "oof_testlike": "out of fold, made like the test set",
+    texts = {"oof_clean": SCORES["oof_clean"], "oof_testlike": SCORES["oof_testlike"],
              "expected": f"expected {metric} of the submission"}
     for key, text in texts.items():
         low, high = score[f"{key}_ci90"]
         yield f"{text:<36} {score[key]:.4f}  (90 % interval {low:.4f} to {high:.4f})"
     if "by_confidence" in score:
-        yield f"{'  by sureness on the test images':<36} {score['by_confidence']:.4f}"
+        yield f"{'  ' + SCORES['by_confidence']:<36} {score['by_confidence']:.4f}"
     if "test" in score:
         yield f"{'got on the test set':<36} {score['test']:.4f}"

@@ -75,7 +75,7 @@ def final_results(setup, prepared, result, warnings):
     predictions = {split: f"{result.folder.name}/{name}.npz" for split, name in PREDICTIONS.items()
                    if (result.folder / f"{name}.npz").exists()}
     return {"mode": prepared.config.mode, "experiment_name": setup.folder.name,
-            "metric": metric.name, "better": "larger" if metric.sign > 0 else "smaller",
+            "metric": metric.name, "better": metric.better,
             "classes": list(prepared.classes), "predictions": predictions,
             "rounds": result.rounds, "blend": result.blend,
             "sources": [row._asdict() for row in result.table],

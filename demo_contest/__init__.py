@@ -18,13 +18,10 @@ from pathlib import Path
 import cv2
 from filelock import FileLock
 
+from demo_contest.classes import CLASS_NAMES, TRAIN_COUNTS, draw_clean
+from demo_contest.distort import apply, draw_distortion, needs_other
 from system.machine import usable_cores
 from utils import RunError, UserError, canonical_json, read_json, seed_of, write_atomic, write_json
-
-from .classes import CLASS_NAMES, TRAIN_COUNTS, draw_clean
-from .distort import apply, draw_distortion, needs_other
-
-__all__ = ["CLASS_NAMES", "DEFAULT_SIZE", "answers_path", "draw_contest"]
 
 VERSION = 1                 # raise when a drawn byte changes: other versions are refused
 DEFAULT_SIZE = 0.25         # share of the full contest (1,570 + 3,140 images)

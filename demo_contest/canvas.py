@@ -224,12 +224,10 @@ def natural_tilt(rng):
     return max(-1.9, min(1.9, rng.gauss(0, 0.6)))
 
 
-def photograph(rng, image, shadow=0.42, degrees=None):
+def photograph(rng, image, shadow=0.42):
     """The drawing as a careful person photographs it: a small tilt, a soft shadow on a part."""
     height, width = image.shape[:2]
-    if degrees is None:
-        degrees = natural_tilt(rng)
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1)
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), natural_tilt(rng), 1)
     image = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
 
     levels = [[255 * (1 - rng.uniform(0, shadow))] * 3 for _ in range(9)]

@@ -2,13 +2,13 @@
 
 They differ by colour, heading, and two machine-readable lines that only the passport has.
 """
-from .canvas import CARD, Page, cap_font, date, desk, jitter, lay, natural_tilt, photograph, words
+from demo_contest.canvas import CARD, Page, cap_font, date, desk, jitter, lay, photograph, words
 
 
 def _on_desk(rng, card):
     """A photograph of the card lying on a desk."""
     image = lay(rng, card, desk(rng, CARD), share=rng.uniform(0.82, 0.97))
-    return photograph(rng, image, shadow=0.24, degrees=natural_tilt(rng))
+    return photograph(rng, image, shadow=0.24)
 
 
 def _guilloche(page, colour, n_waves):

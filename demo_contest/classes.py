@@ -1,6 +1,6 @@
 """The 17 classes: names, train counts, and who draws them."""
-from . import cards, forms, hospital, photos
-from .canvas import rng_of
+from demo_contest import cards, forms, hospital, photos
+from demo_contest.canvas import rng_of
 
 CLASS_NAMES = ("account_number", "application_for_payment_of_pregnancy_medical_expenses",
                "car_dashboard", "confirmation_of_admission_and_discharge", "diagnosis",

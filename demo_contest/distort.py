@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .canvas import noise, rng_of
+from demo_contest.canvas import noise, rng_of
 
 GHOST_SHARE = 0.27
 DAMAGE_SHARE = 0.46

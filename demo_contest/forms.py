@@ -5,7 +5,7 @@ look like the other.
 """
 import functools
 
-from .canvas import (
+from demo_contest.canvas import (
     LANDSCAPE,
     MASKED,
     PORTRAIT,

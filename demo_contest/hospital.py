@@ -6,7 +6,7 @@ codes, a list of visit dates, or a long free text.
 """
 from dataclasses import dataclass
 
-from .canvas import (
+from demo_contest.canvas import (
     MASKED,
     PORTRAIT,
     Page,

@@ -3,7 +3,7 @@ import math
 
 import cv2
 
-from .canvas import (
+from demo_contest.canvas import (
     LANDSCAPE,
     PORTRAIT,
     Page,

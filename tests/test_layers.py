@@ -119,8 +119,7 @@ def test_the_product_needs_nothing_beyond_requirements_txt():
         nodes = list(ast.walk(ast.parse(path.read_text())))
         names = [alias.name for node in nodes if isinstance(node, ast.Import)
                  for alias in node.names]
-        names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)
-                  and not node.level]
+        names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
         tops = {name.split(".")[0] for name in names} - own
         assert {distribution.get(top, top) for top in tops} <= required, path
     packages = re.search(r"packages = \((.*?)\)", (ROOT / "running/introduction.py").read_text(),

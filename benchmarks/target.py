@@ -17,24 +17,20 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.memory import network_of
 from config import BACKBONES, SCALES, FitSpec, build_config, resolve
 from modeling.memory import peak_memory_bytes, reset_peak_memory
-from modeling.network import build_network
-from modeling.weights import WeightsSource
 from running.plan import Cost, Devices, Work, longest_first, make_plan
 from system.log import duration
 
 BYTES_PER_PARAMETER = 4 * 5        # weight, gradient, two moments, EMA
-CLASSES = 17
 
 
 def traced(name, size_px, micro):
     """(operations of one image forward, bytes kept for a micro-batch's backward, parameters)"""
     # not fake: timm reads drop path rates from a tensor as it builds
     with torch.device("meta"):
-        network = build_network(name, n_classes=CLASSES, image_size_px=size_px,
-                                weights=WeightsSource(name, "random"),
-                                model=build_config("full_training").model).train()
+        network = network_of(name, size_px)
     with FakeTensorMode(allow_non_fake_inputs=True):
         network.to_empty(device="cpu")
         kept, n = {}, sum(p.numel() for p in network.parameters())
@@ -58,9 +54,7 @@ def measured(name, size_px, micro, device, steps=5):
 
     Forward and backward alone.
     """
-    network = build_network(name, n_classes=CLASSES, image_size_px=size_px,
-                            weights=WeightsSource(name, "random"),
-                            model=build_config("full_training").model).to(device).train()
+    network = network_of(name, size_px).to(device)
     images = torch.randint(0, 256, (micro, 3, size_px, size_px), dtype=torch.uint8, device=device)
     reset_peak_memory(device)
 

@@ -119,15 +119,21 @@ def killed_after(pid, seconds):
     return ended(pid)
 
 
-def outcome(folder):
-    """Everything that must not depend on interruptions: {file: its bytes or digest}, the summary
-    without times."""
+def final_without_times(folder):
+    """final_results.json without times, paths and what depends on the machine."""
     final = read_json(folder / "final_results.json")
     for key in ("seconds", "peak_memory_bytes", "experiment_name", "submission", "plan"):
         final.pop(key)
     for source in final["sources"]:
         source.pop("seconds")
-    found = {"final": final, "submission": next(folder.glob("submission_*.csv")).read_bytes()}
+    return final
+
+
+def outcome(folder):
+    """Everything that must not depend on interruptions: {file: its bytes or digest}, the summary
+    without times."""
+    found = {"final": final_without_times(folder),
+             "submission": next(folder.glob("submission_*.csv")).read_bytes()}
     for manifest in folder.rglob(MANIFEST):
         for name, digest in read_json(manifest)["sha256"].items():
             if name not in TIMED and not name.startswith(UNORDERED):

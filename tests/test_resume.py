@@ -13,18 +13,14 @@ import pytest
 
 from grandmaster_train import main
 from tests.conftest import small_argv
+from tests.kills import final_without_times
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def outcome(folder):
     """(submission bytes, final_results.json without times and paths)."""
-    final = json.loads((folder / "final_results.json").read_text())
-    for key in ("seconds", "peak_memory_bytes", "experiment_name", "submission", "plan"):
-        final.pop(key)
-    for source in final["sources"]:
-        source.pop("seconds")
-    return next(folder.glob("submission_*.csv")).read_bytes(), final
+    return next(folder.glob("submission_*.csv")).read_bytes(), final_without_times(folder)
 
 
 def stages(folder):

@@ -51,20 +51,24 @@ AXES = {
     "motion_blur": axis(3, 20, 5, "sharpness", log=True),
     "brightness": axis(0.35, 1.9, 9, "tone", (0.9, 1.11), log=True),
     "contrast": axis(0.35, 1.7, 8, "tone", (0.85, 1.18), log=True),
+    "offset": axis(-120, 120, 10, "tone", (-10, 10)),
     "gamma": axis(0.4, 2.5, 8, "tone", (0.8, 1.25), log=True),
     "colour_cast": axis(0.7, 1.43, 8, "colour", (0.94, 1.06), log=True),
     "saturation": axis(0, 2.2, 7, "colour", (0.75, 1.3)),
+    "shadow": axis(0.2, 0.9, 5, "shadow"),
     "noise": axis(4, 50, 7, "noise", log=True),
     "grain": axis(3, 30, 6, "noise", log=True),
+    "impulse": axis(0.004, 0.2, 6, "noise", log=True),
     "scale": axis(0.55, 1.8, 6, "geometry", (0.92, 1.09), log=True),
     "shift": axis(0.05, 0.25, 4, "geometry"),
     "rotate": axis(-45, 45, 12, "geometry", (-2, 2)),
     "perspective": axis(0.04, 0.2, 4, "geometry"),
     "patch": axis(0.15, 0.6, 4, "patch"),
+    "erase": axis(0.06, 0.6, 5, "patch", log=True),
     "jpeg": axis(6, 70, 6, "jpeg", log=True),
 }
 # usual kinds of a group, in order: taken unless another is clearly likelier
-USUAL = {"sharpness": ("blur",), "tone": ("brightness",), "noise": ("noise",),
+USUAL = {"sharpness": ("blur",), "tone": (), "noise": ("noise",),
          "geometry": ("rotate", "shift", "scale")}
 
 
@@ -120,14 +124,16 @@ def draw_values(rng, belief, kinds=(), free=0.15):
     """
     values = {}
     for kind, (edges, classes, _) in AXES.items():
+        # as many numbers for each kind, so that a belief without it draws all others alike
+        u = rng.random(4)
         reading = belief.kinds.get(kind)
-        u = rng.random(2)
         if kind in kinds and u[0] < free:
             if u[1] < 0.5:
-                i = rng.choice(np.flatnonzero(classes))
-                values[kind] = rng.uniform(edges[i], edges[i + 1])
+                visible = np.flatnonzero(classes)
+                i = visible[int(u[2] * len(visible))]
+                values[kind] = edges[i] + u[3] * (edges[i + 1] - edges[i])
         elif reading and u[1] < reading.probability:
-            values[kind] = rng.uniform(reading.low, reading.high)
+            values[kind] = reading.low + u[3] * (reading.high - reading.low)
 
     for name, (choices, shares) in belief.settings().items():
         if kinds and rng.random() < 2 * free:

@@ -4,12 +4,13 @@
     image = distort(image, policy, seed=7, donor=lambda seed: other_image)      # (H, W, 3) uint8
 
 Everything random follows from the seed. Order of `distort`: damage (ghost, resolution, blur, tone,
-noise), symmetry, geometry, patch, JPEG. With `geometry_first` the damage comes after the geometry:
-noise then lies on the fill too.
+noise), symmetry, geometry, patches, JPEG. With `geometry_first` the damage comes after the
+geometry: noise then lies on the fill too.
 """
 import functools
 import math
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import cv2
 import numpy as np
@@ -32,16 +33,20 @@ DISTORTIONS = {
     "motion_blur": (1, 400, "length of a straight motion in a random direction, pixels"),
     "brightness": (0.1, 4, "factor on every pixel"),
     "contrast": (0.1, 4, "factor on the distance from the image's mean grey"),
+    "offset": (-200, 200, "added to every pixel and clipped, grey levels"),
     "gamma": (0.2, 5, "exponent on pixel / 255"),
     "colour_cast": (0.4, 2.5, "factor on red, and its inverse on blue"),
     "saturation": (0, 4, "factor on the distance from grey"),
+    "shadow": (0, 0.95, "share of the light that is missing at the darkest side"),
     "noise": (0, 1000, "standard deviation of Gaussian noise, grey levels"),
     "grain": (0, 600, "standard deviation of grey noise as coarse as paper or film, grey levels"),
+    "impulse": (0, 0.9, "share of the pixels that are black or white"),
     "scale": (0.2, 4, "factor on the content, in the frame"),
     "shift": (0, 0.5, "largest move per axis, share of the side, random sign"),
     "rotate": (-180, 180, "degrees counter-clockwise, in the frame"),
     "perspective": (0, 0.3, "largest move of a corner, share of the side"),
     "patch": (0, 0.9, "side of a rectangle of another image, share of the side"),
+    "erase": (0, 0.9, "side of rectangles of one colour, share of the side"),
     "jpeg": (-2000, 100, "JPEG quality; below 1 where a copy, much reduced, was compressed"),
 }
 SYMMETRIES = tuple(DISTORTIONS)[:7]
@@ -51,6 +56,8 @@ FILLS = ("white", "black", "border", "reflect")
 TRUSTED_SHARE = 0.08     # a symmetry on fewer test images may be a misreading
 NOISE_SIDE_PX = 2048
 GRAIN_PX = 1.0           # sigma that blurs noise into grain
+HIDDEN_SHARE = 0.25      # of an image under small rectangles of one colour, at most
+MOST_RECTANGLES = 8
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class ShiftPolicy:
     geometry_first: float = 0.0
     natural: tuple[str, ...] = ()
     grey_noise: float = 0.5    # share of noisy grey images whose noise is grey too
+    blocky: float = 0.0        # share of reduced images that are enlarged to squares of one colour
 
     def __post_init__(self):
         kinds = [d.kind for d in self.distortions]
@@ -173,7 +181,7 @@ def generated(kinds):
 
 def draw(policy, rng):
     """{kind: value} of one image, beside the settings "symmetry", "fill", "expand",
-    "geometry_first" and "grey_noise"; {} for an image left as it is."""
+    "geometry_first", "grey_noise" and "blocky"; {} for an image left as it is."""
     values = {}
     left = rng.random()
     for d in policy.distortions:
@@ -189,6 +197,7 @@ def draw(policy, rng):
         values["expand"] = rng.random() < policy.expand
         values["geometry_first"] = rng.random() < policy.geometry_first
         values["grey_noise"] = policy.grey_noise
+        values["blocky"] = rng.random() < policy.blocky
     return values
 
 
@@ -219,6 +228,8 @@ def apply(image, values, rng, donor=None, native_scale=1.0):
         image = move(damage(image))
     if "patch" in values and donor:
         image = paste(image, donor(int(rng.integers(2**31))), values["patch"], rng)
+    if "erase" in values:
+        image = erased(image, values["erase"], rng)
     if "jpeg" in values:
         image = compress(image, values["jpeg"], native_scale)
     return image
@@ -244,6 +255,29 @@ def paste(image, other, side_share, rng):
     return image
 
 
+def erased(image, side_share, rng):
+    """Rectangles at random places in one random colour, black or white more often than others.
+
+    Small ones come in numbers: together they hide at most HIDDEN_SHARE unless one hides more.
+    """
+    h, w = image.shape[:2]
+    ph = max(1, round(h * side_share))
+    pw = max(1, round(w * side_share))
+    most = np.clip(int(HIDDEN_SHARE / max(side_share, 0.01) ** 2), 1, MOST_RECTANGLES)
+    kind = rng.random()
+    if kind < 0.6:
+        colour = np.full(3, 0 if kind < 0.4 else 255)
+    else:
+        colour = rng.integers(256, size=3)
+
+    image = image.copy()
+    for _ in range(rng.integers(1, most + 1)):
+        y = rng.integers(h - ph + 1)
+        x = rng.integers(w - pw + 1)
+        image[y:y + ph, x:x + pw] = colour
+    return image
+
+
 def resized_by_area(image, shape):
     return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
 
@@ -252,7 +286,7 @@ def photometric(image, values, rng, native_scale=1.0):
     """Resolution, blur, tone and noise, as if the original had been damaged and then reduced."""
     s = native_scale
     if values.get("downscale", 1) < 0.95 * s:
-        image = reduced_and_enlarged(image, values["downscale"] / s)
+        image = reduced_and_enlarged(image, values["downscale"] / s, values.get("blocky"))
     if values.get("blur", 0) * s > 0.2:
         image = cv2.GaussianBlur(image, (0, 0), values["blur"] * s)
     if values.get("motion_blur", 0) * s > 1.2:
@@ -264,20 +298,38 @@ def photometric(image, values, rng, native_scale=1.0):
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         image = cv2.addWeighted(image, values["saturation"], grey, 1 - values["saturation"], 0)
 
+    if values.get("shadow", 0) > 0.02:
+        image = shaded(image, values["shadow"], rng)
+
     # reducing by area divides the noise of a pixel by 1 / native_scale
     if values.get("noise", 0) * s > 0.3:
         grey_share = values.get("grey_noise", ShiftPolicy.grey_noise)
         image = with_noise(image, values["noise"] * s, grey_share, rng)
     if values.get("grain", 0) > 0.3:
         image = with_grain(image, values["grain"], s, rng)
+    if values.get("impulse", 0) > 0:
+        image = with_impulses(image, values["impulse"], s, rng)
     return image
 
 
-def reduced_and_enlarged(image, factor):
+def reduced_and_enlarged(image, factor, is_blocky=False):
     h, w = image.shape[:2]
     size = (max(1, round(w * factor)), max(1, round(h * factor)))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
+    how = cv2.INTER_NEAREST if is_blocky else cv2.INTER_LINEAR
+    return cv2.resize(small, (w, h), interpolation=how)
+
+
+def shaded(image, missing, rng):
+    """Light that falls off in a random direction: at once, or over up to the whole image."""
+    h, w = image.shape[:2]
+    angle = rng.uniform(0, 2 * math.pi)
+    x = np.linspace(-0.5, 0.5, w, dtype=np.float32) * math.cos(angle)
+    y = np.linspace(-0.5, 0.5, h, dtype=np.float32) * math.sin(angle)
+    width = rng.uniform(0.03, 1)
+    centre = rng.uniform(-0.3, 0.3) * (1 - width)
+    depth = np.clip((y[:, None] + x - centre) / width + 0.5, 0, 1)
+    return cv2.multiply(image, cv2.merge([1 - missing * depth] * 3), dtype=cv2.CV_8U)
 
 
 def with_noise(image, std, grey_share, rng):
@@ -298,6 +350,21 @@ def with_grain(image, std, native_scale, rng):
     if native_scale < 1:
         plane = cv2.resize(plane, (w, h), interpolation=cv2.INTER_AREA)
     return cv2.add(image, cv2.merge([plane] * 3), dtype=cv2.CV_8U)
+
+
+def with_impulses(image, share, native_scale, rng):
+    """Black and white pixels of the original's resolution, reduced with it."""
+    h, w = image.shape[:2]
+    original = (round(h / native_scale), round(w / native_scale))
+    plane = noise_plane(original, rng)
+    limit = np.float32(NormalDist().inv_cdf(1 - share / 2))
+    white = (plane > limit).astype(np.float32)
+    black = (plane < -limit).astype(np.float32)
+    if native_scale < 1:
+        white = cv2.resize(white, (w, h), interpolation=cv2.INTER_AREA)
+        black = cv2.resize(black, (w, h), interpolation=cv2.INTER_AREA)
+    kept = cv2.multiply(image, cv2.merge([1 - white - black] * 3), dtype=cv2.CV_32F)
+    return cv2.add(kept, cv2.merge([255 * white] * 3), dtype=cv2.CV_8U)
 
 
 def is_grey(image):
@@ -340,16 +407,17 @@ def motion_kernel(length_px, angle):
 
 
 def tone(image, values):
-    """Gamma, contrast, brightness and colour cast as one table per channel."""
+    """Gamma, contrast, brightness, offset and colour cast as one table per channel."""
     brightness = values.get("brightness", 1)
     contrast = values.get("contrast", 1)
     gamma = values.get("gamma", 1)
     cast = values.get("colour_cast", 1)
-    if brightness == contrast == gamma == cast == 1:
+    offset = values.get("offset", 0)
+    if brightness == contrast == gamma == cast == 1 and offset == 0:
         return image
     table = 255 * (np.arange(256) / 255) ** gamma
     mean = np.mean(cv2.mean(image)[:3])
-    table = ((table - mean) * contrast + mean) * brightness
+    table = ((table - mean) * contrast + mean) * brightness + offset
     table = table[:, None] * np.array([cast, 1, 1 / cast])
     return cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8)[None])
 

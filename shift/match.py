@@ -346,10 +346,12 @@ def policy_of(belief, orientation, native):
         distortions.append(Distortion(f.kind, float(f.probability), low, high,
                                       f"log likelihood +{f.gain:.0f}, by chance +{f.chance:.0f}"))
 
+    blocky = float(belief.blocky) if "downscale" in belief.kinds else 0.0
     if not set(GEOMETRY) & set(belief.kinds):
-        return ShiftPolicy(tuple(distortions))
+        return ShiftPolicy(tuple(distortions), blocky=blocky)
     return ShiftPolicy(
         tuple(distortions),
+        blocky=blocky,
         fill=tuple(float(x) for x in belief.fill),
         expand=float(belief.expand),
         geometry_first=float(belief.geometry_first),
@@ -360,6 +362,9 @@ def as_native(kind, value, native):
     """A measured value of `kind`, for images with sides `native` times the measured ones."""
     if kind in ("blur", "motion_blur", "noise", "grain"):
         return value * native
+    if kind == "impulse":
+        # reducing an image by area averages its pixels: their variance is divided by their number
+        return value * native**2
     if kind == "downscale":
         return value / native
     if kind == "jpeg":

@@ -15,6 +15,7 @@ from shift.orientation import MIN_GAIN, resampled
 from system.parallel import process_map
 
 MIN_PROBABILITY = 0.05     # a kind on fewer of the test images is dropped
+MISFIT = 0.015             # share of a gain by which our likelihoods may be wrong
 CHANCE_FACTOR = 2.5        # a gain counts from this multiple of what chance gives
 
 
@@ -72,16 +73,20 @@ def uniform_ranges(kind, parts=2):
 
 
 def fit_range(ratios, kind, steps=20, parts=2):
-    """(probability, low, high, gain) that make these rows likeliest.
+    """(probability, low, high, gain): how these rows got a kind's values.
 
-    The gain is in log likelihood over no distortion.
+    The gain is that of the likeliest values, in log likelihood over no distortion. The values are
+    a tempered posterior mean: where rows hardly tell a value, the likeliest range is narrow by
+    chance.
     """
     ranges, share = uniform_ranges(kind, parts)
     against_none = ratios @ share / ratios[:, :1] - 1
     probabilities = np.arange(1, steps + 1) / steps
     gains = np.array([np.log(np.maximum(1 + p * against_none, 1e-6)).sum(0) for p in probabilities])
-    i, j = np.unravel_index(np.argmax(gains), gains.shape)
-    return probabilities[i], *ranges[j], gains[i, j]
+    weight = np.exp((gains - gains.max()) / (2 + MISFIT * gains.max()))
+    weight /= weight.sum()
+    low, high = weight.sum(0) @ ranges
+    return weight.sum(1) @ probabilities, low, high, gains.max()
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ class Belief:
     fill: tuple = (0.25,) * 4       # shares of FILLS
     expand: float = 0.5             # as in ShiftPolicy
     geometry_first: float = 0.5
+    blocky: float = 0.5
 
     def settings(self):
         """{name: (choices, shares)}."""
@@ -116,6 +122,7 @@ class Belief:
             "fill": (FILLS, self.fill),
             "expand": ((False, True), (1 - self.expand, self.expand)),
             "geometry_first": ((False, True), (1 - self.geometry_first, self.geometry_first)),
+            "blocky": ((False, True), (1 - self.blocky, self.blocky)),
             "symmetry": ((None, *SYMMETRIES), (0.125,) * 8),
         }
 

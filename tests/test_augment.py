@@ -96,6 +96,44 @@ def test_noise_has_the_asked_standard_deviation_and_shrinks_with_the_image():
     assert only(grey, noise=12.0, native_scale=0.5).std() == pytest.approx(6, rel=0.05)
 
 
+def test_an_offset_is_added_and_clipped():
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    expected = np.clip(ramp.astype(int) - 60, 0, 255)
+    np.testing.assert_array_equal(only(ramp, offset=-60.0), expected)
+
+
+def test_impulses_are_a_share_of_the_pixels_half_of_them_black():
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    struck = only(grey, impulse=0.1)
+    assert (struck == 255).mean() == pytest.approx(0.05, rel=0.15)
+    assert (struck == 0).mean() == pytest.approx(0.05, rel=0.15)
+    assert only(grey, impulse=0.1, native_scale=0.25).std() == pytest.approx(struck.std() / 4,
+                                                                             rel=0.15)
+
+
+def test_a_shadow_takes_its_share_of_the_light_at_the_darkest_side():
+    grey = np.full((80, 120, 3), 200, np.uint8)
+    for seed in range(10):
+        shaded = only(grey, seed, shadow=0.5)
+        assert shaded.min() == pytest.approx(100, abs=4) or shaded.min() > 100
+        assert shaded.max() <= 200 and shaded.std() > 5
+
+
+def test_erased_rectangles_are_of_one_colour_and_small_ones_hide_a_quarter_at_most():
+    noisy = other(3)
+    for seed in range(20):
+        for side in (0.1, 0.3, 0.6):
+            hidden = (only(noisy, seed, erase=side) != noisy).any(2).mean()
+            assert 0.8 * side**2 < hidden < max(0.27, 1.1 * side**2)
+
+
+def test_a_blocky_reduction_leaves_squares_of_one_colour(picture):
+    smooth = only(picture, downscale=0.25, blocky=False)
+    blocky = only(picture, downscale=0.25, blocky=True)
+    equal = [(image[:, 1:] == image[:, :-1]).all(2).mean() for image in (smooth, blocky)]
+    assert equal[1] > 0.74 and equal[1] > equal[0]
+
+
 def test_damage_then_reduction_equals_reduction_then_converted_damage():
     image = cv2.GaussianBlur(other(1).repeat(8, 0).repeat(8, 1), (0, 0), 2)
     def reduce(x):

@@ -55,7 +55,7 @@ def test_stages_before_the_first_fit(config, weights, monkeypatch):
     audit = SimpleNamespace(test=[1, 2, 3])
     digests = {NAMES[0]: "d0"}
     assert preparing.stage_of_audit(setup).key == "72e36a6d0902"
-    assert preparing.stage_of_shift(setup, audit, "a", weights, digests).key == "58583af1ae60"
+    assert preparing.stage_of_shift(setup, audit, "a", weights, digests).key == "f38a151b0494"
     assert preparing.stage_of_folds(setup, "a").key == "b80becd49f42"
     monkeypatch.setattr(preparing, "undecoded_formats", lambda contest, workers: ["HEIF"])
     assert preparing.stage_of_audit(setup).key != "72e36a6d0902"    # made anew with a decoder

@@ -13,11 +13,21 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 import utils
+from benchmarks.damages import KINDS_OF
+from benchmarks.finds import precision_and_recall
 from config import AugmentConfig
 from modeling.augment import train_augment
 from modeling.inference import views_for
-from shift.bank import DISTORTED_PX, trace_row
-from shift.distortions import SYMMETRIES, Distortion, ShiftPolicy, apply, distort, turn
+from shift.bank import AXES, DISTORTED_PX, draw_values, trace_row
+from shift.distortions import (
+    DISTORTIONS,
+    SYMMETRIES,
+    Distortion,
+    ShiftPolicy,
+    apply,
+    distort,
+    turn,
+)
 from shift.match import coupled, load, match_shift, policy_of, with_compression, with_grey_noise
 from shift.orientation import (
     ORIENTATIONS,
@@ -26,9 +36,9 @@ from shift.orientation import (
     orientation_mixtures,
     some_of_classes,
 )
-from shift.reading import Belief, KindReading
+from shift.reading import Belief, KindReading, fit_range
 from shift.report import ShiftReport
-from shift.search import separability, simpler
+from shift.search import earned, separability, simpler
 from shift.traces import border_statistics, jpeg_quality, statistics
 from utils import RunError
 
@@ -124,6 +134,64 @@ def test_two_kinds_that_both_are_there_stay(train, tmp_path):
     found = Belief(kinds, fill=policy.fill, expand=0.0, geometry_first=0.0)
     assert set(simpler(found, load(train[0], 0, 2, 200, DISTORTED_PX), np.array(test), 0, 2,
                        400).kinds) == set(kinds)
+
+
+@pytest.mark.parametrize("auc, left", [
+    ({"blur noise patch": 0.70, "blur noise": 0.70, "noise": 0.9, "blur": 0.9}, {"blur", "noise"}),
+    ({"blur noise patch": 0.70, "blur noise": 0.69, "noise": 0.6, "": 0.8}, {"noise"}),
+    ({"blur noise patch": 0.70, "blur noise": 0.72, "blur patch": 0.8, "noise patch": 0.8},
+     {"blur", "noise", "patch"}),
+])
+def test_a_kind_stays_if_the_test_images_are_told_apart_better_without_it(monkeypatch, auc, left):
+    kinds = {kind: KindReading(kind, 0.5, 0.3, 0.4, gain, 0)
+             for kind, gain in (("patch", 20), ("blur", 300), ("noise", 900))}
+
+    def told_apart(belief, *_):
+        return auc[" ".join(sorted(belief.kinds))]
+
+    monkeypatch.setattr("shift.search.told_apart", told_apart)
+    assert set(earned(Belief(kinds), SimpleNamespace(images=[]), None, 0, 1).kinds) == left
+
+
+def test_a_belief_without_a_kind_draws_all_others_alike():
+    kinds = {kind: KindReading(kind, 0.6, low, high, 1, 0)
+             for kind, low, high in (("ghost", 0.2, 0.4), ("offset", -80, -20), ("jpeg", 20, 60))}
+    without = {kind: reading for kind, reading in kinds.items() if kind != "ghost"}
+    for seed in range(30):
+        drawn = draw_values(np.random.default_rng(seed), Belief(kinds))
+        drawn.pop("ghost", None)
+        assert drawn == draw_values(np.random.default_rng(seed), Belief(without))
+
+
+def test_finds_are_scored_by_what_a_recipe_holds_and_may_be_read_as():
+    runs = [("dark", {"offset", "noise", "ghost"}), ("scan", {"noise"}),
+            ("phone", {"rotate", "blur", "brightness", "impulse", "jpeg", "contrast"})]
+    assert precision_and_recall(runs) == (9 / 10, 8 / 9)
+    assert precision_and_recall([("scan", set())]) == (None, 0.0)
+    assert precision_and_recall([]) == (None, None)
+    assert all(kinds <= DISTORTIONS.keys() for pair in KINDS_OF.values() for kinds in pair)
+
+
+def test_a_range_is_as_wide_as_the_rows_leave_it_open():
+    """Rows that only tell that there is an offset below zero, and rows that tell which."""
+    classes = AXES["offset"].classes.max() + 1
+    below = AXES["offset"].edges[AXES["offset"].edges < 0]
+    vague = np.full((200, classes), 0.01)
+    vague[:, 1:len(below)] = 5.0
+    exact = np.full((200, classes), 0.01)
+    exact[:, 3] = 20.0
+    (_, low, high, _), (p, lowest, highest, gain) = (fit_range(r, "offset") for r in (vague, exact))
+    assert high - low > 30 and p > 0.85 and gain > 0
+    assert below[2] - 3 < lowest < highest < below[3] + 3
+
+
+@pytest.mark.slow
+def test_an_offset_that_clips_is_found_and_nothing_else(train, tmp_path):
+    policy = found(train, tmp_path, ("offset", 0.8, -100, -60)).policy
+    assert [d.kind for d in policy.distortions] == ["offset"]
+    offset = policy.get("offset")
+    assert offset.probability == pytest.approx(0.8, abs=0.15)
+    assert offset.low == pytest.approx(-100, rel=0.2) and offset.high == pytest.approx(-60, rel=0.2)
 
 
 @pytest.mark.slow
@@ -294,10 +362,11 @@ def test_a_policy_is_in_units_of_the_original_images():
         return SimpleNamespace(kind=kind, low=low, high=high, probability=0.5, gain=9.0, chance=1.0)
 
     kinds = {f.kind: f for f in (finding("blur", 1.0, 2.0), finding("downscale", 0.4, 0.8),
-                                 finding("jpeg", 80, 90))}
+                                 finding("jpeg", 80, 90), finding("impulse", 0.01, 0.1))}
     policy = policy_of(Belief(kinds), {}, native=4.0)
     assert [(d.kind, round(d.low, 6), round(d.high, 6)) for d in policy.distortions] == [
-        ("blur", 4.0, 8.0), ("downscale", 0.1, 0.2), ("jpeg", 20, 60)]
+        ("blur", 4.0, 8.0), ("downscale", 0.1, 0.2), ("jpeg", 20, 60),
+        ("impulse", 0.16, 0.9)]
     image = cv2.resize(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8), (120, 120))
     # nothing is lost on the way there
     strong = {f.kind: f for f in (finding("noise", 30, 50), finding("jpeg", 10, 30))}

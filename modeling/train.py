@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import nn
 
 from config import FitSpec
@@ -31,7 +31,16 @@ from modeling.torch_private import forget_unscaling
 from system.log import SHARE_BAR, progress
 from system.machine import stop_is_asked, stops_after_a_step
 from system.stages import SCRATCH
-from utils import RunError, UserError, csv_rows, digest_file, seed_of, sync
+from utils import (
+    RunError,
+    UserError,
+    csv_rows,
+    digest_file,
+    patiently,
+    seed_of,
+    sync,
+    write_atomic,
+)
 
 # columns of history.csv; the others are floats
 WHOLE_NUMBERS = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing",
@@ -324,8 +333,7 @@ def diverged(spec, in_a_row, lr):
 def finish(spec, network, history, folder):
     """Fold the head, write the averaged weights and the history; returns the FitResult."""
     fold_heads(network)
-    weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-    save_file(weights, Path(folder) / "weights.safetensors")
+    write_tensors(network.state_dict(), Path(folder) / "weights.safetensors")
     with open(Path(folder) / "history.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(history[0]))
         writer.writeheader()
@@ -339,11 +347,21 @@ def load_weights(network, folder):
     network.load_state_dict(read_tensors(Path(folder) / "weights.safetensors"))
 
 
+def write_tensors(tensors, path):
+    """Write {name: tensor} as a safetensors file.
+
+    Its access rights are those of all other files. safetensors' own `save_file` gives 0600.
+    """
+    write_atomic(path, save({name: value.contiguous().cpu() for name, value in tensors.items()}))
+
+
 def read_tensors(path):
     """{name: tensor} of a file that a fit left. UserError if it is damaged, as by a copy that broke
     off."""
+    # safetensors' own `load_file` calls any fault of the disk a missing file
+    data = patiently(path, Path(path).read_bytes)
     try:
-        return load_file(path)
+        return load(data)
     except SafetensorError as error:
         raise UserError(
             f"{path} must be as its run wrote it, but is damaged ({error}): copy the run's folder "

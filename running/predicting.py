@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from safetensors.torch import save_file
 
 from config import Config
 from data_loader import ImageDataset, SplitLoader
@@ -18,7 +17,7 @@ from modeling.inference import predict, save_views, views_for
 from modeling.memory import Room
 from modeling.network import build_network
 from modeling.norms import adapted_to, fused, norm_statistics
-from modeling.train import load_weights
+from modeling.train import load_weights, write_tensors
 from running.place import Place
 from running.run import keep_warnings
 from shift.groups import by_class
@@ -134,7 +133,7 @@ def predict_fit(job, place, folder):
         loader = inference.loader(splits | adapting_split(prepared))
         adapted = adapted_to_test(spec, network, loader, place)
         if adapted:
-            save_file(norm_statistics(adapted), folder / ADAPTED)
+            write_tensors(norm_statistics(adapted), folder / ADAPTED)
         network = fused(network)
         adapted = adapted and fused(adapted)
         views = views_of(prepared.config, prepared.shift, adapted is not None)

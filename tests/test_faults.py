@@ -142,6 +142,18 @@ def test_a_results_folder_that_cannot_be_written_is_one_sentence(contest, tmp_pa
     )
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_every_file_of_a_run_has_the_access_rights_that_the_umask_leaves(contest, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        assert main(small_argv(contest, tmp_path)) == 0
+    finally:
+        os.umask(before)
+    rights = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.glob("run/**/*") if p.is_file()}
+    assert "weights.safetensors" in rights
+    assert {name for name, mode in rights.items() if mode != 0o666 & ~umask} == set()
+
+
 # ---------------------------------------------------------------- files that change
 
 def damage(path, how):

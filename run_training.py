@@ -133,7 +133,7 @@ def read_final(folder):
         started = last_start(folder).get("time")
         if started and path.stat().st_mtime < datetime.fromisoformat(started).timestamp():
             return None
-    except (OSError, ValueError):
+    except (OSError, ValueError):      # the menu lists the other runs all the same
         return None
     if not {"mode", "metric", "score", "n_fits"} <= set(final):
         return None

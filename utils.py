@@ -169,6 +169,12 @@ NETWORK_ERRORS = (
     errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH
 )
 NETWORK_PAUSES_SECONDS = (0.1, 1.0, 5.0)
+# what a path itself explains: no file, no right to it, a device. Any other error of opening or
+# reading a file is a fault of the machine, and a later start may read the file
+OF_THE_PATH = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP,
+)
 
 
 def patiently(path, read):
@@ -178,6 +184,8 @@ def patiently(path, read):
             return read()
         except OSError as error:
             if error.errno not in NETWORK_ERRORS:
+                # an error of reading, unlike one of opening, names no file
+                error.filename = error.filename or str(path)
                 raise
             if pause_seconds is None:
                 waited_seconds = sum(NETWORK_PAUSES_SECONDS)

@@ -35,8 +35,10 @@ from contest.duplicates import (
 from contest.files import path_inside
 from contest.pixels import PixelStore, PixelWriter, shrunk
 from contest.problems import Findings, Problem
+from system.machine import is_out_of_memory
 from system.parallel import parallel_map
 from utils import (
+    NoRoom,
     counted,
     csv_rows,
     csv_text,
@@ -73,7 +75,10 @@ class Look(NamedTuple):
 
 
 def look_at(path, row, writer, long_side_px, white_level):
-    """Reads, hashes, decodes and shrinks one image. Its pixels go to the writer."""
+    """Reads, hashes, decodes and shrinks one image. Its pixels go to the writer.
+
+    NoRoom names the image for which memory is too short.
+    """
     if not path:
         return Look("no file")
     sha256 = ""
@@ -83,6 +88,13 @@ def look_at(path, row, writer, long_side_px, white_level):
         rgb, size_px, largest_level = decode(data, long_side_px, white_level)
     except ValueError as error:
         return Look(str(error), sha256)
+    except (MemoryError, OSError, RuntimeError) as error:      # memory runs out as any of them
+        if not is_out_of_memory(error):
+            raise
+        raise NoRoom(
+            f"there was not enough memory to read {path} ({str(error) or type(error).__name__}): "
+            "close other programs, then run the same command again to continue; if that never "
+            "helps, the file is damaged: remove it") from None
 
     image = shrunk(rgb, long_side_px)
     writer.write(row, image)

@@ -3,7 +3,6 @@
     rgb = decode_image(path)      # (H, W, 3) uint8; ValueError says why a file cannot be read
 """
 import contextlib
-import errno
 import importlib
 import io
 import os
@@ -15,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, features
 
-from utils import patiently
+from system.machine import fault_of
+from utils import OF_THE_PATH, patiently
 
 # Pillow's names of the formats, and the library that it may have been built without
 WANTED_FORMATS = {"JPEG": "", "PNG": "", "TIFF": "", "BMP": "", "DIB": "", "PPM": "", "GIF": "",
@@ -30,8 +30,8 @@ MAGIC = {
 }
 LARGEST_IMAGE_PX = 100_000_000
 LARGEST_FILE_BYTES = 2**30
-# faults of the machine, not of a file: a later start may read it
-OF_THE_MOMENT = (errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+ZERO_BYTES = "zero bytes"
+TOO_LARGE = "larger than 1 GiB"
 LARGEST_DECODE_BYTES = 3 * 2**29    # of memory for one image, beside its file
 STRIP_PX = 2**20                    # converted at a time
 WHITE_LEVEL = 65535                 # of 16-bit images that use all 16 bits
@@ -80,22 +80,25 @@ def open_at_once(path):
 
 
 def read_bytes(path):
-    """All bytes of a regular file. Raises ValueError with a short reason."""
+    """All bytes of a regular file.
+
+    Raises ValueError with a short reason, and OSError for a fault of the machine.
+    """
     def read():
         with open_at_once(path) as f:
             status = os.fstat(f.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("not a regular file")
             if status.st_size == 0:
-                raise ValueError("zero bytes")
+                raise ValueError(ZERO_BYTES)
             if status.st_size > LARGEST_FILE_BYTES:
-                raise ValueError("larger than 1 GiB")
+                raise ValueError(TOO_LARGE)
             return f.read()
 
     try:
         return patiently(path, read)
     except OSError as error:
-        if error.errno in OF_THE_MOMENT:
+        if error.errno not in OF_THE_PATH:
             raise
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
 
@@ -109,7 +112,9 @@ def first_bytes(path):
 
     try:
         return patiently(path, read)
-    except OSError:
+    except OSError as error:
+        if error.errno not in OF_THE_PATH:
+            raise
         return b""
 
 
@@ -152,6 +157,7 @@ class Decoded(NamedTuple):
 def decode(data, long_side_px=0, white_level=WHITE_LEVEL):
     """The Decoded image of an image file's bytes.
 
+    ValueError says why a file cannot be decoded; a fault of the machine is raised as it is.
     With long_side_px > 0 a large JPEG may be decoded at a lower resolution, never below twice that
     length. white_level: the level of 16-bit grey images that becomes white.
     """
@@ -171,10 +177,12 @@ def decode(data, long_side_px=0, white_level=WHITE_LEVEL):
             rgb = upright(rgb, turn)
     except Image.UnidentifiedImageError:
         raise ValueError(why_not_read(data[:LONGEST_MAGIC])) from None
-    except (ValueError, MemoryError):
+    except ValueError:
         raise
     except Exception as error:
         # decoders of damaged files raise anything: SyntaxError, struct.error, EOFError, ...
+        if is_of_the_machine(error):
+            raise
         if "truncated" in str(error):
             raise ValueError("truncated") from None
         raise ValueError(f"damaged ({str(error) or type(error).__name__})") from None
@@ -182,6 +190,14 @@ def decode(data, long_side_px=0, white_level=WHITE_LEVEL):
     is_on_its_side = turn >= 5
     size_px = (width, height) if is_on_its_side else (height, width)
     return Decoded(rgb, size_px, largest_level)
+
+
+def is_of_the_machine(error):
+    """Whether the machine, not the file, is to blame for a decoder's error.
+
+    The decoder reads bytes in memory: if the system refuses something, it is not the file.
+    """
+    return getattr(error, "errno", None) is not None or bool(fault_of(error))
 
 
 def decoder_bytes(image):
@@ -214,9 +230,9 @@ def orientation_of(image):
     """EXIF orientation 1 to 8; 1 if it is absent or unreadable."""
     try:
         turn = image.getexif().get(0x0112, 1)
-    except MemoryError:
-        raise
-    except Exception:  # damaged metadata of a readable image
+    except Exception as error:      # damaged metadata raises anything, and the image is readable
+        if is_of_the_machine(error):
+            raise
         return 1
     return turn if turn in range(1, 9) else 1
 

@@ -39,7 +39,7 @@ from contest.tables import (
     says_split,
 )
 from system.parallel import parallel_map
-from utils import counted, digest_file, digest_json, first_few, quoted_cell
+from utils import OF_THE_PATH, counted, digest_file, digest_json, first_few, quoted_cell
 
 
 def read_contest(folder, data):
@@ -319,5 +319,7 @@ def contest_digests(contest, workers):
 def digest_or_empty(path):
     try:
         return digest_file(path) if path and stat.S_ISREG(os.stat(path).st_mode) else ""
-    except OSError:
+    except OSError as error:
+        if error.errno not in OF_THE_PATH:
+            raise
         return ""

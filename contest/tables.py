@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from dataclasses import replace as with_fields
 
-from contest.decoding import read_bytes
+from contest.decoding import ZERO_BYTES, read_bytes
 from contest.files import (
     PLAIN,
     Naming,
@@ -156,7 +156,7 @@ def read_table(root, path):
     try:
         data = read_bytes(root / path)
     except ValueError as error:
-        if str(error) == "zero bytes":
+        if str(error) == ZERO_BYTES:
             return Table(path, {}, 0), ""
         raise
     text, encoding = decoded_text(data)

@@ -58,7 +58,8 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not _is_drawn(folder, made_of):
             partial = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial.exists():
+                shutil.rmtree(partial)
             _draw_images(partial, made_of["size"], seed, workers or usable_cores())
             _write_tables(partial, samples)
             write_json(partial / MARK, made_of)
@@ -91,7 +92,7 @@ def _is_drawn(folder, made_of):
         return False
     try:
         found = read_json(folder / MARK)
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         found = "something else"
     if found != made_of:
         raise UserError(

@@ -14,6 +14,7 @@ import torch
 from modeling.kernels import with_fast_kernels
 from modeling.torch_private import cpu_has_amx, cpu_has_avx512_bf16
 from system.log import Timer
+from system.machine import fault_of, is_out_of_memory
 from utils import UserError
 
 # another way must be this much faster: less may be noise, and would change numbers for nothing
@@ -73,6 +74,8 @@ def pick_device(name):
         device = torch.device(name)
         torch.zeros((), device=device)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--device must be auto or a device of this machine (cpu, cuda, cuda:1, mps), got "
@@ -173,6 +176,8 @@ def seconds_of(step):
         with Timer() as timer:
             step()
         return timer.seconds
-    except RuntimeError:
-        # of torch: no compiler, or an operation missing in this precision
+    except RuntimeError as error:
+        # of torch: no compiler, too little memory, or an operation missing in this precision
+        if fault_of(error) and not is_out_of_memory(error):
+            raise
         return math.inf

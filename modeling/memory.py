@@ -56,7 +56,7 @@ class Room:
         while True:
             try:
                 return work()
-            except Exception as error:
+            except Exception as error:      # torch, numpy and python each have their own for it
                 if not is_out_of_memory(error):
                     raise
                 words = str(error).strip() or type(error).__name__

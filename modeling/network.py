@@ -93,9 +93,10 @@ def build_backbone(model_name, size_px, weights, drop_path_rate):
             raise ValueError(f"it leaves {left_random:.0%} of the parameters random")
         return backbone
     except Exception as error:
-        if fault_of(error):      # of the machine: a later start may load it
+        # timm and torch raise many kinds here; each means the file is not this model's weights,
+        # unless the machine is to blame: then a later start may load it
+        if fault_of(error):
             raise
-        # timm and torch raise many kinds here; each means the file is not this model's weights
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
             f"the weights file {weights.path} must hold a plain state dict of timm's {model_name}, "

@@ -2,6 +2,7 @@
 
     source = fetch_weights(find_weights("convnext_atto", weights_dir="weights", pretrained="auto"))
 """
+import errno
 import functools
 import os
 import socket
@@ -18,11 +19,15 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm.layers import SelectAdaptivePool2d
 
 from modeling.norms import batch_norms
+from system.machine import FULL
 from utils import UserError, digest_file, first_few, nearest
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth")
 HUB_TIMEOUT_SECONDS = 3.0
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+# faults of the disk where the hub's cache lies, and of this process
+OF_THE_CACHE = (*FULL, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOMEM,
+                errno.EMFILE, errno.ENFILE)
 
 
 # ---------------------------------------------------------------- where weights come from
@@ -150,7 +155,7 @@ def hub_reachable():
         return False
     try:
         socket.create_connection(address_towards(hub), timeout=HUB_TIMEOUT_SECONDS).close()
-    except (OSError, ValueError):
+    except (OSError, ValueError):      # whatever keeps the hub away: random weights are warned of
         return False
     return True
 
@@ -176,8 +181,10 @@ def fetch_weights(source):
         try:
             path = huggingface_hub.hf_hub_download(hub_id, name)
             return WeightsSource(source.model_name, "hub_cache", path, source.licence)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
-            continue
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            # networks fail in many ways; but a full disk is not the hub's fault
+            if getattr(error, "errno", None) in OF_THE_CACHE:
+                raise
     raise UserError(
         f"the weights of {source.model_name} could not be downloaded from {hub_id}: put the file "
         "into --weights_dir, or go on with random weights by --set model.pretrained=off")

@@ -20,7 +20,7 @@ from filelock import FileLock
 from system.log import SHARE_BAR, Timer, progress
 from system.machine import is_out_of_memory, usable_cores
 from system.stages import OWNER
-from utils import RunError, UserError, digest_json, import_extra, read_json
+from utils import RunError, UserError, digest_json, import_extra, patiently, read_json
 
 CODE = Path(__file__).resolve().parent.parent
 CONTEXT_BYTES = 2**29       # of a GPU's memory: CUDA's own
@@ -105,9 +105,10 @@ class LocalExecutor:
 
 def owner_of(folder):
     """What the lock of an experiment folder says of its holder; None where it is not seen."""
+    path = Path(folder) / OWNER
     try:
-        return read_json(Path(folder) / OWNER)
-    except (OSError, ValueError):
+        return patiently(path, lambda: read_json(path))
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError):
         return None
 
 

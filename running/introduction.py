@@ -54,7 +54,7 @@ def kept(path):
     """What a JSON file of a run holds; {} if it is missing or someone changed it."""
     try:
         value = read_json(path)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 

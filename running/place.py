@@ -69,7 +69,7 @@ def with_loading(site, runtime, log, work):
     place = place_at(site, runtime, log)
     try:
         return work(place)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError) as error:      # as torch tells of a lost process, with others
         if not place.workers or not lost_a_worker(error, site.folder):
             raise
         reason = str(error).splitlines()[0]

@@ -130,7 +130,7 @@ def load_predictor(folder, config):
     folder = Path(folder)
     try:
         stored = stored_run(read_json(folder / NAME), folder, config)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"RUN_FOLDER must be the folder of a finished run, which holds {NAME}, got "
             f"{str(folder)!r}: finish the run by its training command (a run of an older version "

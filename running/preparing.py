@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from contest.audit import audit_contest, load_audit, undecoded_formats
+from contest.decoding import TOO_LARGE, ZERO_BYTES
 from contest.intake import contest_digests
 from data_loader import load_folds, make_folds, save_folds
 from modeling.augment import plain_view
@@ -21,7 +22,7 @@ from shift.match import FEWEST, match_shift
 from shift.report import ShiftReport
 from system.machine import need_space, usable_cores
 from system.stages import Stage, make
-from utils import read_json, seed_of, write_json
+from utils import RunError, counted, csv_rows, read_json, seed_of, write_json
 
 CACHE_FACTOR = 1.25      # cached images over the network's input: room for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features measure the shift and the padding
@@ -33,10 +34,11 @@ def prepare(setup, log, may_measure=True):
 
     With may_measure false: None unless the long ones, audit and shift, are complete.
     """
-    audit_stage = stage_of_audit(setup)
+    digests_of_files = contest_digests(setup.contest, loading_processes(setup))
+    audit_stage = stage_of_audit(setup, digests_of_files)
     if not (may_measure or audit_stage.is_done):
         return None
-    audit = audited(setup, audit_stage, log)
+    audit = audited(setup, audit_stage, digests_of_files, log)
     weights, digests = fetched_weights(setup, audit, log)
 
     shift_stage = stage_of_shift(setup, audit, audit_stage.key, weights, digests)
@@ -53,8 +55,12 @@ def prepare(setup, log, may_measure=True):
 
 # ---------------------------------------------------------------- audit
 
-def stage_of_audit(setup):
-    """The stage of the audit; its key digests every file of the contest.
+def loading_processes(setup):
+    return n_workers(setup.config.runtime, setup.device, usable_cores())
+
+
+def stage_of_audit(setup, digests_of_files):
+    """The stage of the audit; its key holds the digests of all files, by `contest_digests`.
 
     It also names formats without a decoder: their images are read once there is one.
     """
@@ -62,10 +68,9 @@ def stage_of_audit(setup):
     settings = {"near_duplicate_bits": config.data.near_duplicate_bits,
                 "group_column": config.data.group_column, "n_folds": config.data.n_folds,
                 "long_side_px": cache_side_px(config)}
-    workers = n_workers(config.runtime, setup.device, usable_cores())
+    formats = undecoded_formats(setup.contest, loading_processes(setup))
     return Stage.of(setup.folder, "audit", version=3, settings=settings,
-                    inputs=[*contest_digests(setup.contest, workers),
-                            *undecoded_formats(setup.contest, workers)])
+                    inputs=[*digests_of_files, *formats])
 
 
 def cache_side_px(config):
@@ -73,19 +78,39 @@ def cache_side_px(config):
     return round(config.data.image_size_px * CACHE_FACTOR)
 
 
-def audited(setup, stage, log):
+def audited(setup, stage, digests_of_files, log):
     """The Audit: every image was decoded once, and reduced."""
     contest = setup.contest
     side_px = cache_side_px(setup.config)
+
+    def build(folder):
+        audit_contest(contest, setup.config.data, side_px, folder, usable_cores())
+        refuse_changed_images(folder, digests_of_files)
+
     if not stage.is_done:
         n_images = len(contest.train) + len(contest.test)
         need_space(setup.folder, 3 * side_px**2 * n_images, f"{n_images} reduced images")
-    make(stage, lambda folder: audit_contest(contest, setup.config.data, side_px, folder,
-                                             usable_cores()), log)
+    make(stage, build, log)
     audit = load_audit(stage.folder, contest.folder)
     for problem in audit.problems:
         log.warn(problem.text)
     return audit
+
+
+def refuse_changed_images(folder, digests_of_files):
+    """RunError if an image is not, or no longer, the file that the audit's key names.
+
+    Sealed under that key, it would stay left out when the file can be read again.
+    """
+    rows = [row for split in ("train", "test") for row in csv_rows(folder / f"catalog_{split}.csv")]
+    changed = [f"{row['sample_id']} ({row['left_out'] or 'other bytes'})"
+               for row, digest in zip(rows, digests_of_files, strict=False)    # the last: all else
+               if digest not in ("", row["sha256"]) and row["left_out"] not in (ZERO_BYTES,
+                                                                                TOO_LARGE)]
+    if changed:
+        raise RunError(f"the images must stay as they are while they are read, but "
+                       f"{counted(changed, 'image')} changed: run the same command again to "
+                       "continue")
 
 
 # ---------------------------------------------------------------- weights

@@ -48,7 +48,7 @@ from shift.search import by_style, search, separability, styles_of_test
 from shift.traces import STATISTIC_NAMES, jpeg_quality
 from system.log import Timer
 from system.parallel import parallel_map, process_map
-from utils import seed_of
+from utils import RunError, seed_of
 
 FEWEST_PX = 8           # least side of a measured image: one block of a JPEG
 FEWEST = 20             # images of each split, at least, to tell anything about a shift
@@ -128,11 +128,15 @@ def with_natural(report, images, labels, train_style, embed, seed, workers):
 def load(paths, seed, workers, most, long_side_px, white_level=WHITE_LEVEL):
     """A random Sample of at most `most` images of at most that size; broken files are left out.
 
-    A network file that cannot be read even after pauses raises RunError.
+    RunError for a file that cannot be read: the audit has read it, and a later start may.
     """
     def read(i):
         try:
             data = read_bytes(paths[i])
+        except ValueError as error:
+            raise RunError(f"{paths[i]} was read before, but {error} now: put it back as it was, "
+                           "then run the same command again to continue") from None
+        try:
             image, full, _ = decode(data, long_side_px, white_level)
         except ValueError:
             return None

@@ -53,7 +53,7 @@ def status_of(command, argv, goes_on):
     except KeyboardInterrupt:
         print(f"\ninterrupted: {goes_on}", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:
+    except Exception as error:      # all that is left: the machine's faults and our mistakes
         if fault := fault_of(error):
             print(f"the run failed: {printable(fault)}", file=sys.stderr)
             return FAILED

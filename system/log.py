@@ -78,7 +78,7 @@ def fill_missing_descriptors():
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:
+        except OSError:      # it is closed
             lead_to_null(number)
 
 

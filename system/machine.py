@@ -46,7 +46,8 @@ def need_space(folder, n_bytes, what):
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OF_THE_SYSTEM = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EISDIR,
-    errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, *NETWORK_ERRORS,
+    errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EBUSY, errno.EAGAIN,
+    errno.ENOLCK, errno.ENODEV, errno.ENXIO, *NETWORK_ERRORS,
 )
 GO_ON = "then run the same command again to continue"
 
@@ -89,8 +90,12 @@ def is_out_of_memory(error):
     """Whether a device or the machine ran out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    said = r"can't allocate|not enough memory|ALLOC_FAILED|out of memory"
-    return isinstance(error, RuntimeError) and bool(re.search(said, str(error)))
+    code = getattr(error, "errno", None)
+    if code is not None:
+        return code == errno.ENOMEM
+    # an OSError without a code is of a decoder of images
+    said = r"can't allocate|[Cc]annot allocate|not enough memory|ALLOC_FAILED|out of memory"
+    return isinstance(error, (RuntimeError, OSError)) and bool(re.search(said, str(error)))
 
 
 # ---------------------------------------------------------------- signals
@@ -152,7 +157,7 @@ def stops_after_a_step():
     Stopping.is_asked = False
     try:
         yield
-    except Exception as error:
+    except Exception as error:      # whatever it is, it is raised again
         if Stopping.is_asked:
             raise KeyboardInterrupt from error
         raise

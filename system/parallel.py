@@ -64,7 +64,8 @@ def process_map(function, items, workers):
     try:
         return [result for results in loader for result in results]
     except BaseException as error:
-        # the frames hold the loader's iterator: clearing them ends its processes now
+        # interruptions too: the frames hold the loader's iterator, and clearing them ends its
+        # processes now
         traceback.clear_frames(error.__traceback__)
         if not isinstance(error, OSError) and "DataLoader worker (pid" not in str(error):
             raise

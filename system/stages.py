@@ -13,7 +13,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from system.machine import return_freed_memory
-from utils import UserError, digest_file, digest_json, first_few, read_json, sync, write_json
+from utils import (
+    UserError,
+    digest_file,
+    digest_json,
+    first_few,
+    patiently,
+    read_json,
+    sync,
+    write_json,
+)
 
 MANIFEST = "manifest.json"
 SCRATCH = ".scratch"      # suffix of files that a stage needs only until it is complete
@@ -92,7 +101,8 @@ def discard(stage):
     """Remove a complete stage. A kill on the way leaves no complete stage."""
     if stage.is_done:
         (stage.folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(stage.partial, ignore_errors=True)
+        if stage.partial.exists():
+            shutil.rmtree(stage.partial)
         os.replace(stage.folder, stage.partial)
         shutil.rmtree(stage.partial)
 
@@ -108,11 +118,16 @@ def write_manifest(path, files, **about):
 
 
 def digests_in(manifest):
-    """{name: sha256} of a manifest, None if it is missing or damaged."""
+    """{name: sha256} of a manifest, None if it is missing or damaged.
+
+    Raises OSError for a fault of the machine: no stage is made again for that.
+    """
     try:
-        return dict(read_json(manifest)["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        digests = patiently(manifest, lambda: read_json(manifest))["sha256"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
+    is_plain = isinstance(digests, dict) and all(isinstance(v, str) for v in digests.values())
+    return digests if is_plain else None
 
 
 def damaged_files(folder, manifest=MANIFEST):
@@ -121,10 +136,15 @@ def damaged_files(folder, manifest=MANIFEST):
     digests = digests_in(folder / manifest)
     if digests is None:
         return [manifest]
-    return [
-        name for name, digest in digests.items()
-        if not (folder / name).is_file() or digest_file(folder / name) != digest
-    ]
+    return [name for name, digest in digests.items() if digest_there(folder / name) != digest]
+
+
+def digest_there(path):
+    """The sha256 of a file, '' if there is none. Raises OSError for a fault of the machine."""
+    try:
+        return digest_file(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return ""
 
 
 def changed_files(folder, top):
@@ -164,7 +184,10 @@ def is_alive(owner):
         if who["host"] == platform.node() and os.name != "nt":
             os.kill(who["pid"], 0)
         return True
-    except (OSError, ValueError, KeyError):
+    except PermissionError:      # of os.kill: it is another user's
+        return True
+    except (FileNotFoundError, ProcessLookupError, ValueError, KeyError, TypeError,
+            OverflowError):
         return False
 
 
@@ -183,7 +206,7 @@ def exclusive(folder):
     except Timeout:
         try:
             who = "process {pid} on {host}".format(**read_json(owner))
-        except (OSError, ValueError, KeyError):
+        except (FileNotFoundError, PermissionError, ValueError, KeyError, TypeError):
             who = "another process"
         raise UserError(
             f"the experiment folder {folder} must be used by one run at a time, and {who} is using "

@@ -17,11 +17,10 @@ import demo_contest
 from config import PRESETS, SCALES, Config, build_config, settings_text, with_values
 from ensemble.metrics import METRICS
 from running.checks import run_checks
-from running.conclusion import RESULTS_MANIFEST
 from running.pipeline import run
 from system.command import DONE, FAILED, Parser, run_command
 from system.log import printable
-from system.stages import changed_files
+from system.stages import RESULTS_MANIFEST, changed_files
 from utils import UserError, csv_rows
 
 

@@ -15,6 +15,7 @@ from contest.catalog import Catalog
 from contest.files import IMAGE_SUFFIXES, ascii_safe, kind_of, walk
 from running.export import export_onnx
 from running.predictor import load_predictor
+from running.stored import refuse_changed
 from system.command import DONE, Parser, run_command
 from system.log import Timer, printable
 from utils import UserError, counted, csv_text, first_few, quoted_cell, write_atomic
@@ -30,6 +31,8 @@ def make_parser():
     add("--out", metavar="FILE.csv", help="where the table goes (default predictions_RUN.csv)")
     add("--fast", action="store_true",
         help="use the best single fit and one view instead of the blend")
+    add("--no_verify", action="store_true",
+        help="do not check first that the run's files are as the run wrote them")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--export", choices=("onnx",),
         help="also write the best single fit as RUN.onnx beside --out")
@@ -121,6 +124,10 @@ def predict(argv):
     args = make_parser().parse_intermixed_args(argv)      # images may follow a flag
     config = with_values(Config(), {"runtime.device": args.device, "runtime.workers": 0})
     predictor = load_predictor(args.run_folder, config)
+    if args.fast or not args.images:
+        predictor = predictor.fast()      # all that is read
+    if not args.no_verify:
+        refuse_changed(args.run_folder, predictor.fits.values())
     name = Path(args.run_folder).resolve().name
     out = output_path(args, name)
     if args.export:
@@ -132,8 +139,6 @@ def predict(argv):
 
     catalog, refused, others = find_images(args.images, predictor.classes)
     warn_left_out(refused, others)
-    if args.fast:
-        predictor = predictor.fast()
     print(f"{len(catalog)} image(s), {predictor.describe()}", flush=True)
     with Timer() as timer:
         predictions, reasons = predictor.predict(catalog)

@@ -159,7 +159,11 @@ def norm_statistics(network):
 
 
 def with_statistics(network, statistics):
-    """A twin with these `norm_statistics`."""
+    """A twin with these `norm_statistics`. RuntimeError, as torch's own, if they are another's."""
     other = twin(network)
+    named = norm_statistics(other).keys()
+    if named != statistics.keys():
+        first = min(named ^ statistics.keys())
+        raise RuntimeError(f"statistics of batch norms do not fit the network, first {first!r}")
     other.load_state_dict(statistics, strict=False)
     return other

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,11 @@ from data_loader import EpochSampler
 from modeling.compute import Compute
 from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
-from modeling.norms import norm_statistics
+from modeling.norms import norm_statistics, with_statistics
 from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
 from modeling.torch_private import forget_unscaling
 from system.log import SHARE_BAR, progress
-from system.machine import stop_is_asked, stops_after_a_step
+from system.machine import fault_of, stop_is_asked, stops_after_a_step
 from system.stages import SCRATCH
 from utils import (
     RunError,
@@ -42,6 +43,7 @@ from utils import (
     write_atomic,
 )
 
+WEIGHTS = "weights.safetensors"
 # columns of history.csv; the others are floats
 WHOLE_NUMBERS = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing",
                  "out_of_memory", "peak_memory_bytes")
@@ -49,8 +51,7 @@ WHOLE_NUMBERS = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointi
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished fit leaves. Its weights are `folder/weights.safetensors`: the EMA at the last
-    step."""
+    """What a finished fit leaves. Its weights are the EMA at the last step."""
 
     spec: FitSpec
     folder: Path
@@ -62,6 +63,11 @@ class FitResult:
     def __post_init__(self):
         if not all(math.isfinite(e["loss"]) for e in self.epochs):
             raise RunError(f"FitResult of {self.spec.name} must have finite losses")
+
+    @property
+    def weights(self):
+        """The file of its weights."""
+        return self.folder / WEIGHTS
 
 
 def seed_everything(*names):
@@ -333,7 +339,7 @@ def diverged(spec, in_a_row, lr):
 def finish(spec, network, history, folder):
     """Fold the head, write the averaged weights and the history; returns the FitResult."""
     fold_heads(network)
-    write_tensors(network.state_dict(), Path(folder) / "weights.safetensors")
+    write_tensors(network.state_dict(), Path(folder) / WEIGHTS)
     with open(Path(folder) / "history.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(history[0]))
         writer.writeheader()
@@ -341,10 +347,30 @@ def finish(spec, network, history, folder):
     return result_of(spec, folder, history)
 
 
-def load_weights(network, folder):
-    """Put the weights of the finished fit in `folder` into a network of the same kind."""
+def load_weights(network, path):
+    """Put the weights of a finished fit into a network of the same kind."""
     fold_heads(network)
-    network.load_state_dict(read_tensors(Path(folder) / "weights.safetensors"))
+    filled(network.load_state_dict, path)
+
+
+def load_statistics(network, path):
+    """A twin of the network with the statistics of batch norms in a file."""
+    return filled(partial(with_statistics, network), path)
+
+
+def filled(fill, path):
+    """fill({name: tensor} of a file that a fit left). UserError if the network takes other ones."""
+    tensors = read_tensors(path)
+    try:
+        return fill(tensors)
+    except RuntimeError as error:
+        # torch's way to say that names or shapes differ
+        if fault_of(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} must be as its run wrote it, but holds tensors of another network ({reason}): "
+            "copy the run's folder again, or run its training command again") from None
 
 
 def write_tensors(tensors, path):

@@ -15,6 +15,7 @@ plan          what fits cost, and what to leave out to end in time
 costs         measuring that where fits run
 planner       the fits in order, planned anew before each one
 rehearsal     --dry_run
+stored        model.json: what a finished run left for that, checked
 predictor     a finished run as one predictor for new images
 conclusion    submission, result files, predictor
 export        the best single fit as an ONNX model

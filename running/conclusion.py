@@ -3,13 +3,11 @@ import numpy as np
 
 from contest.submission import probs_of_ids
 from reporting.summary import training_results
-from running.predictor import NAME as PREDICTOR
 from running.predictor import write_predictor
-from system.stages import MANIFEST, write_manifest
+from running.stored import NAME as PREDICTOR
+from system.stages import MANIFEST, RESULTS_MANIFEST, write_manifest
 from utils import write_json
 
-# for --verify: digests of the result files and of all stages' manifests
-RESULTS_MANIFEST = "results_manifest.json"
 # in final_results.json: {split: file of the blend's predictions}
 PREDICTIONS = {"out_of_fold": "oof_testlike", "out_of_fold_clean": "oof_clean", "test": "test"}
 

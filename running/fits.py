@@ -156,7 +156,7 @@ def distilled_from(job, teachers, place):
     for teacher in teachers:
         done = job.before[teacher]
         source = prepared.weights[teacher.backbone]
-        network = inference.network(teacher.backbone, source, done.compute, done.result.folder)
+        network = inference.network(teacher.backbone, source, done.compute, done.result.weights)
         networks.append(fused(network))
     return networks
 
@@ -254,7 +254,7 @@ def warm_start(job, network, log):
     """Load the weights that a fit begins with, in a round that begins with those of the last."""
     start = start_of(job.prepared.config, job.spec)
     if start in job.before:
-        load_weights(network, job.before[start].result.folder)
+        load_weights(network, job.before[start].result.weights)
     elif start:
         log.warn(f"{job.spec.title} begins like the first round: there is no {start.name} of that "
                  "fold")

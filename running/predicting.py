@@ -1,7 +1,7 @@
 """A finished fit predicts: which images, in which views, with which statistics.
 
     inference = Inference(config, classes, place)
-    network = inference.network(spec.backbone, source, compute, weights_folder)
+    network = inference.network(spec.backbone, source, compute, weights)
     loader = inference.loader({"test": (sample_id, pixels, transform)})
     views = inference.predict(spec, compute, network, loader, "test", views_for(("identity",), 1))
 """
@@ -17,7 +17,7 @@ from modeling.inference import predict, save_views, views_for
 from modeling.memory import Room
 from modeling.network import build_network
 from modeling.norms import adapted_to, fused, norm_statistics
-from modeling.train import load_weights, write_tensors
+from modeling.train import WEIGHTS, load_weights, write_tensors
 from running.place import Place
 from running.run import keep_warnings
 from shift.groups import by_class
@@ -37,12 +37,12 @@ class Inference:
     classes: tuple[str, ...]
     place: Place
 
-    def network(self, backbone, source, compute, weights_folder):
-        """The trained network of the finished fit in `weights_folder`, on the device."""
+    def network(self, backbone, source, compute, weights):
+        """The network of a finished fit, on the device. weights: the fit's file."""
         network = build_network(backbone, n_classes=len(self.classes),
                                 image_size_px=self.config.data.image_size_px,
                                 weights=replace(source, path=""), model=self.config.model)
-        load_weights(network, weights_folder)
+        load_weights(network, weights)
         plain = replace(compute, compiled=False)
         return plain.prepare(network.to(self.place.device))
 
@@ -126,7 +126,8 @@ def predict_fit(job, place, folder):
     spec = job.spec
     inference = Inference(prepared.config, prepared.classes, place)
     source = prepared.weights[spec.backbone]
-    network = inference.network(spec.backbone, source, job.compute, job.stages.training.folder)
+    weights = job.stages.training.folder / WEIGHTS
+    network = inference.network(spec.backbone, source, job.compute, weights)
     splits = predicted_splits(prepared, spec)
 
     with Timer() as timer:

@@ -16,27 +16,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config import Config, FitSpec, ModelConfig, with_values
+from config import Config, FitSpec, ModelConfig
 from contest.audit import look_at_all
 from contest.decoding import WHITE_LEVEL
 from contest.pixels import PixelStore
 from ensemble.blend import Blend
-from ensemble.metrics import METRICS, Metric
+from ensemble.metrics import Metric
 from modeling.augment import plain_view
-from modeling.compute import Compute, precisions, untimed
+from modeling.compute import precisions, untimed
 from modeling.inference import Predictions, View, joined_views
 from modeling.network import input_size_px, timm_arguments
-from modeling.norms import fused, with_statistics
-from modeling.train import read_tensors
-from modeling.weights import WeightsSource
+from modeling.norms import fused
+from modeling.train import load_statistics
 from running.costs import machine_facts
 from running.place import place_on
 from running.predicting import ADAPTED, Inference, square_of, views_of
+from running.stored import NAME, StoredFit, read_run
 from system.log import EventLog, progress
 from system.machine import usable_cores
-from utils import UserError, read_json, write_json
+from utils import write_json
 
-NAME = "model.json"
 CHUNK_IMAGES = 4096      # read at a time, so that their cached pixels stay within a few GB of disk
 NO_MODEL_SETTINGS = ("backbones", "pretrained")
 SETTINGS = ("data.image_size_px", "data.resize", "optim.micro_batch_size",
@@ -77,85 +76,21 @@ def fit_facts(prepared, spec, fitted):
 
     timm: the arguments of timm.create_model. adapted: the statistics of its adapted views, or ''.
     """
-    weights = fitted.result.folder / "weights.safetensors"
     adapted = fitted.predict_stage.folder / ADAPTED
     side_px = input_size_px(spec.backbone, prepared.config.data.image_size_px)
     return {
         "backbone": spec.backbone,
         "compute": fitted.compute,
         "timm": timm_arguments(prepared.weights[spec.backbone], side_px),
-        "weights": weights.relative_to(prepared.folder).as_posix(),
+        "weights": fitted.result.weights.relative_to(prepared.folder).as_posix(),
         "adapted": adapted.relative_to(prepared.folder).as_posix() if adapted.exists() else "",
         "spec": spec,
     }
 
 
-@dataclass(frozen=True)
-class StoredFit:
-    """A fit of a finished run, as far as predicting needs it. adapted: a file, or None."""
-
-    source: WeightsSource
-    compute: Compute
-    weights: Path
-    adapted: Path | None
-
-
-def stored_fit(fit, folder):
-    """(FitSpec, StoredFit) of an entry of model.json."""
-    timm = {name: fit["timm"].get(name, "") for name in ("pad_type", "global_pool")}
-    source = WeightsSource(fit["backbone"], "random", **timm)
-    adapted = folder / fit["adapted"] if fit["adapted"] else None
-    return FitSpec(**fit["spec"]), StoredFit(source, Compute(**fit["compute"]),
-                                             folder / fit["weights"], adapted)
-
-
-@dataclass(frozen=True)
-class StoredRun:
-    """What model.json says. made_on: the device of the run."""
-
-    config: Config
-    classes: tuple[str, ...]
-    class_names: tuple[str, ...]
-    fits: dict[FitSpec, StoredFit]
-    views: tuple[View, ...]
-    blend: Blend
-    metric: Metric
-    long_side_px: int
-    made_on: torch.device
-    white_level: int
-
-
 def load_predictor(folder, config):
     """The Predictor of a finished run's folder. config: its `runtime` says on which device."""
-    folder = Path(folder)
-    try:
-        stored = stored_run(read_json(folder / NAME), folder, config)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"RUN_FOLDER must be the folder of a finished run, which holds {NAME}, got "
-            f"{str(folder)!r}: finish the run by its training command (a run of an older version "
-            "too), or check the path") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / NAME} must be as its run wrote it, but cannot be read ({error!r}): run its "
-            "training command again") from None
-    check_files(stored.fits.values(), folder)
-    return predictor_of(stored)
-
-
-def stored_run(stored, folder, config):
-    """The StoredRun of model.json's content."""
-    return StoredRun(
-        config=with_values(config, stored["settings"]),
-        classes=tuple(stored["classes"]),
-        class_names=tuple(stored["class_names"]),
-        fits=dict(stored_fit(fit, folder) for fit in stored["fits"]),
-        views=tuple(View(**view) for view in stored["views"]),
-        blend=Blend(**stored["blend"]),
-        metric=METRICS[stored["metric"]],
-        long_side_px=stored["long_side_px"],
-        made_on=torch.device(stored["device"]),
-        white_level=stored.get("white_level", WHITE_LEVEL))
+    return predictor_of(read_run(folder, config))
 
 
 def predictor_of(stored):
@@ -184,21 +119,6 @@ def can_compute(device, made_on, compute):
     if device.type == "cuda":
         possible.add("fp16")
     return device.type == made_on.type and compute.precision in possible
-
-
-def check_files(fits, folder):
-    """UserError unless the files of all StoredFits are there, inside the run's folder."""
-    files = [fit.weights for fit in fits] + [fit.adapted for fit in fits if fit.adapted]
-    outside = [str(path) for path in files
-               if not path.resolve().is_relative_to(folder.resolve())]
-    if outside:
-        raise UserError(f"{folder / NAME} must name weights in its own folder, got {outside[0]!r}: "
-                        "run its training command again")
-    missing = [str(path) for path in files if not path.is_file()]
-    if missing:
-        raise UserError(f"RUN_FOLDER must hold the weights of {len(fits)} fit(s), but "
-                        f"{len(missing)} are missing, first {missing[0]!r}: copy the whole run "
-                        "folder")
 
 
 # ---------------------------------------------------------------- predicting
@@ -242,8 +162,7 @@ class Predictor:
     def network(self, spec):
         """The trained network of a fit."""
         fit = self.fits[spec]
-        return self.inference.network(spec.backbone, fit.source, fit.compute,
-                                      fit.weights.parent).eval()
+        return self.inference.network(spec.backbone, fit.source, fit.compute, fit.weights).eval()
 
     def labels(self, probs):
         """(n,) class index of each row of probs (n, C), as in the submission.
@@ -302,7 +221,7 @@ class Predictor:
         network = self.network(spec)
         adapted = None
         if fit.adapted:
-            adapted = with_statistics(network, read_tensors(fit.adapted))
+            adapted = load_statistics(network, fit.adapted)
         network = fused(network)
         adapted = adapted and fused(adapted)
         return self.inference.predict(spec, fit.compute, network, loader, "new", views, adapted)

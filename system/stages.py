@@ -25,6 +25,8 @@ from utils import (
 )
 
 MANIFEST = "manifest.json"
+# in a run's folder: digests of the result files and of all stages' manifests
+RESULTS_MANIFEST = "results_manifest.json"
 SCRATCH = ".scratch"      # suffix of files that a stage needs only until it is complete
 BEGUN = ".partial"        # suffix of files that a kill left half-written by `write_atomic`
 

@@ -25,9 +25,8 @@ from pathlib import Path
 
 from demo_contest import draw_contest
 from grandmaster_train import main as train
-from running.conclusion import RESULTS_MANIFEST
 from system.log import Timer
-from system.stages import MANIFEST
+from system.stages import MANIFEST, RESULTS_MANIFEST
 from utils import read_json
 
 SETTINGS = ("model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.image_size_px=32",

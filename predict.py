@@ -14,6 +14,7 @@ from config import Config, with_values
 from contest.catalog import Catalog
 from contest.files import IMAGE_SUFFIXES, ascii_safe, kind_of, walk
 from running.export import export_onnx
+from running.makers import other_versions
 from running.predictor import load_predictor
 from running.stored import refuse_changed
 from system.command import DONE, Parser, run_command
@@ -119,6 +120,14 @@ def warn_left_out(refused, others):
         warn(f"left out, because {why}: {counted(others, 'file')}")
 
 
+def warn_of_versions(folder, fits):
+    """Say which other versions made the fits that are used."""
+    stages = dict.fromkeys(path.parent for fit in fits for path in fit.files)
+    for named, words in other_versions(Path(folder), stages):
+        warn(f"other versions made {named} of the run ({words}): probabilities may differ from "
+             "the run's own")
+
+
 def predict(argv):
     """Do what the arguments ask for; returns the exit status."""
     args = make_parser().parse_intermixed_args(argv)      # images may follow a flag
@@ -128,6 +137,7 @@ def predict(argv):
         predictor = predictor.fast()      # all that is read
     if not args.no_verify:
         refuse_changed(args.run_folder, predictor.fits.values())
+    warn_of_versions(args.run_folder, predictor.fits.values())
     name = Path(args.run_folder).resolve().name
     out = output_path(args, name)
     if args.export:

@@ -17,6 +17,7 @@ planner       the fits in order, planned anew before each one
 rehearsal     --dry_run
 stored        model.json: what a finished run left for that, checked
 predictor     a finished run as one predictor for new images
+makers        which versions made what a run uses
 conclusion    submission, result files, predictor
 export        the best single fit as an ONNX model
 checks        the debug mode

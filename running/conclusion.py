@@ -3,6 +3,8 @@ import numpy as np
 
 from contest.submission import probs_of_ids
 from reporting.summary import training_results
+from running.introduction import ENVIRONMENT, kept
+from running.makers import credits_of, stages_used, warn_of_other_versions
 from running.predictor import write_predictor
 from running.stored import NAME as PREDICTOR
 from system.stages import MANIFEST, RESULTS_MANIFEST, write_manifest
@@ -21,6 +23,11 @@ def conclude(setup, prepared, fits, result, scores, log, *, answers, planned, se
     score = dict(result.score)
     (folder / RESULTS_MANIFEST).unlink(missing_ok=True)
     submission = write_submission(setup, prepared, result, score, answers)
+    used = stages_used(prepared, [stage for done in fits.values()
+                                  for stage in (done.result.folder, done.predict_stage.folder)])
+    warn_of_other_versions(folder, used, log)
+    write_json(folder / ENVIRONMENT, kept(folder / ENVIRONMENT) | {
+        "made_by": credits_of(folder, [*used, result.folder])})
     all_fits = [(done.result, scores.of(done)) for done in fits.values()]
     training_results(prepared.config, all_fits, folder / "training_results.json")
 

@@ -1,25 +1,19 @@
 """What a run says and keeps before its first stage: what was understood, and where it runs."""
-import importlib.metadata as metadata
-import platform
 import sys
 from pathlib import Path
-
-import torch
 
 from modeling.weights import is_non_commercial
 from running.rounds import planned_specs
 from system.machine import usable_cores
+from system.versions import here
 from utils import plain, read_json, write_json
+
+ENVIRONMENT = "environment.json"
 
 
 def environment():
     """Versions and hardware, for environment.json."""
-    packages = ("torch", "torchvision", "timm", "albumentations", "numpy", "scikit-learn",
-                "opencv-python-headless", "pillow", "safetensors")
-    return {"python": sys.version.split()[0], "platform": platform.platform(),
-            "cores": usable_cores(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "packages": {name: metadata.version(name) for name in packages}}
+    return {**here(), "cores": usable_cores()}
 
 
 def begin(setup, data_path, log):
@@ -28,7 +22,7 @@ def begin(setup, data_path, log):
         log.warn(f"{setup.folder} holds a run {before}, whose submission and report are replaced: "
                  "use another --experiment_name to keep both")
     write_json(setup.folder / "config.json", setup.config)
-    write_json(setup.folder / "environment.json",
+    write_json(setup.folder / ENVIRONMENT,
                environment() | {"data_path": str(Path(data_path).resolve())})
     log.record("start", mode=setup.config.mode, argv=sys.argv[1:], command=setup.command,
                data_path=str(data_path))
@@ -39,7 +33,7 @@ def run_to_replace(folder, config, data_path):
 
     '' if it does not, or if there is none.
     """
-    before = kept(folder / "environment.json")
+    before = kept(folder / ENVIRONMENT)
     settings = kept(folder / "config.json")
     if before and before.get("data_path") != str(Path(data_path).resolve()):
         return f"on {before.get('data_path')}"

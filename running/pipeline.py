@@ -22,6 +22,7 @@ from running.conclusion import conclude
 from running.costs import machine_facts
 from running.executor import make_executor
 from running.introduction import begin, introduce
+from running.makers import stages_used, warn_of_other_versions
 from running.planner import Planner, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
@@ -121,6 +122,7 @@ def run_rounds(setup, prepared, executor, scores, page, log):
     planner = Planner(setup, prepared, specs, executor, scores, log)
     for line in planner.describe():
         log.say(line)
+    warn_of_other_versions(setup.folder, stages_used(prepared, planner.folders_done()), log)
     need_space(setup.folder, planner.needed_bytes, f"{len(planner.first.epochs)} fit(s)")
     page.show({}, specs)
 

@@ -113,6 +113,12 @@ class Planner:
         """
         return fit_stages(self.prepared, spec, self.known.compute_of, available, made)
 
+    def folders_done(self):
+        """The folders of the stages of all fits that were done before."""
+        specs = list(self.works)
+        return [stage.folder for spec in specs if self.state[spec] == "done"
+                for stage in self.stages(spec, specs)]
+
     def to_do(self):
         return [spec for spec in self.works if self.state[spec] != "done"]
 

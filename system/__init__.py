@@ -2,6 +2,7 @@
 
 Read in this order:
 
+versions   versions of Python and packages, system, GPU
 stages     work kept in folders, each complete or absent; manifests; locks
 machine    disk space, memory, signals, faults, cores
 log        events, sentences, clocks, bars

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from system.machine import return_freed_memory
+from system.versions import here
 from utils import (
     UserError,
     digest_file,
@@ -61,7 +62,7 @@ class Stage:
 
 
 def run_stage(stage, build, changed=lambda names: None):
-    """Call `build(partial folder)`, write a manifest of sha256s and rename the folder.
+    """Call `build(partial folder)`, write a manifest of sha256s and makers, rename the folder.
 
     Returns the stage, at once if it is complete. After a kill, `build` is called again in the same
     partial folder and may continue from what it finds there. A complete stage whose files no longer
@@ -75,18 +76,43 @@ def run_stage(stage, build, changed=lambda names: None):
     manifest = stage.partial / MANIFEST
     if not manifest.exists() or damaged_files(stage.partial):
         manifest.unlink(missing_ok=True)
+        made_by = makers_so_far(stage.partial)
         build(stage.partial)
         files = [
             path for path in stage.partial.rglob("*")
             if path.is_file() and path.suffix not in (SCRATCH, BEGUN)
         ]
-        write_manifest(manifest, files, stage=stage.name, key=stage.key)
+        write_manifest(manifest, files, stage=stage.name, key=stage.key, made_by=made_by)
 
     for path in [*stage.partial.rglob("*" + SCRATCH), *stage.partial.rglob("*" + BEGUN)]:
         path.unlink()
     os.replace(stage.partial, stage.folder)
     return_freed_memory()
     return stage
+
+
+def makers_so_far(partial):
+    """What `versions.here` says of all processes that worked on a partial stage, this one last."""
+    path = partial / f"made_by{SCRATCH}"
+    try:
+        makers = read_json(path)
+    except (FileNotFoundError, ValueError):
+        makers = []
+    if here() not in makers:
+        makers.append(here())
+        write_json(path, makers)
+    return makers
+
+
+def makers_of(folder):
+    """The makers of a complete stage; [] if an earlier version of this program kept none."""
+    path = Path(folder) / MANIFEST
+    try:
+        makers = patiently(path, lambda: read_json(path))["made_by"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return []
+    is_list = isinstance(makers, list) and all(isinstance(maker, dict) for maker in makers)
+    return makers if is_list else []
 
 
 def drop_if_changed(stage, changed):

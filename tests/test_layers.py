@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from system.versions import PACKAGES
+
 ROOT = Path(__file__).resolve().parent.parent
 # bottom up: a room imports only from rooms above it in this list
 ROOMS = ["utils", "config", "system", "contest", "demo_contest", "data_loader", "shift", "modeling",
@@ -122,6 +124,4 @@ def test_the_product_needs_nothing_beyond_requirements_txt():
         names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
         tops = {name.split(".")[0] for name in names} - own
         assert {distribution.get(top, top) for top in tops} <= required, path
-    packages = re.search(r"packages = \((.*?)\)", (ROOT / "running/introduction.py").read_text(),
-                         re.DOTALL)[1]
-    assert {p.replace("-", "_") for p in re.findall(r'"(.*?)"', packages)} <= required
+    assert {name.replace("-", "_") for name in PACKAGES} <= required

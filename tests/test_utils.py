@@ -40,7 +40,9 @@ def test_a_stage_runs_once_and_keeps_its_partial_folder_after_a_failure(tmp_path
     assert not stage.is_done and stage.partial.is_dir()
     run_stage(stage, build)
     run_stage(stage, build)
-    assert calls == [[], ["a.txt"]] and stage.is_done
+    kept = "made_by.scratch"      # what versions worked on it
+    assert calls == [[kept], ["a.txt", kept]] and stage.is_done
+    assert {p.name for p in stage.folder.iterdir()} == {"a.txt", "manifest.json"}
     assert damaged_files(stage.folder) == []
     (stage.folder / "a.txt").write_text("2")
     assert damaged_files(stage.folder) == ["a.txt"]

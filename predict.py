@@ -7,6 +7,8 @@
 Needs only the run's folder. Exit status: 0 done (unreadable images are named and left out), 1 it
 failed, 2 bad arguments or no readable image, 130 interrupted.
 """
+import os
+import stat
 import sys
 from pathlib import Path
 
@@ -110,6 +112,25 @@ def output_path(args, name):
     raise UserError(f"--out must be a file in an existing folder, got {str(out)!r}: {advice}")
 
 
+def file_at(path):
+    """The file that a path means, links followed, whether it is there yet or not.
+
+    UserError for a device, a pipe or a socket, which a file must not replace.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode) and target.exists()
+    except FileNotFoundError:
+        is_file = target.parent.is_dir()
+    except OSError:      # links that lead in a circle
+        is_file = False
+    if not is_file:
+        raise UserError(
+            f"--out must lead to a file or a new name in an existing folder, and {str(path)!r} "
+            "leads to a device, a pipe, a socket or nowhere: name a file")
+    return target
+
+
 def warn_left_out(refused, others):
     """Name the paths that `find_images` did not take."""
     if refused:
@@ -140,8 +161,9 @@ def predict(argv):
     warn_of_versions(args.run_folder, predictor.fits.values())
     name = Path(args.run_folder).resolve().name
     out = output_path(args, name)
+    table_file = file_at(out)
     if args.export:
-        print(export_onnx(predictor.fast(), out.with_name(f"{name}.onnx")))
+        print(export_onnx(predictor.fast(), file_at(out.with_name(f"{name}.onnx"))))
     if not args.images:
         if args.export:
             return DONE
@@ -160,7 +182,7 @@ def predict(argv):
         )
     if unread:
         warn(f"left out: {counted(unread, 'image')}")
-    write_atomic(out, table(predictor, predictions))
+    write_atomic(table_file, table(predictor, predictions))
     n = len(predictions.sample_id)
     print(f"{n} image(s) in {timer.seconds:.1f} s, {n / timer.seconds:.0f} images/s: {out}")
     return DONE

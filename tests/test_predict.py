@@ -2,8 +2,11 @@
 ONNX, plain timm."""
 import csv
 import json
+import os
 import re
 import shutil
+import socket
+import stat
 import sys
 from pathlib import Path
 
@@ -169,6 +172,53 @@ def test_a_users_mistake_is_one_sentence_and_status_2(contest, copied, tmp_path,
     assert predict([str(run), "--no_such_flag"]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and not (tmp_path / "p.csv").exists()
+
+
+def device_at(path):
+    """A device node as /dev/null; the test is skipped where that is not allowed."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except (AttributeError, PermissionError):
+        pytest.skip("a device node is not allowed here")
+
+
+def bind_at(path):
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+def link_to_device(path):
+    device_at(path.with_name("device"))
+    path.symlink_to("device")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such files cannot be made there")
+@pytest.mark.parametrize("make", [device_at, os.mkfifo, bind_at, link_to_device,
+                                  lambda path: path.symlink_to(path),
+                                  lambda path: path.symlink_to("no_folder/p.csv")])
+def test_out_never_replaces_a_device_a_pipe_a_socket_or_a_link_to_one(contest, copied, tmp_path,
+                                                                      capsys, make):
+    out = tmp_path / "out"
+    make(out)
+    before = [os.lstat(path) for path in sorted(tmp_path.iterdir())]
+    assert predict([str(copied), str(contest / "test"), "--fast", "--out", str(out)]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: --out must lead to a file or a new name") and not said.out
+    assert [os.lstat(path) for path in sorted(tmp_path.iterdir())] == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are rare there")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_linked_out_is_followed(contest, copied, tmp_path, is_there):
+    (tmp_path / "far").mkdir()
+    target = tmp_path / "far" / "table.csv"
+    if is_there:
+        target.write_text("old")
+    (tmp_path / "out.csv").symlink_to("far/table.csv")
+    out = str(tmp_path / "out.csv")
+    assert predict([str(copied), str(contest / "test"), "--fast", "--out", out]) == 0
+    assert os.readlink(out) == "far/table.csv" and len(rows_of(target)) == 9
+    assert os.listdir(tmp_path / "far") == ["table.csv"]
 
 
 @pytest.mark.slow

@@ -466,7 +466,7 @@ class Config:
         if not problems:
             problems += pair_problems(self)
         if problems:
-            raise UserError("\n".join(problems))
+            raise UserError(*problems)
 
 
 @dataclass(frozen=True)
@@ -610,7 +610,7 @@ def apply_overrides(config, overrides):
             except UserError as error:
                 problems.append(str(error))
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
     return with_values(config, changes)
 
 

@@ -52,20 +52,22 @@ def find_images(paths, classes):
     refused = []
     others = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):
             paths_by_id[ascii_safe(str(path))] = path
             continue
 
         found = []
-        for name in walk(path.resolve(), refused):
-            if kind_of(name, path) == "images":
-                found.append(name)
-            else:
-                others.append(name)
+        closed_folders = []
+        for name in walk(path.resolve(), refused, closed_folders):
+            kind = kind_of(name, path)
+            kept = {"images": found, "refused": refused}.get(kind, others)
+            kept.append(name)
+        refused += [(path / name).as_posix() for name in closed_folders]
         if not found:
+            may = ", of which parts may not be read" if closed_folders else ""
             raise UserError(
                 f"IMAGES_OR_FOLDER must hold images ({', '.join(IMAGE_SUFFIXES)}), but there are "
-                f"none in {str(path)!r}: check the path"
+                f"none in {str(path)!r}{may}: check the path"
             )
         for name in found:
             sample_id = name if len(paths) == 1 else (path / name).as_posix()
@@ -134,7 +136,7 @@ def file_at(path):
 def warn_left_out(refused, others):
     """Name the paths that `find_images` did not take."""
     if refused:
-        why = "they lead out of their folder or are not files"
+        why = "they lead out of their folder, are not files or may not be read"
         warn(f"left out, because {why}: {counted(refused, 'path')}")
     if others:
         why = f"their names do not end like those of images ({', '.join(IMAGE_SUFFIXES)})"

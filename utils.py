@@ -81,8 +81,11 @@ def counted(names, noun):
 class UserError(Exception):
     """A bad argument or bad data. Exit status 2.
 
-    Its sentence says which value, what it must be, what was got and what to do.
+    Its sentences, one an argument, say which value, what it must be, what was got and what to do.
     """
+
+    def __str__(self):
+        return "\n".join(map(str, self.args))
 
 
 class RunError(Exception):

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from contest.decoding import first_bytes, format_of
+from contest.decoding import first_bytes, format_of, open_at_once
 from utils import UserError, counted, first_few
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".dib",
@@ -61,8 +61,8 @@ class Files:
     tables: tuple[str, ...]
     maps: tuple[str, ...]       # small json files
     closed: tuple[str, ...]     # spreadsheets and the like, which may hold labels
-    # links that lead outside, FIFOs, devices, undecodable names, folders without access
-    refused: tuple[str, ...]
+    refused: tuple[str, ...]    # links that lead outside, FIFOs, devices, undecodable names
+    closed_folders: tuple[str, ...]     # without permission to list or to open what is in them
     foreign: tuple[str, ...]    # formats that must be converted first
     unread: tuple[str, ...]     # of kinds that nothing here reads
     by_name: dict
@@ -78,16 +78,23 @@ class Files:
 def scan_folder(folder):
     """The Files of a contest folder. UserError if there is no folder or nothing usable in it."""
     root = Path(folder).expanduser()
-    if not root.is_dir():
-        refuse_folder(folder, "is a file" if root.exists() else "does not exist")
+    try:
+        if not stat.S_ISDIR(os.stat(root).st_mode):
+            refuse_folder(folder, "is a file")
+    except (FileNotFoundError, NotADirectoryError):
+        refuse_folder(folder, "does not exist")
+    except OSError as error:
+        refuse_folder(folder, f"cannot be opened ({error.strerror})")
     root = root.resolve()
 
-    found = {"images": [], "tables": [], "maps": [], "closed": [], "refused": [], "foreign": [],
-             "unread": []}
-    for path in walk(root, found["refused"]):
+    found = {"images": [], "tables": [], "maps": [], "closed": [], "refused": [],
+             "closed_folders": [], "foreign": [], "unread": []}
+    for path in walk(root, found["refused"], found["closed_folders"]):
         kind = kind_of(path, root)
         if kind:
             found[kind].append(path)
+    if "." in found["closed_folders"]:
+        refuse_folder(folder, "may not be read (no permission)", "give yourself access to it")
     if not any(paths for kind, paths in found.items() if kind != "unread"):
         others = f" ({by_suffix(found['unread'])})" if found["unread"] else ""
         refuse_folder(folder, f"holds neither tables nor images{others}")
@@ -111,23 +118,24 @@ def path_inside(path, folder):
     return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
-def refuse_folder(folder, why):
+def refuse_folder(folder, why, advice="check the path"):
     raise UserError(
         "--data_path must be a contest folder (a label table and its images, or train/<class>/ "
-        f"with images), but {str(folder)!r} {why}: check the path"
+        f"with images), but {str(folder)!r} {why}: {advice}"
     )
 
 
-def walk(root, refused):
+def walk(root, refused, closed_folders):
     """Yields the relative paths of all regular files under root.
 
     A link to a folder inside root is followed: its files have the link's path, and not also the
-    one where they lie. Paths that must not be opened are appended to `refused`.
+    one where they lie. Paths that must not be opened are appended to `refused`, folders without
+    access to `closed_folders`.
     """
     links = linked_folders(root, refused)
     aliased = [str(target) + os.sep for target in links.values()]
     for folder in [root, *links]:
-        for full in files_below(folder, root, refused):
+        for full in files_below(folder, root, closed_folders):
             real = os.path.realpath(full) if os.path.islink(full) else full
             path = path_inside(full, root)
             if folder == root and real.startswith(tuple(aliased)):
@@ -150,7 +158,7 @@ def linked_folders(root, refused):
         subfolders[:] = sorted(s for s in subfolders if not is_skipped(folder, s))
         for name in subfolders:
             link = Path(folder, name)
-            if not link.is_symlink():
+            if not os.path.islink(link):    # False without access, where Path's raises
                 continue
             target = Path(os.path.realpath(link))
             is_inside = root in target.parents and target not in link.parents
@@ -161,16 +169,37 @@ def linked_folders(root, refused):
     return links
 
 
-def files_below(folder, root, refused):
-    """Yields the full paths of everything below a folder that is no folder."""
-    def refuse_unlisted(error):
-        refused.append(ascii_safe(path_inside(error.filename, root)))
+def files_below(folder, root, closed_folders):
+    """Yields the full paths of everything below a folder that is no folder.
 
-    for parent, subfolders, names in os.walk(folder, onerror=refuse_unlisted):
+    Folders without access are appended to `closed_folders`. Any other fault raises OSError.
+    """
+    def close(error):
+        if isinstance(error, PermissionError):
+            closed_folders.append(ascii_safe(path_inside(error.filename, root)))
+        elif not isinstance(error, FileNotFoundError):      # it was removed meanwhile
+            raise error
+
+    for parent, subfolders, names in os.walk(folder, onerror=close):
+        if not may_enter(parent):
+            closed_folders.append(ascii_safe(path_inside(parent, root)))
+            subfolders.clear()
+            continue
         subfolders[:] = sorted(s for s in subfolders if not is_skipped(parent, s))
         for name in sorted(names):
             if not name.startswith("."):
                 yield os.path.join(parent, name)
+
+
+def may_enter(folder):
+    """Whether what a folder lists may also be opened."""
+    try:
+        os.stat(os.path.join(folder, "."))
+    except PermissionError:
+        return False
+    except OSError:      # whoever opens its files says so
+        return True
+    return True
 
 
 # thumbnails and metadata that systems leave behind
@@ -217,6 +246,10 @@ def kind_of(path, root):
         return "" if suffix in OTHER_SUFFIXES else "unread"
 
     # a file without a suffix is known by its first bytes
+    try:
+        open_at_once(root / path).close()
+    except PermissionError:
+        return "refused"
     head = first_bytes(root / path)
     if format_of(head):
         return "images"
@@ -249,6 +282,17 @@ def listed(words):
     """a, b and c."""
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def may_hold_images(files, folder):
+    """Whether a folder lies where this contest has its images: in a split, beside the folders of
+    its classes, or beside other images."""
+    if files.split_of(f"{folder}/name"):
+        return True
+    above = folder.rpartition("/")[0]
+    if folder.count("/") > files.n_wrappers:
+        return any(path.startswith(f"{above}/") for path in files.images)
+    return not any(files.split_of(path) for path in files.images)
 
 
 def report_unread(files, findings):

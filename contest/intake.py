@@ -18,6 +18,7 @@ from contest.files import (
     PLAIN,
     Located,
     locate,
+    may_hold_images,
     path_inside,
     report_unlocated,
     report_unread,
@@ -39,13 +40,31 @@ from contest.tables import (
     says_split,
 )
 from system.parallel import parallel_map
-from utils import OF_THE_PATH, counted, digest_file, digest_json, first_few, quoted_cell
+from utils import (
+    OF_THE_PATH,
+    UserError,
+    counted,
+    digest_file,
+    digest_json,
+    first_few,
+    quoted_cell,
+)
 
 
 def read_contest(folder, data):
     """The Contest in a folder. data: DataConfig. UserError with all fatal problems at once."""
-    findings = Findings()
     files = scan_folder(folder)
+    try:
+        return read_files(files, data)
+    except UserError as error:
+        if not files.closed_folders or closed_folders(files) in error.args:
+            raise
+        raise UserError(*error.args, closed_folders(files)) from None
+
+
+def read_files(files, data):
+    """The Contest in the Files of a folder."""
+    findings = Findings()
     report_refused(files, findings)
     report_unread(files, findings)
     if not files.images:
@@ -76,6 +95,7 @@ def read_contest(folder, data):
     test_list = sample or find_test_table(unused, label_table)
     check_used_table(files, test_list, findings)
     test, ids = test_catalog(files, test_list, labelled, train.classes, findings)
+    report_closed_folders(files, labelled, test_list, findings)
     report_extra_files(files, set(labelled.paths), test, findings)
     used = (label_table, sample, test_list)
     report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
@@ -193,6 +213,30 @@ def report_refused(files, findings):
             "the folder",
             files.refused,
         )
+
+
+def closed_folders(files):
+    """That images may lie in folders without access, and what to do about it."""
+    return (f"{counted(files.closed_folders, 'folder')} may not be read (no permission), and "
+            "images may lie there: give yourself access (chmod -R u+rX FOLDER), or move away what "
+            "does not belong to the contest")
+
+
+def report_closed_folders(files, labelled, test_list, findings):
+    """An error for folders without access where images are missing or may lie there, else a
+    warning.
+
+    They may lie there if an id has no image, or if folders decide which images there are.
+    """
+    if not files.closed_folders:
+        return
+    lacks = findings.of_kind("missing_file") or findings.of_kind("no_test_images")
+    by_folder = not labelled.source.startswith("table") or test_list is None
+    if lacks or (by_folder and any(may_hold_images(files, f) for f in files.closed_folders)):
+        findings.fail("closed_folder", closed_folders(files))
+    else:
+        findings.warn("closed_folder", f"{counted(files.closed_folders, 'folder')} may not be read "
+                      "(no permission): left out, no image of the contest seems to lie there")
 
 
 def report_formulas(form, classes, findings):

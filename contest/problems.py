@@ -35,4 +35,4 @@ class Findings:
         """Raises one UserError with a line for each error."""
         errors = [p.text for p in self.problems if p.severity == "error"]
         if errors:
-            raise UserError("\n".join(errors))
+            raise UserError(*errors)

@@ -26,13 +26,16 @@ import pytest
 import torch
 
 import utils
+from config import DataConfig
+from contest.intake import read_contest
 from grandmaster_train import main
 from modeling.train import train_step
+from predict import find_images
 from system import log, machine, stages
-from tests.conftest import make_contest, small_argv
+from tests.conftest import CLASSES, make_contest, permissions_hold, small_argv
 from tests.test_layers import PRODUCT
 from tests.test_resume import outcome
-from utils import csv_text, quoted_cell, unquoted_cell
+from utils import UserError, csv_text, quoted_cell, unquoted_cell
 
 ROOT = Path(__file__).resolve().parent.parent
 AGAIN = "run the same command again to continue"
@@ -152,6 +155,97 @@ def test_every_file_of_a_run_has_the_access_rights_that_the_umask_leaves(contest
     rights = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.glob("run/**/*") if p.is_file()}
     assert "weights.safetensors" in rights
     assert {name for name, mode in rights.items() if mode != 0o666 & ~umask} == set()
+
+
+# ---------------------------------------------------------------- permissions
+
+def class_folders(contest, above="train"):
+    """Turn the contest's table of labels into class folders below `above`."""
+    for i, image in enumerate(sorted((contest / "train").iterdir())):
+        folder = contest / above / CLASSES[i // 12]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.rename(folder / image.name)
+    (contest / "train.csv").unlink()
+    (contest / "meta.csv").unlink()
+    return contest
+
+
+@pytest.fixture
+def closed():
+    """A function that makes a folder, with an image in it, and takes its permissions away."""
+    folders = []
+
+    def close(folder, mode=0):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "image.png").touch()
+        folder.chmod(mode)
+        folders.append(folder)
+
+    yield close
+    for folder in folders:
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("mode", [0, 0o400, 0o100])      # neither; listed alone; entered alone
+@pytest.mark.parametrize("name", ["private", "notes/private"])
+@pytest.mark.parametrize("make", [make_contest, lambda path: class_folders(make_contest(path))])
+def test_a_folder_without_access_where_no_image_belongs_is_a_warning(tmp_path, closed, mode, name,
+                                                                     make):
+    contest = make(tmp_path / "shapes")
+    closed(contest / name, mode)
+    with permissions_hold():
+        read = read_contest(contest, DataConfig())
+    [text] = [p.text for p in read.problems if p.kind == "closed_folder"]
+    assert text.startswith(f"1 folder ('{name}') may not be read (no permission): left out")
+    assert len(read.train) == 36 and len(read.test) == 10
+
+
+@pytest.mark.parametrize("mode", [0, 0o400, 0o100])
+@pytest.mark.parametrize(("make", "name"), [
+    (make_contest, "train"), (make_contest, "test"),
+    (lambda path: class_folders(make_contest(path)), "train/star"),
+    (lambda path: class_folders(make_contest(path)), "train"),
+    (lambda path: class_folders(make_contest(path)), "test/part 2"),
+    (lambda path: class_folders(make_contest(path), "images"), "images/star"),
+    (lambda path: class_folders(make_contest(path), ""), "star"),
+])
+def test_a_folder_without_access_where_images_belong_stops_the_run_in_one_sentence(
+        tmp_path, closed, mode, make, name):
+    contest = make(tmp_path / "shapes")
+    if name == "test/part 2":      # only the folder says which test images there are
+        (contest / "sample_submission.csv").unlink()
+    if name == "star":      # as beside class folders
+        shutil.rmtree(contest / "test")
+        (contest / "train").rmdir()
+    closed(contest / name, mode)
+    with permissions_hold(), pytest.raises(UserError) as error:
+        read_contest(contest, DataConfig())
+    sentences = [text for text in error.value.args if "(no permission)" in text]
+    assert len(sentences) == 1 and f"1 folder ('{name}') may not be read" in sentences[0]
+    assert "chmod -R u+rX" in sentences[0]
+
+
+def test_a_contest_folder_without_access_is_one_sentence(tmp_path, closed):
+    contest = make_contest(tmp_path / "above" / "shapes")
+    for folder, mode, why in ((contest, 0, "may not be read"), (contest, 0o400, "may not be read"),
+                              (contest, 0o100, "may not be read"),
+                              (tmp_path / "above", 0, "cannot be opened (Permission denied)")):
+        closed(folder, mode)
+        with permissions_hold(), pytest.raises(UserError, match=re.escape(why)) as error:
+            read_contest(contest, DataConfig())
+        assert str(error.value).startswith("--data_path must be") and "\n" not in str(error.value)
+        folder.chmod(0o700)
+
+
+def test_predict_names_what_it_may_not_read_and_reads_the_rest(tmp_path, closed):
+    contest = make_contest(tmp_path / "shapes")
+    closed(contest / "test" / "private")
+    (contest / "test" / "t000.png").rename(contest / "test" / "t000")      # no suffix
+    (contest / "test" / "t000").chmod(0)
+    with permissions_hold():
+        catalog, refused, _ = find_images([str(contest / "test")], ("a", "b"))
+    assert len(catalog) == 9
+    assert refused == ["t000", (contest / "test" / "private").as_posix()]
 
 
 # ---------------------------------------------------------------- files that change

@@ -19,6 +19,7 @@ import numpy as np
 from contest.catalog import Catalog, as_strings
 from contest.decoding import (
     IMAGE_FORMATS,
+    UNREADABLE,
     WANTED_FORMATS,
     WHITE_LEVEL,
     decode,
@@ -33,6 +34,7 @@ from contest.duplicates import (
     train_test_twins,
 )
 from contest.files import path_inside
+from contest.intake import digest_or_empty
 from contest.pixels import PixelStore, PixelWriter, shrunk
 from contest.problems import Findings, Problem
 from system.machine import is_out_of_memory
@@ -413,6 +415,25 @@ def read_catalog(path, classes, contest_folder):
     catalog = Catalog(columns["sample_id"], paths, columns["sha256"], labels, columns["group"],
                       classes)
     return catalog, as_strings(columns["left_out"])
+
+
+def changed_images(folder, contest_folder, digests):
+    """Paths of images that the audit in a folder did not see as their digests say.
+
+    digests: sha256 of each training and test file, in catalog order, as `contest_digests`. A file
+    that was away for a moment would else stay left out.
+    """
+    rows = csv_rows(Path(folder) / "catalog_train.csv")
+    rows += csv_rows(Path(folder) / "catalog_test.csv")
+    changed = []
+    for row, digest in zip(rows, digests, strict=True):
+        path = unquoted_cell(row["path"])
+        seen = row["sha256"]
+        if not seen and not row["left_out"].startswith(UNREADABLE):
+            seen = digest_or_empty(Path(contest_folder) / path)      # empty or too large, or gone
+        if path and seen != digest:
+            changed.append(path)
+    return changed
 
 
 @dataclass(frozen=True, eq=False)

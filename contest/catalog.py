@@ -69,6 +69,11 @@ class Catalog:
         return Catalog(self.sample_id[rows], self.path[rows], self.sha256[rows], self.label[rows],
                        self.group[rows], self.classes)
 
+    def with_paths_of(self, other):
+        """These samples where another Catalog, which holds them all, says that they lie."""
+        path_of = dict(zip(other.sample_id.tolist(), other.path.tolist(), strict=True))
+        return with_fields(self, path=[path_of[i] for i in self.sample_id.tolist()])
+
     @classmethod
     def of(cls, rows, classes):
         """From dicts with sample_id, path, and perhaps label and group, in any order.

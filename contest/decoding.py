@@ -31,7 +31,7 @@ MAGIC = {
 LARGEST_IMAGE_PX = 100_000_000
 LARGEST_FILE_BYTES = 2**30
 ZERO_BYTES = "zero bytes"
-TOO_LARGE = "larger than 1 GiB"
+UNREADABLE = "cannot be read"        # begins the reason of a file that the system does not give
 LARGEST_DECODE_BYTES = 3 * 2**29    # of memory for one image, beside its file
 STRIP_PX = 2**20                    # converted at a time
 WHITE_LEVEL = 65535                 # of 16-bit images that use all 16 bits
@@ -92,7 +92,7 @@ def read_bytes(path):
             if status.st_size == 0:
                 raise ValueError(ZERO_BYTES)
             if status.st_size > LARGEST_FILE_BYTES:
-                raise ValueError(TOO_LARGE)
+                raise ValueError("larger than 1 GiB")
             return f.read()
 
     try:
@@ -100,7 +100,7 @@ def read_bytes(path):
     except OSError as error:
         if error.errno not in OF_THE_PATH:
             raise
-        raise ValueError(f"cannot be read ({error.strerror or error})") from None
+        raise ValueError(f"{UNREADABLE} ({error.strerror or error})") from None
 
 
 def first_bytes(path):

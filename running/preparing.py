@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from contest.audit import audit_contest, load_audit, undecoded_formats
-from contest.decoding import TOO_LARGE, ZERO_BYTES
+from contest.audit import audit_contest, changed_images, load_audit, undecoded_formats
+from contest.decoding import read_bytes
 from contest.intake import contest_digests
 from data_loader import load_folds, make_folds, save_folds
 from modeling.augment import plain_view
@@ -22,7 +22,7 @@ from shift.match import FEWEST, match_shift
 from shift.report import ShiftReport
 from system.machine import need_space, usable_cores
 from system.stages import Stage, make
-from utils import RunError, counted, csv_rows, read_json, seed_of, write_json
+from utils import RunError, counted, digest_bytes, read_json, seed_of, write_json
 
 CACHE_FACTOR = 1.25      # cached images over the network's input: room for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features measure the shift and the padding
@@ -34,11 +34,11 @@ def prepare(setup, log, may_measure=True):
 
     With may_measure false: None unless the long ones, audit and shift, are complete.
     """
-    digests_of_files = contest_digests(setup.contest, loading_processes(setup))
-    audit_stage = stage_of_audit(setup, digests_of_files)
+    digests = digests_of(setup)
+    audit_stage = stage_of_audit(setup, digests)
     if not (may_measure or audit_stage.is_done):
         return None
-    audit = audited(setup, audit_stage, digests_of_files, log)
+    audit = audited(setup, audit_stage, digests, log)
     weights, digests = fetched_weights(setup, audit, log)
 
     shift_stage = stage_of_shift(setup, audit, audit_stage.key, weights, digests)
@@ -55,22 +55,28 @@ def prepare(setup, log, may_measure=True):
 
 # ---------------------------------------------------------------- audit
 
-def loading_processes(setup):
+def loading_workers(setup):
     return n_workers(setup.config.runtime, setup.device, usable_cores())
 
 
-def stage_of_audit(setup, digests_of_files):
-    """The stage of the audit; its key holds the digests of all files, by `contest_digests`.
+def digests_of(setup):
+    """`contest_digests` of the contest as it is now."""
+    return contest_digests(setup.contest, loading_workers(setup))
 
-    It also names formats without a decoder: their images are read once there is one.
+
+def stage_of_audit(setup, digests=None):
+    """The stage of the audit; its key digests every file of the contest.
+
+    It also names formats without a decoder: their images are read once there is one. digests: by
+    `digests_of`, which is called without them.
     """
     config = setup.config
     settings = {"near_duplicate_bits": config.data.near_duplicate_bits,
                 "group_column": config.data.group_column, "n_folds": config.data.n_folds,
                 "long_side_px": cache_side_px(config)}
-    formats = undecoded_formats(setup.contest, loading_processes(setup))
     return Stage.of(setup.folder, "audit", version=3, settings=settings,
-                    inputs=[*digests_of_files, *formats])
+                    inputs=[*(digests or digests_of(setup)),
+                            *undecoded_formats(setup.contest, loading_workers(setup))])
 
 
 def cache_side_px(config):
@@ -78,8 +84,8 @@ def cache_side_px(config):
     return round(config.data.image_size_px * CACHE_FACTOR)
 
 
-def audited(setup, stage, digests_of_files, log):
-    """The Audit: every image was decoded once, and reduced."""
+def audited(setup, stage, digests, log):
+    """The Audit: every image was decoded once, and reduced. Its paths are those of today."""
     contest = setup.contest
     side_px = cache_side_px(setup.config)
 
@@ -87,30 +93,22 @@ def audited(setup, stage, digests_of_files, log):
         audit_contest(contest, setup.config.data, side_px, folder, usable_cores())
         refuse_changed_images(folder, digests_of_files)
 
+    def build(folder):
+        audit_contest(contest, setup.config.data, side_px, folder, usable_cores())
+        if changed := changed_images(folder, contest.folder, digests[:-1]):
+            raise RunError(f"{counted(changed, 'image')} changed or went away while the run read "
+                           "them: put them back if they are gone, then run the same command again")
+
     if not stage.is_done:
         n_images = len(contest.train) + len(contest.test)
         need_space(setup.folder, 3 * side_px**2 * n_images, f"{n_images} reduced images")
     make(stage, build, log)
     audit = load_audit(stage.folder, contest.folder)
+    audit = replace(audit, train=audit.train.with_paths_of(contest.train),
+                    test=audit.test.with_paths_of(contest.test))
     for problem in audit.problems:
         log.warn(problem.text)
     return audit
-
-
-def refuse_changed_images(folder, digests_of_files):
-    """RunError if an image is not, or no longer, the file that the audit's key names.
-
-    Sealed under that key, it would stay left out when the file can be read again.
-    """
-    rows = [row for split in ("train", "test") for row in csv_rows(folder / f"catalog_{split}.csv")]
-    changed = [f"{row['sample_id']} ({row['left_out'] or 'other bytes'})"
-               for row, digest in zip(rows, digests_of_files, strict=False)    # the last: all else
-               if digest not in ("", row["sha256"]) and row["left_out"] not in (ZERO_BYTES,
-                                                                                TOO_LARGE)]
-    if changed:
-        raise RunError(f"the images must stay as they are while they are read, but "
-                       f"{counted(changed, 'image')} changed: run the same command again to "
-                       "continue")
 
 
 # ---------------------------------------------------------------- weights
@@ -188,7 +186,23 @@ def measure_shift(setup, audit, weights):
     return match_shift(train.path, train.label, test_paths, seed=config.seed,
                        workers=usable_cores(), embed=make_embed(setup, pretrained_source(weights)),
                        classes=train.classes, groups=config.augment.groups,
-                       white_level=audit.white_level)
+                       white_level=audit.white_level, read=reader_of(audit))
+
+
+def reader_of(audit):
+    """A function: path -> bytes of an image. RunError unless they are those that the audit saw."""
+    sha256 = {}
+    for catalog in (audit.train, audit.test):
+        sha256.update(zip(catalog.path.tolist(), catalog.sha256.tolist(), strict=True))
+
+    def read(path):
+        data = read_bytes(path)
+        if digest_bytes(data) != sha256[path]:
+            raise RunError(f"{path} has changed, and the run has read it before: put it back as it "
+                           "was, then run the same command again to continue")
+        return data
+
+    return read
 
 
 def unmeasured_shift(classes, n_train):

@@ -58,7 +58,7 @@ VISIBLE_QUALITY = 70    # a JPEG of higher quality is no damage worth training o
 
 def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None,
                 max_images=1000, rows=1000, classes=None, groups="off",
-                white_level=WHITE_LEVEL):
+                white_level=WHITE_LEVEL, read=read_bytes):
     """Measure the shift from train to test. Returns a ShiftReport; its policy distorts training
     images until they look like test images.
 
@@ -67,7 +67,8 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     FEWEST of either only the natural symmetries are found. train_labels: (n,) numbers of `classes`,
     or any labels without `classes`. `rows`: most distorted images per round of the search, twice
     that in the second. `embed`: images -> (n, d) pretrained features, or None. `groups`: the
-    setting augment.groups. `white_level`: of 16-bit images, as the audit found it.
+    setting augment.groups. `white_level`: of 16-bit images, as the audit found it. `read`: path ->
+    its bytes.
     """
     if classes is None:
         classes, train_labels = np.unique(train_labels, return_inverse=True)
@@ -75,7 +76,7 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     train_labels = np.asarray(train_labels)
 
     with Timer() as timer, threadpool_limits(1, user_api="blas"):
-        train = load(train_paths, seed, workers, max_images, DISTORTED_PX, white_level)
+        train = load(train_paths, seed, workers, max_images, DISTORTED_PX, white_level, read)
         labels = train_labels[train.index]
         images = [shrunk(image, MEASURED_PX) for image in train.images]
         class_styles = None
@@ -88,7 +89,7 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
         report = with_natural(report, images, labels, train_style, embed, seed, workers)
 
         if min(len(test_paths), len(train.images)) >= FEWEST:
-            test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX, white_level)
+            test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX, white_level, read)
             if len(test.images) >= FEWEST:
                 n = min(rows, max(400, len(train.images) + len(test.images)))
                 report = with_match(report, train, train_style, test, embed, seed, workers, n)
@@ -125,14 +126,14 @@ def with_natural(report, images, labels, train_style, embed, seed, workers):
                    policy=ShiftPolicy(natural=common))
 
 
-def load(paths, seed, workers, most, long_side_px, white_level=WHITE_LEVEL):
+def load(paths, seed, workers, most, long_side_px, white_level=WHITE_LEVEL, read=read_bytes):
     """A random Sample of at most `most` images of at most that size; broken files are left out.
 
     RunError for a file that cannot be read: the audit has read it, and a later start may.
     """
-    def read(i):
+    def read_image(i):
         try:
-            data = read_bytes(paths[i])
+            data = read(paths[i])
         except ValueError as error:
             raise RunError(f"{paths[i]} was read before, but {error} now: put it back as it was, "
                            "then run the same command again to continue") from None
@@ -144,7 +145,7 @@ def load(paths, seed, workers, most, long_side_px, white_level=WHITE_LEVEL):
         return kept, i, max(full) / max(kept.shape), jpeg_quality(data)
 
     picked = np.random.default_rng(seed).permutation(len(paths))[:most]
-    loaded = [values for values in parallel_map(read, picked, workers) if values is not None]
+    loaded = [values for values in parallel_map(read_image, picked, workers) if values is not None]
     images, *columns = zip(*loaded, strict=True) if loaded else ([], [], [], [])
     return Sample(list(images), *map(np.array, columns))
 

@@ -21,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -334,6 +335,58 @@ def test_a_log_whose_last_line_was_cut_off_goes_on_with_a_new_line(tmp_path):
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert lines[:2] == ['{"event": "start"}',
                          '{"event": "ep'] and json.loads(lines[2])["event"] == "note"
+
+
+def cut_before(step, monkeypatch, do=lambda: fail(KeyboardInterrupt)):
+    """Call `do` before a step of `running.preparing`, then the step itself."""
+    from running import preparing
+    real = getattr(preparing, step)
+
+    def cut(*args):
+        do()
+        return real(*args)
+
+    monkeypatch.setattr(preparing, step, cut)
+
+
+def test_images_moved_after_the_audit_are_found_where_they_lie_now(contest, tmp_path, monkeypatch):
+    argv = small_argv("X", tmp_path, "augment.policy=matched", "optim.epochs=1")
+    there = shutil.copytree(contest, tmp_path / "there")
+    argv[argv.index("X")] = str(there)
+    with monkeypatch.context() as patch:
+        cut_before("measure_shift", patch)
+        assert main(argv) == 130
+    for split in ("train", "test"):
+        (there / split).rename(there / f"{split}_images")
+        for path in [*(there / f"{split}_images").iterdir()][::2]:
+            (there / f"{split}_images" / "more").mkdir(exist_ok=True)
+            path.rename(path.parent / "more" / path.name)
+    assert main(argv) == 0
+    assert len(list(tmp_path.glob("run/audit-*"))) == 1
+    whole = small_argv(contest, tmp_path, "augment.policy=matched", "optim.epochs=1", name="whole")
+    assert main(whole) == 0
+    assert outcome(tmp_path / "run")[0] == outcome(tmp_path / "whole")[0]
+
+
+def other_pixel(path):
+    cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+
+
+@pytest.mark.parametrize("step", ["audit_contest", "measure_shift"])
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b""), other_pixel])
+def test_an_image_that_changes_in_mid_run_is_named_and_never_silently_left_out(
+        contest, tmp_path, monkeypatch, capsys, step, change):
+    argv = small_argv("X", tmp_path, "augment.policy=matched", "optim.epochs=1")
+    there = shutil.copytree(contest, tmp_path / "there")
+    argv[argv.index("X")] = str(there)
+    with monkeypatch.context() as patch:
+        cut_before(step, patch, lambda: change(there / "train" / "a004.png"))
+        assert main(argv) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("the run failed: ") and error.count("\n") == 1
+    assert "train/a004.png" in error and "run the same command again" in error
+    sealed = {p.name.split("-")[0] for p in (tmp_path / "run").iterdir() if p.suffix == ""}
+    assert sealed & {"audit", "shift"} == ({"audit"} if step == "measure_shift" else set())
 
 
 # ---------------------------------------------------------------- signals

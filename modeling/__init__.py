@@ -18,3 +18,7 @@ torch_private  private parts of torch, each behind a named function
 
 May import utils, config, system, contest, data_loader and shift.
 """
+import os
+
+# asked when huggingface_hub is imported, which timm does
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -220,6 +220,13 @@ class RayExecutor:
     RAY_ADDRESS, else on a Ray that is started on this machine for the run."""
 
     def __init__(self, folder, device="auto"):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # else Ray warns that this will be its default
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if not os.environ.get("RAY_ADDRESS"):
+            # what Ray does on Windows and macOS, of its own: it listens on the loopback interface
+            # alone. Asked at its import.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         self.ray = import_extra("ray", "--engine ray")
         self.folder = Path(folder)
         self.device = device
@@ -236,9 +243,6 @@ class RayExecutor:
 
     def start(self):
         """Connect; learn what the nodes have."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # else Ray warns that this will be its default
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = os.environ.get("RAY_ADDRESS")
         path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
         try:

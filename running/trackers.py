@@ -4,6 +4,7 @@
         # "r0-vit-s42/fold 0/loss" is 0.7 at step 3
         log("epoch", {"fit": "r0-vit-s42", "fold": 0, "epoch": 3, "loss": 0.7})
 """
+import os
 from contextlib import contextmanager
 
 from utils import import_extra
@@ -29,6 +30,7 @@ def tensorboard(folder):
 
 @contextmanager
 def mlflow(folder):
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")      # asked at its import
     client = import_extra("mlflow", "runtime.tracker=mlflow")
     (folder / "mlruns").mkdir(exist_ok=True)
     client.set_tracking_uri(f"sqlite:///{(folder / 'mlruns' / 'mlflow.db').resolve().as_posix()}")

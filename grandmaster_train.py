@@ -19,7 +19,7 @@ from ensemble.metrics import METRICS
 from running.checks import run_checks
 from running.pipeline import run
 from system.command import DONE, FAILED, Parser, run_command
-from system.log import printable
+from system.log import show
 from system.stages import RESULTS_MANIFEST, changed_files
 from utils import UserError, csv_rows
 
@@ -110,7 +110,7 @@ def contest_folder(args, config):
     folder = Path(config.runtime.results_dir) / f"demo_contest_{args.demo_size:g}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not config.runtime.quiet:
-        print(f"no --data_path: using the embedded contest in {folder}", flush=True)
+        show(f"no --data_path: using the embedded contest in {folder}")
 
     demo_contest.draw_contest(folder, args.demo_size)
     rows = csv_rows(demo_contest.answers_path(folder))
@@ -126,12 +126,12 @@ def verify(folder):
             f"{str(folder)!r}: check the name and --results_dir"
         )
     for name in changed:
-        print(f"changed: {printable(name)}")
+        show(f"changed: {name}")
     summary = f"{n_files - len(changed)} of {n_files} files of {folder} are as they were written"
     if changed:
-        print(f"{summary}; the run's own command makes the others again")
+        show(f"{summary}; the run's own command makes the others again")
         return FAILED
-    print(summary)
+    show(summary)
     return DONE
 
 

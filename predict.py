@@ -20,7 +20,7 @@ from running.makers import other_versions
 from running.predictor import load_predictor
 from running.stored import refuse_changed
 from system.command import DONE, Parser, run_command
-from system.log import Timer, printable
+from system.log import Timer, show
 from utils import UserError, counted, csv_text, first_few, quoted_cell, write_atomic
 
 
@@ -102,7 +102,7 @@ def table(predictor, predictions):
 
 
 def warn(text):
-    print(f"warning: {printable(text)}", file=sys.stderr)
+    show(f"warning: {text}", to=sys.stderr)
 
 
 def output_path(args, name):
@@ -165,7 +165,7 @@ def predict(argv):
     out = output_path(args, name)
     table_file = file_at(out)
     if args.export:
-        print(export_onnx(predictor.fast(), file_at(out.with_name(f"{name}.onnx"))))
+        show(export_onnx(predictor.fast(), file_at(out.with_name(f"{name}.onnx"))))
     if not args.images:
         if args.export:
             return DONE
@@ -173,7 +173,7 @@ def predict(argv):
 
     catalog, refused, others = find_images(args.images, predictor.classes)
     warn_left_out(refused, others)
-    print(f"{len(catalog)} image(s), {predictor.describe()}", flush=True)
+    show(f"{len(catalog)} image(s), {predictor.describe()}")
     with Timer() as timer:
         predictions, reasons = predictor.predict(catalog)
 
@@ -186,7 +186,7 @@ def predict(argv):
         warn(f"left out: {counted(unread, 'image')}")
     write_atomic(table_file, table(predictor, predictions))
     n = len(predictions.sample_id)
-    print(f"{n} image(s) in {timer.seconds:.1f} s, {n / timer.seconds:.0f} images/s: {out}")
+    show(f"{n} image(s) in {timer.seconds:.1f} s, {n / timer.seconds:.0f} images/s: {out}")
     return DONE
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from config import BASE, PRESETS
 from system.command import BAD_INPUT, DONE, INTERRUPTED, say_any_text
-from system.log import duration, safe_streams
+from system.log import duration, safe_streams, show
 from utils import read_json
 
 MOST_RECENT = 9          # experiments that are listed
@@ -170,12 +170,12 @@ def started_by(folder):
 def ask(question, default=""):
     """One line of input without surrounding space; the default if it is empty."""
     hint = f" [{default}]" if default else ""
-    print(f"{question}{hint}: ", end="", flush=True)
+    show(f"{question}{hint}: ", end="")
     line = sys.stdin.readline()
     if not line:
         raise EOFError
     if not sys.stdin.isatty():
-        print(line.strip())
+        show(line.strip())
     return line.strip() or default
 
 
@@ -194,26 +194,26 @@ def ask_choice(question, allowed, say):
         answer = ask(question, "1").lower()
         if answer in allowed:
             return answer
-        print(say["bad_mode"].format(n=n_modes, answer=answer))
+        show(say["bad_mode"].format(n=n_modes, answer=answer))
 
 
 def ask_run(recent, say, results_dir):
     """Show a list of Experiments and return the chosen one, or None."""
     if not recent:
-        print(say["none"].format(folder=results_dir))
+        show(say["none"].format(folder=results_dir))
         return None
 
     width = max(len(experiment.folder.name) for experiment in recent)
     for number, experiment in enumerate(recent, 1):
         name = experiment.folder.name
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(experiment.time))
-        print(f"  {number}  {name:<{width}}  {when}  {state_of(experiment, say)}")
+        show(f"  {number}  {name:<{width}}  {when}  {state_of(experiment, say)}")
 
     answer = ask(say["ask_run"])
     if answer.isdigit() and 1 <= int(answer) <= len(recent):
         return recent[int(answer) - 1]
     if answer:
-        print(say["bad_run"].format(answer=answer))
+        show(say["bad_run"].format(answer=answer))
     return None
 
 
@@ -247,17 +247,18 @@ def ask_more(say):
             answer = ask(say["ask_more"])
             return [os.path.expanduser(word) for word in shlex.split(answer)]
         except EOFError:
-            print()
+            show()
             return []
         except ValueError:
-            print(say["bad_more"].format(answer=answer))
+            show(say["bad_more"].format(answer=answer))
 
 
 # ---------------------------------------------------------------- what can be chosen
 
 def command(script, argv):
     """Print and run a command of this folder; returns its exit status."""
-    print(f"\npython {script.name} {shlex.join(argv)}\n", flush=True)
+    show(f"python {script.name} {shlex.join(argv)}", above="\n")
+    show()
     running = subprocess.Popen([sys.executable, str(script), *argv])
     # the command saves and says so: a terminal sends it Ctrl-C itself, a SIGTERM is passed on
     handlers = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda *_: running.terminate()}
@@ -292,15 +293,15 @@ def resume(recent, say, results_dir):
         return None
     page = chosen.folder.resolve() / "report.html"
     if page.exists():
-        print(say["page"].format(path=page))
+        show(say["page"].format(path=page))
     else:
-        print(say["no_page"])
+        show(say["no_page"])
     if chosen.final or ask(say["ask_go_on"], "y").lower() != "y":
         return None
 
     argv = started_by(chosen.folder)
     if not argv:
-        print(say["no_command"])
+        show(say["no_command"])
         return None
     return command(TRAIN, argv)
 
@@ -327,13 +328,13 @@ def letters():
 def show_menu(recent, say):
     """Print the modes, each with what its last finished run took here, and the letters."""
     for number, mode in enumerate(PRESETS, 1):
-        print(f"  {number}  {mode:<18} {say[mode]}")
+        show(f"  {number}  {mode:<18} {say[mode]}")
         for experiment in recent:
             if experiment.final and experiment.final["mode"] == mode:
-                print(f"{'':<24}{cost_of(experiment, say)}")
+                show(f"{'':<24}{cost_of(experiment, say)}")
                 break
     for letter in letters():
-        print(f"  {letter}  {say[letter]}")
+        show(f"  {letter}  {say[letter]}")
 
 
 def cost_of(experiment, say):
@@ -382,7 +383,7 @@ def choose(tongue, results_dir):
             return command(TRAIN, ask_argv(mode_of(answer), say))
         if status is not None:
             return status
-        print()
+        show()
 
 
 def menu(results_dir=BASE.runtime.results_dir):
@@ -398,10 +399,10 @@ def answered_menu(tongue, results_dir):
     try:
         return choose(tongue, results_dir)
     except EOFError:
-        print(f"\n{say['ended']}", file=sys.stderr)
+        show(say["ended"], above="\n", to=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print(f"\n{say['interrupted']}", file=sys.stderr)
+        show(say["interrupted"], above="\n", to=sys.stderr)
         return INTERRUPTED
 
 

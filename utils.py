@@ -20,6 +20,9 @@ import numpy as np
 # ---------------------------------------------------------------- text
 
 RUNS_IN_A_SPREADSHEET = re.compile(r"'*[=+\-@\t\r]")
+# line breaks of every kind, control characters, marks of text direction, lone surrogates
+UNPRINTABLE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e"
+                         "\u2066-\u206f\ud800-\udfff]")
 IS_NUMBER = re.compile(r"[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?")
 
 
@@ -58,6 +61,21 @@ def csv_text(rows, separator=","):
         writer = quoted if has_return else minimal
         writer.writerow(row)
     return out.getvalue()
+
+
+def printable(text):
+    """The text in one line, with control characters escaped: names in a data set can neither rule
+    a terminal nor forge a line."""
+    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
+
+
+def json_text(value, **layout):
+    """A value as JSON that is readable in any script, with the characters of `printable` escaped.
+    """
+    text = json.dumps(plain(value), ensure_ascii=False, **layout)
+    # json escapes line breaks inside texts itself; those that are left lay it out
+    return "\n".join(UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+                     for line in text.split("\n"))
 
 
 def first_few(names, limit=3):
@@ -220,8 +238,7 @@ def write_atomic(path, data):
 
 
 def write_json(path, value):
-    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, text + "\n")
+    write_atomic(path, json_text(value, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path):

@@ -8,7 +8,6 @@ It shows what stored files hold: predictions by sample_id, the audit, the shift.
 be written is a line in the log and never ends the run.
 """
 import functools
-import json
 import os
 import time
 from collections import Counter
@@ -36,7 +35,7 @@ from reporting.summary import SCORES
 from shift.distortions import DISTORTIONS, distort
 from shift.groups import by_class
 from system.log import Timer, duration
-from utils import plain, read_json, write_atomic
+from utils import json_text, printable, read_json, write_atomic
 
 # after t seconds of writing, wait 20 t: under 5 % of the run
 PAUSE_FACTOR = 20
@@ -126,8 +125,8 @@ class Page:
             "folder": str(setup.contest.folder),
             "written": time.strftime("%Y-%m-%d %H:%M"),
             "command": setup.command,
-            "config": json.dumps(plain(config), indent=1),
-            "environment": json.dumps(environment, indent=1),
+            "config": json_text(config, indent=1).split("\n"),
+            "environment": json_text(environment, indent=1).split("\n"),
         }
 
 
@@ -135,8 +134,14 @@ def write_page(path, content):
     """Fill the template."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent),
                                      autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     undefined=jinja2.StrictUndefined)
+                                     finalize=shown, undefined=jinja2.StrictUndefined)
     write_atomic(path, environment.get_template("report.html.jinja").render(content))
+
+
+def shown(value):
+    """A value of the template, a text in one line. HTML stays as it is: what macros return."""
+    is_text = isinstance(value, str) and not hasattr(value, "__html__")
+    return printable(value) if is_text else value
 
 
 # ---------------------------------------------------------------- scores, fits, sources

@@ -25,7 +25,7 @@ def training_results(config, fits, path):
 
 def closing_lines(final, table, folder):
     """What a run prints last. final: of final_results.json. table: SourceRows."""
-    yield f"\nscores are {final['metric']}, {final['better']} is better"
+    yield f"scores are {final['metric']}, {final['better']} is better"
     yield from source_lines(table)
     if len(table) > 1:
         yield blend_line(final["blend"])

@@ -1,6 +1,7 @@
 """The debug mode: are machine, contest folder and backbones ready? One table, under a minute.
 
-Each check returns (state, what was found, what to do). Only `failed` makes the exit status 1.
+Each check returns (state, what was found, what to do: a line or several). Only `failed` makes the
+exit status 1.
 """
 import platform
 import sys
@@ -24,7 +25,7 @@ from modeling.optim import make_optimizer, peak_lr, set_lr
 from modeling.train import seed_everything, split_batch, train_step
 from modeling.weights import WeightsSource, find_weights
 from running.costs import machine_facts
-from system.log import Timer, printable
+from system.log import Timer, show
 from system.machine import fault_of, free_bytes, usable_cores
 from utils import RunError, UserError
 
@@ -49,16 +50,16 @@ def run_checks(config, data_path, folder):
         **{name: partial(check_backbone, config, name) for name in config.model.backbones},
     }
     states = []
-    print(f"{'check':<17} {'state':<8} found")
+    show(f"{'check':<17} {'state':<8} found")
     for name, check in checks.items():
         state, found, advice = attempt(check)
         states.append(state)
-        line = f"{name:<17} {state:<8} {found}"
-        if advice:
-            line += f"\n{'':<26} -> {advice}"
-        print(printable(line), flush=True)
-    print(f"{states.count(PASSED)} passed, {states.count(FAILED)} failed, "
-          f"{states.count(WARNING)} warnings")
+        show(f"{name:<17} {state:<8} {found}")
+        for line in [advice] if isinstance(advice, str) else advice:
+            if line:
+                show(f"{'':<26} -> {line}")
+    show(f"{states.count(PASSED)} passed, {states.count(FAILED)} failed, "
+         f"{states.count(WARNING)} warnings")
     return 1 if FAILED in states else 0
 
 
@@ -67,7 +68,7 @@ def attempt(check):
     try:
         return check()
     except (UserError, RunError) as error:
-        return FAILED, str(error).replace("\n", "; "), "mend this, then run the debug mode again"
+        return FAILED, "; ".join(map(str, error.args)), "mend this, then run the debug mode again"
     except Exception as error:   # a check exists to find what is broken, whatever it raises
         if fault := fault_of(error):
             return FAILED, fault, ""
@@ -128,8 +129,7 @@ def check_data(config, data_path):
         found += f" (over {MOST_AUDITED}: listed, not decoded)"
     lines = [*contest.describe(metric, config.metric != "auto"), contest.proof(),
              *(p.text for p in problems)]
-    advice = "\n".join(lines).replace("\n", f"\n{'':<26} -> ")
-    return (WARNING if problems else PASSED), found, advice
+    return (WARNING if problems else PASSED), found, lines
 
 
 def scaled(config):

@@ -64,8 +64,9 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
                              planned=planned, seconds=timer.seconds)
             page.show(fits, list(fits), final, result)
-            for line in closing_lines(final, result.table, setup.folder):
-                log.say(line, event="result")
+            lines = closing_lines(final, result.table, setup.folder)
+            for number, line in enumerate(lines):
+                log.say(line, event="result", above="" if number else "\n")
             return final
 
 

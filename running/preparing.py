@@ -91,10 +91,6 @@ def audited(setup, stage, digests, log):
 
     def build(folder):
         audit_contest(contest, setup.config.data, side_px, folder, usable_cores())
-        refuse_changed_images(folder, digests_of_files)
-
-    def build(folder):
-        audit_contest(contest, setup.config.data, side_px, folder, usable_cores())
         if changed := changed_images(folder, contest.folder, digests[:-1]):
             raise RunError(f"{counted(changed, 'image')} changed or went away while the run read "
                            "them: put them back if they are gone, then run the same command again")

@@ -4,9 +4,9 @@ import logging
 import sys
 import traceback
 
-from system.log import printable, safe_streams
+from system.log import safe_streams, show
 from system.machine import fault_of, signals_interrupt, usable_cores
-from utils import RunError, UserError
+from utils import RunError, UserError, printable
 
 DONE = 0
 FAILED = 1
@@ -45,25 +45,35 @@ def status_of(command, argv, goes_on):
         with signals_interrupt():
             return command(argv)
     except UserError as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
+        first, *others = error.args or ("",)
+        show(f"error: {first}", to=sys.stderr)
+        for sentence in others:
+            show(sentence, to=sys.stderr)
         return BAD_INPUT
     except RunError as error:
-        print(f"the run failed: {printable(error)}", file=sys.stderr)
+        show(f"the run failed: {error}", to=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {goes_on}", file=sys.stderr)
+        show(f"interrupted: {goes_on}", above="\n", to=sys.stderr)
         return INTERRUPTED
     except Exception as error:      # all that is left: the machine's faults and our mistakes
         if fault := fault_of(error):
-            print(f"the run failed: {printable(fault)}", file=sys.stderr)
+            show(f"the run failed: {fault}", to=sys.stderr)
             return FAILED
-        traceback.print_exc()
-        print(
-            "the run failed by a mistake of ours: please report the lines above; "
-            "the same command continues the run",
-            file=sys.stderr,
-        )
+        show_traceback(error)
+        show("the run failed by a mistake of ours: please report the lines above; "
+             "the same command continues the run", to=sys.stderr)
         return FAILED
+
+
+def show_traceback(error):
+    """Print the traceback of an error and of what caused it, whatever names their texts hold."""
+    text = "".join(traceback.format_exception(error))
+    while error:
+        text = text.replace(str(error), printable(error))
+        error = error.__cause__ or error.__context__
+    for line in text.rstrip().split("\n"):
+        show(line, to=sys.stderr)
 
 
 def say_any_text():

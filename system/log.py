@@ -1,8 +1,6 @@
 """What a run tells the person who waits: streams, events, clocks, bars."""
 import contextlib
-import json
 import os
-import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -10,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import plain
+from utils import json_text, plain, printable
 
 # ---------------------------------------------------------------- standard output and error
 
@@ -90,17 +88,13 @@ def lead_to_null(number):
         os.close(null)
 
 
+def show(text="", above="", to=None, end="\n"):
+    """Print one line, whatever names are in it. above: before it. to: a stream, None for standard
+    output."""
+    print(above + printable(text), file=to, end=end, flush=True)
+
+
 # ---------------------------------------------------------------- the event log
-
-UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text):
-    """The text with control characters escaped, so that names in a data set cannot control a
-    terminal."""
-    return UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
-
 
 class EventLog:
     """Appends events to events.jsonl, one JSON object a line. `say` also prints a sentence.
@@ -130,13 +124,14 @@ class EventLog:
         values = plain(values)
         line = {"time": now, "event": event, **values}
         with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(line, ensure_ascii=False) + "\n")
+            f.write(json_text(line) + "\n")
         self.also(event, values)
 
-    def say(self, text, event="note", **values):
+    def say(self, text, event="note", above="", **values):
+        """above: what to print before the sentence, such as an empty line."""
         self.record(event, text=text, **values)
         if self.echo and (self.events is None or event in self.events):
-            tqdm.write(printable(text), file=sys.stdout)
+            tqdm.write(above + printable(text), file=sys.stdout)
             sys.stdout.flush()
 
     def warn(self, text):
@@ -173,10 +168,11 @@ def duration(seconds):
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def progress(iterable=None, **kwargs):
+def progress(iterable=None, desc="", **kwargs):
     """A tqdm bar on standard error; none when bars are hidden or in a log, which stays readable."""
     # tqdm reads None as: only in a terminal
-    return tqdm(iterable, disable=Bars.hidden or None, leave=False, dynamic_ncols=True, **kwargs)
+    return tqdm(iterable, desc=printable(desc), disable=Bars.hidden or None, leave=False,
+                dynamic_ncols=True, **kwargs)
 
 
 class Bars:

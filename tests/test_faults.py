@@ -26,13 +26,16 @@ import numpy as np
 import pytest
 import torch
 
+import run_training
 import utils
 from config import DataConfig
 from contest.intake import read_contest
 from grandmaster_train import main
 from modeling.train import train_step
 from predict import find_images
+from predict import main as predict
 from system import log, machine, stages
+from system.command import run_command
 from tests.conftest import CLASSES, make_contest, permissions_hold, small_argv
 from tests.test_layers import PRODUCT
 from tests.test_resume import outcome
@@ -698,19 +701,108 @@ def test_a_second_start_is_refused_by_pid_and_host_and_a_killed_ones_lock_is_tak
 
 # ---------------------------------------------------------------- hostile names
 
-EVIL = "\x1b]0;owned\x07\x1b[2Jcat\r\u202eexe"
+EVIL = "\x1b]2 owned\x07\x1b[2Jcat\r\u202eexe\u2066\u061c\x85\u2028\x0bb\nforged: \tall is well\n"
 
 
-def test_names_cannot_rule_the_terminal(tmp_path, capsys):
-    contest = make_contest(tmp_path / "shapes")
-    (contest / "train.csv").write_text((contest / "train.csv").read_text().replace(",0\n",
-                                                                                   f',"{EVIL}"\n'))
+def is_harmless(text):
+    """Whether a text holds EVIL and neither controls a terminal nor has a line that it forged."""
+    rest = text.replace("\n", "").replace("\t", "")
+    lines = text.splitlines()
+    return "owned" in text and utils.printable(rest) == rest and len(lines) == text.count(
+        "\n") and not any(line.lstrip().startswith("forged") for line in lines)
+
+
+def evil_contest(folder, table):
+    """A contest with EVIL in every name that it may hold; with class folders if not `table`."""
+    contest = make_contest(folder)
+    (contest / "test" / "t000.png").rename(contest / "test" / f"t{EVIL}.png")
     (contest / "meta.csv").unlink()
-    shutil.copy(contest / "train" / "a000.png", contest / "train" / f"{EVIL}.png")
+    name = f'"{EVIL}"'
+    sample = (contest / "sample_submission.csv").read_text()
+    (contest / "sample_submission.csv").write_text(
+        sample.replace("t000.png", f'"t{EVIL}.png"').replace("target", f'"target{EVIL}"'))
+    (contest / f"x{EVIL}.csv").write_text(f"{name},b\n1,{name}\n")
+    (contest / f"x{EVIL}.svg").touch()
+    (contest / "test" / f"link{EVIL}").symlink_to("/")
+    if not table:
+        (contest / "meta.csv").touch()
+        class_folders(contest)
+        (contest / "train" / "circle").rename(contest / "train" / EVIL.strip())
+        return contest
+    (contest / "train" / "a001.png").rename(contest / "train" / f"a{EVIL}.png")
+    shutil.copy(contest / "train" / "a000.png", contest / "train" / f"copy{EVIL}.png")
+    text = (contest / "train.csv").read_text().replace("a001.png", f'"a{EVIL}.png"')
+    text = text.replace(",0\n", f",{name}\n").replace("target", f'"target{EVIL}"')
+    (contest / "train.csv").unlink()
+    (contest / f"train{EVIL}.csv").write_text(text + f'"gone{EVIL}.png",1\n')
+    return contest
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_names_forge_no_line_and_rule_no_terminal(tmp_path, capsys, table):
+    contest = evil_contest(tmp_path / f"shapes{EVIL}", table)
+    results = tmp_path / f"results{EVIL}"
+    argv = small_argv(contest, results, "optim.epochs=1", name=f"run{EVIL}")
     for mode in ("debug", "quick_test"):
-        assert main(small_argv(contest, tmp_path, mode=mode)) in (0, 2)
-        said = "".join(capsys.readouterr())
-        assert "owned" in said and not set(said) & set("\x1b\x07\r\u202e")
+        argv[1] = mode
+        assert main(argv) == 0
+        assert is_harmless("".join(capsys.readouterr()))
+    run = results / f"run{EVIL}"
+    for name in ("report.html", "events.jsonl", "final_results.json", "model.json"):
+        assert is_harmless((run / name).read_text(encoding="utf-8").removesuffix("</html>"))
+    for line in (run / "events.jsonl").read_text(encoding="utf-8").splitlines():
+        assert json.loads(line)["event"]
+    [submission] = run.glob("submission_*")
+    with open(submission, newline="", encoding="utf-8") as f:
+        assert [row[0] for row in csv.reader(f)][-1] == f"t{EVIL}.png"
+
+    damage(run / "model.json", "changed")
+    assert main(["--verify", f"run{EVIL}", "--results_dir", str(results)]) == 1
+    assert is_harmless("".join(capsys.readouterr()))
+    (contest / "test" / f"new{EVIL}.png").touch()
+    (contest / "test" / f"new{EVIL}.txt").touch()
+    assert main(argv) == 0
+    capsys.readouterr()
+    assert predict([str(run), str(contest / "test"), "--out", str(tmp_path / f"p{EVIL}")]) == 0
+    assert is_harmless("".join(capsys.readouterr()))
+    assert predict([str(run), str(contest / "test"), "--out", str(contest)]) == 2
+    assert is_harmless("".join(capsys.readouterr()))
+
+
+@pytest.mark.parametrize("argv", [
+    ["--mode", EVIL], ["--scale", EVIL], ["--device", EVIL], ["--metric", EVIL], [EVIL],
+    ["--set", EVIL], ["--set", f"optim.lr={EVIL}"], ["--set", f"{EVIL}=1", "optim.lr=x"],
+    ["--set", f"model.backbones={EVIL}"], ["--set", f"augment.groups={EVIL}"],
+    ["--group_column", EVIL], ["--weights_dir", EVIL], ["--engine", EVIL], ["--demo_size", EVIL],
+    ["--verify", EVIL], ["--experiment_name", f"a/{EVIL}"], ["--data_path", EVIL], [f"--{EVIL}"]])
+def test_words_of_the_command_line_forge_no_line(contest, tmp_path, capsys, argv):
+    folder = ["--data_path", str(contest), "--results_dir", str(tmp_path)]
+    assert main([*folder, *argv]) == 2
+    said = capsys.readouterr()
+    assert is_harmless(said.err)
+
+
+def test_a_mistake_of_ours_names_what_it_fell_over_in_one_line(capsys):
+    def command(argv):
+        try:
+            raise KeyError(EVIL)
+        except KeyError:
+            raise ValueError(f"no {EVIL}") from None
+
+    assert run_command(command, []) == 1
+    said = capsys.readouterr().err
+    assert is_harmless(said) and "Traceback" in said and "in command" in said
+
+
+def test_bars_and_the_menu_forge_no_line(tmp_path, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "tqdm", lambda *_, desc, **__: desc)
+        assert utils.printable(EVIL) in log.progress(desc=f"fit {EVIL}")
+    (tmp_path / f"run{EVIL}").mkdir()
+    (tmp_path / f"run{EVIL}" / "events.jsonl").write_text("{}\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("r\n1\nn\nq\n"))
+    assert run_training.menu(str(tmp_path)) == 0
+    assert is_harmless("".join(capsys.readouterr()) + "\n")
 
 
 def test_our_own_csv_files_hold_no_cell_that_a_spreadsheet_runs(tmp_path):

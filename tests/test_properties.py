@@ -22,8 +22,7 @@ from contest.files import is_unsafe
 from contest.intake import read_contest
 from contest.tables import read_table
 from data_loader import make_folds, save_folds
-from system.log import printable
-from utils import UserError, csv_text, quoted_cell, unquoted_cell
+from utils import UserError, csv_text, printable, quoted_cell, unquoted_cell
 
 DATA = DataConfig(n_folds=2)
 quickly = settings(max_examples=40, deadline=None, derandomize=True,

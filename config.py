@@ -286,6 +286,11 @@ class RuntimeConfig:
     )
     time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
     quiet: bool = setting(False, "print only warnings and the closing table")
+    record_paths: bool = setting(
+        False,
+        "keep absolute paths of this machine in what a run leaves; off: without what lies above "
+        "its folders",
+    )
     tracker: str = setting(
         "none",
         "also log to TensorBoard or MLflow, in the run's folder; their packages are optional",

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config import BASE, PRESETS
-from system.command import BAD_INPUT, DONE, INTERRUPTED, say_any_text
+from system.command import BAD_INPUT, DONE, INTERRUPTED, TYPED, say_any_text
 from system.log import duration, safe_streams, show
+from system.privacy import CUT
 from utils import read_json
 
 MOST_RECENT = 9          # experiments that are listed
@@ -161,8 +162,15 @@ def event_of(line):
 
 
 def started_by(folder):
-    """The arguments of a run's last start, by its log; [] if they are unknown."""
-    return shlex.split(last_start(folder).get("command", ""))[2:]
+    """The arguments of the last start of a run that has not ended; [] if they are unknown.
+
+    The log of a run of an older version has them too.
+    """
+    try:
+        command = read_json(folder / TYPED)["command"]
+    except (OSError, ValueError, KeyError):
+        command = last_start(folder).get("command", "")
+    return [] if f"{CUT}/" in command else shlex.split(command)[2:]
 
 
 # ---------------------------------------------------------------- questions

@@ -108,7 +108,7 @@ class Page:
             **samples(prepared.audit, self.setup.contest.folder),
             **duplicates(prepared.audit),
             **shift_content(prepared),
-            "weights": weight_rows(prepared.weights.values()),
+            "weights": self.setup.short(weight_rows(prepared.weights.values())),
         }
 
     def heading(self):
@@ -122,10 +122,10 @@ class Page:
             "metric": setup.metric.name,
             "better": setup.metric.better,
             "understood": setup.contest.describe(setup.metric, config.metric != "auto"),
-            "folder": str(setup.contest.folder),
+            "folder": setup.short(str(setup.contest.folder)),
             "written": time.strftime("%Y-%m-%d %H:%M"),
-            "command": setup.command,
-            "config": json_text(config, indent=1).split("\n"),
+            "command": setup.short(setup.command),
+            "config": json_text(setup.short(config), indent=1).split("\n"),
             "environment": json_text(environment, indent=1).split("\n"),
         }
 

@@ -29,7 +29,7 @@ def conclude(setup, prepared, fits, result, scores, log, *, answers, planned, se
     write_json(folder / ENVIRONMENT, kept(folder / ENVIRONMENT) | {
         "made_by": credits_of(folder, [*used, result.folder])})
     all_fits = [(done.result, scores.of(done)) for done in fits.values()]
-    training_results(prepared.config, all_fits, folder / "training_results.json")
+    training_results(setup.short(prepared.config), all_fits, folder / "training_results.json")
 
     final = final_results(setup, prepared, result, log.warnings) | {
         "n_fits": len(fits), "seconds": seconds, "submission": submission, "score": score,

@@ -95,12 +95,24 @@ def export_onnx(predictor, path):
             f"torch cannot write {predictor.best.backbone} as ONNX ({str(error).splitlines()[0]}): "
             "use predict.py with images, or weights.safetensors in timm") from None
     model = onnx.load(path)
+    forget_paths(model)
     onnx.helper.set_model_props(model, {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in facts.items()})
     onnx.save(model, path)
     write_json(path.with_suffix(".json"), facts)
     return f"{path} and {path.with_suffix('.json').name}: {checked(module, images, path)}"
+
+
+def forget_paths(model):
+    """Remove what torch notes of each part of the model: lines of the code, by absolute paths."""
+    parts = [model.graph, *model.functions]
+    for part in (model.graph, *model.functions):
+        parts += [*part.node, *part.value_info]
+    parts += [*model.graph.input, *model.graph.output, *model.graph.initializer]
+    for part in parts:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def coarse_noise(side_px):

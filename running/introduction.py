@@ -4,9 +4,10 @@ from pathlib import Path
 
 from modeling.weights import is_non_commercial
 from running.rounds import planned_specs
+from system.command import TYPED
 from system.machine import usable_cores
 from system.versions import here
-from utils import plain, read_json, write_json
+from utils import digest_bytes, plain, read_json, write_json
 
 ENVIRONMENT = "environment.json"
 
@@ -21,9 +22,11 @@ def begin(setup, data_path, log):
     if before := run_to_replace(setup.folder, setup.config, data_path):
         log.warn(f"{setup.folder} holds a run {before}, whose submission and report are replaced: "
                  "use another --experiment_name to keep both")
-    write_json(setup.folder / "config.json", setup.config)
-    write_json(setup.folder / ENVIRONMENT,
-               environment() | {"data_path": str(Path(data_path).resolve())})
+    write_json(setup.folder / TYPED, {"command": setup.command})
+    write_json(setup.folder / "config.json", setup.short(setup.config))
+    data = {"data_path": setup.short(str(Path(data_path).resolve())),
+            "data_path_sha256": digest_path(data_path)}
+    write_json(setup.folder / ENVIRONMENT, environment() | data)
     log.record("start", mode=setup.config.mode, argv=sys.argv[1:], command=setup.command,
                data_path=str(data_path))
 
@@ -35,13 +38,25 @@ def run_to_replace(folder, config, data_path):
     """
     before = kept(folder / ENVIRONMENT)
     settings = kept(folder / "config.json")
-    if before and before.get("data_path") != str(Path(data_path).resolve()):
+    if before and not is_of_folder(before, data_path):
         return f"on {before.get('data_path')}"
     if settings and kept(folder / "final_results.json"):
         changed = changed_settings(settings, plain(config))
         if changed:
             return f"with other settings ({', '.join(changed)})"
     return ""
+
+
+def digest_path(data_path):
+    """What tells one contest folder's path from another's, where neither is kept."""
+    return digest_bytes(str(Path(data_path).resolve()).encode(errors="surrogateescape"))
+
+
+def is_of_folder(environment, data_path):
+    """Whether environment.json's content is of a run on this contest folder."""
+    if "data_path_sha256" in environment:
+        return environment["data_path_sha256"] == digest_path(data_path)
+    return environment.get("data_path") == str(Path(data_path).resolve())      # of older versions
 
 
 def kept(path):

@@ -7,8 +7,12 @@ import contextlib
 import math
 import os
 import shlex
+import sys
+import tempfile
 from functools import partial
 from pathlib import Path
+
+from huggingface_hub import constants as hub_constants
 
 from config import resolve
 from contest.intake import read_contest
@@ -20,7 +24,7 @@ from reporting.page import Page
 from reporting.summary import closing_lines
 from running.conclusion import conclude
 from running.costs import machine_facts
-from running.executor import make_executor
+from running.executor import CODE, make_executor
 from running.introduction import begin, introduce
 from running.makers import stages_used, warn_of_other_versions
 from running.planner import Planner, plan_stage, specs_left
@@ -29,8 +33,10 @@ from running.rehearsal import print_plan
 from running.run import Setup
 from running.trackers import tracker
 from shift.groups import named_classes
+from system.command import TYPED
 from system.log import EventLog, Overall, Timer, no_bars
 from system.machine import keep_freed_memory, need_space
+from system.privacy import ShortPaths
 from system.stages import exclusive, make
 from utils import UserError, read_json, write_json
 
@@ -64,6 +70,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
                              planned=planned, seconds=timer.seconds)
             page.show(fits, list(fits), final, result)
+            (setup.folder / TYPED).unlink(missing_ok=True)
             lines = closing_lines(final, result.table, setup.folder)
             for number, line in enumerate(lines):
                 log.say(line, event="result", above="" if number else "\n")
@@ -81,7 +88,8 @@ def opened_log(setup, dry_run):
     runtime = setup.config.runtime
     with tracker("none" if dry_run else runtime.tracker, setup.folder) as track:
         path = os.devnull if dry_run else setup.folder / "events.jsonl"
-        yield EventLog(path, events=QUIET_EVENTS if runtime.quiet else None, also=track)
+        yield EventLog(path, events=QUIET_EVENTS if runtime.quiet else None, also=track,
+                       short=setup.short)
 
 
 def understand(config, data_path, folder, executor, start, command):
@@ -106,7 +114,17 @@ def understand(config, data_path, folder, executor, start, command):
                for name in config.model.backbones}
     return Setup(config, contest, metric, folder, device,
                  machine={**machine, "cores": executor.cores, "workers": runtime.workers},
-                 weights=weights, command=shlex.join(command), deadline=deadline_of(runtime, start))
+                 weights=weights, command=shlex.join(command), deadline=deadline_of(runtime, start),
+                 short=short_paths(runtime, folder.parent, contest.folder, data_path))
+
+
+def short_paths(runtime, *folders):
+    """The ShortPaths of a run. folders: of all runs, and of the contest, also as it was typed."""
+    if runtime.record_paths:
+        return ShortPaths()
+    here = [Path.home(), Path.cwd(), CODE, tempfile.gettempdir(), sys.prefix]
+    return ShortPaths([*folders, runtime.weights_dir or ".", hub_constants.HF_HUB_CACHE,
+                       *(Path(folder) / "file" for folder in here)])
 
 
 def deadline_of(runtime, start):

@@ -6,6 +6,7 @@ import torch
 
 from contest.audit import audit_contest, changed_images, load_audit, undecoded_formats
 from contest.decoding import read_bytes
+from contest.files import path_inside
 from contest.intake import contest_digests
 from data_loader import load_folds, make_folds, save_folds
 from modeling.augment import plain_view
@@ -179,10 +180,14 @@ def measure_shift(setup, audit, weights):
     if config.augment.policy == "none":
         return unmeasured_shift(train.classes, len(train))
     test_paths = audit.test.path if reads_test(config, audit) else []
-    return match_shift(train.path, train.label, test_paths, seed=config.seed,
-                       workers=usable_cores(), embed=make_embed(setup, pretrained_source(weights)),
-                       classes=train.classes, groups=config.augment.groups,
-                       white_level=audit.white_level, read=reader_of(audit))
+    report = match_shift(train.path, train.label, test_paths, seed=config.seed,
+                         workers=usable_cores(), classes=train.classes,
+                         embed=make_embed(setup, pretrained_source(weights)),
+                         groups=config.augment.groups, white_level=audit.white_level,
+                         read=reader_of(audit))
+    inside = {split: [path_inside(path, setup.contest.folder) for path in report.examples[split]]
+              for split in ("train", "test") if split in report.examples}
+    return replace(report, examples=report.examples | inside)
 
 
 def reader_of(audit):

@@ -6,7 +6,7 @@
 """
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from modeling.train import FitResult, load_result
 from modeling.weights import WeightsSource
 from running.rounds import calibrators_of, teachers_of
 from shift.report import ShiftReport
+from system.privacy import ShortPaths
 from system.stages import Stage, is_intact
 from utils import read_json, write_json
 
@@ -36,6 +37,7 @@ class Setup:
     device: of this process. machine: the smallest machine on which fits run, by `machine_facts`.
     weights: {backbone: where its weights lie}. command: what a person types to repeat the run.
     deadline: of the last fit, by time.perf_counter(); infinite without a time budget.
+    short: what is kept of a value, with shorter paths.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Setup:
     weights: dict[str, WeightsSource]
     command: str = ""
     deadline: float = math.inf
+    short: ShortPaths = field(default_factory=ShortPaths)
 
 
 class Keys(NamedTuple):

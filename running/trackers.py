@@ -5,9 +5,13 @@
         log("epoch", {"fit": "r0-vit-s42", "fold": 0, "epoch": 3, "loss": 0.7})
 """
 import os
+import socket
 from contextlib import contextmanager
 
 from utils import import_extra
+
+# instead of the person's name and the script's path
+MLFLOW_TAGS = {"mlflow.user": "", "mlflow.source.name": "grandmaster_train.py"}
 
 
 def numbers_of(event, values):
@@ -26,6 +30,8 @@ def tensorboard(folder):
     writer_of = import_extra("torch.utils.tensorboard", "runtime.tracker=tensorboard").SummaryWriter
     with writer_of(folder / "tensorboard", flush_secs=10) as writer:
         yield writer.add_scalar
+    for path in (folder / "tensorboard").glob(f"*.{socket.gethostname()}.*"):
+        path.rename(path.with_name(path.name.replace(f".{socket.gethostname()}.", ".")))
 
 
 @contextmanager
@@ -34,7 +40,7 @@ def mlflow(folder):
     client = import_extra("mlflow", "runtime.tracker=mlflow")
     (folder / "mlruns").mkdir(exist_ok=True)
     client.set_tracking_uri(f"sqlite:///{(folder / 'mlruns' / 'mlflow.db').resolve().as_posix()}")
-    with client.start_run(run_name=folder.name):
+    with client.start_run(run_name=folder.name, tags=MLFLOW_TAGS):
         yield client.log_metric
 
 

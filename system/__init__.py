@@ -6,6 +6,7 @@ versions   versions of Python and packages, system, GPU
 stages     work kept in folders, each complete or absent; manifests; locks
 machine    disk space, memory, signals, faults, cores
 log        events, sentences, clocks, bars
+privacy    paths without what lies above a run's own folders
 parallel   the same work for many items, in threads or processes
 command    what all commands share: exit statuses, errors told in one sentence
 

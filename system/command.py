@@ -12,6 +12,8 @@ DONE = 0
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+# in a run's folder until it ends: what was typed, for the menu
+TYPED = ".command.json"
 
 
 class Parser(argparse.ArgumentParser):

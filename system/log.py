@@ -100,14 +100,17 @@ class EventLog:
     """Appends events to events.jsonl, one JSON object a line. `say` also prints a sentence.
 
     events: the kinds of events whose sentences are printed, None for all.
-    also(event, values): called with each event, for trackers.
+    also(event, values): called with each event, for trackers. short(value): the value as it is
+    kept, which the terminal shows whole.
     """
 
-    def __init__(self, path, echo=True, events=None, also=lambda event, values: None):
+    def __init__(self, path, echo=True, events=None, also=lambda event, values: None,
+                 short=lambda value: value):
         self.path = Path(path)
         self.echo = echo
         self.events = events
         self.also = also
+        self.short = short
         self.warnings = []
         self.end_torn_line()
 
@@ -121,7 +124,7 @@ class EventLog:
 
     def record(self, event, **values):
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        values = plain(values)
+        values = self.short(plain(values))
         line = {"time": now, "event": event, **values}
         with open(self.path, "a", encoding="utf-8") as f:
             f.write(json_text(line) + "\n")
@@ -136,8 +139,9 @@ class EventLog:
 
     def warn(self, text):
         """Say and keep a warning, the first time only."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+        kept = self.short(text)
+        if kept not in self.warnings:
+            self.warnings.append(kept)
             self.say(f"warning: {text}", event="warning")
 
 

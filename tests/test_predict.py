@@ -231,6 +231,7 @@ def test_the_onnx_model_gives_what_fast_gives(contest, copied, tmp_path, capsys)
     assert "probabilities as torch's to" in capsys.readouterr().out
     facts = json.loads((tmp_path / "shapes.json").read_text())
     stored = {p.key: p.value for p in onnx.load(tmp_path / "shapes.onnx").metadata_props}
+    assert str(ROOT).encode() not in (tmp_path / "shapes.onnx").read_bytes()      # lines of code
     assert json.loads(stored["classes"]) == facts["classes"] == ["0", "1",
                                                                  "2"] and stored[
                                                                      "resize"] == "letterbox"

@@ -1,14 +1,22 @@
 """What stays on this machine: no program phones home, and no socket of a run is open to others."""
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from grandmaster_train import main
+from predict import main as predict
+from run_training import started_by
 from running import executor, trackers
-from tests.conftest import small_argv
+from system.privacy import ShortPaths
+from tests.conftest import make_contest, small_argv
+from tests.test_faults import cut_before
+from tests.test_resume import outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 # as a person's shell: not the variables by which packages know a test
@@ -169,3 +177,107 @@ def test_every_socket_of_a_local_ray_listens_on_the_loopback_interface_alone(tmp
     loopback = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
     assert len(addresses) >= 4
     assert set(addresses) <= set(loopback)
+
+
+# ---------------------------------------------------------------- what a run leaves
+
+SECRET = "ann's secret (1)"
+
+
+def holding(folder, *texts):
+    """Files below a folder that hold one of the texts in their content or name, in any spelling."""
+    words = {spelled.encode() for text in texts for spelled in
+             (text, repr(text)[1:-1], json.dumps(text)[1:-1], text.replace("'", "&#39;"),
+              text.replace("'", "'\"'\"'"), text.replace("'", "&#39;&#34;&#39;&#34;&#39;"))}
+    return [path.name for path in folder.rglob("*") if path.is_file()
+            and any(word in path.read_bytes() + path.name.encode() for word in words)]
+
+
+@pytest.fixture(scope="module")
+def below_a_secret(tmp_path_factory):
+    """(run folder, its argv): images that match, a damaged image, a weights folder, all in SECRET.
+    """
+    top = tmp_path_factory.mktemp("top") / SECRET
+    contest = make_contest(top / "data" / "shapes", per_class=12, n_test=24)
+    (contest / "train" / "a001.png").write_bytes(b"")
+    (top / "my weights").mkdir()
+    argv = [*small_argv(contest, top / "results", "augment.policy=matched", "optim.epochs=1",
+                        "model.pretrained=auto"), "--weights_dir", str(top / "my weights")]
+    assert main(argv) == 0
+    return top / "results" / "run", argv
+
+
+def test_no_output_of_a_run_holds_what_lies_above_its_folders(below_a_secret):
+    run, _ = below_a_secret
+    assert holding(run, SECRET, str(Path.home()), str(ROOT)) == []
+    host = platform.node()
+    texts = [path for path in run.rglob("*") if path.suffix in (".json", ".jsonl", ".html", ".csv")]
+    assert not any(f'"{host}"' in path.read_text(encoding="utf-8") for path in texts)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "--data_path .../shapes" in page.replace("&#39;", "")      # still says which
+    assert "as read from .../shapes" in page
+    examples = json.loads(next(run.glob("shift-*/shift.json")).read_text())["examples"]
+    assert len(examples["train"]) == 8 and all(p.startswith("train/") for p in examples["train"])
+
+
+def test_such_a_run_is_found_done_and_verified_and_predicts_where_it_is_moved(below_a_secret,
+                                                                              tmp_path, capsys):
+    run, argv = below_a_secret
+    before = outcome(run)
+    capsys.readouterr()
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    assert "done before" in said and "holds a run" not in said
+    assert str(run / "report.html") in said      # the terminal names whole paths
+    assert outcome(run) == before
+    assert main(["--verify", "run", "--results_dir", str(run.parent)]) == 0
+    moved = shutil.copytree(run, tmp_path / "moved")
+    images = argv[argv.index("--data_path") + 1] + "/test"
+    assert predict([str(moved), images, "--out", str(tmp_path / "p.csv")]) == 0
+
+
+def test_another_contest_folder_of_the_same_name_is_still_told_apart(below_a_secret, tmp_path,
+                                                                     capsys):
+    run, argv = below_a_secret
+    moved = shutil.copytree(run, tmp_path / "results" / "run")
+    other = shutil.copytree(argv[argv.index("--data_path") + 1], tmp_path / "data" / "shapes")
+    there = list(argv)
+    there[argv.index("--data_path") + 1] = str(other)
+    there[argv.index("--results_dir") + 1] = str(moved.parent)
+    assert main(there) == 0
+    assert "holds a run on .../shapes, whose submission" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_keeps_its_command_for_the_menu_until_it_ends(contest, tmp_path,
+                                                                         monkeypatch):
+    argv = small_argv(contest, tmp_path, "optim.epochs=1")
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        cut_before("measure_shift", patch)
+        assert main(argv) == 130
+    assert started_by(run) == argv
+    assert main(argv) == 0
+    assert not (run / ".command.json").exists()
+    assert started_by(run) == []      # its log says .../shapes
+
+
+def test_a_setting_keeps_whole_paths(contest, tmp_path):
+    argv = small_argv(contest, tmp_path, "optim.epochs=1", "runtime.record_paths=on")
+    assert main(argv) == 0
+    found = holding(tmp_path / "run", str(contest))
+    assert {"environment.json", "events.jsonl", "report.html"} <= set(found)
+    assert started_by(tmp_path / "run") == argv
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths of other systems")
+@pytest.mark.parametrize(("text", "short"), [
+    ("/home/ann/data/x.png is gone", ".../data/x.png is gone"),
+    ("the disk of /home/ann/data", "the disk of .../data"),
+    ("'/home/ann' and (/home/ann), /home/ann: no", "'...' and (...), ...: no"),
+    ("file:///home/ann/data", "file://.../data"), ("/home/annika", ".../annika"),
+    ("a/home/ann/data", "a/home/ann/data"), ("../home/ann", "../home/ann"),
+    ("https://x.org/home/ann", "https://x.org/home/ann"), ("--out=/home/ann/y", "--out=.../y")])
+def test_paths_are_shortened_whatever_stands_around_them(text, short):
+    shorten = ShortPaths(["/home/ann/data"])
+    assert shorten({"a": [text, 1]}) == {"a": [short, 1]}
+    assert ShortPaths()(text) == text

@@ -1,5 +1,6 @@
 """Trackers get the numbers of events.jsonl, in the run's folder; a missing package ends the command
 before it trains."""
+import socket
 import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -30,13 +31,15 @@ def test_a_missing_package_is_one_sentence_before_anything_is_trained(contest, t
 def test_mlflow_gets_every_epoch_and_the_scores(contest, tmp_path, monkeypatch):
     calls = []
     fake = SimpleNamespace(set_tracking_uri=lambda uri: calls.append(("uri", uri)),
-                           start_run=lambda run_name: nullcontext(calls.append(("run", run_name))),
+                           start_run=lambda run_name, tags: nullcontext(
+                               calls.append(("run", run_name)) or calls.append(tags)),
                            log_metric=lambda name, value, step: calls.append((name, step)))
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     assert main(small_argv(contest, tmp_path, "runtime.tracker=mlflow")) == 0
     assert calls[:2] == [("uri",
                           f"sqlite:///{(tmp_path / 'run/mlruns/mlflow.db').resolve().as_posix()}"),
                          ("run", "run")]
+    assert calls.pop(2) == {"mlflow.user": "", "mlflow.source.name": "grandmaster_train.py"}
     assert [step for name, step in calls[2:] if name == f"{FIT}/fold 0/loss"] == [1, 2]
     assert ("scores/expected", 0) in calls
 
@@ -50,3 +53,5 @@ def test_tensorboard_gets_every_epoch_and_the_scores(contest, tmp_path):
         1,
         2,
     ] and "scores/expected" in seen.Tags()["scalars"]
+    [file] = (tmp_path / "run" / "tensorboard").iterdir()
+    assert socket.gethostname() not in file.name

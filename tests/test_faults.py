@@ -161,6 +161,26 @@ def test_every_file_of_a_run_has_the_access_rights_that_the_umask_leaves(contest
     assert {name for name, mode in rights.items() if mode != 0o666 & ~umask} == set()
 
 
+def test_a_results_folder_that_is_a_link_is_followed_and_anything_else_is_one_sentence(
+        contest, undisturbed, tmp_path, capsys):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to("far")
+    assert main(small_argv(contest, tmp_path / "link")) == 0
+    assert ended(tmp_path / "far" / "run", undisturbed)
+    assert os.readlink(tmp_path / "link") == "far"
+    capsys.readouterr()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "nowhere").symlink_to("no folder")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("file", "nowhere", "pipe"):
+        before = os.lstat(tmp_path / name)
+        assert main(small_argv(contest, tmp_path / name)) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("the run failed: a file could not be used") and error.count(
+            "\n") == 1
+        assert os.lstat(tmp_path / name) == before
+
+
 # ---------------------------------------------------------------- permissions
 
 def class_folders(contest, above="train"):
@@ -780,6 +800,13 @@ def test_words_of_the_command_line_forge_no_line(contest, tmp_path, capsys, argv
     assert main([*folder, *argv]) == 2
     said = capsys.readouterr()
     assert is_harmless(said.err)
+
+
+def test_every_line_is_printed_by_show_which_escapes_names():
+    for path in PRODUCT:
+        called = [node for node in ast.walk(ast.parse(path.read_text()))
+                  if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"]
+        assert len(called) == (path.name == "log.py"), path
 
 
 def test_a_mistake_of_ours_names_what_it_fell_over_in_one_line(capsys):

@@ -92,3 +92,25 @@ def small_argv(contest, results, *more, mode="quick_test", name="run"):
 @pytest.fixture(scope="session")
 def contest(tmp_path_factory):
     return make_contest(tmp_path_factory.mktemp("contest") / "shapes")
+
+
+def identity(path):
+    """What a file is, links not followed; reading it changes nothing of that."""
+    status = os.lstat(path)
+    return status.st_ino, status.st_mode, status.st_size, status.st_mtime_ns
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def cut_before(step, monkeypatch, do=interrupt):
+    """Call `do` before a step of `running.preparing`, then the step itself."""
+    from running import preparing
+    real = getattr(preparing, step)
+
+    def cut(*args):
+        do()
+        return real(*args)
+
+    monkeypatch.setattr(preparing, step, cut)

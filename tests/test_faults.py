@@ -36,7 +36,14 @@ from predict import find_images
 from predict import main as predict
 from system import log, machine, stages
 from system.command import run_command
-from tests.conftest import CLASSES, make_contest, permissions_hold, small_argv
+from tests.conftest import (
+    CLASSES,
+    cut_before,
+    identity,
+    make_contest,
+    permissions_hold,
+    small_argv,
+)
 from tests.test_layers import PRODUCT
 from tests.test_resume import outcome
 from utils import UserError, csv_text, quoted_cell, unquoted_cell
@@ -173,12 +180,12 @@ def test_a_results_folder_that_is_a_link_is_followed_and_anything_else_is_one_se
     (tmp_path / "nowhere").symlink_to("no folder")
     os.mkfifo(tmp_path / "pipe")
     for name in ("file", "nowhere", "pipe"):
-        before = os.lstat(tmp_path / name)
+        before = identity(tmp_path / name)
         assert main(small_argv(contest, tmp_path / name)) == 1
         error = capsys.readouterr().err
         assert error.startswith("the run failed: a file could not be used") and error.count(
             "\n") == 1
-        assert os.lstat(tmp_path / name) == before
+        assert identity(tmp_path / name) == before
 
 
 # ---------------------------------------------------------------- permissions
@@ -358,18 +365,6 @@ def test_a_log_whose_last_line_was_cut_off_goes_on_with_a_new_line(tmp_path):
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert lines[:2] == ['{"event": "start"}',
                          '{"event": "ep'] and json.loads(lines[2])["event"] == "note"
-
-
-def cut_before(step, monkeypatch, do=lambda: fail(KeyboardInterrupt)):
-    """Call `do` before a step of `running.preparing`, then the step itself."""
-    from running import preparing
-    real = getattr(preparing, step)
-
-    def cut(*args):
-        do()
-        return real(*args)
-
-    monkeypatch.setattr(preparing, step, cut)
 
 
 def test_images_moved_after_the_audit_are_found_where_they_lie_now(contest, tmp_path, monkeypatch):

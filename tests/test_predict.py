@@ -21,7 +21,7 @@ from data_loader import letterbox
 from grandmaster_train import main as train
 from predict import main as predict
 from running.predictor import load_predictor
-from tests.conftest import CLASSES, make_contest, small_argv
+from tests.conftest import CLASSES, identity, make_contest, small_argv
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -200,11 +200,11 @@ def test_out_never_replaces_a_device_a_pipe_a_socket_or_a_link_to_one(contest, c
                                                                       capsys, make):
     out = tmp_path / "out"
     make(out)
-    before = [os.lstat(path) for path in sorted(tmp_path.iterdir())]
+    before = {path: identity(path) for path in tmp_path.iterdir()}
     assert predict([str(copied), str(contest / "test"), "--fast", "--out", str(out)]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: --out must lead to a file or a new name") and not said.out
-    assert [os.lstat(path) for path in sorted(tmp_path.iterdir())] == before
+    assert {path: identity(path) for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links are rare there")

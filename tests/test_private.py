@@ -14,8 +14,7 @@ from predict import main as predict
 from run_training import started_by
 from running import executor, trackers
 from system.privacy import ShortPaths
-from tests.conftest import make_contest, small_argv
-from tests.test_faults import cut_before
+from tests.conftest import cut_before, make_contest, small_argv
 from tests.test_resume import outcome
 
 ROOT = Path(__file__).resolve().parent.parent

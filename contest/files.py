@@ -12,8 +12,9 @@ import posixpath
 import re
 import stat
 import unicodedata
+import urllib.parse
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contest.decoding import first_bytes, format_of, open_at_once
@@ -30,22 +31,42 @@ FOREIGN_SUFFIXES = {
 # neither images nor worth a word beside them
 OTHER_SUFFIXES = frozenset({
     ".csv", ".tsv", ".json", ".jsonl", ".geojson", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg",
-    ".txt", ".log", ".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".ppt", ".pptx", ".pdf",
+    ".txt", ".log", ".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".ppt", ".pptx",
     ".md", ".rst", ".tex", ".bib", ".rtf", ".html", ".htm", ".css", ".js", ".py", ".pyc", ".ipynb",
     ".sh", ".bat", ".r", ".m", ".c", ".h", ".cpp", ".java", ".url", ".lnk", ".db", ".sqlite",
     ".md5", ".sha1", ".sha256", ".lock", ".names", ".data", ".pkl", ".pt", ".pth", ".onnx",
     ".safetensors", ".ckpt"})
+# begin as TIFF or JPEG files do, and hold another picture than Pillow would read
+CAMERA_SUFFIXES = frozenset({
+    ".dng", ".cr2", ".nef", ".nrw", ".arw", ".sr2", ".srw", ".orf", ".rw2", ".pef", ".raf", ".thm",
+    ".svs", ".ndpi", ".scn", ".lif", ".czi"})
 LARGEST_MAP_BYTES = 2**20
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt")
+MAP_SUFFIXES = (".json", ".jsonl", ".ndjson")
 # may hold labels and are not read
-CLOSED_SUFFIXES = (".xlsx", ".xls", ".ods", ".feather", ".jsonl", ".ndjson", ".pkl", ".pickle",
-                   ".mat", ".xml", ".arff", ".sqlite", ".db")
+CLOSED_SUFFIXES = (".xlsx", ".xls", ".ods", ".feather", ".pkl", ".pickle", ".mat", ".xml", ".arff",
+                   ".sqlite", ".sqlite3", ".db", ".dat", ".lst", ".list", ".yaml", ".yml", ".rds",
+                   ".sav", ".dta")
+# a table that was packed or set aside: train.csv.gz, labels.csv.bak
+PACKED_TABLE = re.compile(r"\.(?:csv|tsv|txt|jsonl?|xlsx?|parquet)\.\w+$")
 TABLE_DEPTH = 2     # with many tables only those in the folder and its direct subfolders are read
 MOST_DEEP_TABLES = 30
 
 # train, test, training_data, "test images", testset 2, ...
 SPLIT_IN_A_NAME = re.compile(
-    r"(?:^|[_\- ])(train|test)(?:ing)?(?:set|data|images?)?(?=$|[_\- \d])")
+    r"(?:^|[_\- ])(train|test)(?:ing|val)?(?:set|data|images?)?(?=$|[_\- \d])")
+THUMBNAIL_WORDS = frozenset(("thumb", "thumbs", "thumbnail", "thumbnails", "preview", "previews"))
+# folders of pictures that belong to other images, and of those images
+AUXILIARY_WORDS = frozenset((
+    "mask", "masks", "seg", "segmentation", "segmentations", "annotation", "annotations", "trimaps",
+    "groundtruth", "gt", "label", "labels", "overlay", "overlays", "heatmap", "heatmaps",
+    *THUMBNAIL_WORDS))
+ORIGINAL_WORDS = frozenset((
+    "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "pics", "rgb",
+    "original", "originals", "raw", "data", "input", "inputs", "scans", "jpg", "jpeg", "png",
+    "train", "training", "test", "testing", "val", "valid", "validation"))
+AUXILIARY_STEM = re.compile(
+    r"(.*?)[ _\-]+(?:mask|seg|segmentation|gt|overlay|thumb|thumbnail)(?:[ _\-]?\d+)?")
 FILES_OF_A_RUN = ("events.jsonl", "environment.json", "config.json")
 
 
@@ -65,9 +86,20 @@ class Files:
     closed_folders: tuple[str, ...]     # without permission to list or to open what is in them
     foreign: tuple[str, ...]    # formats that must be converted first
     unread: tuple[str, ...]     # of kinds that nothing here reads
+    others: tuple[str, ...]     # of kinds that are no images
+    aside: tuple[str, ...]      # masks and thumbnails of other images, which are no images
     by_name: dict
     by_stem: dict
     n_wrappers: int = 0         # leading folders that say nothing about an image: `wrappers_of`
+
+    @functools.cached_property
+    def folder_names(self):
+        """The names of all folders that hold images, at any depth."""
+        return {normal(part) for path in self.images for part in path.split("/")[:-1]}
+
+    @functools.cached_property
+    def aside_set(self):
+        return frozenset(self.aside)
 
     def split_of(self, path):
         """'train' or 'test' by the outermost folder with such a name (train_images, Test,
@@ -88,19 +120,18 @@ def scan_folder(folder):
     root = root.resolve()
 
     found = {"images": [], "tables": [], "maps": [], "closed": [], "refused": [],
-             "closed_folders": [], "foreign": [], "unread": []}
+             "closed_folders": [], "foreign": [], "unread": [], "others": []}
     for path in walk(root, found["refused"], found["closed_folders"]):
-        kind = kind_of(path, root)
-        if kind:
-            found[kind].append(path)
+        found[kind_of(path, root)].append(path)
     if "." in found["closed_folders"]:
         refuse_folder(folder, "may not be read (no permission)", "give yourself access to it")
-    if not any(paths for kind, paths in found.items() if kind != "unread"):
+    if not any(paths for kind, paths in found.items() if kind not in ("unread", "others")):
         others = f" ({by_suffix(found['unread'])})" if found["unread"] else ""
         refuse_folder(folder, f"holds neither tables nor images{others}")
     deep = [path for path in found["tables"] if not is_near_top(path)]
     if len(deep) > MOST_DEEP_TABLES:
         found["tables"] = [path for path in found["tables"] if is_near_top(path)]
+    aside = images_aside(found["images"])
     found = {kind: tuple(sorted(paths)) for kind, paths in found.items()}
 
     by_name = defaultdict(list)
@@ -109,8 +140,57 @@ def scan_folder(folder):
         name = normal(path.rsplit("/", 1)[-1]).strip()
         by_name[name].append(path)
         by_stem[without_suffix(name).strip()].append(path)
-    return Files(root=root, **found, by_name=dict(by_name), by_stem=dict(by_stem),
-                 n_wrappers=wrappers_of(found["images"]))
+    found["images"] = tuple(path for path in found["images"] if path not in aside)
+    return Files(root=root, **found, aside=tuple(sorted(aside)), by_name=dict(by_name),
+                 by_stem=dict(by_stem), n_wrappers=wrappers_of(found["images"]))
+
+
+def images_aside(images):
+    """The images that belong to others: those in masks/ beside images/, or in a folder of
+    thumbnails, that repeat most of their names, and 7_mask.png beside 7.png."""
+    stems = {normal(without_suffix(path)) for path in images}
+    inside = defaultdict(set)       # folder -> names of its folders
+    below = defaultdict(list)       # auxiliary folder -> its images
+    aside = set()
+    for path in images:
+        parts = path.split("/")
+        for depth, part in enumerate(parts[:-1]):
+            inside["/".join(parts[:depth])].add(part)
+        at = [depth for depth, part in enumerate(parts[:-1], start=1) if is_auxiliary(part)]
+        if at:
+            below["/".join(parts[:at[-1]])].append(path)
+        original = AUXILIARY_STEM.fullmatch(normal(without_suffix(path)))
+        if original and original[1] in stems:
+            aside.add(path)
+
+    holders = {path.rpartition("/")[0] for path in images}
+    for folder, paths in below.items():
+        above, _, name = folder.rpartition("/")
+        if above in holders and not THUMBNAIL_WORDS.isdisjoint(words_of(name)):
+            aside.update(paths)
+        originals = [above, *(f"{above}/{other}" for other in inside[above] if is_original(other))]
+        tails = [without_suffix(normal(path[len(folder) + 1:])) for path in paths]
+        tails = [(tail, (AUXILIARY_STEM.fullmatch(tail) or ("", tail))[1]) for tail in tails]
+        n_repeated = sum(any(f"{place}/{name}".lstrip("/") in stems
+                             for place in originals for name in names) for names in tails)
+        if 2 * n_repeated >= len(paths):
+            aside.update(paths)
+    return aside
+
+
+def words_of(name):
+    return [word for word in re.split(r"[_\-. \d]+", name.lower()) if word]
+
+
+def is_auxiliary(folder):
+    """Whether a folder's name says that it holds masks or thumbnails."""
+    return not AUXILIARY_WORDS.isdisjoint(words_of(folder))
+
+
+def is_original(folder):
+    """Whether a folder's name says no more than that it holds images."""
+    words = words_of(folder)
+    return bool(words) and ORIGINAL_WORDS.issuperset(words)
 
 
 def path_inside(path, folder):
@@ -162,6 +242,8 @@ def linked_folders(root, refused):
                 continue
             target = Path(os.path.realpath(link))
             is_inside = root in target.parents and target not in link.parents
+            if is_inside and target.parent == link.parent != root:
+                continue    # another name of a folder beside it
             if is_inside and target not in links.values():
                 links[link] = target
             else:
@@ -204,18 +286,23 @@ def may_enter(folder):
 
 # thumbnails and metadata that systems leave behind
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information",
-                  "lost+found", "__pycache__")
+                  "lost+found", "__pycache__", "node_modules")
 
 
 def is_skipped(folder, subfolder):
-    """Whether a subfolder is hidden, is the system's own or is one of our runs."""
+    """Whether a subfolder is hidden, is the system's own, is one of our runs, or holds the files
+    that the links in snapshots/ beside it lead to."""
+    if subfolder == "blobs" and Path(folder, "snapshots").is_dir():
+        return True
     return subfolder.startswith((".", *SYSTEM_FOLDERS)) or is_run(Path(folder, subfolder))
 
 
 def is_run(folder):
-    """Whether a folder is one of our runs, whose submission and pictures belong to no contest."""
+    """Whether a folder is one of our runs, whose submission and pictures belong to no contest; a
+    part of a run too."""
     try:
-        return all((folder / name).is_file() for name in FILES_OF_A_RUN)
+        return ((folder / FILES_OF_A_RUN[0]).is_file()
+                or all((folder / name).is_file() for name in FILES_OF_A_RUN[1:]))
     except OSError:      # it cannot be entered: whoever walks it says so
         return False
 
@@ -230,30 +317,32 @@ def ascii_safe(path):
 
 
 def kind_of(path, root):
-    """The field of Files that a path belongs to, '' for none."""
+    """The field of Files that a path belongs to."""
     suffix = suffix_of(path)
     if suffix in IMAGE_SUFFIXES:
         return "images"
+    if PACKED_TABLE.search(path.lower()) and suffix not in TABLE_SUFFIXES:
+        return "closed" if is_near_top(path) else "others"
     if suffix in FOREIGN_SUFFIXES:
         return "foreign"
     if suffix in TABLE_SUFFIXES and (suffix != ".txt" or is_near_top(path)):
         return "tables"
-    if suffix == ".json" and is_near_top(path):
+    if suffix in MAP_SUFFIXES and is_near_top(path):
         return "maps" if (root / path).stat().st_size <= LARGEST_MAP_BYTES else "closed"
     if suffix in CLOSED_SUFFIXES and is_near_top(path):
         return "closed"
-    if suffix:
-        return "" if suffix in OTHER_SUFFIXES else "unread"
+    if suffix in OTHER_SUFFIXES:
+        return "others"
 
-    # a file without a suffix is known by its first bytes
+    # a file whose suffix says nothing is known by its first bytes
     try:
         open_at_once(root / path).close()
     except PermissionError:
         return "refused"
     head = first_bytes(root / path)
-    if format_of(head):
+    if format_of(head) and suffix not in CAMERA_SUFFIXES:
         return "images"
-    return "unread" if b"\0" in head else ""
+    return "unread" if suffix or b"\0" in head else "others"
 
 
 def is_near_top(path):
@@ -297,10 +386,10 @@ def may_hold_images(files, folder):
 
 def report_unread(files, findings):
     """A warning for files that may be images of a kind that nothing here reads: those beside images
-    or below a folder of a split, and DICOM beside images."""
+    or below a folder of a split, and DICOM, npy and the like beside images."""
     folders = {path.rpartition("/")[0] for path in files.images}
-    dicom = [path for path in files.foreign if FOREIGN_SUFFIXES[suffix_of(path)] == "DICOM"]
-    beside = [path for path in (*files.unread, *dicom) if path.rpartition("/")[0] in folders]
+    foreign = [path for path in files.foreign if "/" in path]     # not train.zip beside train/
+    beside = [path for path in (*files.unread, *foreign) if path.rpartition("/")[0] in folders]
     below = [path for path in files.unread if files.split_of(path)]
     unread = sorted({*beside, *below})
     if unread:
@@ -343,15 +432,22 @@ def wrappers_of(images):
     """The number of leading folders that all images share and that say nothing, else 0.
 
     They say nothing where splits lie below them: training_data/train/.., test_project/train/...
+    Nor does the name of a project, as test_project/<class>/, where there are no other images.
     """
     if not images:
         return 0
     shared = posixpath.commonpath([path.rpartition("/")[0] for path in images])
     folders = shared.split("/") if shared else []
     for n in range(len(folders), 0, -1):
-        if {split_of(path, n) for path in images} - {""}:
+        splits = {split_of(path, n) for path in images} - {""}
+        if splits == {"test"} and not any(split_of(path, len(folders)) for path in images):
+            break       # the shared folders alone say so
+        if splits:
             return n
-    return 0
+    named = [n for n, folder in enumerate(folders, start=1) if split_of(f"{folder}/") == "test"]
+    is_project = bool(named) and not all(
+        SPLIT_IN_A_NAME.fullmatch(folders[n - 1].lower()) for n in named)
+    return named[-1] if is_project else 0
 
 
 # ---------------------------------------------------------------- ids -> files
@@ -360,13 +456,17 @@ def wrappers_of(images):
 class Naming:
     """How the ids of a table name image files.
 
-    cut: leading folders that all its ids share and that the contest folder lacks. folder: of the
+    cut: leading folders that all its ids share and that the contest folder lacks. below: the last
+    of them, if folders of the contest have that name: the images lie below one. folder: of the
     table, whose images lie below it. digits: whole numbers have lost their leading zeros.
+    is_exact: a suffix counts, as images lie beside others of their stems.
     """
 
     cut: int = 0
     folder: str = ""
     digits: int = 0
+    below: str = ""
+    is_exact: bool = False
 
     def describe(self):
         """How ids were read, '' if as they are."""
@@ -393,6 +493,8 @@ PLAIN = Naming()
 def path_parts(sample_id):
     """The folders and the name of an id that is a path of any system."""
     path = sample_id.replace("\\", "/").removeprefix("./")
+    if "://" in path:
+        path = urllib.parse.unquote(re.split("[?#]", path)[0])
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
@@ -410,10 +512,15 @@ def naming_of(files, ids, folder=""):
         folder = ""
     shared = shared_folders(ids)
     options = [Naming(folder=folder)]
-    options += [Naming(cut=n, folder=folder) for n in range(1, shared + 1)]
+    for n, name in enumerate(shared, start=1):
+        below = normal(name) if normal(name) in files.folder_names else ""
+        options.append(Naming(cut=n, folder=folder, below=below))
     if all(re.fullmatch(r"\d+(?:\.0)?", sample_id) for sample_id in ids):
         lengths = {len(stem) for stem in files.by_stem if stem.isdigit() and stem.startswith("0")}
         options += [Naming(folder=folder, digits=n) for n in sorted(lengths)]
+
+    if repeat_stems(files, ids):
+        options = [replace(naming, is_exact=True) for naming in options]
 
     def n_found(naming):
         return sum(bool(candidates(files, sample_id, naming)) for sample_id in ids)
@@ -421,33 +528,53 @@ def naming_of(files, ids, folder=""):
     return max(options, key=n_found) if len(options) > 1 else options[0]
 
 
+def repeat_stems(files, ids):
+    """Whether most images that ids name with their suffixes have others of their stems beside them:
+    7.jpg and its mask 7.png."""
+    n_beside = 0
+    n_named = 0
+    for sample_id in ids:
+        parts = path_parts(sample_id)
+        name = normal(parts[-1]) if parts else ""
+        for path in files.by_name.get(name, ()) if name != without_suffix(name) else ():
+            folder = path.rpartition("/")[0]
+            alike = files.by_stem[without_suffix(name).strip()]
+            n_named += 1
+            n_beside += sum(other.rpartition("/")[0] == folder for other in alike) > 1
+    return 2 * n_beside > n_named
+
+
 def shared_folders(ids):
-    """How many leading folders all ids share."""
+    """The leading folders that all ids share."""
     folders = [path_parts(sample_id)[:-1] for sample_id in ids]
-    if not folders:
-        return 0
-    n = 0
-    while all(len(parts) > n and parts[n] == folders[0][n] for parts in folders):
-        n += 1
-    return n
+    return os.path.commonprefix(folders) if folders else []     # noqa: RUF071 (lists are meant)
 
 
 def candidates(files, sample_id, naming=PLAIN):
     """Paths that an id may mean.
 
     A path means the file at that place, or below some folder; never one of the same name elsewhere.
-    A bare name means any file of that name, first one below the table's own folder.
+    A bare name means any file of that name, first one below the table's own folder; no mask or
+    thumbnail of another image.
     """
     wanted = naming.wanted(sample_id) if sample_id else ""
     if not wanted:
         return []
     name = wanted.rsplit("/", 1)[-1]
-    found = (files.by_name.get(name)
-             or files.by_stem.get(name)
-             or files.by_stem.get(without_suffix(name), []))
+    found = []
+    for known, key in ((files.by_name, name), (files.by_stem, name),
+                       (files.by_stem, without_suffix(name))):
+        is_cut_off = naming.is_exact and key != name
+        if not found and not is_cut_off:
+            found = [p for p in known.get(key, ()) if "/" in wanted or p not in files.aside_set]
+    if naming.below:
+        found = [p for p in found if naming.below in normal(p).split("/")[:-1]]
     own = [p for p in found if naming.folder and p.startswith(f"{naming.folder}/")]
     if "/" not in wanted:
-        return own or found
+        found = own or found
+        if naming.cut:
+            found = [p for p in found if not any(map(is_auxiliary, p.split("/")[:-1]))]
+        return found
 
     def lies_at(path, tail):
         path = normal(path)
@@ -479,10 +606,14 @@ def locate(files, ids, split, labels=None, taken=(), naming=PLAIN):
     win, then files in a folder named after the row's label.
     """
     options = [[p for p in candidates(files, i, naming) if p not in taken] for i in ids]
+    other = "test" if split == "train" else "train"
     n_found = sum(map(bool, options))
     n_here = sum(any(files.split_of(p) == split for p in found) for found in options)
     is_sorted = n_here > 0 and 2 * n_here >= n_found    # images lie in folders of their split
-    other = "test" if split == "train" else "train"
+    # names that no two folders of images share: an image of val/ belongs to the table of train/
+    anywhere = replace(naming, folder="")
+    are_unique = split == "train" and all(
+        len({files.split_of(p) for p in candidates(files, i, anywhere)} - {other}) < 2 for i in ids)
     refused_stems = {without_suffix(path.rsplit("/", 1)[-1]) for path in files.refused}
 
     paths = []
@@ -493,7 +624,9 @@ def locate(files, ids, split, labels=None, taken=(), naming=PLAIN):
         if is_path:
             found = [p for p in found if files.split_of(p) != other]
         elif is_sorted:
-            found = [p for p in found if files.split_of(p) == split]
+            here = [p for p in found if files.split_of(p) == split]
+            beside = [p for p in found if files.split_of(p) != other]
+            found = beside if are_unique else here
         else:
             found = [p for p in found if files.split_of(p) in (split, "")] or found
         if len(found) > 1 and labels is not None:

@@ -7,6 +7,7 @@ prediction. No image is decoded.
 files.py finds which file an id means, tables.py which table is what. Letters: n samples, C classes.
 """
 import os
+import re
 import stat
 from collections import Counter
 from dataclasses import replace as with_fields
@@ -17,8 +18,10 @@ from contest.catalog import Catalog, Contest
 from contest.files import (
     PLAIN,
     Located,
+    by_suffix,
     locate,
     may_hold_images,
+    normal,
     path_inside,
     report_unlocated,
     report_unread,
@@ -50,6 +53,12 @@ from utils import (
     quoted_cell,
 )
 
+# kinds of warnings that say why rows were left out
+LOST_ROWS = ("contradicted_id", "missing_file", "ambiguous_id", "other_split", "refused_path",
+             "missing_label")
+NO_CLASS = re.compile(r"_*(?:un(?:labell?ed|sorted|used|annotated|assigned)|to[ _-]?(?:do|sort)|"
+                      r"rejected|trash|deleted|backup|duplicates?)_*")
+
 
 def read_contest(folder, data):
     """The Contest in a folder. data: DataConfig. UserError with all fatal problems at once."""
@@ -67,6 +76,7 @@ def read_files(files, data):
     findings = Findings()
     report_refused(files, findings)
     report_unread(files, findings)
+    report_aside(files, findings)
     if not files.images:
         fail_without_images(files, findings)
 
@@ -79,7 +89,8 @@ def read_files(files, data):
                                    findings)
     sample = sample or find_form(files, tables, label_table, in_folders, findings)
     check_used_table(files, label_table, findings)
-    if label_table is None and not any(files.split_of(p) != "test" for p in files.images):
+    if label_table is None and not folders and all(
+            files.split_of(p) == "test" for p in files.images):
         fail_without_images(files, findings)
 
     # training images and their classes
@@ -97,6 +108,8 @@ def read_files(files, data):
     test, ids = test_catalog(files, test_list, labelled, train.classes, findings)
     report_closed_folders(files, labelled, test_list, findings)
     report_extra_files(files, set(labelled.paths), test, findings)
+    report_folders(files, labelled, findings)
+    report_closed_sample(files, sample, findings)
     used = (label_table, sample, test_list)
     report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
     form = make_form(sample, labelled, ids, train.classes, class_names, findings)
@@ -133,11 +146,13 @@ def train_catalog(root, labelled, names, findings):
                       f"{counted(empty, 'class')} of the class list without any training image: "
                       "they are never predicted", empty)
     if len(classes) < 2:
+        lost = [p.text for p in findings.problems if p.kind in LOST_ROWS]
+        advice = lost[0] if lost else "check the label table and that the images lie in the folder"
         findings.fail(
             "too_few_classes",
             f"training needs images of at least 2 classes, got {len(classes)} "
             f"({first_few(classes) or 'no labelled image was found'}) from {labelled.source}: "
-            "check the label table and that the images lie in the folder",
+            f"{advice}",
         )
     index = {c: k for k, c in enumerate(classes)}
     rows = [{"sample_id": labelled.ids[i], "path": str(root / labelled.paths[i]),
@@ -239,6 +254,58 @@ def report_closed_folders(files, labelled, test_list, findings):
                       "(no permission): left out, no image of the contest seems to lie there")
 
 
+def report_aside(files, findings):
+    """A warning for masks and thumbnails of other images."""
+    if files.aside:
+        findings.warn(
+            "aside",
+            f"{counted(files.aside, 'image file')} repeat the names of other images in folders of "
+            "masks or thumbnails, or end in `_mask`: not used",
+            files.aside,
+        )
+
+
+def report_folders(files, labelled, findings):
+    """Warnings for folders beside the class folders without an image that is read, for those whose
+    name says that they hold no class, and for names that differ in blanks alone."""
+    if labelled.setting not in ("folders", "subfolders"):
+        return
+    classes = set(labelled.labels)
+    places = {}     # the folder that holds class folders -> their names
+    for path, label in zip(labelled.paths, labelled.labels, strict=True):
+        parts = path.split("/")
+        at = next(i for i, part in enumerate(parts[:-1]) if normal(part).strip() == label)
+        places.setdefault("/".join(parts[:at]), set()).add(parts[at])
+    others = {}
+    for path in (*files.others, *files.unread, *files.foreign, *files.tables):
+        for place in places:
+            name, _, rest = path[len(place) + 1 if place else 0:].partition("/")
+            if path.startswith(place) and rest and place and normal(name).strip() not in classes:
+                others.setdefault(f"{place}/{name}", []).append(path)
+    for folder, paths in others.items():
+        if not any(path.startswith(f"{folder}/") for path in (*files.images, *files.aside)):
+            findings.warn("class_without_images", f"folder {folder!r} beside the class folders "
+                          f"holds {by_suffix(paths)} and no image that is read: it is no class")
+    idle = sorted(name for name in classes if NO_CLASS.fullmatch(name.lower()))
+    if idle:
+        findings.warn("no_class", f"{counted(idle, 'class folder')} named as if without a class: "
+                      "move them out of the contest folder if they are none", idle)
+    names = {name for found in places.values() for name in found}
+    blank = sorted(name for name in names if name != name.strip() and name.strip() in names)
+    if blank:
+        findings.warn("classes_alike", f"{counted(blank, 'class folder')} differ from another in "
+                      "blanks alone: each is read as one class with it", blank)
+
+
+def report_closed_sample(files, sample, findings):
+    """A warning for a sample submission in a format that is not read."""
+    closed = [p for p in (*files.closed, *files.foreign)
+              if "submi" in p.lower().rsplit("/", 1)[-1]]
+    if sample is None and closed:
+        findings.warn("unread_sample", f"{closed[0]!r} may be the sample submission and is not "
+                      "read: save it as a csv, or the submission gets other columns and rows")
+
+
 def report_formulas(form, classes, findings):
     """A warning for cells of the submission that a spreadsheet would run."""
     risky = [text for text in dict.fromkeys([*form.ids, *classes]) if quoted_cell(text) != text]
@@ -262,8 +329,8 @@ def report_unused(tables, test_ids, labelled, findings):
             why = "it only says the split of each image"
         elif n_images:
             why = f"it names {n_images} images, and the labels are from {labelled.source}"
-        findings.warn("unused_table", f"table {table.path!r} is not used: {why} (--set "
-                      f"data.label_table={table.path} takes it)")
+        taken = f" (--set data.label_table={table.path} takes it)" if table.id_column else ""
+        findings.warn("unused_table", f"table {table.path!r} is not used: {why}{taken}")
 
 
 def report_extra_files(files, labelled_images, test, findings):

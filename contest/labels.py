@@ -4,23 +4,35 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from contest.decoding import read_bytes
 from contest.files import (
     FOREIGN_SUFFIXES,
     IMAGE_SUFFIXES,
+    MAP_SUFFIXES,
     candidates,
+    is_near_top,
+    is_original,
     locate,
     normal,
     report_unlocated,
     split_of,
+    suffix_of,
     without_suffix,
 )
+from contest.problems import Findings
 from contest.tables import (
     SPLIT_WORDS,
     SUPPORTED,
+    VALIDATION_WORD,
+    are_apart,
     find_target,
     is_fraction,
+    json_value,
     labels_of,
+    same_split,
     says_sample,
+    says_split,
+    split_words_of,
 )
 from utils import counted, first_few, nearest
 
@@ -33,12 +45,17 @@ SPLIT_ALONE = re.compile(
     r"private|my|the|stage\d*|phase\d*|part\d*|round\d*|split|kaggle|v?\d+|[a-z])s?")
 # folders that only divide the images, as images_001 or site2: no class
 SHARD = re.compile(
-    r"(?:image|img|pic|photo|part|batch|shard|chunk|split|fold|folder|dir|set|subset|site|cent(?:er|"
-    r"re)|hospital|clinic|patient|subject|subj|scan|study|case|series|vol|volume|disk|block|group|"
-    r"video|clip|camera|cam|session|day)s?[ _\-]?\d+")
+    r"(?:.*[_\- ])?(?:image|img|pic|photo|part|batch|shard|chunk|split|fold|folder|dir|set|subset|"
+    r"site|cent(?:er|re)|hospital|clinic|patient|subject|subj|scan|study|case|series|vol|volume|"
+    r"disk|block|group|video|clip|camera|cam|session|day)s?[ _\-]?\d+")
 LABEL_WORD = re.compile(
     r"label|train|class|target|annot|meta|ground|truth|gt|categor|diagnos")
 FEW_IN_A_FOLDER = 10    # images in the mean, below which a folder may be a case rather than a class
+LIST_SUFFIXES = ("", ".csv", ".tsv", ".tab", ".psv", ".txt", ".dat", ".lst", ".list")
+TEXT_SUFFIXES = (".yaml", ".yml", ".xml", *MAP_SUFFIXES)
+PROBED_IMAGES = 50      # whose names are looked for in a text
+LONGEST_TEXT = 2**20
+IN_E_NOTATION = re.compile(r"\d(?:\.\d+)?[eE]\+?\d+")     # as a spreadsheet leaves a long number
 PIXEL_COLUMN = re.compile(r"\bpixels?[\d_]*\b|\b\d+x\d+\b")
 
 
@@ -64,6 +81,14 @@ class Labelled:
 def fail_without_images(files, findings):
     """Stops at a folder without usable images, and says what to do about the formats found."""
     pixels = [path for path in files.tables if PIXEL_COLUMN.search(header_of(files.root / path))]
+    if files.images:
+        findings.fail(
+            "no_images",
+            f"{str(files.root)!r} must hold training images, but all {len(files.images)} lie in "
+            f"folders named as test images ({first_few(files.images[:1])}): give their folder "
+            "another name",
+        )
+        findings.stop_if_fatal()
     formats = sorted({FOREIGN_SUFFIXES[Path(path).suffix.lower()] for path in files.foreign})
     if pixels:
         formats.append("pixel csv")
@@ -100,7 +125,7 @@ def labelled_rows(files, tables, label_table, sample, folders, data, findings):
     """Labelled from the label table, else from class folders, else from file names; else None and
     an error. folders: Labelled of the class folders, or None."""
     if label_table is not None:
-        return rows_of_table(files, label_table, sample, folders, data, findings)
+        return rows_of_guessed_table(files, tables, label_table, sample, folders, data, findings)
     empty = [t.path for t in tables
              if not t.n_rows and t is not sample and not says_sample(t) and not t.is_of_test]
     if empty and not data.label_table:
@@ -124,13 +149,35 @@ def labelled_rows(files, tables, label_table, sample, folders, data, findings):
     return rows
 
 
+def rows_of_guessed_table(files, tables, table, sample, folders, data, findings):
+    """rows_of_table; an error of a table that no setting names also names the other reading."""
+    own = Findings()
+    rows = rows_of_table(files, table, sample, folders, data, own)
+    others = [other for other in (folders, rows_of_names(files))
+              if other is not None and len(set(other.labels)) > 1]
+    errors = [p for p in own.problems if p.severity == "error"]
+    findings.problems += [p for p in own.problems if p.severity != "error"]
+    is_guessed = not (data.label_table or data.target_column or data.group_column)
+    for error in errors[:1] if is_guessed else errors:
+        text = error.text
+        if is_guessed and others and error.kind != "ambiguous_labels":
+            text += or_take(others[0])
+        findings.fail(error.kind, text, error.sample_ids)
+    if is_guessed and rows is not None and not LABEL_WORD.search(table.name):
+        form_columns = sample.columns if sample is not None else ()
+        if not set(rows.target_columns) & set(form_columns):
+            refuse_closed_labels(files, tables, rows, findings)
+    return rows
+
+
 def rows_without_table(files, folders, asked, findings):
     """Labelled of class folders or of file names, or None; an error if both give labels that
     differ. asked: data.label_table."""
     folders = folders if asked in ("", "folders") else None
     inner = rows_of_folders(files, is_inner=True) if asked in ("", "subfolders") else None
     names = rows_of_names(files) if asked in ("", "names") else None
-    if folders and inner and (are_crossed(folders, inner) or are_uneven(folders, inner)):
+    if folders and inner and any(
+            test(folders, inner) for test in (are_crossed, are_uneven, are_nested)):
         fail_two_readings(folders, inner, findings)
     if asked == "subfolders":
         return inner
@@ -146,40 +193,132 @@ def rows_without_table(files, folders, asked, findings):
 def refuse_unread_labels(files, tables, sample, rows, findings):
     """An error if a table or file that gives no labels looks as if it should, beside the `rows` of
     class folders or file names."""
-    taken = f"--set data.label_table={rows.setting} takes {rows.source} instead"
-    closed = (*files.closed, *(p for p in files.foreign if p.lower().endswith(".parquet")))
-    for path in (p for p in closed if LABEL_WORD.search(p.lower().rsplit("/", 1)[-1])):
-        findings.fail("unread_labels",
-                      f"{path!r} may hold the labels but is not read: save it as a csv of one row "
-                      f"an image, its id and its class, or {taken}")
+    taken = or_take(rows)
+    refuse_closed_labels(files, tables, rows, findings)
     for broken in findings.of_kind("unreadable_table"):
-        findings.fail("unread_labels", f"{broken.text}; or {taken}")
+        findings.fail("unread_labels", f"{broken.text}{taken}")
     for table in tables:
         if table is sample or table.is_of_test or says_sample(table):
             continue
-        ids = plausible_ids(table, rows)
+        ids = plausible_ids(table, rows.labels)
         if ids:
-            n_found = min(len(table.images), table.n_rows)
-            example = next(iter(table.columns[ids]))
-            findings.fail(
-                "unmatched_table",
-                f"table {table.path!r} may hold the labels, but {n_found} of its {table.n_rows} "
-                f"rows name an image file: column {ids!r} says {example!r} where files are called "
-                f"{rows.paths[0]!r}; mend the ids, or {taken}")
+            fail_unmatched(table, ids, rows.paths[0], taken, findings)
 
 
-def plausible_ids(table, rows):
+def fail_unmatched(table, ids, image, taken, findings):
+    """The error of a table whose ids name few images."""
+    n_found = min(len(table.images), table.n_rows)
+    findings.fail(
+        "unmatched_table",
+        f"table {table.path!r} may hold the labels, but {n_found} of its {table.n_rows} rows name "
+        f"an image file: column {ids!r} says {table.columns[ids][0]!r} where files are called "
+        f"{image!r}: mend the ids{taken}")
+
+
+def or_take(rows):
+    """The end of an error's advice: the setting that takes `rows`, '' if they are one class."""
+    if len(set(rows.labels)) < 2:
+        return ""
+    return f"; or --set data.label_table={rows.setting} takes {rows.source} instead"
+
+
+def refuse_closed_labels(files, tables, rows, findings):
+    """An error for each file that is no table to us and may hold the labels: by its name, by the
+    names of images in it, or because the classes of `rows` are `site 1`, `site 2`, ..."""
+    named = {path for table in tables for path in (table.path, *table.joined)}
+    named.update(path for own in findings.of_kind("own_table") for path in own.sample_ids)
+    closed = [*files.closed, *(p for p in files.foreign if p.lower().endswith(".parquet"))]
+    rest = [p for p in (*files.tables, *files.maps, *files.others)
+            if suffix_of(p) in (*LIST_SUFFIXES, *TEXT_SUFFIXES) and is_near_top(p)]
+    lists = {table.path for table in tables if len(table.columns) == 1}
+    are_unsure = rows.setting == "names" or (
+        rows.setting == "folders" and all(map(is_shard, set(rows.labels))))
+    report_sidecars(files, rows, are_unsure, findings)
+    report_lists(tables, rows, findings)
+    for path in (*closed, *rest):
+        says_so = LABEL_WORD.search(path.lower().rsplit("/", 1)[-1])
+        is_broken = path in files.maps and json_value(files.root / path) is None
+        if (path in closed or is_broken) and (says_so or are_unsure):
+            is_suspect = True
+        elif path in named and path not in lists:
+            is_suspect = False
+        else:
+            is_suspect = names_images(files, path, rows)
+        if is_suspect:
+            findings.fail("unread_labels",
+                          f"{path!r} may hold the labels but is not read: save it as a csv of one "
+                          "row an image, its id and its class, beneath a row of column names"
+                          f"{or_take(rows)}")
+        elif path in closed:
+            findings.warn("unread_table", f"{path!r} is not read: save it as a csv if it holds the "
+                          "labels")
+
+
+def report_sidecars(files, rows, are_unsure, findings):
+    """A warning if most images have a text of their name, or an error if the classes of `rows` are
+    `site 1`, `site 2`, ..."""
+    stems = {without_suffix(normal(path.rsplit("/", 1)[-1])) for path in rows.paths}
+    beside = [path for path in files.others if suffix_of(path) in (".txt", ".xml", ".json")
+              and normal(path.rsplit("/", 1)[-1]).rpartition(".")[0] in stems]
+    if 2 * len(beside) < len(rows.paths):
+        return
+    say = findings.fail if are_unsure else findings.warn
+    say("sidecar_files",
+        f"{len(beside)} files named as images ({first_few(beside)}) are not read: if they hold the "
+        f"classes, write these into a csv of one row an image, its id and its class{or_take(rows)}")
+
+
+def report_lists(tables, rows, findings):
+    """An error if several tables that list files alone divide the images of `rows`."""
+    lists = [t for t in tables if len(t.columns) == 1 and t.id_column and not split_words_of(t)]
+    n_listed = len(set().union(*(t.images for t in lists)))
+    if len(lists) > 1 and are_apart(lists) and 2 * n_listed > len(rows.paths):
+        findings.fail(
+            "lists",
+            f"tables {first_few([t.path for t in lists])} list {n_listed} images and no class: if "
+            "each is a class, write one csv of one row an image, its id and its class"
+            f"{or_take(rows)}")
+
+
+def names_images(files, path, rows):
+    """Whether a text names most of some images of `rows`, and more than them in its lines."""
+    suffix = suffix_of(path)
+    if suffix not in (*LIST_SUFFIXES, *TEXT_SUFFIXES):
+        return False
+    try:
+        text = read_bytes(files.root / path)[:LONGEST_TEXT].decode("utf-8", "replace")
+    except ValueError:
+        return False
+
+    lines = [re.findall(r"[^\s\"',;:|^\[\]{}()<>=]+", line) for line in text.splitlines()]
+    lines = [words for words in lines if words]
+    if suffix in LIST_SUFFIXES and 2 * sum(len(words) > 1 for words in lines) <= len(lines):
+        return False
+    known = {normal(word.replace("\\", "/").rsplit("/", 1)[-1])
+             for words in lines for word in words}
+
+    some = rows.paths[::max(1, len(rows.paths) // PROBED_IMAGES)]
+    n_named = 0
+    for image in some:
+        name = normal(image.rsplit("/", 1)[-1])
+        stem = without_suffix(name)
+        n_named += name in known or (len(stem) > 3 and stem in known)
+    return 2 * n_named > len(some)
+
+
+def plausible_ids(table, labels=()):
     """The column of a table that could be ids of images beside one of classes, '' for none.
 
-    Not those of a list of the classes of `rows`, nor of one whose ids do name most images.
+    Not those of a list of the classes in `labels`, nor of one whose ids do name most images.
     """
     if table.n_rows < 5 or 2 * min(len(table.images), table.n_rows) >= table.n_rows:
         return ""
-    classes = set(rows.labels)
+    classes = set(labels)
     for column, values in table.columns.items():
         is_key = len(set(values)) >= 0.95 * table.n_rows and not any(map(is_fraction, values))
+        is_key = is_key or all(map(IN_E_NOTATION.fullmatch, values))
         are_classes = (2 * len(classes & set(values)) > len(classes)
-                       and len(rows.labels) >= FEW_IN_A_FOLDER * len(classes))
+                       and len(labels) >= FEW_IN_A_FOLDER * len(classes))
         if not is_key or are_classes:
             continue
         others = [table.columns[c] for c in table.columns if c != column]
@@ -191,8 +330,16 @@ def plausible_ids(table, rows):
 
 def fail_without_labels(files, tables, findings):
     """The error if nothing says which image has which class."""
-    for broken in findings.of_kind("unreadable_table"):
+    unreadable = findings.of_kind("unreadable_table")
+    for broken in unreadable:
         findings.fail(broken.kind, broken.text)
+    for table in tables:
+        ids = plausible_ids(table) if files.images else ""
+        if ids and not table.is_of_test:
+            fail_unmatched(table, ids, files.images[0], "", findings)
+            return
+    if unreadable:
+        return
     known = first_few([t.path for t in tables]) or "it has none"
     if files.closed:
         known += f"; {first_few(files.closed)} is not read: save it as csv"
@@ -202,11 +349,6 @@ def fail_without_labels(files, tables, findings):
         f"({known}) has a column of image ids beside a class column, and neither folders nor file "
         f"names do; {SUPPORTED}",
     )
-
-
-def same_split(labels, others):
-    """Whether two labellings of the same images differ only in the names of the classes."""
-    return len(set(zip(labels, others, strict=True))) == len(set(labels)) == len(set(others))
 
 
 def agree(one, other):
@@ -265,9 +407,15 @@ def rows_of_table(files, table, sample, folders, data, findings):
     def at(rows, *columns):
         return [tuple(values[row] for row in rows) for values in columns]
 
-    ids = told_apart_by_folder(files, ids, labels, table.naming)
+    tellers = [labels, *(table.columns[c] for c in table.others(*target))]
+    for values in tellers:
+        ids = told_apart_by_folder(files, ids, labels, values, table.naming)
+    left_out = rows_of_test(table, target, findings)
+    ids, labels, groups = at([row for row in range(len(ids)) if row not in left_out],
+                             ids, labels, groups)
     keep = unrepeated_rows(table.path, ids, labels, findings)
     ids, labels, groups = at(keep, ids, labels, groups)
+    refuse_several_lines(table.path, ids, labels, findings)
     located = locate(files, ids, "train", labels, naming=table.naming)
     report_unlocated(files, located, table.path, "these rows are left out", findings, table.naming)
     with_file = [row for row, path in enumerate(located.paths) if path]
@@ -287,25 +435,54 @@ def rows_of_table(files, table, sample, folders, data, findings):
     return found
 
 
-def told_apart_by_folder(files, ids, labels, naming):
+def told_apart_by_folder(files, ids, labels, values, naming):
     """The ids, as paths where one name in several folders has several labels: cat/0.jpg, dog/0.jpg.
 
-    They stay as they are unless each row's label is the folder of just one of its files.
+    They stay as they are unless each row's value, its label or that of another column, is the
+    folder of just one of its files.
     """
     labels_of_id = defaultdict(set)
     for sample_id, label in zip(ids, labels, strict=True):
         labels_of_id[sample_id].add(label)
     apart = []
-    for sample_id, label in zip(ids, labels, strict=True):
+    if all(len(found) == 1 for found in labels_of_id.values()):
+        return ids
+    for sample_id, value in zip(ids, values, strict=True):
         if len(labels_of_id[sample_id]) == 1:
             apart.append(sample_id)
             continue
         own = [path for path in candidates(files, sample_id, naming)
-               if label in normal(path).split("/")[:-1]]
+               if normal(value) in normal(path).split("/")[:-1]]
         if len(own) != 1:
             return ids
         apart.append(own[0])
     return tuple(apart)
+
+
+def rows_of_test(table, target, findings):
+    """Rows that a column of splits gives to the test images, if it gives others to training."""
+    for column in table.others(*target):
+        values = [value.lower() for value in table.columns[column]]
+        if not says_split(values) or not {"train", "training"} & set(values):
+            continue
+        found = {row for row, value in enumerate(values) if value in ("test", "testing")}
+        if found:
+            findings.warn("other_split", f"column {column!r} of {table.path!r} gives {len(found)} "
+                          "rows to the test images: they are not trained on")
+        return found
+    return set()
+
+
+def refuse_several_lines(where, ids, labels, findings):
+    """An error for an id or a class of several lines: a quote before it was not closed."""
+    for values in (labels, ids):
+        broken = [value for value in values if "\n" in value]
+        if broken:
+            findings.fail(
+                "several_lines",
+                f"each id and class of {where!r} must be one line, got {broken[0]!r}: close the "
+                "quote before it")
+            return
 
 
 def refuse_other_names(found, others, findings):
@@ -399,21 +576,26 @@ def rows_of_folders(files, is_inner=False):
     """Labelled of class folders train/<class>/... (or <class>/... in the folder itself), or None.
 
     is_inner: the folders inside these are the classes. A folder that repeats the class folders
-    beside it is a copy of them.
+    beside it is a copy of them. The classes in val/ beside train/ are trained on too.
     """
-    by_class = class_named_like_a_split(files.images)
+    by_class = classes_named_like_a_split(files.images)
     train = [] if by_class else [p for p in files.images if files.split_of(p) == "train"]
     base = train or [p for p in files.images if by_class or files.split_of(p) != "test"]
     below = [below_split(p, files.n_wrappers) if train else p.split("/") for p in base]
+    if train:
+        more = rows_beside_train(files, {parts[0] for parts in below if len(parts) > 1})
+        base = [*base, *(path for path, _ in more)]
+        below = [*below, *(parts for _, parts in more)]
     depth = 0       # of the class folders
     while is_wrapped(below, depth):
         depth += 1
-    below = [parts[depth:] for parts in below]
+    base = [path for path, parts in zip(base, below, strict=True) if len(parts) > depth]
+    below = [parts[depth:] for parts in below if len(parts) > depth]
     if not is_inner:
         below = without_copies(below)
 
     level = int(is_inner)
-    found = [(path, normal(parts[level])) for path, parts in zip(base, below, strict=True)
+    found = [(path, normal(parts[level]).strip()) for path, parts in zip(base, below, strict=True)
              if len(parts) > level + 1]
     if not found:
         return None
@@ -425,6 +607,20 @@ def rows_of_folders(files, is_inner=False):
                     f"class folders {where}", setting="subfolders" if is_inner else "folders")
 
 
+def rows_beside_train(files, classes):
+    """[(path, parts below val/)] of the images in val/<class>/ beside train/, if its classes are
+    some of those of train/."""
+    found = []
+    for path in files.images:
+        parts = path.split("/")
+        at = next((i for i, part in enumerate(parts[:-1]) if i >= files.n_wrappers
+                   and VALIDATION_WORD.fullmatch(part.lower())), None)
+        if at is not None and not files.split_of(path):
+            found.append((path, parts[at + 1:]))
+    names = {parts[0] for _, parts in found if len(parts) > 1}
+    return [(p, parts) for p, parts in found if len(parts) > 1] if names <= classes else []
+
+
 def below_split(path, n_wrappers):
     """The parts of a path below its folder of a split."""
     parts = path.split("/")
@@ -433,9 +629,11 @@ def below_split(path, n_wrappers):
 
 
 def is_wrapped(parts, depth):
-    """Whether all paths, split into `parts`, share the folder at `depth` and go on below it."""
-    return (len({tuple(p[:depth + 1]) for p in parts}) == 1
-            and all(len(p) > depth + 2 for p in parts))
+    """Whether all paths, split into `parts`, share the folder at `depth`, and some go on below it.
+    Images beside folders, as a banner, say nothing."""
+    inside = [p for p in parts if len(p) > depth + 1]
+    return (len({tuple(p[:depth + 1]) for p in inside}) == 1
+            and any(len(p) > depth + 2 for p in inside))
 
 
 def depths_of(below):
@@ -469,24 +667,51 @@ def are_uneven(folders, inner):
     return bool(outside) and bool(deep) and not set(inner.labels) <= outside
 
 
-def class_named_like_a_split(paths):
-    """Whether a folder named like a split is a class: the vehicle `train`, or a `test_tube`.
+def are_nested(folders, inner):
+    """Whether class folders hold other class folders, as animal/cat/, animal/dog/, vehicle/car/.
 
-    All images must lie in three or more folders side by side, only one of them named like a split,
-    and its name must say more than that it holds test images, or images of another folder's class.
+    Not if those inside are numbered, as patients, or all of one name, as images/.
+    """
+    names = {label for label in inner.labels if not re.search(r"\d", label)
+             and not is_original(label)}
+    inside = defaultdict(set)
+    outer = dict(zip(folders.paths, folders.labels, strict=True))
+    for path, label in zip(inner.paths, inner.labels, strict=True):
+        if label in names and path in outer:
+            inside[outer[path]].add(label)
+    same = all(found == {label} for label, found in inside.items())
+    return not same and len(names) > 1 and any(len(found) > 1 for found in inside.values()) and (
+        len(set(folders.labels)) > 1)
+
+
+def classes_named_like_a_split(paths):
+    """Whether folders named like a split are classes: the vehicle `train`, a `test_tube`, or
+    `test_positive` and `test_negative`.
+
+    All images must lie in folders side by side, of which those named like a split say the same
+    one. Their names must say more than that they hold test images, or images of another folder's
+    class.
     """
     folders = {p.rpartition("/")[0] for p in paths}
     parents = {folder.rpartition("/")[0] for folder in folders}
     names = {folder.rpartition("/")[2].lower() for folder in folders}
     alike = [name for name in names if split_of(f"{name}/")]
-    if len(parents) != 1 or len(names) < 3 or len(alike) != 1:
+    if len(parents) != 1 or len({split_of(f"{name}/") for name in alike}) != 1:
         return False
-    name = alike[0]
+    if len(names) < 3 and len(alike) < len(names):
+        return False
+    return len(names) > 1 and all(says_more(name, names, len(alike)) for name in alike)
+
+
+def says_more(name, names, n_alike):
+    """Whether the name of a folder says more than a split and the class of another folder."""
+    if name == "train" and n_alike == 1:
+        return True
     words = re.split(r"[_\- ]+", name)
     others = {other.rstrip("s") for other in names - {name}}
     if others & {word.rstrip("s") for word in words}:
         return False
-    return name == "train" or not all(map(SPLIT_ALONE.fullmatch, words))
+    return not all(map(SPLIT_ALONE.fullmatch, words))
 
 
 def rows_of_names(files):

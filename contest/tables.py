@@ -35,7 +35,8 @@ OWN_COLUMNS = (("id", "confidence"), ("sample_id", "fold"), ("sample_id", "sha25
                ("epoch", "loss", "lr"))
 SPLIT_WORDS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation",
                          "dev", "public", "private", "holdout"))
-ROW_NUMBER = re.compile(r"index|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
+ROW_NUMBER = re.compile(r"index|level_\d+|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
+VALIDATION_WORD = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|dev)(?=$|[^a-z])")
 MOST_WITHOUT_CLASS = 0.2    # largest share of one-hot rows without a 1 that count as gaps
 LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table besides tables
 
@@ -58,6 +59,8 @@ class Table:
     separator: str = ","
     naming: Naming = PLAIN
     joined: tuple[str, ...] = ()    # tables of other folders, whose rows are here too
+    n_wrappers: int = 0             # as in Files
+    unmatched: str = ""     # column of file names without images, where row numbers are the ids
 
     @property
     def name(self):
@@ -69,8 +72,11 @@ class Table:
 
     @property
     def is_of_test(self):
-        """Whether the file's name, or its folder, says that it lists test images."""
-        if split_of(self.path) == "test":
+        """Whether the file's name, or its folder, says that it lists test images, and its images
+        are not those of train/."""
+        if self.share_in("train") == 1:
+            return False
+        if split_of(self.path, self.n_wrappers) == "test":
             return True
         says_test = re.search(r"(?:^|[^a-z])test", self.name) is not None
         return says_test and "train" not in self.name
@@ -108,7 +114,7 @@ def read_tables(files, data, findings):
         if table.is_ours:
             findings.warn("own_table",
                           f"table {path!r} was written by this program and is not used: move it "
-                          "out of the contest folder")
+                          "out of the contest folder", [path])
             continue
         if encoding:
             findings.warn(
@@ -120,6 +126,7 @@ def read_tables(files, data, findings):
             table = without_row_numbers(table, findings)
         tables.append(with_id_column(files, table, data.id_column))
     tables += tables_of_maps(files)
+    tables = [with_fields(table, n_wrappers=files.n_wrappers) for table in tables]
     tables = joined_parts(files, tables)
 
     if data.id_column and not any(data.id_column in t.columns for t in tables):
@@ -168,6 +175,8 @@ def read_table(root, path):
     refuse_open_quote(rows, separator)
 
     header = rows.pop(0) if rows else []
+    if len(header) > 1 and header[0] and not any(header[1:]) and any(any(row[1:]) for row in rows):
+        raise ValueError(f"its first row names one of {len(header)} columns, {header[0]!r}")
     for number, row in numbered[1:]:
         if any(row[len(header):]):
             raise ValueError(f"row {number} has {len(row)} cells, its header has {len(header)}")
@@ -184,7 +193,7 @@ def read_table(root, path):
 def separator_of(text, path):
     """(the separator of a table, its text without a line that only names it, as Excel writes)."""
     first_line, _, rest = text.partition("\n")
-    if named := re.fullmatch(r'"?sep=(.)"?\s*', first_line):
+    if named := re.fullmatch(r'"?sep ?=(.)\1?"?\s*', first_line, re.IGNORECASE):
         return named[1], rest
     first_line = next((line for line in text.splitlines() if line.strip()), "")
     by_suffix = "\t,;|" if path.lower().endswith((".tsv", ".tab")) else ",;\t|"
@@ -204,9 +213,8 @@ def refuse_open_quote(rows, separator):
 
 def without_row_numbers(table, findings):
     """A sample submission without the column by which a program has numbered its rows."""
-    numbers = [tuple(str(first + i) for i in range(table.n_rows)) for first in (0, 1)]
     numbered = [c for c, values in table.columns.items()
-                if ROW_NUMBER.fullmatch(c.lower()) and values in numbers]
+                if ROW_NUMBER.fullmatch(c.lower()) and are_row_numbers(values)]
     if not numbered or len(table.columns) < 3:
         return table
     findings.warn("row_numbers",
@@ -215,33 +223,99 @@ def without_row_numbers(table, findings):
     return with_fields(table, columns={c: v for c, v in table.columns.items() if c not in numbered})
 
 
+def are_row_numbers(values):
+    """Whether values are 0, 1, 2, ... or 1, 2, 3, ... in any order."""
+    numbers = [re.fullmatch(r"(\d{1,9})(?:\.0)?", value) for value in values]
+    if not values or not all(numbers):
+        return False
+    found = sorted(int(number[1]) for number in numbers)
+    return found[0] in (0, 1) and found == list(range(found[0], found[0] + len(found)))
+
+
 def tables_of_maps(files):
-    """A Table of each flat json object whose keys are ids of images and whose values repeat."""
+    """A Table of each json file that names images: {id: class}, {class: [ids]}, or objects with one
+    value a name, in a list or one a line."""
     tables = []
     for path in files.maps:
-        for _, keys, values in map_readings(files.root / path, path)[:1]:
-            table = with_id_column(files, Table(path, {"file": keys, "label": values}, len(keys)))
-            n_found = len(table.images)
-            if table.id_column == "file" and 2 * n_found >= len(keys) > len(set(values)) > 1:
-                tables.append(table)
+        columns = columns_of_json(files.root / path)
+        if not columns:
+            continue
+        n_rows = len(next(iter(columns.values())))
+        table = with_id_column(files, Table(path, columns, n_rows))
+        others = [values for name, values in columns.items() if name != table.id_column]
+        repeats = any(n_rows > len(set(values)) > 1 for values in others)
+        if table.id_column and 2 * len(table.images) >= n_rows and repeats:
+            tables.append(table)
     return tables
 
 
+def columns_of_json(full):
+    """{column: values} of a json file that holds rows, {} of any other."""
+    value = json_value(full)
+    if isinstance(value, dict) and value:
+        if all(isinstance(v, (str, int)) for v in value.values()):
+            return {"file": tuple(value), "label": tuple(map(str, value.values()))}
+        if all(isinstance(v, list) and all(isinstance(i, str) for i in v) for v in value.values()):
+            pairs = [(name, key) for key, names in value.items() for name in names]
+            columns = zip(*pairs, strict=True)
+            return dict(zip(("file", "label"), columns, strict=True)) if pairs else {}
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        names = [name for name in value[0]
+                 if all(isinstance(row.get(name, ""), (str, int, float)) for row in value)]
+        return {name: tuple(str(row.get(name, "")) for row in value) for name in names}
+    return {}
+
+
+def json_value(full):
+    """What a json file holds, or a list of what its lines hold; None if it is neither."""
+    try:
+        text = read_bytes(full).decode("utf-8-sig")
+    except ValueError:
+        return None
+    for read in (json.loads, lambda text: [json.loads(line) for line in text.splitlines() if line]):
+        try:
+            return read(text)
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
 def joined_parts(files, tables):
-    """Tables of one name in the folders of several splits as one: train/_classes.csv with
-    valid/_classes.csv. The one of the test folder stays by itself."""
+    """Tables of one kind as one: train/_classes.csv with valid/_classes.csv, part1/labels.csv with
+    part2/labels.csv, train.csv with val.csv. The one of the test images stays by itself."""
     parts = {}
     for table in tables:
-        if table.folder and not table.is_of_test and table.naming.folder:
-            parts.setdefault((table.name, tuple(table.columns)), []).append(table)
+        if table.is_of_test or not table.id_column:
+            continue
+        name = without_split(table.name)
+        if table.folder and table.naming.folder:
+            parts.setdefault((name, tuple(table.columns)), []).append(table)
+        elif name != table.name:
+            parts.setdefault((table.folder, name, tuple(table.columns)), []).append(table)
     joined = {}
-    for found in parts.values():
-        folders = [table.folder.rsplit("/", 1)[-1].lower() for table in found]
-        if len(found) > 1 and set(folders) <= SPLIT_WORDS:
+    for key, found in parts.items():
+        are_splits = len(key) == 2 or all(map(split_words_of, found))
+        if len(found) > 1 and are_splits and are_apart(found):
             joined[found[0].path] = join(files, found)
             joined |= {table.path: None for table in found[1:]}
     kept = [joined.get(table.path, table) for table in tables]
     return [table for table in kept if table is not None]
+
+
+def without_split(name):
+    """A table's name without the words that say a split: `_labels.csv` of train_labels.csv."""
+    return re.sub(r"[a-z]+", lambda word: "" if word[0] in SPLIT_WORDS else word[0], name)
+
+
+def split_words_of(table):
+    """The words of a table's name, or else of its folder, that say its split."""
+    words = set(re.findall("[a-z]+", table.name)) & SPLIT_WORDS
+    return words or SPLIT_WORDS & {table.folder.rsplit("/", 1)[-1].lower()}
+
+
+def are_apart(tables):
+    """Whether no image is named by two of the tables."""
+    return len(set().union(*(t.images for t in tables))) == sum(len(t.images) for t in tables)
 
 
 def join(files, parts):
@@ -250,10 +324,11 @@ def join(files, parts):
     columns = {name: tuple(value for part in parts for value in part.columns[name])
                for name in first.columns}
     columns[first.id_column] = tuple(
-        "/".join([part.folder, *path_parts(value)]) if value else ""
+        own_path(files, value, part.naming)
         for part in parts for value in part.columns[part.id_column])
     table = Table(first.path, columns, sum(part.n_rows for part in parts),
-                  separator=first.separator, joined=tuple(part.path for part in parts[1:]))
+                  separator=first.separator, joined=tuple(part.path for part in parts[1:]),
+                  n_wrappers=first.n_wrappers)
     return with_id_column(files, table, first.id_column)
 
 
@@ -269,13 +344,21 @@ def decoded_text(data):
     return data.decode("latin-1"), "latin-1"
 
 
+def own_path(files, sample_id, naming):
+    """The one file that an id means, else the id itself."""
+    found = candidates(files, sample_id, naming)
+    return found[0] if len(found) == 1 else sample_id
+
+
 def with_id_column(files, table, asked=""):
     """The table with its id column: `asked` if it has that column, else the column that resolves
     to the most image files. Unchanged if none of the column's values names an image.
 
-    Of columns that find nearly as many, one of paths or file names wins over one of numbers.
+    Of columns that find nearly as many, one of paths or file names wins over one of numbers, and
+    one that names files as it is over one that has lost its zeros.
     """
-    namings = {column: naming_of(files, values, table.folder)
+    folder = own_folder(files, table)
+    namings = {column: naming_of(files, values, folder)
                for column, values in table.columns.items()}
     found = {}      # column -> {value: paths it may mean}
     for column, values in table.columns.items():
@@ -287,14 +370,15 @@ def with_id_column(files, table, asked=""):
         return table
 
     near = [c for c in found if len(found[c]) >= 0.9 * most]
-    named = [c for c in near if are_file_names(table.columns[c])]
-    best = asked if asked in found else max(named or near, key=lambda c: len(found[c]))
+    near = narrow(near, lambda c: are_file_names(table.columns[c]))
+    near = narrow(near, lambda c: not namings[c].digits)
+    best = asked if asked in found else max(near, key=lambda c: len(found[c]))
     if not found[best]:
         return table
 
     def is_rival(column):
         """Whether a column finds nearly as many images, and others than the best one."""
-        if column == best or column not in (named or near):
+        if column == best or column not in near:
             return False
         rows = zip(table.columns[column], table.columns[best], strict=True)
         return any(found[column].get(a) != found[best].get(b) for a, b in rows)
@@ -302,8 +386,36 @@ def with_id_column(files, table, asked=""):
     rivals = () if best == asked else tuple(filter(is_rival, found))
     images = frozenset(path for paths in found[best].values() for path in paths)
     n_in = Counter(map(files.split_of, images))
+    unmatched = ""
+    if best != asked and are_row_numbers(table.columns[best]):
+        unmatched = next((c for c in table.columns if 2 * len(found[c]) < most
+                          and are_ids(table.columns[c])), "")
     return with_fields(table, id_column=best, images=images, n_in=n_in, rivals=rivals,
-                       naming=namings[best])
+                       naming=namings[best], unmatched=unmatched)
+
+
+def own_folder(files, table):
+    """The folder that holds a table's images: its own, else val/ beside val.csv."""
+    words = set(re.findall("[a-z]+", table.name)) & SPLIT_WORDS
+    if len(words) != 1:
+        return table.folder
+    word = words.pop()
+    start = f"{table.folder}/" if table.folder else ""
+    names = {path[len(start):].split("/")[0] for path in files.images
+             if path.startswith(start) and "/" in path[len(start):]}
+    split = split_of(f"{word}/")
+    own = [name for name in names
+           if name.lower() == word or (split and split_of(f"{name}/") == split)]
+    is_exact = len(own) == 1 and own[0].lower() == word
+    return start + own[0] if is_exact else table.folder
+
+
+def are_ids(values):
+    """Whether values are file names, paths or codes as `img 7`, another one in each row."""
+    if len(set(values)) < 0.95 * len(values) or len(values) < 5:
+        return False
+    return are_file_names(values) or all(
+        re.fullmatch(r"[A-Za-z]+[ _\-]?\d+[\w\-]*", value) for value in values)
 
 
 def are_file_names(values):
@@ -324,6 +436,14 @@ def check_used_table(files, table, findings):
             "no_header",
             f"table {table.path!r} must begin with a row of column names, got "
             f"{first_few(table.columns)}, which names an image: add a header",
+        )
+    if table.unmatched:
+        value = table.columns[table.unmatched][0]
+        findings.fail(
+            "row_numbers_as_ids",
+            f"table {table.path!r} must name its images, but its column {table.unmatched!r} "
+            f"({value!r}) names none, and {table.id_column!r} may only number the rows: mend "
+            f"{table.unmatched!r}, or --set data.id_column={table.id_column} takes the numbers",
         )
     if table.rivals:
         findings.fail(
@@ -351,6 +471,8 @@ def find_sample(tables, asked, findings):
         return asked_table(tables, "sample_submission", asked, findings)
     filled = [t for t in tables if t.n_rows]
     hinted = [t for t in filled if "submi" in t.name] or list(filter(says_sample, filled))
+    if not any(t.id_column and t not in hinted for t in filled):    # it lists training images
+        hinted = [t for t in hinted if t.share_in("train") < 1]
     if not hinted:
         for table in filter(says_sample, tables):
             findings.warn(
@@ -374,6 +496,8 @@ def find_form(files, tables, label_table, labelled, findings):
     def is_form(table):
         others = table.others()
         if not table.id_column or table.is_of_test or not others:
+            return False
+        if VALIDATION_WORD.search(table.path.lower()):
             return False
         if label_table is None:
             is_free = table.share_in("train") == 0 and not table.images & labelled
@@ -418,9 +542,11 @@ def find_label_table(tables, sample, asked, n_in_folders, findings):
         return asked_table(tables, "label_table", asked, findings)
 
     found = [t for t in tables if t is not sample and t.id_column and t.others()
-             and not t.is_of_test and "submi" not in t.name and t.share_in("test") <= 0.5]
+             and not t.is_of_test and t.share_in("test") <= 0.5
+             and ("submi" not in t.name or t.share_in("train") == 1)]
     found = [t for t in found if not all(says_split(t.columns[c]) for c in t.others())]
-    found = narrow(found, lambda t: any(len(set(t.columns[c])) > 1 for c in t.others()))
+    several = [t for t in found if any(len(set(t.columns[c]) - {""}) > 1 for c in t.others())]
+    found = several if n_in_folders else several or found
     if sample is not None:
         found = narrow(found, lambda t: set(t.others()) & set(sample.columns))
     found = narrow(found, lambda t: re.search("train|label", t.name))
@@ -489,6 +615,11 @@ def find_target(table, form_columns, data, findings):
                  and not numbers_rows(table.columns[c])]
     if not readings and len(classlike) == 1:
         return tuple(classlike)
+    values = [table.columns[c] for c in readings or classlike]
+    if len(values) > 1 and all(same_split(values[0], other) for other in values[1:]):
+        names = narrow(readings or classlike, lambda c: not are_whole_numbers(
+            set(table.columns[c]) - {""}))      # a class by its number and by its name
+        return (names[0],)
 
     findings.fail(
         "ambiguous_target",
@@ -497,6 +628,11 @@ def find_target(table, form_columns, data, findings):
         "--set data.target_column=NAME takes one",
     )
     return ()
+
+
+def same_split(labels, others):
+    """Whether two labellings of the same images differ only in the names of the classes."""
+    return len(set(zip(labels, others, strict=True))) == len(set(labels)) == len(set(others))
 
 
 def numbers_rows(values):
@@ -670,10 +806,7 @@ def find_class_names(files, tables, labels, findings):
 
 def map_readings(full, path):
     """(path, keys, names) of a flat json object, both ways round; [] for any other json."""
-    try:
-        value = json.loads(read_bytes(full).decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return []
+    value = json_value(full)
     if not isinstance(value, dict) or not all(isinstance(v, (str, int)) for v in value.values()):
         return []
     keys = tuple(map(str, value))

@@ -477,3 +477,525 @@ def test_a_column_that_numbers_the_rows_of_the_sample_is_left_out(tmp_path, colu
     contest = read_contest(tmp_path, DataConfig())
     assert contest.form.header == ("id", "label") and len(contest.test) == SOME
     assert "only numbers its rows" in warned(tmp_path, "row_numbers")[0]
+
+
+# ---------------------------------------------------------------- the same kinds, otherwise drawn
+
+def folders(root, n=60, name="{i:04d}.jpg", top="train/", kinds=KINDS):
+    """n images in class folders; {path: class}."""
+    paths = {f"{top}{kinds[i % 3]}/{name.format(i=i)}": kinds[i % 3] for i in range(n)}
+    for path in paths:
+        touch(root / path)
+    return paths
+
+
+def flat(root, n=60, name="{i:04d}.jpg", top="train/", first=0):
+    """n images in one folder; {path: class}."""
+    paths = {top + name.format(i=i): KINDS[i % 3] for i in range(first, first + n)}
+    for path in paths:
+        touch(root / path)
+    return paths
+
+
+def by_path(root, **data):
+    """{path of each training image: class} as the folder is read."""
+    contest = read_contest(root, DataConfig(**data))
+    train = contest.train
+    return {os.path.relpath(path, contest.folder): contest.class_names[label]
+            for path, label in zip(train.path.tolist(), train.label.tolist(), strict=True)}
+
+
+def shuffled(n):
+    order = list(range(n))
+    random.Random(5).shuffle(order)
+    return order
+
+
+@pytest.mark.parametrize(("header", "number", "path", "name"), [
+    ("", "{n}", "{i}.jpg", "{i}.jpg"), ("id", "{m}", "train/{i}.jpg", "{i}.jpg"),
+    ("index", "{n}.0", "file:///home/me/train/{i}.jpg", "{i}.jpg"),
+    ("n", "{n}", "https://cdn/img/{i}.jpg?raw=1", "{i}.jpg"),
+    ("n", "{n}", "gs://b/a%20{i}.jpg#x", "a {i}.jpg"),
+    ("index", "{n}", "{i:05d}", "{i:05d}.jpg"), ("Id", "{m}", "img_{i}", "img_{i}.png")])
+def test_row_numbers_are_no_ids_beside_names_of_any_form(tmp_path, header, number, path, name):
+    expected = flat(tmp_path, name=name)
+    rows = [(number.format(n=n, m=n + 1), path.format(i=i), KINDS[i % 3])
+            for n, i in enumerate(shuffled(60))]
+    write(tmp_path / "train.csv", (header, "image", "label"), rows)
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("value", ["../{s}/train/{i}.jpg", "IMG_{i:04d}.jpg", "image {i}",
+                                   "scan-{i}-a", "/mnt/{s}/{i}.jpeg.enc/x"])
+def test_row_numbers_beside_names_that_name_no_image_stop_the_run(tmp_path, value):
+    flat(tmp_path, name="{i}.jpg")
+    write(tmp_path / "train.csv", ("index", "image", "label"),
+          [(n, value.format(i=i, s="ab"[i % 2]), KINDS[i % 3])
+           for n, i in enumerate(shuffled(60))])
+    with pytest.raises(UserError, match=r"'image' \(.*names none, and 'index' may only number"):
+        by_path(tmp_path)
+    assert len(by_path(tmp_path, id_column="index")) == 60      # as the sentence says
+
+
+@pytest.mark.parametrize(("file", "text"), [
+    ("train.csv", "{path}^{label}"), ("train.txt", "{path} {label}"), ("a.lst", "{path}\t{label}"),
+    ("labels", "{name} {label}"), ("labels.dat", "{name}:{label}"), ("l.yaml", "{name}: {label}"),
+    ("train.csv.bak", "{name},{label}"), ("notes.txt", "{name}  {label}")])
+def test_a_text_that_names_the_images_and_is_no_table_stops_the_run(tmp_path, file, text):
+    names = site_folders(tmp_path)
+    lines = [text.format(path=f"train/ward {'abcd'[i % 4]}/{name}".replace(" ", "_"), name=name,
+                         label=KINDS[i % 3]) for i, name in enumerate(names)]
+    (tmp_path / file).write_text("\n".join(lines))
+    with pytest.raises(UserError, match="may hold the labels but is not read: save it as a csv"):
+        by_path(tmp_path)
+    assert len(by_path(tmp_path, label_table="folders")) == SOME
+
+
+def test_a_list_of_the_files_is_no_text_of_labels(tmp_path):
+    expected = folders(tmp_path)
+    (tmp_path / "train.txt").write_text("\n".join(expected))
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("file", ["metadata.jsonl", "train/metadata.jsonl", "records.json",
+                                  "by_class.json", "labels.ndjson"])
+def test_json_of_rows_lines_or_lists_gives_the_labels(tmp_path, file):
+    expected = flat(tmp_path, name="{i:06d}.jpg")
+    rows = [{"file_name": Path(p).name, "label": c, "n": [1]} for p, c in expected.items()]
+    text = "\n".join(map(json.dumps, rows))
+    if file == "records.json":
+        text = json.dumps(rows)
+    elif file == "by_class.json":
+        text = json.dumps({k: [r["file_name"] for r in rows if r["label"] == k] for k in KINDS})
+    (tmp_path / file).write_text(text)
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("value", ["1.0E+05", "1E5", "1.2e+10"])
+def test_ids_in_e_notation_stop_the_run(tmp_path, value):
+    site_folders(tmp_path)
+    write(tmp_path / "train.csv", ("id", "label"), [(value, KINDS[i % 3]) for i in range(SOME)])
+    with pytest.raises(UserError, match=r"'train.csv' may hold the labels, but 0 of its 24"):
+        by_path(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["test_labels.csv", "test/labels.csv", "sample.csv",
+                                  "submission.csv", "my_submission_labels.csv"])
+def test_a_table_of_the_training_images_is_read_whatever_its_name(tmp_path, file):
+    names = site_folders(tmp_path)
+    write(tmp_path / file, ("id", "label"), [(f"{i:06d}", KINDS[i % 3]) for i in range(SOME)])
+    with pytest.raises(UserError, match="two ways"):
+        by_path(tmp_path)
+    assert labels_of(tmp_path, label_table=file) == truth(names)
+
+
+@pytest.mark.parametrize("first", ["Table 1,", "Exported on 2020-01-01,", "labels,"])
+def test_a_title_above_the_header_stops_the_run(tmp_path, first):
+    site_folders(tmp_path)
+    rows = [f"{i:06d},{KINDS[i % 3]}" for i in range(SOME)]
+    (tmp_path / "train.csv").write_text("\n".join([first, "id,label", *rows]))
+    with pytest.raises(UserError, match="its first row names one of 2 columns"):
+        by_path(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".xml", ".json"])
+def test_a_text_beside_each_image_is_named(tmp_path, suffix):
+    expected = folders(tmp_path)
+    for path in expected:
+        (tmp_path / path).with_suffix(suffix).write_text("0 0.5 0.5 0.1 0.1")
+    assert by_path(tmp_path) == expected
+    assert "60 files named as images" in warned(tmp_path, "sidecar_files")[0]
+    for path in list(expected):
+        target = tmp_path / path.replace("nv", "site1").replace("mel", "site2").replace(
+            "bcc", "site3")
+        target.parent.mkdir(exist_ok=True)
+        os.replace(tmp_path / path, target)
+        os.replace((tmp_path / path).with_suffix(suffix), target.with_suffix(suffix))
+    with pytest.raises(UserError, match="if they hold the classes, write these into a csv"):
+        by_path(tmp_path)
+
+
+@pytest.mark.parametrize(("suffix", "stops"), [(".xlsx", False), (".mat", False), (".xls", False)])
+def test_a_spreadsheet_of_any_name_is_named(tmp_path, suffix, stops):
+    expected = folders(tmp_path)
+    (tmp_path / f"Data 2019{suffix}").write_bytes(b"PK\3\4")
+    assert by_path(tmp_path) == expected
+    assert "is not read: save it as a csv" in warned(tmp_path, "unread_table")[0]
+
+
+@pytest.mark.parametrize("names", [("site1", "site2", "site3"), ("part 1", "part-2", "x part 3"),
+                                   ("P images_1", "P images_2", "P images_3")])
+def test_a_spreadsheet_beside_folders_that_only_divide_the_images_stops_the_run(tmp_path, names):
+    folders(tmp_path, kinds=names)
+    (tmp_path / "info.xlsx").write_bytes(b"PK\3\4")
+    with pytest.raises(UserError, match=r"'info.xlsx' may hold the labels"):
+        by_path(tmp_path)
+
+
+def test_tables_that_list_files_alone_stop_the_run(tmp_path):
+    names = site_folders(tmp_path)
+    for k, kind in enumerate(KINDS):
+        write(tmp_path / f"{kind}.csv", ("image",), [(name,) for name in names[k::3]])
+    with pytest.raises(UserError, match=r"'bcc.csv', 'mel.csv', 'nv.csv' list 24 images and no cl"):
+        by_path(tmp_path)
+
+
+def test_another_table_is_not_taken_where_a_spreadsheet_is_named_after_the_labels(tmp_path):
+    flat(tmp_path)
+    write(tmp_path / "a.csv", ("file", "author"),
+          [(f"{i:04d}.jpg", "ab"[i % 2]) for i in range(60)])
+    (tmp_path / "labels.xlsx").write_bytes(b"PK\3\4")
+    with pytest.raises(UserError, match=r"'labels.xlsx' may hold.*data.label_table=a.csv takes"):
+        by_path(tmp_path)
+
+
+def test_part_of_a_run_inside_the_contest_is_no_class(tmp_path):
+    expected = folders(tmp_path)
+    for name in ("events.jsonl", "review/1.png", "audit-12/catalog_train.csv", "review/2.png"):
+        touch(tmp_path / "training_results/x" / name)
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("column", "value"), [
+    ("md5", "{i:032x}"), ("source", "web"), ("licence", ""), ("text", "a photo, number {i}"),
+    ("score", "0.{i}1"), ("boxes", "{i} 3 {i}9 4")])
+def test_a_column_that_holds_no_classes_never_stands_against_class_folders(tmp_path, column, value):
+    expected = folders(tmp_path)
+    write(tmp_path / "about.tsv", ("file", column),
+          [(f"{i:04d}.jpg", value.format(i=i)) for i in range(60)], "\t")
+    try:
+        found = by_path(tmp_path)
+    except UserError as error:      # one sentence, whose advice works
+        assert "\n" not in str(error) and "--set data.label_table=folders takes" in str(error)
+        found = by_path(tmp_path, label_table="folders")
+    assert found == expected
+
+
+@pytest.mark.parametrize("columns", [("width", "height"), ("xmin", "ymin"), ("author", "camera"),
+                                     ("author", "class"), ("fold", "seed")])
+def test_two_columns_of_other_things_leave_the_class_folders_as_a_way_out(tmp_path, columns):
+    expected = folders(tmp_path)
+    write(tmp_path / "train.csv", ("file", *columns),
+          [(f"{i:04d}.jpg", i * i % 4, i % 5) for i in range(60)])
+    with pytest.raises(UserError, match=r"one class column.*--set data.label_table=folders takes"):
+        by_path(tmp_path)
+    assert by_path(tmp_path, label_table="folders") == expected
+
+
+def test_a_class_by_its_number_and_by_its_name_is_one_class(tmp_path):
+    expected = flat(tmp_path)
+    write(tmp_path / "train.csv", ("class id", "file", "labels"),
+          [(i % 3, Path(p).name, c) for i, (p, c) in enumerate(expected.items())])
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("names", [(" nv", "mel", "bcc "), ("nv  ", " mel ", "bcc"),
+                                   ("강아지 ", "고양이", "새"), ("a b ", "a c", "x"),
+                                   ("1 ", "2", "3")])
+def test_blanks_around_the_name_of_a_class_folder_are_no_part_of_the_class(tmp_path, names):
+    expected = {path: c.strip() for path, c in folders(tmp_path, kinds=names).items()}
+    assert by_path(tmp_path) == expected
+    write(tmp_path / "labels.csv", ("file", "label"),
+          [(f"{i:04d}.jpg", names[i % 3].strip()) for i in range(60)])
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("extra", [
+    ["logo.png"], ["a.png", "b.png", "c.png"], ["dataset/montage.png"],
+    ["logo.png", "dataset/x.png"],
+    ["README_1.jpg", "__MACOSX/dataset/nv/._1.jpg", "dataset/nv/.ipynb_checkpoints/1.jpg"]])
+def test_images_beside_folders_are_no_folder(tmp_path, extra):
+    expected = folders(tmp_path, top="dataset/")
+    for path in extra:
+        touch(tmp_path / path)
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("extra", ["copy/nv/{i:04d}.jpg", "docs/img/a/b/{i}.png", "old/nv/x{i}.jpg",
+                                   "unlabelled/u{i}.jpg", "extra/mel/part/{i}.jpg"])
+def test_another_folder_beside_that_of_the_classes_stops_the_run(tmp_path, extra):
+    folders(tmp_path, top="dataset/")
+    for i in range(6):
+        touch(tmp_path / extra.format(i=i))
+    with pytest.raises(UserError, match=r"two ways.*label_table=subfolders takes one"):
+        by_path(tmp_path)
+
+
+@pytest.mark.parametrize("tree", [("animal/cat", "animal/dog", "vehicle/car", "vehicle/bus"),
+                                  ("pets/cat", "pets/dog", "wild/fox"),
+                                  ("a/x", "a/y", "b/z", "c/w")])
+def test_class_folders_inside_class_folders_stop_the_run(tmp_path, tree):
+    for i in range(48):
+        touch(tmp_path / f"train/{tree[i % len(tree)]}/{i}.jpg")
+    with pytest.raises(UserError, match="two ways"):
+        by_path(tmp_path)
+    inner = by_path(tmp_path, label_table="subfolders")
+    assert inner == {path: path.split("/")[2] for path in inner} and len(inner) == 48
+
+
+@pytest.mark.parametrize("inside", ["patient {p}", "images", "s{p}", "{p}", "case_{p}/t1"])
+def test_numbered_folders_inside_class_folders_are_no_classes(tmp_path, inside):
+    expected = {}
+    for i in range(60):
+        kind = KINDS[i // 20]
+        path = f"train/{kind}/{inside.format(p=i // 5)}/{i}.jpg"
+        touch(tmp_path / path)
+        expected[path] = kind
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("image", "mask"), [
+    ("images/{i:03d}.jpg", "masks/{i:03d}.png"), ("imgs/{i:03d}.png", "Seg/{i:03d}.png"),
+    ("train/{i:03d}.png", "train_masks/{i:03d}_mask.png"), ("data/{i:03d}.jpg", "gt/{i:03d}.bmp"),
+    ("train/images/{i:03d}.png", "train/labels/{i:03d}.png"),
+    ("train/{i:03d}.jpg", "train/thumbs/{i:03d}.jpg")])
+@pytest.mark.parametrize("id_", ["{i:03d}", "{i:03d}.png", "{i:03d}.jpg"])
+def test_masks_and_thumbnails_beside_the_images_are_none(tmp_path, image, mask, id_):
+    for i in range(SOME):
+        touch(tmp_path / mask.format(i=i))
+        if i % 4:
+            touch(tmp_path / image.format(i=i))
+    write(tmp_path / "labels.csv", ("id", "label"),
+          [(id_.format(i=i), KINDS[i % 3]) for i in range(SOME)])
+    expected = {image.format(i=i): KINDS[i % 3] for i in range(SOME) if i % 4}
+    assert by_path(tmp_path) == expected
+    assert "24 image files" in warned(tmp_path, "aside")[0]
+
+
+@pytest.mark.parametrize("mask", [
+    "{c}/{i}_mask.png", "{c}/masks/{i}.png", "{c}/thumbnails/t{i}.png", "{c}/{i}_seg_1.png",
+    "{c}/_previews/{i}.jpg"])
+def test_masks_and_thumbnails_in_class_folders_are_no_images_of_the_class(tmp_path, mask):
+    expected = folders(tmp_path, name="{i}.png", top="BUSI_with_GT/")
+    for i in range(60):
+        touch(tmp_path / "BUSI_with_GT" / mask.format(c=KINDS[i % 3], i=i))
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("names", [("mask", "no_mask", "wrong_mask"), ("with_mask", "without", "x"),
+                                   ("thumbs_up", "thumbs_down", "fist"), ("label", "tag", "none"),
+                                   ("preview", "final", "draft")])
+def test_classes_may_be_called_masks_or_labels(tmp_path, names):
+    expected = {f"{names[i % 3]}/{i // 3}.jpg": names[i % 3] for i in range(60)}
+    for path in expected:
+        touch(tmp_path / path)
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("names", [
+    ("test_positive", "test_negative", "test_invalid"), ("pre-test", "post-test", "none"),
+    ("train-engine", "train-wagon", "train-track"), ("test kit", "test strip"),
+    ("steam train", "model train", "tram")])
+@pytest.mark.parametrize("top", ["", "train/", "images/all/"])
+def test_several_classes_may_hold_the_word_of_a_split(tmp_path, names, top):
+    expected = {f"{top}{names[i % len(names)]}/{i}.jpg": names[i % len(names)] for i in range(60)}
+    for path in expected:
+        touch(tmp_path / path)
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("project", ["test_project", "unit test 2", "my-test-set/v2", "a/test_b/c",
+                                     "contest_test/train_test"])
+@pytest.mark.parametrize("layout", ["table", "folders alone", "folders"])
+def test_a_project_may_be_named_like_a_split(tmp_path, project, layout):
+    if layout == "table":
+        expected = flat(tmp_path, top=f"{project}/train/")
+        write(tmp_path / project / "train.csv", ("id", "label"),
+              [(f"{i:04d}", KINDS[i % 3]) for i in range(60)])
+    else:
+        inside = "/train/" if layout == "folders" else "/"
+        expected = folders(tmp_path, top=f"{project}{inside}")
+    assert by_path(tmp_path) == expected
+
+
+def test_a_folder_of_test_images_alone_says_so(tmp_path):
+    folders(tmp_path, top="testing/")
+    with pytest.raises(UserError, match="all 60 lie in folders named as test images"):
+        by_path(tmp_path)
+
+
+@pytest.mark.parametrize(("separator", "column"), [
+    (",", 0), (",", 1), ("\t", 0), (";", 1), ("|", 1)])
+def test_a_quote_that_is_closed_a_row_later_stops_the_run(tmp_path, separator, column):
+    flat(tmp_path)
+    rows = [[f"{i:04d}", KINDS[i % 3]] for i in range(60)]
+    rows[8][column] = '"' + rows[8][column]
+    rows[9][column] += '"'
+    text = "\n".join(separator.join(row) for row in [["id", "label"], *rows])
+    (tmp_path / "train.csv").write_text(text)
+    with pytest.raises(UserError, match="must be one line, got"):
+        by_path(tmp_path)
+
+
+def test_a_broken_table_is_one_sentence(tmp_path):
+    flat(tmp_path)
+    (tmp_path / "train.csv").write_text('id,label\n0001,"nv\n0002,mel\n')
+    with pytest.raises(UserError) as error:
+        by_path(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["mpo", "jpg_large", "JPG~", "png_", "j2k", "apng", "image"])
+def test_an_image_with_an_unknown_suffix_is_known_by_its_first_bytes(tmp_path, suffix):
+    expected = folders(tmp_path, name="{i}." + suffix)
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("suffix", ["dng", "cr2", "nef", "pdf", "npy", "nii.gz", "txt"])
+def test_a_class_folder_without_an_image_that_is_read_is_named(tmp_path, suffix):
+    expected = folders(tmp_path)
+    for i in range(5):
+        touch(tmp_path / f"train/raw/{i}.{suffix}")
+        if suffix == "pdf":
+            (tmp_path / f"train/raw/{i}.pdf").write_bytes(b"%PDF-1.4")
+    assert by_path(tmp_path) == expected
+    assert "folder 'train/raw' beside the class folders holds 5 ." in warned(
+        tmp_path, "class_without_images")[0]
+
+
+def test_a_second_name_of_a_class_folder_changes_no_class(tmp_path):
+    expected = folders(tmp_path)
+    os.symlink("mel", tmp_path / "train/melanoma")
+    assert by_path(tmp_path) == expected
+
+
+def test_the_files_behind_a_hub_snapshot_are_read_once(tmp_path):
+    expected = {}
+    for i in range(30):
+        touch(tmp_path / f"blobs/{i * 7919:064x}")
+        path = f"snapshots/abc/train/{KINDS[i % 3]}/{i}.jpg"
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(f"../../../../blobs/{i * 7919:064x}", tmp_path / path)
+        expected[path] = KINDS[i % 3]
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("id_", ["{i:04d}", "{i:04d}.jpg", "{i:04d}.JPG", "{i}", "{i}.0"])
+@pytest.mark.parametrize("folder", ["val", "validation", "dev"])
+def test_bare_ids_find_images_of_validation_folders(tmp_path, folder, id_):
+    expected = {**flat(tmp_path, 45), **flat(tmp_path, 15, top=f"{folder}/", first=45)}
+    write(tmp_path / "labels.csv", ("id", "label"),
+          [(id_.format(i=i), KINDS[i % 3]) for i in range(60)])
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("id_", ["{i:04d}", "{i:04d}.jpg", "train/{i:04d}.jpg",
+                                 "/kaggle/x/train/{i:04d}.jpg", r"C:\d\train\{i:04d}.jpg"])
+@pytest.mark.parametrize("other", ["val", "masks", "test", "train2"])
+def test_a_missing_image_is_never_one_of_that_name_elsewhere(tmp_path, id_, other):
+    """Names that are numbered alike in both folders."""
+    expected = {p: c for p, c in flat(tmp_path).items() if int(Path(p).stem) % 4}
+    for i in range(60):
+        touch(tmp_path / f"{other}/{i:04d}.jpg")
+        if i % 4 == 0:
+            os.remove(tmp_path / f"train/{i:04d}.jpg")
+    write(tmp_path / "train.csv", ("id", "label"),
+          [(id_.format(i=i), KINDS[i % 3]) for i in range(60)])
+    try:
+        assert by_path(tmp_path) == expected
+    except UserError as error:
+        assert "train2" in other and "leave one copy" in str(error)
+
+
+@pytest.mark.parametrize("other", ["masks", "thumbs", "seg", "annotations", "overlay"])
+def test_paths_of_missing_images_are_not_looked_for_among_masks(tmp_path, other):
+    for i in range(SOME):
+        touch(tmp_path / f"{other}/{i:03d}.png")
+    write(tmp_path / "train.csv", ("path", "label"),
+          [(f"train/{i:03d}.png", KINDS[i % 3]) for i in range(SOME)])
+    with pytest.raises(UserError, match=r"0 of its 24 rows name an image file"):
+        by_path(tmp_path)
+
+
+@pytest.mark.parametrize(("train", "val"), [
+    ("train.csv", "val.csv"), ("train_labels.csv", "valid_labels.csv"),
+    ("labels-train.csv", "labels-dev.csv"), ("train/train.csv", "val/val.csv"),
+    ("data_train.csv", "data_validation.csv")])
+@pytest.mark.parametrize("is_numbered_alike", [False, True])
+def test_the_tables_of_two_splits_are_one(tmp_path, train, val, is_numbered_alike):
+    top = {"valid_labels.csv": "valid/", "labels-dev.csv": "dev/",
+           "data_validation.csv": "validation/"}.get(val, "val/")
+    first = 0 if is_numbered_alike else 45
+    expected = flat(tmp_path, 45)
+    more = dict.fromkeys(flat(tmp_path, 15, top=top, first=first))
+    more = {path: KINDS[(i + 1) % 3] for i, path in enumerate(more)}
+    for file, found in ((train, expected), (val, more)):
+        write(tmp_path / file, ("id", "label"), [(Path(p).name, c) for p, c in found.items()])
+    assert by_path(tmp_path) == expected | more
+
+
+@pytest.mark.parametrize("splits", [("part1", "part2"), ("train", "eval"), ("site 1", "site 2"),
+                                    ("train_images", "val_images"), ("fold0", "fold1")])
+def test_tables_of_one_kind_beside_their_images_are_one(tmp_path, splits):
+    expected = {}
+    for k, split in enumerate(splits):
+        found = flat(tmp_path, 30, top=f"{split}/", first=30 * k)
+        write(tmp_path / split / "labels.csv", ("id", "label"),
+              [(Path(p).name, c) for p, c in found.items()])
+        expected |= found
+    assert by_path(tmp_path) == expected
+
+
+def test_classes_in_validation_folders_are_trained_on_too(tmp_path):
+    expected = {**folders(tmp_path), **folders(tmp_path, 12, top="val/", name="v{i}.jpg")}
+    folders(tmp_path, 9, top="test/", name="t{i}.jpg")
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("words", [("train", "test"), ("Training", "Testing"),
+                                   ("train", "val", "test"), ("train", "valid", "Test")])
+def test_rows_that_a_column_gives_to_the_test_images_are_not_trained_on(tmp_path, words):
+    expected = flat(tmp_path, top="images/")
+    split = {path: words[i // 20 % len(words)] for i, path in enumerate(expected)}
+    write(tmp_path / "data.csv", ("file", "split", "label"),
+          [(Path(p).name, split[p], c) for p, c in expected.items()])
+    assert by_path(tmp_path) == {p: c for p, c in expected.items()
+                                 if not split[p].lower().startswith("test")}
+    assert "rows to the test images: they are not trained on" in warned(tmp_path, "other_split")[0]
+
+
+def test_a_column_of_folders_tells_images_of_one_name_apart(tmp_path):
+    expected = {f"train/{'ab'[i % 2]}/{i // 2}.jpg": KINDS[i % 3] for i in range(60)}
+    for path in expected:
+        touch(tmp_path / path)
+    write(tmp_path / "train.csv", ("site", "file", "label"),
+          [(*path.split("/")[1:], c) for path, c in expected.items()])
+    assert by_path(tmp_path, label_table="train.csv", target_column="label") == expected
+
+
+@pytest.mark.parametrize("first", ["SEP=;", "sep =;", '"sep=;"', "sep=;;", "Sep=;"])
+def test_a_line_that_names_the_separator_in_any_form_is_no_header(tmp_path, first):
+    expected = flat(tmp_path)
+    rows = [f"{Path(p).stem};{c}" for p, c in expected.items()]
+    (tmp_path / "train.csv").write_text("\n".join([first, "id;label", *rows]))
+    assert by_path(tmp_path) == expected
+
+
+@pytest.mark.parametrize("column", ["index", "level_0", "Unnamed: 0", "row_id", "nr"])
+@pytest.mark.parametrize("number", ["{n}.0", "{m}", "{back}"])
+def test_numbers_of_rows_in_any_order_are_left_out_of_the_submission(tmp_path, column, number):
+    folders(tmp_path)
+    for i in range(SOME):
+        touch(tmp_path / f"test/t{i}.jpg")
+    write(tmp_path / "sample_submission.csv", (column, "id", "label"),
+          [(number.format(n=i, m=i + 1, back=SOME - 1 - i), f"t{i}", "nv") for i in range(SOME)])
+    contest = read_contest(tmp_path, DataConfig())
+    assert contest.form.header == ("id", "label") and len(contest.test) == SOME
+
+
+@pytest.mark.parametrize("file", ["sample_submission.xlsx", "sample_submission.csv.zip",
+                                  "Submission.parquet", "sample_submission.xls"])
+def test_a_sample_submission_that_is_not_read_is_named(tmp_path, file):
+    expected = folders(tmp_path)
+    touch(tmp_path / "test/t.jpg")
+    (tmp_path / file).write_bytes(b"PK\3\4")
+    assert by_path(tmp_path) == expected
+    assert "may be the sample submission" in warned(tmp_path, "unread_sample")[0]
+
+
+def test_an_error_of_too_few_classes_says_where_the_rows_went(tmp_path):
+    for i in range(SOME):
+        touch(tmp_path / f"train/ward {'abcd'[i % 4]}/{i // 4}.jpg")
+    write(tmp_path / "train.csv", ("id", "label"), [(i // 4, KINDS[i % 3]) for i in range(SOME)])
+    with pytest.raises(UserError, match=r"got 0 .*gives different labels to 6 ids"):
+        by_path(tmp_path)

@@ -244,6 +244,8 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     # images of the same picture stay in one fold
     same = [*copies, *near_train.tolist()]
     group = joined_groups(contest.train.group, usable, same)
+    group, divided = divided_classes(contest.train.label, group, usable, data.n_folds)
+    report_divided([contest.train.classes[k] for k in divided], findings)
     report_classes(contest, train, usable, group, data.n_folds, findings)
 
     ids = contest.train.sample_id
@@ -357,6 +359,36 @@ def report_classes(contest, looks, usable, group, n_folds, findings):
             f"{counted(small, 'class')} with fewer images or groups than the {n_folds} folds: "
             "missing from some folds (--set data.n_folds=... makes fewer)",
             small,
+        )
+
+
+def divided_classes(label, group, usable, n_folds):
+    """(group (n,), classes): `group` with that of each class that lies in one group divided.
+
+    Such a class, one video or one patient, would lie in one fold as a whole: its fold validates
+    what it never trained on. Its images become `n_folds` groups of neighbours by id.
+    """
+    group = group.astype(object)
+    divided = []
+    for k in np.unique(label[usable]).tolist():
+        rows = np.flatnonzero(usable & (label == k))
+        if len(rows) < 2 or len(set(group[rows].tolist())) > 1:
+            continue
+        divided.append(k)
+        for part, few in enumerate(np.array_split(rows, min(n_folds, len(rows)))):
+            group[few] = [f"{name} of class {k}, part {part}" for name in group[few]]
+    return as_strings(group), divided
+
+
+def report_divided(classes, findings):
+    """A warning for classes that lie in one group each."""
+    if classes:
+        findings.warn(
+            "divided_class",
+            f"{counted(classes, 'class')} each in one group (a video, a patient, near-duplicates): "
+            "a fold that held it whole would validate what it never trained on, so its images are "
+            "divided over the folds and its scores are too good",
+            classes,
         )
 
 

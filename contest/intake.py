@@ -114,6 +114,7 @@ def read_files(files, data):
     report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
     form = make_form(sample, labelled, ids, train.classes, class_names, findings)
     report_formulas(form, train.classes, findings)
+    refuse_groups_of_classes(train, data.group_column, findings)
     findings.stop_if_fatal()
 
     understood = understood_lines(labelled, train, class_names, names_path, data)
@@ -304,6 +305,19 @@ def report_closed_sample(files, sample, findings):
     if sample is None and closed:
         findings.warn("unread_sample", f"{closed[0]!r} may be the sample submission and is not "
                       "read: save it as a csv, or the submission gets other columns and rows")
+
+
+def refuse_groups_of_classes(train, group_column, findings):
+    """An error if each class lies in one group, so that no fold could train on what it validates.
+    """
+    pairs = set(zip(train.label.tolist(), train.group.tolist(), strict=True))
+    if group_column and len(train) > len(train.classes) == len(pairs):
+        findings.fail(
+            "group_column",
+            f"--group_column must name groups within classes, but each of the "
+            f"{len(train.classes)} classes lies in one group of {group_column!r}, so a fold "
+            "would validate classes that it never trained on: leave it out",
+        )
 
 
 def report_formulas(form, classes, findings):

@@ -13,6 +13,7 @@ from contest import audit as audit_module
 from contest import decoding, duplicates, files, pixels
 from contest.audit import audit_contest, load_audit
 from contest.intake import contest_digests, read_contest
+from data_loader import make_folds
 from utils import UserError
 
 DATA = DataConfig(n_folds=2)
@@ -844,6 +845,40 @@ def test_near_duplicates_join_groups(root, out):
     assert audit.summary["same_pictures"] == [["a0.png", "a3.png"]]
     assert len(set(audit.train.group)) == 6
     assert audit.summary["twins"] == [["a1.png", "t2.png", "near"]]
+
+
+def test_a_class_in_one_group_is_divided_so_that_each_fold_trains_on_it(root, out):
+    """One patient, p0, has the images of class 2, and one of class 0."""
+    rows = [("p0", 0), ("p1", 0), ("p2", 0), ("p1", 1), ("p2", 1), ("p0", 2), ("p0", 2), ("p0", 2)]
+    write(root / "train.csv", "ID,target,who",
+          *(f"a{i}.png,{label},{who}" for i, (who, label) in enumerate(rows)))
+    _, audit = audited(root, out, DataConfig(n_folds=2, group_column="who"))
+    assert problem(audit, "divided_class").sample_ids == ("2",)
+    assert "its scores are too good" in problem(audit, "divided_class").text
+    folds = make_folds(audit.train, 2, seed=1)
+    for fold in range(2):
+        assert set(audit.train.label[folds.train_rows(fold)].tolist()) == {0, 1, 2}
+    assert audit.train.group[0] == "who=p0"     # as it was
+
+
+def test_a_class_of_near_duplicates_is_in_every_fold(root, out):
+    """The frames of one video."""
+    for i in range(0, 8, 2):
+        frame = np.clip(picture(0).astype(int) + i, 0, 255).astype(np.uint8)
+        Image.fromarray(frame).save(root / "train" / f"a{i}.png")
+    _, audit = audited(root, out)
+    assert problem(audit, "divided_class").sample_ids == ("0",)
+    folds = make_folds(audit.train, 2, seed=1)
+    assert all(0 in audit.train.label[folds.train_rows(fold)] for fold in range(2))
+
+
+@pytest.mark.parametrize("groups", [("v0", "v1"), ("0", "1"), ("same", "same")])
+def test_a_group_column_that_keeps_each_class_in_one_group_stops_the_run(root, groups):
+    write(root / "train.csv", "ID,target,video",
+          *(f"a{i}.png,{i % 2},{groups[i % 2]}" for i in range(8)))
+    with pytest.raises(UserError, match=r"each of the 2 classes lies in one group of 'video'"):
+        read_contest(root, DataConfig(n_folds=2, group_column="video", target_column="target"))
+    assert len(read_contest(root, DataConfig(n_folds=2, target_column="target")).train) == 8
 
 
 def test_blank_images_do_not_chain_into_one_group(root, out):

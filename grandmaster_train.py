@@ -15,6 +15,7 @@ from pathlib import Path
 
 import demo_contest
 from config import PRESETS, SCALES, Config, build_config, settings_text, with_values
+from contest.files import ascii_safe
 from ensemble.metrics import METRICS
 from running.checks import run_checks
 from running.pipeline import run
@@ -97,7 +98,11 @@ def experiment_folder(args, config, data_path):
     name = args.experiment_name or f"{config.mode}_{Path(data_path).resolve().name}"
     if Path(name).name != name or name.startswith("."):
         raise UserError(f"--experiment_name must be a plain folder name, got {name!r}")
-    return Path(config.runtime.results_dir) / name
+    folder = Path(config.runtime.results_dir) / name
+    if ascii_safe(str(folder)) != str(folder):
+        raise UserError("--results_dir and --experiment_name must be UTF-8, since weights are not "
+                        f"written elsewhere, got {str(folder)!r}: give other names")
+    return folder
 
 
 def contest_folder(args, config):

@@ -225,10 +225,13 @@ def sync(path):
 
 
 def write_atomic(path, data):
-    """Write text or bytes so that `path` holds either the old content or the new, never a part."""
+    """Write text or bytes so that `path` holds either the old content or the new, never a part.
+
+    A name that is not UTF-8 is written as an escape, as `\\udcff`, which JSON reads back.
+    """
     path = Path(path)
     if isinstance(data, str):
-        data = data.encode()
+        data = data.encode(errors="backslashreplace")
     partial = path.with_name(path.name + ".partial")
     with open(partial, "wb") as f:
         f.write(data)

@@ -82,8 +82,9 @@ class Files:
     tables: tuple[str, ...]
     maps: tuple[str, ...]       # small json files
     closed: tuple[str, ...]     # spreadsheets and the like, which may hold labels
-    refused: tuple[str, ...]    # links that lead outside, FIFOs, devices, undecodable names
+    refused: tuple[str, ...]    # links that lead outside, FIFOs, devices
     closed_folders: tuple[str, ...]     # without permission to list or to open what is in them
+    undecodable: tuple[str, ...]    # whose names are not UTF-8
     foreign: tuple[str, ...]    # formats that must be converted first
     unread: tuple[str, ...]     # of kinds that nothing here reads
     others: tuple[str, ...]     # of kinds that are no images
@@ -121,11 +122,16 @@ def scan_folder(folder):
 
     found = {"images": [], "tables": [], "maps": [], "closed": [], "refused": [],
              "closed_folders": [], "foreign": [], "unread": [], "others": []}
+    undecodable = []
     for path in walk(root, found["refused"], found["closed_folders"]):
-        found[kind_of(path, root)].append(path)
+        if ascii_safe(path) == path:
+            found[kind_of(path, root)].append(path)
+        else:
+            undecodable.append(path)
     if "." in found["closed_folders"]:
         refuse_folder(folder, "may not be read (no permission)", "give yourself access to it")
-    if not any(paths for kind, paths in found.items() if kind not in ("unread", "others")):
+    if not undecodable and not any(
+            paths for kind, paths in found.items() if kind not in ("unread", "others")):
         others = f" ({by_suffix(found['unread'])})" if found["unread"] else ""
         refuse_folder(folder, f"holds neither tables nor images{others}")
     deep = [path for path in found["tables"] if not is_near_top(path)]
@@ -142,7 +148,8 @@ def scan_folder(folder):
         by_stem[without_suffix(name).strip()].append(path)
     found["images"] = tuple(path for path in found["images"] if path not in aside)
     return Files(root=root, **found, aside=tuple(sorted(aside)), by_name=dict(by_name),
-                 by_stem=dict(by_stem), n_wrappers=wrappers_of(found["images"]))
+                 by_stem=dict(by_stem), n_wrappers=wrappers_of(found["images"]),
+                 undecodable=tuple(sorted(undecodable)))
 
 
 def images_aside(images):
@@ -222,7 +229,7 @@ def walk(root, refused, closed_folders):
                 continue    # read under its link
             is_allowed = os.path.isfile(real) and stat.S_ISREG(os.stat(real).st_mode)
             is_inside = real.startswith(str(root) + os.sep)
-            if is_allowed and is_inside and ascii_safe(path) == path:
+            if is_allowed and is_inside:
                 yield path
             else:
                 refused.append(ascii_safe(path))
@@ -356,6 +363,39 @@ def suffix_of(path):
     return suffix if re.fullmatch(r"\.\w*[^\W\d]\w*", suffix) else ""
 
 
+def report_undecodable(files, findings):
+    """A warning for a few images whose names are not UTF-8, which no table or result could name; an
+    error for a folder or a table of such a name, or for a tenth of the images."""
+    if not files.undecodable:
+        return
+    is_image = [suffix_of(path) in IMAGE_SUFFIXES for path in files.undecodable]
+    folders = [path.rpartition("/")[0] for path in files.undecodable]
+    has_folder = any(ascii_safe(folder) != folder for folder in folders)
+    has_table = any(suffix_of(path) in TABLE_SUFFIXES for path in files.undecodable)
+    are_many = 10 * sum(is_image) > len(files.images) + sum(is_image)
+    name = os.fsencode(files.undecodable[0])
+    encoding = "cp949" if is_cp949(name) else "latin-1"
+    n = len(files.undecodable)
+    them = f"{n} files have names" if n > 1 else "1 file has a name"
+    them += " not in UTF-8"
+    example = f"{name!r}, {name.decode(encoding)!r} in {encoding}"
+    rename = f"rename them, as `convmv -f {encoding} -t utf-8 -r --notest DIR` does"
+    if has_folder or has_table or are_many:
+        findings.fail("undecodable_name",
+                      f"{them} ({example}), which no table or result could hold: {rename}")
+    else:
+        findings.warn("undecodable_name", f"{them} ({example}): left out; {rename}",
+                      [ascii_safe(path) for path in files.undecodable])
+
+
+def is_cp949(data):
+    """Whether bytes are Korean text in CP949, rather than letters with accents in Latin-1."""
+    try:
+        return re.search("[가-힣]", data.decode("cp949")) is not None
+    except UnicodeDecodeError:
+        return False
+
+
 def by_suffix(paths):
     """'5 .svg and 2 .psd files', the most frequent suffixes first."""
     counts = Counter(suffix_of(path) or "suffixless" for path in paths)
@@ -433,7 +473,10 @@ def wrappers_of(images):
 
     They say nothing where splits lie below them: training_data/train/.., test_project/train/...
     Nor does the name of a project, as test_project/<class>/, where there are no other images.
+    Images outside of folders named like a split, as assets/logo.png, do not count.
     """
+    in_folders = [path for path in images if "/" in path]
+    images = [path for path in images if split_of(path)]
     if not images:
         return 0
     shared = posixpath.commonpath([path.rpartition("/")[0] for path in images])
@@ -447,7 +490,7 @@ def wrappers_of(images):
     named = [n for n, folder in enumerate(folders, start=1) if split_of(f"{folder}/") == "test"]
     is_project = bool(named) and not all(
         SPLIT_IN_A_NAME.fullmatch(folders[n - 1].lower()) for n in named)
-    return named[-1] if is_project else 0
+    return named[-1] if is_project and len(images) == len(in_folders) else 0
 
 
 # ---------------------------------------------------------------- ids -> files

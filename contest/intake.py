@@ -23,6 +23,7 @@ from contest.files import (
     may_hold_images,
     normal,
     path_inside,
+    report_undecodable,
     report_unlocated,
     report_unread,
     scan_folder,
@@ -57,7 +58,7 @@ from utils import (
 LOST_ROWS = ("contradicted_id", "missing_file", "ambiguous_id", "other_split", "refused_path",
              "missing_label")
 NO_CLASS = re.compile(r"_*(?:un(?:labell?ed|sorted|used|annotated|assigned)|to[ _-]?(?:do|sort)|"
-                      r"rejected|trash|deleted|backup|duplicates?)_*")
+                      r"rejected|trash|deleted|backup|duplicates?|assets?|docs?|figures?|screenshots?)_*")
 
 
 def read_contest(folder, data):
@@ -75,8 +76,10 @@ def read_files(files, data):
     """The Contest in the Files of a folder."""
     findings = Findings()
     report_refused(files, findings)
+    report_undecodable(files, findings)
     report_unread(files, findings)
     report_aside(files, findings)
+    findings.stop_if_fatal()
     if not files.images:
         fail_without_images(files, findings)
 

@@ -136,7 +136,8 @@ def labelled_rows(files, tables, label_table, sample, folders, data, findings):
         return None
 
     rows = rows_without_table(files, folders, data.label_table, findings)
-    if rows and not data.label_table:
+    are_clear = not findings.of_kind("ambiguous_labels")
+    if rows and are_clear and not data.label_table:
         refuse_unread_labels(files, tables, sample, rows, findings)
     if rows is None:
         fail_without_labels(files, tables, findings)
@@ -163,7 +164,7 @@ def rows_of_guessed_table(files, tables, table, sample, folders, data, findings)
         if is_guessed and others and error.kind != "ambiguous_labels":
             text += or_take(others[0])
         findings.fail(error.kind, text, error.sample_ids)
-    if is_guessed and rows is not None and not LABEL_WORD.search(table.name):
+    if is_guessed and not errors and rows is not None and not LABEL_WORD.search(table.name):
         form_columns = sample.columns if sample is not None else ()
         if not set(rows.target_columns) & set(form_columns):
             refuse_closed_labels(files, tables, rows, findings)
@@ -176,18 +177,18 @@ def rows_without_table(files, folders, asked, findings):
     folders = folders if asked in ("", "folders") else None
     inner = rows_of_folders(files, is_inner=True) if asked in ("", "subfolders") else None
     names = rows_of_names(files) if asked in ("", "names") else None
+    if asked == "subfolders":
+        return inner
+    if folders and names and len(set(folders.labels)) > 1 and not agree(folders, names):
+        fail_two_readings(folders, names, findings)
+        return folders
     if folders and inner and any(
             test(folders, inner) for test in (are_crossed, are_uneven, are_nested)):
         fail_two_readings(folders, inner, findings)
-    if asked == "subfolders":
-        return inner
     if not folders or not names:
         return folders or names
-    if len(set(folders.labels)) < 2:
-        return names
-    if not agree(folders, names):
-        fail_two_readings(folders, names, findings)
-    return folders
+    is_aside = 10 * len(folders.paths) < len(names.paths) and not labels_of_both(folders, names)
+    return names if len(set(folders.labels)) < 2 or is_aside else folders
 
 
 def refuse_unread_labels(files, tables, sample, rows, findings):
@@ -578,7 +579,7 @@ def rows_of_folders(files, is_inner=False):
     is_inner: the folders inside these are the classes. A folder that repeats the class folders
     beside it is a copy of them. The classes in val/ beside train/ are trained on too.
     """
-    by_class = classes_named_like_a_split(files.images)
+    by_class = classes_named_like_a_split(files)
     train = [] if by_class else [p for p in files.images if files.split_of(p) == "train"]
     base = train or [p for p in files.images if by_class or files.split_of(p) != "test"]
     below = [below_split(p, files.n_wrappers) if train else p.split("/") for p in base]
@@ -684,28 +685,37 @@ def are_nested(folders, inner):
         len(set(folders.labels)) > 1)
 
 
-def classes_named_like_a_split(paths):
+def classes_named_like_a_split(files):
     """Whether folders named like a split are classes: the vehicle `train`, a `test_tube`, or
     `test_positive` and `test_negative`.
 
-    All images must lie in folders side by side, of which those named like a split say the same
-    one. Their names must say more than that they hold test images, or images of another folder's
-    class.
+    All of them must lie in one folder and say the same split. Their names must say more than that
+    they hold test images, or images of the class of a folder beside them.
     """
-    folders = {p.rpartition("/")[0] for p in paths}
-    parents = {folder.rpartition("/")[0] for folder in folders}
-    names = {folder.rpartition("/")[2].lower() for folder in folders}
+    places = set()
+    for path in files.images:
+        parts = path.split("/")[:-1]
+        at = next((i for i in range(files.n_wrappers, len(parts)) if split_of(f"{parts[i]}/")), -1)
+        if at >= 0:
+            places.add("/".join(parts[:at]))
+    if len(places) != 1:
+        return False
+    place = places.pop()
+    start = f"{place}/" if place else ""
+    inside = [path[len(start):].split("/") for path in files.images if path.startswith(start)]
+    names = {parts[0].lower() for parts in inside if len(parts) > 1}
+    is_flat = all(len(parts) < 3 for parts in inside)
     alike = [name for name in names if split_of(f"{name}/")]
-    if len(parents) != 1 or len({split_of(f"{name}/") for name in alike}) != 1:
+    if len({split_of(f"{name}/") for name in alike}) != 1 or len(names) < 2:
         return False
     if len(names) < 3 and len(alike) < len(names):
         return False
-    return len(names) > 1 and all(says_more(name, names, len(alike)) for name in alike)
+    return all(says_more(name, names, is_flat and len(alike) == 1) for name in alike)
 
 
-def says_more(name, names, n_alike):
+def says_more(name, names, may_be_train):
     """Whether the name of a folder says more than a split and the class of another folder."""
-    if name == "train" and n_alike == 1:
+    if name == "train" and may_be_train:
         return True
     words = re.split(r"[_\- ]+", name)
     others = {other.rstrip("s") for other in names - {name}}
@@ -720,15 +730,24 @@ def rows_of_names(files):
     paths = [p for p in files.images if files.split_of(p) == "train"]
     if not paths:
         paths = [p for p in files.images if files.split_of(p) != "test"]
-    stems = [without_suffix(p.rsplit("/", 1)[-1]) for p in paths]
-    labels = tuple(normal(re.sub(r"[._\- (]*\d+\)?$", "", stem)) for stem in stems)
-    counts = Counter(labels)
+    label_of = {}
+    for path in paths:
+        stem = normal(without_suffix(path.rsplit("/", 1)[-1]))
+        label = re.sub(r"[._\- (]*\d+\)?$", "", stem)
+        if label != stem:
+            label_of[path] = label
+    counts = Counter(label_of.values())
+    # a banner or a figure beside the images says nothing
+    few = {label for label, n in counts.items() if n == 1} if len(counts) > 2 else set()
+    label_of = {path: label for path, label in label_of.items() if label not in few}
+    counts = Counter(label_of.values())
 
-    are_numbered = all(label != stem for label, stem in zip(labels, stems, strict=True))
+    are_numbered = 10 * (len(paths) - len(label_of)) <= len(paths)
     have_letters = all(re.search(r"[^\W\d_]", label) for label in counts)
     if len(counts) < 2 or min(counts.values()) < 2 or not are_numbered or not have_letters:
         return None
     if {label.lower() for label in counts} <= SPLIT_WORDS:
         return None     # the names say the split
-    return Labelled(tuple(paths), tuple(paths), labels, ("",) * len(paths), "ID", ("target",),
+    found = tuple(label_of)
+    return Labelled(found, found, tuple(label_of.values()), ("",) * len(found), "ID", ("target",),
                     "file names <class>.<number>", setting="names")

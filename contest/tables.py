@@ -16,6 +16,7 @@ from contest.files import (
     PLAIN,
     Naming,
     candidates,
+    is_cp949,
     naming_of,
     normal,
     path_parts,
@@ -336,12 +337,11 @@ def decoded_text(data):
     """(text, its encoding if that is not UTF-8)."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16"), "UTF-16"
-    for encoding, said in (("utf-8-sig", ""), ("cp949", "cp949")):
-        try:
-            return data.decode(encoding), said
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1"), "latin-1"
+    try:
+        return data.decode("utf-8-sig"), ""
+    except UnicodeDecodeError:
+        encoding = "cp949" if is_cp949(data) else "latin-1"
+    return data.decode(encoding), encoding
 
 
 def own_path(files, sample_id, naming):
@@ -545,7 +545,7 @@ def find_label_table(tables, sample, asked, n_in_folders, findings):
              and not t.is_of_test and t.share_in("test") <= 0.5
              and ("submi" not in t.name or t.share_in("train") == 1)]
     found = [t for t in found if not all(says_split(t.columns[c]) for c in t.others())]
-    several = [t for t in found if any(len(set(t.columns[c]) - {""}) > 1 for c in t.others())]
+    several = [t for t in found if any(may_be_classes(t.columns[c]) for c in t.others())]
     found = several if n_in_folders else several or found
     if sample is not None:
         found = narrow(found, lambda t: set(t.others()) & set(sample.columns))
@@ -573,6 +573,13 @@ def find_label_table(tables, sample, asked, n_in_folders, findings):
         )
         return None
     return best
+
+
+def may_be_classes(values):
+    """Whether a column holds several values, few of them fractions, and not another in each row."""
+    found = set(values) - {""}
+    is_key = len(found) == len(values) > 20
+    return len(found) > 1 and not is_key and 2 * sum(map(is_fraction, found)) <= len(found)
 
 
 def find_test_table(tables, label_table):

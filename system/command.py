@@ -1,6 +1,7 @@
 """What all commands share: exit statuses, the argument parser, how errors are told."""
 import argparse
 import logging
+import os
 import sys
 import traceback
 
@@ -32,6 +33,7 @@ def run_command(command, argv=None, goes_on="run the same command again to conti
     import torch  # here, because the menu starts without it
 
     if argv is None:
+        read_names_as_utf8()
         argv = sys.argv[1:]
     logging.getLogger("timm").setLevel(logging.ERROR)
     # torch ignores a container's quota
@@ -39,6 +41,18 @@ def run_command(command, argv=None, goes_on="run the same command again to conti
     say_any_text()
     with safe_streams():
         return status_of(command, argv, goes_on)
+
+
+def read_names_as_utf8():
+    """Start this command again in Python's UTF-8 mode where names of files are read as ASCII.
+
+    That is so in the C locale with PYTHONUTF8=0 or without coercion; names in UTF-8 then look
+    damaged.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    again = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, again, {**os.environ, "PYTHONUTF8": "1"})
 
 
 def status_of(command, argv, goes_on):

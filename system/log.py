@@ -126,7 +126,7 @@ class EventLog:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         values = self.short(plain(values))
         line = {"time": now, "event": event, **values}
-        with open(self.path, "a", encoding="utf-8") as f:
+        with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as f:
             f.write(json_text(line) + "\n")
         self.also(event, values)
 

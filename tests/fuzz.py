@@ -40,6 +40,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from contest import audit, intake
+from contest.files import ascii_safe
 from grandmaster_train import main as train
 from running import checks
 from system.log import Timer
@@ -59,7 +60,7 @@ WEIGHTS = ".weights"
 
 
 def damage(kind):
-    """Register a function (root, rng) as a damage; it returns the names of the images that it
+    """Register a function (root, rng) as a damage; it returns the paths of the images that it
     destroyed, or None."""
     def register(function):
         KINDS[kind].append(function)
@@ -121,6 +122,7 @@ def in_file_names(root, rng):
 
 
 LAYOUTS = (numbered, named, one_hot, folders, in_file_names)
+WITH_TABLE = ("numbered", "named", "one_hot")
 
 
 # ---------------------------------------------------------------- damages to tables
@@ -374,7 +376,7 @@ def destroyed(change):
         paths = some_images(root, rng)
         for path in paths:
             change(path, rng)
-        return [path.name for path in paths]
+        return paths
 
     edit.__name__ = change.__name__
     KINDS["images"].append(edit)
@@ -695,15 +697,24 @@ def make_variant(root, number, seed):
                                                             k=rng.choice((0, 0, 1, 2)))]
     # so that destroyed images stay where they are
     kinds.sort(key=("weights", "tables", "folders", "images").index)
-    done, lost = [layout.__name__], []
+    done, lost = [layout.__name__], {}
     for kind in kinds:
         function = rng.choice(KINDS[kind])
         try:
-            lost += function(root, rng) or []
+            lost |= {path: content_of(path) for path in function(root, rng) or ()}
             done.append(function.__name__)
         except OSError:      # an earlier damage left nothing for this one
             done.append(f"({function.__name__})")
-    return done, lost
+    # a later damage may have put a whole image there
+    return done, [ascii_safe(path.name).strip("'") for path, content in lost.items()
+                  if content_of(path) == content]
+
+
+def content_of(path):
+    """What tells whether a path was written again: its bytes, or what else lies there."""
+    if path.is_file() and not path.is_symlink():
+        return path.read_bytes()
+    return path.lstat().st_mode if os.path.lexists(path) else None
 
 
 def run_debug(root, results, output):
@@ -754,19 +765,24 @@ def check_variant(folder, number, seed, seconds):
     got = json.loads(output.read_text())
     wrong = wrong_in(got["status"], got["said"], got["named"], lost, folder)
     if not wrong and not re.search(r"^data +FAILED", got["said"], re.MULTILINE):
-        wrong = wrong_labels(done, got["labels"])
+        has_table = root.is_dir() and any(root.rglob("*.csv"))
+        wrong = wrong_labels(done, got["labels"], has_table)
     return done, wrong, ending(got["said"])
 
 
-def wrong_labels(done, labels):
+def wrong_labels(done, labels, has_table):
     """What is wrong with the classes that images were read with, '' for nothing.
+
+    has_table: whether a table is left. Where a damage took the last thing that says the classes,
+    nothing is wrong.
 
     The layouts give image a07.png or cat.7.png the class of 7 modulo 3 or 2. Which images are of
     one class must be right; what the class is called may change with a folder.
     """
     layout, *damages = done
     tables = {function.__name__ for function in KINDS["tables"]}
-    if set(damages) & (tables - HARMLESS):
+    is_lost = not has_table if layout in WITH_TABLE else "all_in_one" in damages
+    if is_lost or set(damages) & (tables - HARMLESS):
         return ""
     n_classes = 2 if layout == "in_file_names" else 3
     pairs = set()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import NAME, wrong_in, wrong_labels
+from tests.fuzz import NAME, content_of, wrong_in, wrong_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -62,4 +62,24 @@ def test_the_judge_can_say_no(tmp_path, status, said, named, lost, wrong):
     (["numbered", "one_class"], {"a00.png": "1", "a01.png": "1"}, False),
     (["in_file_names"], {"cat.0.png": "cat", "dog.1.png": "dog", "cat.2.png": "cat"}, False)])
 def test_the_judge_knows_the_true_classes(done, labels, is_wrong):
-    assert bool(wrong_labels(done, labels)) == is_wrong
+    assert bool(wrong_labels(done, labels, has_table=True)) == is_wrong
+
+
+@pytest.mark.parametrize(("done", "has_table"), [
+    (["folders", "all_in_one"], True), (["one_hot", "a_file_for_a_folder"], False)])
+def test_the_judge_knows_where_nothing_says_the_classes_any_more(done, has_table):
+    labels = {"a00.png": "a", "a01.png": "a", "a02.png": "a"}
+    assert wrong_labels(done, labels, has_table) == ""
+    assert wrong_labels(done, labels, not has_table) == "" or "one_hot" in done
+
+
+def test_an_image_that_a_second_damage_makes_whole_is_not_destroyed(tmp_path):
+    path = tmp_path / "a00.png"
+    path.write_bytes(b"")
+    before = content_of(path)
+    assert content_of(path) == before
+    path.write_bytes(b"whole")
+    assert content_of(path) != before
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    assert content_of(path) not in (before, b"whole", None)

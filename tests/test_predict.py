@@ -145,6 +145,16 @@ def test_files_that_are_no_images_by_their_names_are_named(copied, tmp_path, cap
     assert [row["id"] for row in rows_of(tmp_path / "p.csv")] == ["a.jfif", "b.jpg"]
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="no such names there")
+def test_an_image_whose_name_is_not_utf8_has_an_escaped_id(copied, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    cv2.imwrite(str(tmp_path / "image.png"), np.full((20, 30, 3), 128, np.uint8))
+    shutil.copy(tmp_path / "image.png", folder / os.fsdecode(b"a\xff.png"))
+    assert predict([str(copied), str(folder), "--fast", "--out", str(tmp_path / "p.csv")]) == 0
+    assert [row["id"] for row in rows_of(tmp_path / "p.csv")] == ["a\\udcff.png"]
+
+
 @pytest.mark.parametrize(("damage", "images", "message"), [
     (lambda run: (run / "model.json").unlink(), ["test"],
      "RUN_FOLDER must be the folder of a finished run"),

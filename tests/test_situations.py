@@ -6,6 +6,8 @@ is understood as is compared with the truth.
 import json
 import os
 import random
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from config import DataConfig
 from contest.files import Naming, naming_of, scan_folder
 from contest.intake import read_contest
+from tests.situations import check_variant, what_is_wrong, wrong_advice
 from utils import UserError
 
 KINDS = ("nv", "mel", "bcc")
@@ -999,3 +1002,103 @@ def test_an_error_of_too_few_classes_says_where_the_rows_went(tmp_path):
     write(tmp_path / "train.csv", ("id", "label"), [(i // 4, KINDS[i % 3]) for i in range(SOME)])
     with pytest.raises(UserError, match=r"got 0 .*gives different labels to 6 ids"):
         by_path(tmp_path)
+
+
+# ---------------------------------------------------------------- names that are not UTF-8
+
+def touch_bytes(root, *parts):
+    """An image whose path is bytes."""
+    path = os.path.join(os.fsencode(root), *parts)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as f:
+        f.write(b"\xff\xd8\xff\xe0 not decoded")
+
+
+no_bytes = pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin",
+                              reason="such names cannot be made there")
+
+
+@no_bytes
+@pytest.mark.parametrize(("folder", "said"), [
+    ("고양이".encode("cp949"), "'train/고양이/0.jpg' in cp949"),
+    ("café".encode("latin-1"), "'train/café/0.jpg' in latin-1"),
+    ("Größe".encode("latin-1"), "in latin-1"), (b"\xff", "in latin-1"),
+    ("새 한 마리".encode("cp949"), "convmv -f cp949 -t utf-8")])
+def test_a_class_folder_whose_name_is_not_utf8_stops_the_run(tmp_path, folder, said):
+    folders(tmp_path)
+    for i in range(3):
+        touch_bytes(tmp_path, b"train", folder, b"%d.jpg" % i)
+    with pytest.raises(UserError, match="3 files have names not in UTF-8") as error:
+        by_path(tmp_path)
+    assert said in str(error.value)
+
+
+@no_bytes
+@pytest.mark.parametrize("name", [b"\xff.jpg", "사진".encode("cp949") + b".png", b"a\xe9.JPG"])
+def test_a_few_images_whose_names_are_not_utf8_are_left_out_by_name(tmp_path, name):
+    expected = folders(tmp_path)
+    touch_bytes(tmp_path, b"train/nv", name)
+    assert by_path(tmp_path) == expected
+    assert "1 file has a name not in UTF-8 (b'train/nv/" in warned(
+        tmp_path, "undecodable_name")[0]
+    for i in range(9):
+        touch_bytes(tmp_path, b"train/nv", b"%d" % i + name)
+    with pytest.raises(UserError, match="10 files have names not in UTF-8"):
+        by_path(tmp_path)
+
+
+@no_bytes
+@pytest.mark.parametrize("name", [b"labels\xff.csv", "라벨".encode("cp949") + b".csv"])
+def test_a_table_whose_name_is_not_utf8_stops_the_run(tmp_path, name):
+    folders(tmp_path)
+    with open(os.path.join(os.fsencode(tmp_path), name), "w") as f:
+        f.write("id,label\n0001,x\n")
+    with pytest.raises(UserError, match="1 file has a name not in UTF-8"):
+        by_path(tmp_path)
+
+
+@pytest.mark.parametrize(("names", "encoding"), [
+    (("Größe", "Süß", "öß"), "latin-1"), (("강아지", "새", "x"), "cp949"),
+    (("niño", "año", "x"), "latin-1"), (("큰 새", "cat", "犬 개"), "cp949"),
+    (("naïve", "Ærø", "x"), "latin-1")])
+def test_a_table_in_an_old_encoding_keeps_its_letters(tmp_path, names, encoding):
+    flat(tmp_path)
+    rows = "".join(f"{i:04d},{names[i % 3]}\n" for i in range(60))
+    (tmp_path / "train.csv").write_bytes(f"id,label\n{rows}".encode(encoding))
+    assert set(by_path(tmp_path).values()) == set(names)
+
+
+@no_bytes
+def test_a_contest_in_a_folder_whose_name_is_not_utf8_is_read(tmp_path):
+    root = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff")))
+    expected = folders(root)
+    assert by_path(root) == expected
+
+
+@no_bytes
+@pytest.mark.parametrize("again", [{}, {"PYTHONCOERCECLOCALE": "0"}])
+def test_names_are_read_as_utf8_in_an_ascii_locale(again):
+    code = ("import sys; from system.command import read_names_as_utf8 as read; read(); "
+            "print(sys.getfilesystemencoding(), ascii(sys.argv[1]))")
+    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **again}
+    done = subprocess.run([sys.executable, "-c", code, "고양이"], env=env, capture_output=True,
+                          text=True, check=True, cwd=Path(__file__).parent.parent)
+    assert done.stdout.split() == ["utf-8", ascii("고양이")]
+
+
+# ---------------------------------------------------------------- kinds combined by a generator
+
+@pytest.mark.parametrize("number", range(40))
+def test_combined_situations_are_read_rightly_or_end_in_a_sentence_that_helps(tmp_path, number):
+    done, wrong, _ = check_variant(tmp_path, number, seed=5)
+    assert not wrong, (done, wrong)
+
+
+def test_the_judge_of_combined_situations_can_say_no(tmp_path):
+    truth = {"a.png": "x", "b.png": "y"}
+    assert what_is_wrong({"a.png": "x", "b.png": "y"}, set(), truth) == ""
+    assert "wrong class" in what_is_wrong({"a.png": "y"}, set(), truth)
+    assert "wrong class" in what_is_wrong({"mask.png": "y"}, {"aside"}, truth)
+    assert "without a word" in what_is_wrong({"a.png": "x"}, set(), truth)
+    assert "several sentences" in wrong_advice(tmp_path, truth, "one\ntwo")
+    assert "no way out" in wrong_advice(tmp_path, truth, "it is wrong")

@@ -12,7 +12,15 @@ import pytest
 from system.log import EventLog, Overall, duration, no_bars, progress, safe_streams
 from system.parallel import parallel_map
 from system.stages import Stage, damaged_files, exclusive, run_stage
-from utils import UserError, canonical_json, digest_json, seed_of, write_atomic
+from utils import (
+    UserError,
+    canonical_json,
+    digest_json,
+    read_json,
+    seed_of,
+    write_atomic,
+    write_json,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,6 +68,14 @@ def test_atomic_write_replaces_the_whole(tmp_path):
     write_atomic(path, "old")
     write_atomic(path, b"new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["x.json"]
+
+
+def test_a_name_that_is_not_utf8_is_written_as_an_escape_that_json_reads_back(tmp_path):
+    name = os.fsdecode(b"a\xff.png")
+    write_json(tmp_path / "a.json", {"name": name})
+    assert read_json(tmp_path / "a.json") == {"name": name}
+    write_atomic(tmp_path / "a.csv", f"id\n{name}\n")
+    assert (tmp_path / "a.csv").read_text("utf-8") == "id\na\\udcff.png\n"
 
 
 def test_a_second_process_is_refused_by_pid_and_a_dead_ones_lock_is_free(tmp_path):

@@ -89,9 +89,9 @@ class DataConfig:
     sample_submission: str = setting(
         "", "path in the contest folder of the file that the submission must look like; '': found"
     )
-    near_duplicate_bits: int = setting(
-        3, "bits, out of 64, in which the perceptual hashes of near-duplicates may differ",
-        low=0, high=16,
+    near_duplicate_agreement: float = setting(
+        0.94, "correlation that the details of near-duplicates exceed; 1: only equal files share a "
+        "fold", low=0.5, high=1.0,
     )
 
 

@@ -11,6 +11,7 @@ labels      where the labels are: a table, class folders, file names
 submission  Form: columns, rows and values of the submission
 intake      read_contest: all of the above
 pixels      the images of a split, reduced, in one mapped file
+likeness    whether two images show one picture: turned, mirrored, cropped, brightened
 duplicates  which images show the same picture
 audit       one inspection of every image, as a stage
 

@@ -1,4 +1,4 @@
-"""One look at every image: hashes, problems, near-duplicates, and the cache of reduced pixels.
+"""One look at every image: digests, problems, near-duplicates, and the cache of reduced pixels.
 
     audit_contest(contest, DataConfig(), 320, folder, workers=2)    # decodes every image once
     # usable samples only, near-duplicates grouped
@@ -52,7 +52,8 @@ from utils import (
     write_json,
 )
 
-HASHED_PX = 32
+THUMBNAIL_PX = 32
+CLIPPED_LEVELS = (5, 250)        # at or beyond them a level may have been cut off
 FEWER_BITS = (8, 10, 12, 14)     # that 16-bit files may hold
 CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
 
@@ -62,22 +63,22 @@ CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
 class Look(NamedTuple):
     """What one image shows.
 
-    reason: why it is unusable, '' = fine. thumbnail: grey. is_flat: it is a blank page, whose hash
-    is noise. largest_level: of a 16-bit grey image, 0 for others.
+    reason: why it is unusable, '' = fine. thumbnail: grey. is_flat: it is a blank page.
+    n_clipped: pixels of the thumbnail that are about black or white. largest_level: of a 16-bit
+    grey image, 0 for others.
     """
 
     reason: str
     sha256: str = ""
     size_px: tuple[int, int] = (0, 0)
-    phash: int = 0
-    thumbnail: np.ndarray = np.zeros((HASHED_PX, HASHED_PX), np.uint8)
-    colour: np.ndarray = np.zeros(3, np.float32)
+    thumbnail: np.ndarray = np.zeros((THUMBNAIL_PX, THUMBNAIL_PX), np.uint8)
     is_flat: bool = True
+    n_clipped: int = 0
     largest_level: int = 0
 
 
 def look_at(path, row, writer, long_side_px, white_level):
-    """Reads, hashes, decodes and shrinks one image. Its pixels go to the writer.
+    """Reads, digests, decodes and shrinks one image. Its pixels go to the writer.
 
     NoRoom names the image for which memory is too short.
     """
@@ -100,37 +101,33 @@ def look_at(path, row, writer, long_side_px, white_level):
 
     image = shrunk(rgb, long_side_px)
     writer.write(row, image)
+    return look_of(image, sha256, size_px, largest_level)
+
+
+def look_of(image, sha256, size_px, largest_level=0):
+    """The Look at a readable image (H, W, 3)."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    thumbnail = cv2.resize(grey, (HASHED_PX, HASHED_PX), interpolation=cv2.INTER_AREA)
-    colour = np.array(cv2.mean(image)[:3], dtype=np.float32)
+    thumbnail = cv2.resize(grey, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
     is_flat = thumbnail.std() < FLAT_LEVELS
-    return Look("", sha256, size_px, perceptual_hash(thumbnail), thumbnail, colour, is_flat,
-                largest_level)
-
-
-def perceptual_hash(grey):
-    """64 bits: which of the 8 x 8 lowest DCT frequencies of a thumbnail (32, 32) exceed their
-    median."""
-    low = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
-    bits = low > np.median(low[1:])     # without the mean grey level
-    return int(np.packbits(bits).view(">u8")[0])
+    low, high = CLIPPED_LEVELS
+    n_clipped = np.count_nonzero((thumbnail <= low) | (thumbnail >= high))
+    return Look("", sha256, size_px, thumbnail, is_flat, n_clipped, largest_level)
 
 
 @dataclass(frozen=True, eq=False)
 class Looks:
     """The looks at n images, one array per field of Look.
 
-    reason, sha256 (n,) str; size_px (n, 2); phash (n,) uint64; thumbnail (n, 32, 32); colour
-    (n, 3); is_flat (n,) bool; largest_level (n,) int.
+    reason, sha256 (n,) str; size_px (n, 2); thumbnail (n, 32, 32); is_flat (n,) bool; n_clipped,
+    largest_level (n,) int.
     """
 
     reason: np.ndarray
     sha256: np.ndarray
     size_px: np.ndarray
-    phash: np.ndarray
     thumbnail: np.ndarray
-    colour: np.ndarray
     is_flat: np.ndarray
+    n_clipped: np.ndarray
     largest_level: np.ndarray
 
     @classmethod
@@ -140,10 +137,9 @@ class Looks:
             reason=as_strings([k.reason for k in looks]),
             sha256=as_strings([k.sha256 for k in looks]),
             size_px=np.array([k.size_px for k in looks], dtype=np.int64).reshape(n, 2),
-            phash=np.array([k.phash for k in looks], dtype=np.uint64),
-            thumbnail=np.array([k.thumbnail for k in looks]).reshape(n, HASHED_PX, HASHED_PX),
-            colour=np.array([k.colour for k in looks]).reshape(n, 3),
+            thumbnail=np.array([k.thumbnail for k in looks]).reshape(n, THUMBNAIL_PX, THUMBNAIL_PX),
             is_flat=np.array([k.is_flat for k in looks], dtype=bool),
+            n_clipped=np.array([k.n_clipped for k in looks], dtype=np.int64),
             largest_level=np.array([k.largest_level for k in looks], dtype=np.int64),
         )
 
@@ -234,16 +230,20 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     contradicted = [rows for rows in copies if len(set(contest.train.label[rows].tolist())) > 1]
     usable = train.is_readable.copy()
     usable[[row for rows in contradicted for row in rows]] = False
-    near = near_duplicates(train, test, data.near_duplicate_bits, workers)
-    near_train = near[(near < len(contest.train)).all(axis=1)]
-    near_train = near_train[usable[near_train].all(axis=1)]
-    report_copies(contest.train, copies, contradicted, near_train, findings)
-    twins = train_test_twins(contest, train, test, near)
+    pixels = PixelStore.open(folder / "pixels_train")
+    pixels = pixels.concat(PixelStore.open(folder / "pixels_test"))
+    near, is_upright = near_duplicates(train, test, pixels, data.near_duplicate_agreement, workers)
+    of_train = (near < len(contest.train)).all(axis=1)
+    of_train[of_train] = usable[near[of_train]].all(axis=1)
+    near_train = near[of_train & is_upright]
+    turned = near[of_train & ~is_upright]
+    report_copies(contest.train, copies, contradicted, near_train, turned, findings)
+    twins = train_test_twins(contest, train, test, near[is_upright])
     report_twins(twins, findings)
 
     # images of the same picture stay in one fold
     same = [*copies, *near_train.tolist()]
-    group = joined_groups(contest.train.group, usable, same)
+    group = joined_groups(contest.train.group, usable, [*same, *turned.tolist()])
     group, divided = divided_classes(contest.train.label, group, usable, data.n_folds)
     report_divided([contest.train.classes[k] for k in divided], findings)
     report_classes(contest, train, usable, group, data.n_folds, findings)
@@ -254,6 +254,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
         **summary_of(contest, train, test, usable, group),
         "n_exact_duplicates": sum(map(len, copies)),
         "n_near_duplicate_pairs": len(near_train),
+        "n_turned_pairs": len(turned),
         "twins": twins,
         "long_side_px": long_side_px,
         "white_level": white_level,
@@ -296,8 +297,11 @@ def report_white_level(white_level, train, test, findings):
         )
 
 
-def report_copies(catalog, copies, contradicted, near, findings):
-    """Warnings for training images that show the same picture."""
+def report_copies(catalog, copies, contradicted, near, turned, findings):
+    """Warnings for training images that show the same picture.
+
+    turned: pairs that match mirrored or by a quarter turn. Their labels may rightly differ.
+    """
     label = catalog.label
 
     def warn(kind, rows, text):
@@ -313,6 +317,8 @@ def report_copies(catalog, copies, contradicted, near, findings):
          "are near-duplicates of others: each set stays in one fold")
     warn("near_duplicate_labels", np.unique(near[label[near[:, 0]] != label[near[:, 1]]]),
          "are near-duplicates of images with another label: kept, look at them")
+    warn("turned_copies", np.unique(turned),
+         "are others mirrored or turned: each set stays in one fold")
 
 
 def report_twins(twins, findings):

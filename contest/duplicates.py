@@ -1,88 +1,44 @@
-"""Which images show the same picture: by perceptual hash, confirmed by thumbnail and mean colour.
-"""
+"""Which images show the same picture: equal files, and near-duplicates by their likeness."""
 from collections import defaultdict
 
 import numpy as np
 
 from contest.catalog import as_strings
-from system.parallel import parallel_map
+from contest.likeness import same_pictures
 
-FLAT_LEVELS = 3.0           # below this deviation of its grey levels a thumbnail's hash is noise
-# near-duplicates have at least this correlation of their thumbnails, and at most this difference of
-# their mean colours, in levels of 255
-SAME_CORRELATION = 0.98
-SAME_COLOUR_LEVELS = 16.0
-PAIRS_AT_ONCE = 512         # 2 MB of thumbnails on each side
-HASHES_AT_ONCE = 512        # a block that fits a core's cache
+FLAT_LEVELS = 3.0           # below this deviation of its grey levels a thumbnail holds only noise
 
 
-def close_hashes(hashes, bits, workers):
-    """(m, 2) int64: all pairs i < j of `hashes` (n,) uint64 that differ in at most `bits` bits.
+def near_duplicates(train, test, pixels, agreement, workers):
+    """Near-duplicate images of two Looks: (m, 2) rows, (m,) bool; test rows follow the train rows.
 
-    Exact. 100,000 hashes take seconds.
-    """
-    def pairs_from(start):
-        rows = hashes[start:start + HASHES_AT_ONCE, None]
-        found = []
-        for other in range(start, len(hashes), HASHES_AT_ONCE):
-            columns = hashes[None, other:other + HASHES_AT_ONCE]
-            near = np.bitwise_count(rows ^ columns) <= bits
-            if near.any():
-                found.append(np.argwhere(near) + np.array((start, other)))
-        pairs = np.concatenate([none, *found])
-        return pairs[pairs[:, 0] < pairs[:, 1]]
-
-    none = np.zeros((0, 2), np.int64)
-    starts = range(0, len(hashes), HASHES_AT_ONCE)
-    found = parallel_map(pairs_from, starts, workers, "near-duplicates")
-    return np.concatenate([none, *found])
-
-
-def alike_pairs(pairs, thumbnails, colours):
-    """Mask (m,) of the pairs whose thumbnails and mean colours confirm their hashes."""
-    confirmed = np.zeros(len(pairs), dtype=bool)
-    for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        left, right = pairs[start:start + PAIRS_AT_ONCE].T
-        a = centred(thumbnails[left])
-        b = centred(thumbnails[right])
-        norm = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-        is_alike = (a * b).sum(axis=1) >= SAME_CORRELATION * norm
-        colour_difference = np.abs(colours[left] - colours[right]).max(axis=1)
-        is_same_colour = colour_difference <= SAME_COLOUR_LEVELS
-        confirmed[start:start + PAIRS_AT_ONCE] = is_alike & is_same_colour
-    return confirmed
-
-
-def centred(thumbnails):
-    """float32 (n, H*W): each thumbnail's levels minus their mean."""
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
-    return flat - flat.mean(axis=1, keepdims=True)
-
-
-def near_duplicates(train, test, bits, workers):
-    """Pairs of near-duplicate images of two Looks as (m, 2) rows; test rows follow the train rows.
-
-    Of files with equal bytes only the first takes part. Flat images (blank pages) take no part,
-    because their hashes are noise.
+    pixels: the PixelStore of both. The mask says which pairs match without mirroring or a quarter
+    turn. Of files with equal bytes only the first takes part. Flat images (blank pages) take no
+    part. Of two images the one with fewer clipped levels tells the other's tones.
     """
     sha256 = np.concatenate([train.sha256, test.sha256])
     is_readable = np.concatenate([train.is_readable, test.is_readable])
     is_flat = np.concatenate([train.is_flat, test.is_flat])
+    n_clipped = np.concatenate([train.n_clipped, test.n_clipped])
     is_first = np.zeros(len(sha256), dtype=bool)
     is_first[np.unique(sha256, return_index=True)[1]] = True
-
     rows = np.flatnonzero(is_first & is_readable & ~is_flat)
-    hashes = np.concatenate([train.phash, test.phash])[rows]
-    pairs = rows[close_hashes(hashes, bits, workers)]
+    rows = rows[np.lexsort((sha256[rows], n_clipped[rows]))]
+    n_train = len(train.sha256)
 
-    # only the thumbnails that are compared are copied
-    compared = np.unique(pairs)
-    n = len(train.sha256)
-    of_train = compared[compared < n]
-    of_test = compared[compared >= n] - n
-    thumbnails = np.concatenate([train.thumbnail[of_train], test.thumbnail[of_test]])
-    colours = np.concatenate([train.colour[of_train], test.colour[of_test]])
-    return pairs[alike_pairs(np.searchsorted(compared, pairs), thumbnails, colours)]
+    def thumbnails(places):
+        wanted = rows[places]
+        found = np.empty((len(wanted), *train.thumbnail.shape[1:]), np.uint8)
+        is_train = wanted < n_train
+        found[is_train] = train.thumbnail[wanted[is_train]]
+        found[~is_train] = test.thumbnail[wanted[~is_train] - n_train]
+        return found
+
+    pairs, is_upright = same_pictures(len(rows), thumbnails, lambda place: pixels[rows[place]],
+                                      agreement, workers)
+    pairs = np.sort(rows[pairs], axis=1)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return pairs[order], is_upright[order]
 
 
 def equal_rows(values, usable):

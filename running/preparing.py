@@ -72,10 +72,10 @@ def stage_of_audit(setup, digests=None):
     `digests_of`, which is called without them.
     """
     config = setup.config
-    settings = {"near_duplicate_bits": config.data.near_duplicate_bits,
+    settings = {"near_duplicate_agreement": config.data.near_duplicate_agreement,
                 "group_column": config.data.group_column, "n_folds": config.data.n_folds,
                 "long_side_px": cache_side_px(config)}
-    return Stage.of(setup.folder, "audit", version=4, settings=settings,
+    return Stage.of(setup.folder, "audit", version=5, settings=settings,
                     inputs=[*(digests or digests_of(setup)),
                             *undecoded_formats(setup.contest, loading_workers(setup))])
 

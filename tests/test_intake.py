@@ -10,7 +10,7 @@ from PIL import Image
 
 from config import DataConfig
 from contest import audit as audit_module
-from contest import decoding, duplicates, files, pixels
+from contest import decoding, files, pixels
 from contest.audit import audit_contest, load_audit
 from contest.intake import contest_digests, read_contest
 from data_loader import make_folds
@@ -894,18 +894,19 @@ def test_same_shape_in_another_colour_is_no_duplicate(root, out):
     assert "near_duplicates" not in kinds(audit)
 
 
-def test_close_hashes_finds_what_counting_every_pair_finds():
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**63, 1300, dtype=np.uint64)
-    for i in range(0, 1300, 13):
-        hashes[(i * 7 + 5) % 1300] = hashes[i] ^ np.uint64(
-            sum(1 << int(b) for b in rng.choice(64, i % 5, replace=False))
-        )
-    expected = [(i, j) for i in range(1300)
-                for j in np.flatnonzero(np.bitwise_count(hashes[i] ^ hashes) <= 3).tolist()
-                if i < j]
-    found = sorted(map(tuple, duplicates.close_hashes(hashes, 3, 2).tolist()))
-    assert found == expected and len(found) > 50
+def test_a_mirrored_copy_shares_a_fold_and_may_have_another_label(root, out):
+    Image.fromarray(np.ascontiguousarray(picture(0)[:, ::-1])).save(root / "train" / "a3.png")
+    _, audit = audited(root, out)
+    assert problem(audit, "turned_copies").sample_ids == ("a0.png", "a3.png")
+    assert kinds(audit) == {"turned_copies"}
+    assert audit.train.group[0] == audit.train.group[3] and len(set(audit.train.group)) == 7
+    assert audit.summary["same_pictures"] == [] and audit.summary["n_turned_pairs"] == 1
+
+
+def test_a_mirrored_copy_in_the_test_set_is_no_twin(root, out):
+    Image.fromarray(np.ascontiguousarray(picture(1)[:, ::-1])).save(root / "test" / "t2.png")
+    _, audit = audited(root, out)
+    assert audit.summary["twins"] == []
 
 
 def grey_contest(root, white_level):

@@ -53,12 +53,12 @@ def test_stages_before_the_first_fit(config, weights, monkeypatch):
     setup = Setup(config, None, None, Path("run"), torch.device("cpu"), MACHINE, weights)
     audit = SimpleNamespace(test=[1, 2, 3])
     digests = {NAMES[0]: "d0"}
-    assert preparing.stage_of_audit(setup, ["contest"]).key == "364d79ab1767"
+    assert preparing.stage_of_audit(setup, ["contest"]).key == "b75a19e308ab"
     assert preparing.stage_of_shift(setup, audit, "a", weights, digests).key == "f38a151b0494"
     assert preparing.stage_of_folds(setup, "a").key == "b80becd49f42"
     monkeypatch.setattr(preparing, "undecoded_formats", lambda contest, workers: ["HEIF"])
     # made anew with a decoder
-    assert preparing.stage_of_audit(setup, ["contest"]).key != "364d79ab1767"
+    assert preparing.stage_of_audit(setup, ["contest"]).key != "b75a19e308ab"
 
 
 @pytest.mark.parametrize(("number", "fold", "training", "prediction"), [
@@ -73,7 +73,7 @@ def test_fits(prepared, number, fold, training, prediction):
 def test_what_is_measured_planned_and_blended(prepared):
     assert compute_stage(prepared, NAMES[1]).key == "2b0ca6e49952"
     assert cost_stage(prepared, MACHINE, NAMES[1], Compute()).key == "ee51d904a56c"
-    assert plan_stage(prepared).key == "7b6f9761563a"
+    assert plan_stage(prepared).key == "343c2ee60704"
     fits = {name: SimpleNamespace(predict_stage=SimpleNamespace(key=name)) for name in ("p0", "p1")}
     assert ensemble_stage(prepared, find_metric("macro_f1"), fits).key == "a4829e9d5ea0"
 

@@ -300,7 +300,7 @@ def report_white_level(white_level, train, test, findings):
 def report_copies(catalog, copies, contradicted, near, turned, findings):
     """Warnings for training images that show the same picture.
 
-    turned: pairs that match mirrored or by a quarter turn. Their labels may rightly differ.
+    turned: pairs mirrored or turned by 90 or 180 degrees. Their labels may rightly differ.
     """
     label = catalog.label
 

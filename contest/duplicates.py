@@ -12,9 +12,10 @@ FLAT_LEVELS = 3.0           # below this deviation of its grey levels a thumbnai
 def near_duplicates(train, test, pixels, agreement, workers):
     """Near-duplicate images of two Looks: (m, 2) rows, (m,) bool; test rows follow the train rows.
 
-    pixels: the PixelStore of both. The mask says which pairs match without mirroring or a quarter
-    turn. Of files with equal bytes only the first takes part. Flat images (blank pages) take no
-    part. Of two images the one with fewer clipped levels tells the other's tones.
+    pixels: the PixelStore of both. The mask says which pairs are neither mirrored nor turned by 90
+    or 180 degrees. Of files with equal bytes only the first takes part. Flat images
+    (blank pages) take no part. Of two images the one with fewer clipped levels tells the other's
+    tones.
     """
     sha256 = np.concatenate([train.sha256, test.sha256])
     is_readable = np.concatenate([train.is_readable, test.is_readable])

@@ -75,8 +75,8 @@ def same_pictures(n, thumbnails, pixels, agreement, workers):
     """Pairs of images that show one picture: (m, 2) int64, the earlier first; (m,) bool.
 
     thumbnails(rows) -> uint8 (k, P, P). pixels(row) -> uint8 (H, W, 3). The mask says which pairs
-    match without mirroring or a quarter turn. The order of the images decides which of two is
-    moved: give one that their places in the contest do not change.
+    match neither mirrored nor turned by 90 or 180 degrees. The order of the images decides which of
+    two is moved: give one that their places in the contest do not change.
     """
     found = candidates(n, thumbnails, workers)
 

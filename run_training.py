@@ -168,7 +168,7 @@ def started_by(folder):
     """
     try:
         command = read_json(folder / TYPED)["command"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):      # the log has it too
         command = last_start(folder).get("command", "")
     return [] if f"{CUT}/" in command else shlex.split(command)[2:]
 

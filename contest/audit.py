@@ -456,7 +456,7 @@ def read_catalog(path, classes, contest_folder):
 
 
 def changed_images(folder, contest_folder, digests):
-    """Paths of images that the audit in a folder did not see as their digests say.
+    """Images that the audit in a folder did not see as their digests say: paths, with reasons.
 
     digests: sha256 of each training and test file, in catalog order, as `contest_digests`. A file
     that was away for a moment would else stay left out.
@@ -470,7 +470,8 @@ def changed_images(folder, contest_folder, digests):
         if not seen and not row["left_out"].startswith(UNREADABLE):
             seen = digest_or_empty(Path(contest_folder) / path)      # empty or too large, or gone
         if path and seen != digest:
-            changed.append(path)
+            reason = row["left_out"]
+            changed.append(f"{path} ({reason})" if reason else path)
     return changed
 
 

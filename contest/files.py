@@ -116,7 +116,7 @@ def scan_folder(folder):
             refuse_folder(folder, "is a file")
     except (FileNotFoundError, NotADirectoryError):
         refuse_folder(folder, "does not exist")
-    except OSError as error:
+    except OSError as error:      # any fault here is the folder's or its disk's, and is said
         refuse_folder(folder, f"cannot be opened ({error.strerror})")
     root = root.resolve()
 

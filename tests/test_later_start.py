@@ -224,7 +224,7 @@ def undisturbed(contest, tmp_path_factory):
     ("PIL.Image.Image.load", MemoryError(), "not enough memory to read "),
     ("PIL.Image.Image.load", system_error(errno.EMFILE), "a file could not be used"),
     ("contest.intake.digest_file", system_error(errno.EIO), "a file could not be used"),
-    ("os.open", system_error(errno.EACCES), "but 1 image ('a004.png (cannot be read (Perm"),
+    ("os.open", system_error(errno.EACCES), "1 image ('train/a004.png (cannot be read (Perm"),
 ])
 def test_what_the_machine_did_not_read_is_read_by_the_next_start(
         contest, undisturbed, tmp_path, monkeypatch, capsys, place, error, sentence):

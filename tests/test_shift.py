@@ -38,7 +38,7 @@ from shift.orientation import (
 )
 from shift.reading import Belief, KindReading, fit_range
 from shift.report import ShiftReport
-from shift.search import earned, separability, simpler
+from shift.search import earned, energy_distance, separability, simpler
 from shift.traces import border_statistics, jpeg_quality, statistics
 from utils import RunError
 
@@ -142,15 +142,26 @@ def test_two_kinds_that_both_are_there_stay(train, tmp_path):
     ({"blur noise patch": 0.70, "blur noise": 0.72, "blur patch": 0.8, "noise patch": 0.8},
      {"blur", "noise", "patch"}),
 ])
-def test_a_kind_stays_if_the_test_images_are_told_apart_better_without_it(monkeypatch, auc, left):
+@pytest.mark.parametrize("is_saturated", [False, True])
+def test_a_kind_stays_if_the_test_images_are_less_like_the_others_alone(monkeypatch, auc, left,
+                                                                       is_saturated):
     kinds = {kind: KindReading(kind, 0.5, 0.3, 0.4, gain, 0)
              for kind, gain in (("patch", 20), ("blur", 300), ("noise", 900))}
 
-    def told_apart(belief, *_):
-        return auc[" ".join(sorted(belief.kinds))]
+    def unlikeness(belief, *_):
+        value = auc[" ".join(sorted(belief.kinds))]
+        return (1.0, value) if is_saturated else (value, 1.0)
 
-    monkeypatch.setattr("shift.search.told_apart", told_apart)
-    assert set(earned(Belief(kinds), SimpleNamespace(images=[]), None, 0, 1).kinds) == left
+    monkeypatch.setattr("shift.search.unlikeness", unlikeness)
+    assert set(earned(Belief(kinds), SimpleNamespace(images=[]), [], 0, 1).kinds) == left
+
+
+def test_energy_distance_grows_with_what_no_classifier_tells_apart_better():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 5))
+    near, far, same = rows + 8, rows + 16, rng.normal(size=(200, 5))
+    assert energy_distance(same, rows) < 0.05 < energy_distance(near, rows)
+    assert energy_distance(far, rows) > 1.8 * energy_distance(near, rows)
 
 
 def test_a_belief_without_a_kind_draws_all_others_alike():

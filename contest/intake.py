@@ -60,6 +60,12 @@ LOST_ROWS = ("contradicted_id", "missing_file", "ambiguous_id", "other_split", "
 NO_CLASS = re.compile(r"_*(?:un(?:labell?ed|sorted|used|annotated|assigned)|to[ _-]?(?:do|sort)|"
                       r"rejected|trash|deleted|backup|duplicates?|assets?|docs?|figures?|screenshots?)_*")
 
+# what else the name of a folder of test images holds: test, test_images, public-test-2, stage1_test
+WORDS_OF_TEST = frozenset((
+    "", "test", "testing", "tests", "testset", "testdata", "testimages", "testimage", "set", "data",
+    "image", "images", "img", "imgs", "pictures", "photos", "files", "jpg", "jpeg", "png", "public",
+    "private", "final", "new", "stage", "part", "phase", "round", "crops", "a", "b"))
+
 
 def read_contest(folder, data):
     """The Contest in a folder. data: DataConfig. UserError with all fatal problems at once."""
@@ -112,6 +118,7 @@ def read_files(files, data):
     report_closed_folders(files, labelled, test_list, findings)
     report_extra_files(files, set(labelled.paths), test, findings)
     report_folders(files, labelled, findings)
+    refuse_classes_like_test(files, labelled, findings)
     report_closed_sample(files, sample, findings)
     used = (label_table, sample, test_list)
     report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
@@ -275,11 +282,7 @@ def report_folders(files, labelled, findings):
     if labelled.setting not in ("folders", "subfolders"):
         return
     classes = set(labelled.labels)
-    places = {}     # the folder that holds class folders -> their names
-    for path, label in zip(labelled.paths, labelled.labels, strict=True):
-        parts = path.split("/")
-        at = next(i for i, part in enumerate(parts[:-1]) if normal(part).strip() == label)
-        places.setdefault("/".join(parts[:at]), set()).add(parts[at])
+    places = places_of_classes(labelled)
     others = {}
     for path in (*files.others, *files.unread, *files.foreign, *files.tables):
         for place in places:
@@ -299,6 +302,36 @@ def report_folders(files, labelled, findings):
     if blank:
         findings.warn("classes_alike", f"{counted(blank, 'class folder')} differ from another in "
                       "blanks alone: each is read as one class with it", blank)
+
+
+def places_of_classes(labelled):
+    """{folder that holds class folders: their names}, of labels that are folder names."""
+    places = {}
+    for path, label in zip(labelled.paths, labelled.labels, strict=True):
+        parts = path.split("/")
+        at = next(i for i, part in enumerate(parts[:-1]) if normal(part).strip() == label)
+        places.setdefault("/".join(parts[:at]), set()).add(parts[at])
+    return places
+
+
+def refuse_classes_like_test(files, labelled, findings):
+    """An error for folders beside class folders and `test/` whose names hold that word and others:
+    `rapid_test/` may be a class."""
+    if labelled.setting not in ("folders", "subfolders"):
+        return
+    for place in places_of_classes(labelled):
+        start = f"{place}/" if place else ""
+        beside = {path[len(start):].partition("/")[0] for path in files.images
+                  if path.startswith(start) and files.split_of(path) == "test"}
+        named = sorted(name for name in beside if files.split_of(f"{start}{name}/") == "test")
+        unclear = [name for name in named
+                   if not WORDS_OF_TEST.issuperset(re.split(r"[\W\d_]+", name.lower()))]
+        if unclear and len(unclear) < len(named):
+            findings.fail(
+                "class_or_test",
+                f"{counted(unclear, 'folder')} beside the class folders may hold a class or test "
+                "images: rename those that are classes so that their names do not "
+                "hold 'test', and move test images into the folder of the others")
 
 
 def report_closed_sample(files, sample, findings):

@@ -37,6 +37,9 @@ from contest.tables import (
 from utils import counted, first_few, nearest
 
 # either level of folders may be the class if this share of all (outer, inner) pairs exists
+# what pandas, R and SQL write where there is no value; the second may be classes
+NO_VALUE = ("nan", "<na>", "#n/a", "null", "nat")
+NO_VALUE_OR_CLASS = ("none", "na", "n/a")
 CROSSED = 0.8
 # words of names that say no more than the split: test_images, stage1_test, test_a; not test_tube
 SPLIT_ALONE = re.compile(
@@ -526,8 +529,29 @@ def offered_groups(table, target, group, labels):
     return tuple(sorted(offered, key=lambda c: -n_values[c]))
 
 
+def without_no_values(where, labels, findings):
+    """The labels, with '' in place of words that programs write where there is no value.
+
+    A word on at least half as many rows as the rarest other label may be a class, as `none` is in
+    some contests. `nan` and `NULL` then stop the run.
+    """
+    counts = Counter(labels)
+    words = {label for label in counts if label.strip().lower() in {*NO_VALUE, *NO_VALUE_OR_CLASS}}
+    if not words:
+        return labels
+    rarest = min((n for label, n in counts.items() if label and label not in words), default=0)
+    common = {word for word in words if 2 * counts[word] >= rarest}
+    unclear = sorted(word for word in common if word.strip().lower() in NO_VALUE)
+    if unclear:
+        findings.fail(
+            "no_value", f"{where} has the label {unclear[0]!r} in {counts[unclear[0]]} rows: empty "
+            "these cells if they have no label, or write another name if it is a class")
+    return ["" if label in words - common else label for label in labels]
+
+
 def unrepeated_rows(where, ids, labels, findings):
     """Rows to keep: the first of each id; none of an id with two labels, or without id or label."""
+    labels = without_no_values(where, labels, findings)
     labels_of_id = defaultdict(list)
     first_row = {}
     for row, (sample_id, label) in enumerate(zip(ids, labels, strict=True)):

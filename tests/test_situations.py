@@ -1102,3 +1102,49 @@ def test_the_judge_of_combined_situations_can_say_no(tmp_path):
     assert "without a word" in what_is_wrong({"a.png": "x"}, set(), truth)
     assert "several sentences" in wrong_advice(tmp_path, truth, "one\ntwo")
     assert "no way out" in wrong_advice(tmp_path, truth, "it is wrong")
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "NULL", "None", "<NA>", "N/A"])
+def test_a_word_for_no_value_is_no_class(tmp_path, word):
+    expected = flat(tmp_path, top="train/")
+    lost = sorted(expected)[::30]
+    rows = [(path[6:10], word if path in lost else kind) for path, kind in expected.items()]
+    write(tmp_path / "train.csv", ("id", "label"), rows)
+    contest = read_contest(tmp_path, DataConfig())
+    assert {*contest.train.classes} == {*KINDS} and len(contest.train) == 60 - len(lost)
+    assert any(p.kind == "missing_label" for p in contest.problems)
+
+
+@pytest.mark.parametrize(("word", "is_class"), [("none", True), ("NA", True), ("nan", False),
+                                                ("null", False)])
+def test_a_word_for_no_value_on_many_rows_is_a_class_or_stops_the_run(tmp_path, word, is_class):
+    expected = flat(tmp_path, top="train/")
+    rows = [(path[6:10], word if kind == KINDS[0] else kind) for path, kind in expected.items()]
+    write(tmp_path / "train.csv", ("id", "label"), rows)
+    if is_class:
+        assert word in read_contest(tmp_path, DataConfig()).train.classes
+    else:
+        with pytest.raises(UserError, match=f"has the label {word!r} in 20 rows: empty these"):
+            read_contest(tmp_path, DataConfig())
+
+
+@pytest.mark.parametrize("names", [("rapid_test", "pcr", "none"), ("test kit", "cup", "strip"),
+                                   ("a", "b", "blood-test")])
+@pytest.mark.parametrize("test", ["test", "test_images", "Test set 2"])
+@pytest.mark.parametrize("top", ["", "images/"])
+def test_a_class_named_like_the_test_images_beside_it_stops_the_run(tmp_path, names, test, top):
+    for i in range(60):
+        touch(tmp_path / f"{top}{names[i % 3]}/{i}.jpg")
+        touch(tmp_path / f"{top}{test}/t{i}.jpg")
+    with pytest.raises(UserError, match="may hold a class or test images"):
+        read_contest(tmp_path, DataConfig())
+
+
+@pytest.mark.parametrize("names", [("test", "test_2"), ("public_test", "private_test"),
+                                   ("stage1_test", "stage2_test_images")])
+def test_several_folders_of_test_images_beside_class_folders_are_read(tmp_path, names):
+    expected = folders(tmp_path)
+    for i, name in enumerate(names):
+        touch(tmp_path / f"{name}/t{i}.jpg")
+    contest = read_contest(tmp_path, DataConfig())
+    assert len(contest.train) == len(expected) and len(contest.test) == 2

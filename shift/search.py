@@ -177,10 +177,11 @@ def unlikeness(belief, train, test, seed, workers, n):
 
 
 def energy_distance(one, other):
-    """Energy distance (Szekely and Rizzo, 2013) of two sets of rows, in units of `other`'s
-    standard deviations."""
-    scale = other.std(0) + 1e-3
-    one, other = one / scale, other / scale
+    """Energy distance (Szekely and Rizzo, 2013) of two sets of rows, in units of the standard
+    deviations of both together."""
+    scale = np.concatenate([one, other]).std(0) + 1e-3
+    one = one / scale
+    other = other / scale
     between = pairwise_distances(one, other).mean()
     return 2 * between - pairwise_distances(one).mean() - pairwise_distances(other).mean()
 

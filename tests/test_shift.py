@@ -156,12 +156,15 @@ def test_a_kind_stays_if_the_test_images_are_less_like_the_others_alone(monkeypa
     assert set(earned(Belief(kinds), SimpleNamespace(images=[]), [], 0, 1).kinds) == left
 
 
-def test_energy_distance_grows_with_what_no_classifier_tells_apart_better():
+def test_energy_distance_grows_where_auc_is_one_already():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(200, 5))
-    near, far, same = rows + 8, rows + 16, rng.normal(size=(200, 5))
-    assert energy_distance(same, rows) < 0.05 < energy_distance(near, rows)
-    assert energy_distance(far, rows) > 1.8 * energy_distance(near, rows)
+    same = rng.normal(size=(200, 5))
+    shift = np.array([9, 0, 0, 0, 0])
+    distances = [energy_distance(same + k * shift, rows) for k in range(3)]
+    further = energy_distance(same + shift + np.array([0, 9, 0, 0, 0]), rows)
+    assert distances[0] < 0.05 < distances[1] < further
+    assert energy_distance(np.ones((5, 2)), np.ones((4, 2))) == 0
 
 
 def test_a_belief_without_a_kind_draws_all_others_alike():

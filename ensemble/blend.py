@@ -7,9 +7,8 @@ cross-validation.
 
 A source is one backbone, seed and round over all its folds. A view that clearly hurts is dropped,
 and one temperature calibrates the mean of the others. A source that knows nothing or repeats
-another is left out. *Nested*: views, temperatures, weights and cuts are fitted on all parts but one
-and scored on that one. The method, and whether to cut, are then chosen by those same scores, so the
-winner's is slightly flattered.
+another is left out. *Nested*: views, temperatures, the method, its weights, whether to cut, and the
+cuts are all found on all parts but one, and scored on that one.
 """
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from ensemble.metrics import (
     calibrated,
     fit_temperature,
     least_loss_weights,
+    likelihoods,
     log_loss,
     normalized,
     paired_change,
@@ -62,9 +62,10 @@ class Recipe:
 class Blend(Recipe):
     """The Recipe of the winning method, with weights >= 0 that sum to 1, and its scores.
 
-    score: on the rows it was fitted on. score_nested: on held-out parts. nested_by_method: the
-    same for every method. cuts: fitted thresholds between grades; () if halfway ones are better or
-    the metric scores no grades.
+    score: on the rows it was fitted on. score_nested: on held-out parts, each by the method that
+    won on the others. nested_by_method: on held-out parts by one method, from which the winner is
+    taken. cuts: fitted thresholds between grades; () if halfway ones are better or the metric
+    scores no grades.
     """
 
     method: str
@@ -110,6 +111,9 @@ def clearly_below_zero(difference):
 
 def choose_views(views, labels):
     """Views of {name: probs (n, C)} to average: the first, and all others that do not hurt."""
+    if len(views) == 1:
+        return tuple(views)
+
     rows = np.random.default_rng(0).permutation(len(labels))[:MOST_ROWS]
     views = {name: p[rows] for name, p in views.items()}
     labels = labels[rows]
@@ -168,15 +172,16 @@ def greedy_weights(stack, labels):
     Each step adds the member that helps most; counts become weights. It uses log loss for every
     metric, because macro-F1 on a few hundred rows rewards members that are noise.
     """
-    counts = np.zeros(len(stack))
-    total = np.zeros(stack.shape[1:])
+    own = likelihoods(stack, labels)
+    counts = np.zeros(len(own))
+    total = np.zeros(len(labels))
     best_counts = None
     best = np.inf
     for step in range(1, GREEDY_STEPS + 1):
-        losses = [log_loss(labels, (total + member) / step) for member in stack]
+        losses = -np.log((total + own) / step).mean(1)
         pick = int(np.argmin(losses))
         counts[pick] += 1
-        total += stack[pick]
+        total += own[pick]
         if losses[pick] < best:
             best = losses[pick]
             best_counts = counts.copy()
@@ -219,38 +224,135 @@ def fit_recipes(sources, labels, methods):
     return recipes
 
 
-def fit_blend(sources, labels, parts, metric, method="auto"):
-    """(Blend, its nested probs (n, C)) of {source: {view: probs (n, C)}} on labels (n,).
+class OutOfFold(NamedTuple):
+    """A blend's rows out of fold, (n, C) each.
 
-    parts (n,): fold numbers, the parts of the nested comparison. `method` auto takes its winner;
-    a single source needs no weights.
+    probs: as blended. answers: as scored, cut into grades where fitted cuts are used.
     """
+
+    probs: np.ndarray
+    answers: np.ndarray
+
+
+class Choice(NamedTuple):
+    """The method that scores best on held-out parts, whether cuts help it, and all scores."""
+
+    method: str
+    cuts_help: bool
+    scores: dict[str, float]
+
+
+class Fits:
+    """Recipes of rows (n,) in `parts` (n,), each fitted once, by the parts that are left out."""
+
+    def __init__(self, sources, labels, parts, methods):
+        self.sources = sources
+        self.labels = labels
+        self.parts = parts
+        self.methods = methods
+        first_source = next(iter(sources.values()))
+        self.shape = next(iter(first_source.values())).shape
+        self.known = {}
+
+    def without(self, left_out):
+        """{method: Recipe} fitted on the rows of the other parts. left_out: a set of parts."""
+        key = frozenset(left_out)
+        if key not in self.known:
+            rows = self.rows_without(left_out)
+            self.known[key] = fit_recipes(only_rows(self.sources, rows), self.labels[rows],
+                                          self.methods)
+        return self.known[key]
+
+    def rows_without(self, left_out):
+        """(n,) bool"""
+        return ~np.isin(self.parts, list(left_out))
+
+    def held_out(self, left_out):
+        """{method: probs (n, C)}: each part's rows by the Recipes fitted without it and `left_out`.
+
+        Rows of `left_out` are 0.
+        """
+        out = {method: np.zeros(self.shape) for method in self.methods}
+        for part in np.unique(self.parts[self.rows_without(left_out)]).tolist():
+            held = self.parts == part
+            held_sources = only_rows(self.sources, held)
+            for method, recipe in self.without(left_out | {part}).items():
+                out[method][held] = recipe.probs(held_sources)
+        return out
+
+
+def choose(fits, metric, left_out=frozenset()):
+    """The Choice among the methods of `fits`, without the rows in `left_out` parts."""
+    rows = fits.rows_without(left_out)
+    labels = fits.labels[rows]
+    scores = {}
+    cuts_help = {}
+    losses = {}
+    for method, every in fits.held_out(left_out).items():
+        probs = every[rows]
+        plain = metric(labels, probs)
+        cut = metric(labels, nested_cut(metric, labels, probs, fits.parts[rows]))
+        cuts_help[method] = metric.sign * cut > metric.sign * plain
+        scores[method] = cut if cuts_help[method] else plain
+        losses[method] = log_loss(labels, probs)
+    winner = max(fits.methods, key=lambda method: (metric.sign * scores[method], -losses[method]))
+    return Choice(winner, cuts_help[winner], scores)
+
+
+def fitted(fits, metric, choice, left_out=frozenset()):
+    """(Recipe, its cuts) of a Choice, fitted without the rows in `left_out` parts."""
+    recipe = fits.without(left_out)[choice.method]
+    if not choice.cuts_help:
+        return recipe, ()
+    rows = fits.rows_without(left_out)
+    probs = recipe.probs(only_rows(fits.sources, rows))
+    return recipe, metric.fit_cuts(fits.labels[rows], probs)
+
+
+def nested(fits, metric):
+    """OutOfFold rows: each part's by what is chosen and fitted on the other parts alone."""
+    parts = np.unique(fits.parts).tolist()
+    is_choice = len(parts) > 2 and (len(fits.methods) > 1 or metric.answer == "grade")
+    choice = Choice(fits.methods[0], cuts_help=False, scores={})
+    probs = np.zeros(fits.shape)
+    answers = np.zeros(fits.shape)
+    for part in parts:
+        left_out = frozenset([part])
+        if is_choice:
+            choice = choose(fits, metric, left_out)
+        recipe, cuts = fitted(fits, metric, choice, left_out)
+        held = fits.parts == part
+        probs[held] = recipe.probs(only_rows(fits.sources, held))
+        answers[held] = metric.cut(probs[held], cuts) if cuts else probs[held]
+    return OutOfFold(probs, answers)
+
+
+def fit_blend(sources, labels, parts, metric, method="auto"):
+    """(Blend, its nested OutOfFold) of {source: {view: probs (n, C)}} on labels (n,).
+
+    parts (n,): what the blend is nested over. `method` auto takes the best; a single source needs
+    no weights, and a choice needs three parts: it is made on two of them and scored on the third.
+    """
+    n_parts = len(np.unique(parts))
+    if n_parts < 2:
+        raise RunError("a blend must be nested over at least two parts, got one")
     if method in METHODS:
         methods = [method]
-    elif len(sources) == 1:
+    elif len(sources) == 1 or n_parts == 2:
         methods = ["mean"]
     else:
         methods = list(METHODS)
 
-    nested = nested_probs(sources, labels, parts, methods)
-    scores = {}
-    cut_helps = {}
-    for m, probs in nested.items():
-        plain = metric(labels, probs)
-        cut = metric(labels, nested_cut(metric, labels, probs, parts))
-        cut_helps[m] = metric.sign * cut > metric.sign * plain
-        scores[m] = cut if cut_helps[m] else plain
-    winner = max(methods, key=lambda m: (metric.sign * scores[m], -log_loss(labels, nested[m])))
-
-    recipe = fit_recipes(sources, labels, methods)[winner]
-    probs = recipe.probs(sources)
-    cuts = ()
-    if cut_helps[winner]:
-        cuts = metric.fit_cuts(labels, probs)
-    score = metric.with_cuts(cuts)(labels, probs)
-    blend = Blend(**vars(recipe), method=winner, score=score, score_nested=scores[winner],
-                  nested_by_method=scores, cuts=cuts)
-    return blend, nested[winner]
+    fits = Fits(sources, labels, parts, methods)
+    out_of_fold = nested(fits, metric)
+    choice = choose(fits, metric)
+    recipe, cuts = fitted(fits, metric, choice)
+    blend = Blend(
+        **vars(recipe), method=choice.method,
+        score=metric.with_cuts(cuts)(labels, recipe.probs(sources)),
+        score_nested=metric(labels, out_of_fold.answers),
+        nested_by_method=choice.scores, cuts=cuts)
+    return blend, out_of_fold
 
 
 class RoundResult(NamedTuple):
@@ -269,7 +371,7 @@ class RoundResult(NamedTuple):
 
 def fit_rounds(sources, round_of, labels, parts, metric, method="auto", *, groups, draws=1000,
                seed=0):
-    """(Blend, its nested probs (n, C), [RoundResult]), adding the sources round by round.
+    """(Blend, its nested OutOfFold, [RoundResult]), adding the sources round by round.
 
     A later round joins only if the upper end of its change's interval is above 0; sources of other
     rounds get weight 0. round_of: {source: round}. groups (n,): rows that the interval keeps
@@ -287,25 +389,20 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", *, group
     def fit(names):
         return fit_blend({name: sources[name] for name in names}, labels, parts, metric, method)
 
-    def as_scored(blend, nested):
-        return nested_cut(metric, labels, nested, parts) if blend.cuts else nested
-
-    blend, nested = fit(members)
+    blend, out_of_fold = fit(members)
     results = [RoundResult(first, blend.score_nested, 0.0, [0.0, 0.0], used=True)]
     for number in later:
         joined = [name for name in sources if name in members or round_of[name] == number]
-        candidate, candidate_nested = fit(joined)
-        before = as_scored(blend, nested)
-        after = as_scored(candidate, candidate_nested)
-        change, ci90 = paired_change(metric, labels, before, after, groups=groups, draws=draws,
-                                     seed=seed)
+        candidate, candidate_rows = fit(joined)
+        change, ci90 = paired_change(metric, labels, out_of_fold.answers, candidate_rows.answers,
+                                     groups=groups, draws=draws, seed=seed)
         may_help = ci90[1] > 0
         results.append(RoundResult(number, candidate.score_nested, change, ci90, used=may_help))
         if may_help:
             members = joined
             blend = candidate
-            nested = candidate_nested
-    return with_unused(blend, sources), nested, results
+            out_of_fold = candidate_rows
+    return with_unused(blend, sources), out_of_fold, results
 
 
 def with_unused(blend, sources):
@@ -326,22 +423,6 @@ def nested_cut(metric, labels, probs, parts):
     for part in np.unique(parts):
         held = parts == part
         out[held] = metric.cut(probs[held], metric.fit_cuts(labels[~held], probs[~held]))
-    return out
-
-
-def nested_probs(sources, labels, parts, methods):
-    """{method: probs (n, C)}, each part's rows blended by a Recipe fitted on the other parts."""
-    if len(np.unique(parts)) < 2:
-        raise RunError("a blend must be nested over at least two parts, got one")
-    first_source = next(iter(sources.values()))
-    first_probs = next(iter(first_source.values()))
-    out = {m: np.zeros(first_probs.shape) for m in methods}
-    for part in np.unique(parts):
-        held = parts == part
-        recipes = fit_recipes(only_rows(sources, ~held), labels[~held], methods)
-        held_sources = only_rows(sources, held)
-        for method, recipe in recipes.items():
-            out[method][held] = recipe.probs(held_sources)
     return out
 
 

@@ -286,6 +286,11 @@ def row_losses(labels, probs):
     return -np.log(np.maximum(probs[np.arange(len(labels)), labels], 1e-7))
 
 
+def likelihoods(stack, labels):
+    """(m, n) probability of each row's label in each of `stack` (m, n, C), at least 1e-7."""
+    return np.maximum(stack[:, np.arange(len(labels)), labels], 1e-7)
+
+
 def calibrated(labels, probs):
     """The probs (n, C) at the temperature that fits all rows best."""
     return with_temperature(probs, fit_temperature(labels, probs))
@@ -320,5 +325,4 @@ def accuracy_temperature(labels, probs):
 
 def least_loss_weights(stack, labels):
     """Weights (m,) >= 0 summing to 1: the mean of `stack` (m, n, C) with the least log loss."""
-    likelihoods = np.maximum(stack[:, np.arange(len(labels)), labels], 1e-7)
-    return mixture_weights(likelihoods.T)
+    return mixture_weights(likelihoods(stack, labels).T)

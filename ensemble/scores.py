@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from config import key_settings
-from ensemble.blend import Blend, aligned, fit_rounds, mean_of, nested_cut
+from ensemble.blend import Blend, OutOfFold, aligned, fit_rounds, mean_of, nested_cut
 from ensemble.metrics import bootstrap_ci90, confident_scores, normalized
 from ensemble.teachers import PSEUDO_LABELS, load_pseudo_labels
 from modeling.inference import Predictions, joined_views
@@ -19,6 +19,7 @@ from system.stages import Stage, make
 from utils import seed_of, write_json
 
 FEWEST_GROUPS = 5      # of valid images, before intervals resample groups
+MOST_PARTS = 5         # to nest the blend over: its cost grows by their square
 
 
 class SourceRow(NamedTuple):
@@ -125,8 +126,9 @@ def rows_of(prepared, sources, log):
     row_of = {sample: row for row, sample in enumerate(train.sample_id.tolist())}
     rows = [row_of[sample] for sample in ids]
     folds = prepared.folds.fold[rows]
-    return Rows(ids, train.label[rows], folds, groups_to_resample(train.group[rows], log),
-                blend_parts(folds, seed_of(prepared.config.seed, "blend")), clean,
+    groups = groups_to_resample(train.group[rows], log)
+    return Rows(ids, train.label[rows], folds, groups,
+                blend_parts(folds, groups, seed_of(prepared.config.seed, "blend")), clean,
                 aligned(testlike, ids))
 
 
@@ -140,11 +142,16 @@ def groups_to_resample(groups, log):
     return np.arange(len(groups))
 
 
-def blend_parts(folds, seed):
-    """What the blend is nested over: the folds, or five random parts of a single fold's rows."""
-    if len(np.unique(folds)) > 1:
-        return folds
-    return np.random.default_rng(seed).permutation(len(folds)) % 5
+def blend_parts(folds, groups, seed):
+    """What the blend is nested over (n,): at most five parts, of whole folds, or of whole groups.
+
+    Fewer than three folds are too few to choose on some and score on another.
+    """
+    units = folds
+    if len(np.unique(folds)) < 3:
+        units = groups
+    names, unit = np.unique(units, return_inverse=True)
+    return np.random.default_rng(seed).permutation(len(names))[unit] % MOST_PARTS
 
 
 # ---------------------------------------------------------------- the blend of a run
@@ -180,12 +187,14 @@ def blended(prepared, metric, fits, log):
     warn_of_rounds(rounds, metric, log)
     clean = nested
     if not prepared.shift.is_empty:
-        clean = blend.apply(rows.clean).align(rows.ids)
+        probs = blend.apply(rows.clean).align(rows.ids)
+        answers = nested_cut(metric, rows.labels, probs, rows.parts) if blend.cuts else probs
+        clean = OutOfFold(probs, answers)
 
-    score = out_of_fold_scores(config, metric, rows, blend, clean, nested)
+    score = out_of_fold_scores(config, metric, rows, clean, nested)
     test = None
     if len(prepared.audit.test):
-        sureness = by_confidence(config.seed, sources, blend, nested, rows, metric)
+        sureness = by_confidence(config.seed, sources, blend, nested.probs, rows, metric)
         score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], *sureness,
                              metric.limits)
         warn_of_sureness(score, metric, log)
@@ -197,7 +206,7 @@ def blended(prepared, metric, fits, log):
         score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
 
     stage = ensemble_stage(prepared, metric, fits)
-    tables = {"oof_clean": clean, "oof_testlike": nested}
+    tables = {"oof_clean": clean.probs, "oof_testlike": nested.probs}
     make(stage, lambda folder: save_blend(folder, blend, tables, test, rows.ids, prepared.classes,
                                           tuple(sources)), log)
     table = [source_row(name, members, blend, rows, metric) for name, members in sources.items()]
@@ -207,7 +216,7 @@ def blended(prepared, metric, fits, log):
 
 def ensemble_stage(prepared, metric, fits):
     settings = {**key_settings(prepared.config, "ensemble", "seed"), "metric": metric.name}
-    return Stage.of(prepared.folder, "ensemble", version=7, settings=settings,
+    return Stage.of(prepared.folder, "ensemble", version=8, settings=settings,
                     inputs=[fitted.predict_stage.key for fitted in fits.values()])
 
 
@@ -281,15 +290,13 @@ def pseudo_labels(fits, round_number, classes):
 
 # ---------------------------------------------------------------- what the blend is worth
 
-def out_of_fold_scores(config, metric, rows, blend, clean, nested):
-    """{"oof_clean", "oof_testlike"} and the 90 % interval of each."""
+def out_of_fold_scores(config, metric, rows, clean, nested):
+    """{"oof_clean", "oof_testlike"} and the 90 % interval of each. clean, nested: OutOfFold."""
     score = {}
-    for name, probs in (("oof_clean", clean), ("oof_testlike", nested)):
-        if blend.cuts:
-            probs = nested_cut(metric, rows.labels, probs, rows.parts)
-        score[name] = metric(rows.labels, probs)
+    for name, (_, answers) in (("oof_clean", clean), ("oof_testlike", nested)):
+        score[name] = metric(rows.labels, answers)
         score[f"{name}_ci90"] = bootstrap_ci90(
-            metric, rows.labels, probs, groups=rows.groups, draws=config.ensemble.bootstrap_draws,
+            metric, rows.labels, answers, groups=rows.groups, draws=config.ensemble.bootstrap_draws,
             seed=seed_of(config.seed, "bootstrap"))
     return score
 

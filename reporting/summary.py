@@ -57,9 +57,10 @@ def source_lines(table):
 
 
 def blend_line(blend):
-    """How the sources are blended, and the nested score of each method."""
+    """How the sources are blended, its nested score, and each method's that it was chosen by."""
     each = ", ".join(f"{method} {score:.4f}" for method, score in blend.nested_by_method.items())
-    return f"{'blend by ' + blend.method + ', nested':<36} {blend.score_nested:.4f}  (of {each})"
+    title = f"blend by {blend.method}, nested"
+    return f"{title:<36} {blend.score_nested:.4f}  (each alone: {each})"
 
 
 def round_line(row):

@@ -75,7 +75,7 @@ def test_what_is_measured_planned_and_blended(prepared):
     assert cost_stage(prepared, MACHINE, NAMES[1], Compute()).key == "ee51d904a56c"
     assert plan_stage(prepared).key == "343c2ee60704"
     fits = {name: SimpleNamespace(predict_stage=SimpleNamespace(key=name)) for name in ("p0", "p1")}
-    assert ensemble_stage(prepared, find_metric("macro_f1"), fits).key == "a4829e9d5ea0"
+    assert ensemble_stage(prepared, find_metric("macro_f1"), fits).key == "27557ec85090"
 
 
 @pytest.mark.long

@@ -85,7 +85,7 @@ def accuracy(labels, probs):
 
 
 def log_loss(labels, probs):
-    return sk.log_loss(labels, normalized(probs), labels=np.arange(probs.shape[1]))
+    return row_losses(labels, normalized(probs)).mean()
 
 
 def balanced_accuracy(labels, probs):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import cohen_kappa_score, f1_score, log_loss, recall_score, roc_auc_score
 
 from ensemble.metrics import (
     METRICS,
@@ -21,12 +21,14 @@ PROBS = RNG.dirichlet(np.ones(4), 200) * 0.7 + np.eye(4)[LABELS] * 0.3
 
 
 @pytest.mark.parametrize("rows", [slice(None), LABELS != 2, PROBS.argmax(1) != 1, slice(1)])
-def test_scores_of_the_likeliest_class_are_scikit_learns(rows):
+def test_scores_of_any_rows_are_scikit_learns(rows):
     labels, probs = LABELS[rows], PROBS[rows]
     answers = probs.argmax(1)
     assert METRICS["macro_f1"](labels, probs) == f1_score(labels, answers, average="macro")
     assert METRICS["micro_f1"](labels, probs) == pytest.approx(f1_score(labels, answers,
                                                                         average="micro"))
+    assert METRICS["log_loss"](labels, probs) == pytest.approx(
+        log_loss(labels, probs, labels=range(4)))
     assert METRICS["balanced_accuracy"](labels, probs) == pytest.approx(
         recall_score(labels, answers, labels=np.unique(labels), average="macro"))
 

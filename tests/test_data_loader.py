@@ -22,25 +22,20 @@ import torch
 from PIL import Image
 
 from contest import decoding
-from contest.catalog import Catalog
 from contest.decoding import decode, decode_image
 from contest.pixels import PixelStore, PixelWriter, shrunk
 from data_loader import (
     EpochSampler,
-    Folds,
     ImageDataset,
     InOrderSampler,
     SplitLoader,
-    Targets,
     letterbox,
-    load_folds,
-    make_folds,
     make_loader,
-    save_folds,
     to_square,
 )
 from system.machine import usable_cores
 from system.parallel import process_map
+from tests.test_folds import catalog_of
 from utils import RunError, UserError
 
 
@@ -50,13 +45,6 @@ def ramp(height=30, width=40):
     image[..., 0] = np.linspace(0, 255, width, dtype=np.uint8)[None, :]
     image[..., 1] = np.linspace(0, 255, height, dtype=np.uint8)[:, None]
     return image
-
-
-def catalog_of(labels, groups=None):
-    n = len(labels)
-    ids = [f"s{i:04d}" for i in range(n)]
-    return Catalog(ids, [""] * n, [""] * n, labels, groups or ids,
-                   tuple(str(c) for c in range(max(labels) + 1)))
 
 
 @pytest.fixture
@@ -436,94 +424,6 @@ def test_squares():
     assert np.array_equal(to_square(ramp(30, 30), 30, "letterbox"), ramp(30, 30))
     with pytest.raises(UserError, match="letterbox, squash or crop, got 'pad'"):
         to_square(tall, 10, "pad")
-
-
-# ---------------------------------------------------------------- folds
-
-def test_folds_hold_every_class(tmp_path):
-    catalog = catalog_of([0] * 50 + [1] * 10 + [2] * 5)
-    folds = make_folds(catalog, 5, seed=42)
-    for k in range(5):
-        assert set(catalog.label[folds.valid_rows(k)].tolist()) == {0, 1, 2}
-        assert sorted([*folds.train_rows(k), *folds.valid_rows(k)]) == list(range(65))
-    save_folds(folds, tmp_path / "folds.csv")
-    again = load_folds(tmp_path / "folds.csv")
-    assert again.n_folds == 5 and np.array_equal(again.fold,
-                                                 folds.fold) and np.array_equal(again.sample_id,
-                                                                                folds.sample_id)
-    assert np.array_equal(make_folds(catalog, 5, seed=42).fold, folds.fold)
-    assert not np.array_equal(make_folds(catalog, 5, seed=43).fold, folds.fold)
-    assert len(folds.train_rows(None)) == 65 and len(folds.valid_rows(None)) == 0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_group_lies_in_two_folds(seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 4, 120).tolist()
-    groups = [f"g{g}" for g in rng.integers(0, 60, 120)]
-    catalog = catalog_of(labels, groups)
-    folds = make_folds(catalog, 4, seed)
-    for k in range(4):
-        inside, outside = set(catalog.group[folds.valid_rows(k)]), set(
-            catalog.group[folds.train_rows(k)])
-        assert not inside & outside
-        assert set(catalog.label[folds.valid_rows(k)].tolist()) == {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize("grouped", [False, True])
-def test_a_class_smaller_than_the_folds_is_no_obstacle(grouped):
-    labels = [0] * 20 + [1] * 2 + [2]
-    groups = [f"g{i // 2 if i < 6 else i}" for i in range(23)] if grouped else None
-    folds = make_folds(catalog_of(labels, groups), 5, seed=0)
-    assert set(folds.fold.tolist()) == set(range(5))
-    assert len(set(folds.fold[20:22].tolist())) == 2
-
-
-def test_folds_that_cannot_be_made():
-    with pytest.raises(UserError,
-                       match=r"data.n_folds must be at most 3.*got 5.*--set data.n_folds=3"):
-        make_folds(catalog_of([0, 0, 0, 1, 1]), 5, seed=0)
-    with pytest.raises(UserError, match="every fold from 0 to 2"):
-        Folds(["a", "b"], [0, 1], 3)
-    with pytest.raises(UserError, match="different samples"):
-        Folds(["a", "a"], [0, 1], 2)
-
-
-# ---------------------------------------------------------------- targets
-
-def test_targets_from_labels_serve_every_fold():
-    targets = Targets.from_labels(catalog_of([1, 0, 2]))
-    assert targets.probs.tolist() == [[0, 1, 0], [1, 0, 0],
-                                      [0, 0, 1]] and targets.probs.dtype == np.float32
-    assert targets.for_fold(3) is targets and targets.for_fold(
-        None) is targets and not targets.taught
-    with pytest.raises(RunError, match="none for 's0001'"):
-        Targets.from_labels(replace(catalog_of([1, 0]), label=[1, -1]))
-
-
-def test_taught_targets_serve_their_fold_only():
-    taught = Targets(["u1"], [[0.3, 0.7]], [0.5], blind_fold=2, taught=True)
-    assert taught.for_fold(2) is taught and taught.for_fold(None) is taught
-    with pytest.raises(RunError, match=r"for fold 1 .*blind to fold 2 only"):
-        taught.for_fold(1)
-    with pytest.raises(RunError, match=r"for fold 1 .*teachers of all folds"):
-        replace(taught, blind_fold=None).for_fold(1)
-    both = Targets.from_labels(catalog_of([1, 0])).concat(taught)
-    assert both.taught and both.blind_fold == 2 and both.sample_id.tolist() == ["s0000", "s0001",
-                                                                                "u1"]
-    assert both.take([2]).weight.tolist() == [0.5]
-    with pytest.raises(RunError, match="fold 2 and to fold 0"):
-        both.concat(replace(taught, blind_fold=0))
-    with pytest.raises(RunError, match="plain labels"):
-        replace(taught, taught=False)
-
-
-@pytest.mark.parametrize("probs", [[[0.5, 0.4]], [[1.5, -0.5]], [[np.nan, 1.0]]])
-def test_targets_that_are_no_probabilities(probs):
-    with pytest.raises(RunError, match=r"sum to 1.*'a'"):
-        Targets(["a"], probs, [1.0])
-    with pytest.raises(RunError, match="weight"):
-        Targets(["a"], [[0.5, 0.5]], [1.0, 2.0])
 
 
 # ---------------------------------------------------------------- batches

@@ -8,7 +8,10 @@ from ensemble.metrics import (
     bootstrap_ci90,
     confident_scores,
     find_metric,
+    fit_cuts,
     fit_temperature,
+    paired_change,
+    percentile_ci90,
     resamples,
     with_temperature,
 )
@@ -170,3 +173,119 @@ def test_grades_are_cut_halfway_where_no_thresholds_were_fitted():
     probs = np.array([[0.45, 0.1, 0.45], [0.6, 0.4, 0.0]])
     assert METRICS["quadratic_kappa"].cut(probs, ()).argmax(1).tolist() == [1, 0]
     assert METRICS["macro_f1"].cut(probs, ()) is probs
+
+
+def test_a_class_of_one_row_counts_as_much_as_any():
+    labels, probs = np.array([0, 0, 1, 2, 2]), np.eye(4)[[0, 0, 0, 2, 2]]
+    assert METRICS["macro_f1"](labels, probs) == f1_score(labels, probs.argmax(1), average="macro")
+    assert METRICS["macro_f1"](labels, probs) == pytest.approx((0.8 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_auc_is_scikit_learns_for_any_number_of_classes(n_classes):
+    rng = np.random.default_rng(n_classes)
+    probs = rng.dirichlet(np.ones(n_classes), 40)
+    labels = np.array([rng.choice(n_classes, p=p) for p in probs])
+    labels[labels == n_classes - 1] = 0
+    labels[7] = n_classes - 1           # a class of one row
+    scored = probs[:, 1] if n_classes == 2 else probs
+    assert METRICS["auc"](labels, probs) == pytest.approx(
+        roc_auc_score(labels, scored, multi_class="ovr"))
+
+
+@pytest.mark.parametrize(("labels", "said"), [
+    ([0, 3, 3, 0, 3], [0, 3, 1, 0, 3]), ([0, 1, 1, 0, 1], [0, 1, 0, 0, 1]),
+    ([3, 3, 3, 2, 2], [0, 3, 3, 2, 3])])
+def test_kappa_counts_the_steps_between_grades_that_nobody_has(labels, said):
+    assert METRICS["quadratic_kappa"](np.array(labels), np.eye(4)[said]) == pytest.approx(
+        cohen_kappa_score(labels, said, weights="quadratic", labels=range(4)))
+
+
+def test_one_grade_for_all_is_no_agreement():
+    kappa = METRICS["quadratic_kappa"]
+    assert kappa(np.full(5, 2), np.eye(4)[np.full(5, 2)]) == 0
+    assert kappa(np.full(5, 2), np.eye(4)[np.full(5, 1)]) == 0
+    # one grade for all says nothing about thresholds: they stay halfway
+    sure = np.eye(3)[np.ones(5, int)]
+    assert fit_cuts(np.ones(5, int), sure) == pytest.approx((0.5, 1.5))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_single_threshold_can_be_moved_to_a_better_kappa(seed):
+    rng = np.random.default_rng(seed)
+    n = 40
+    labels = rng.integers(0, 4, n) * (rng.random(n) < 0.8)
+    expected = np.clip(0.5 * labels + rng.normal(0.3, 0.4, n), 0, 3)
+    probs = np.maximum(0, 1 - np.abs(expected[:, None] - np.arange(4)))
+    cuts = fit_cuts(labels, probs, sweeps=9)
+
+    def kappa(cuts):
+        return cohen_kappa_score(labels, np.searchsorted(cuts, expected, side="right"),
+                                 weights="quadratic", labels=range(4))
+
+    best = METRICS["quadratic_kappa"].with_cuts(cuts)(labels, probs)
+    assert best == pytest.approx(kappa(cuts)) and list(cuts) == sorted(cuts)
+    ordered = np.sort(expected)
+    places = (ordered[1:] + ordered[:-1]) / 2
+    for k in range(3):
+        for place in [*places, *(np.arange(1, 4) - 0.5)]:
+            moved = list(cuts)
+            moved[k] = place
+            if moved == sorted(moved):
+                assert kappa(moved) <= best + 1e-9
+    assert METRICS["accuracy"].fit_cuts(labels, probs) == ()
+    assert METRICS["accuracy"].cut(probs, ()) is probs
+
+
+def test_a_grade_is_reached_at_its_threshold():
+    probs = np.array([[0.5, 0.5], [0.51, 0.49], [0.2, 0.8]])
+    assert METRICS["quadratic_kappa"].cut(probs, ()).argmax(1).tolist() == [1, 0, 1]
+    assert METRICS["quadratic_kappa"].cut(probs, (0.8,)).argmax(1).tolist() == [0, 0, 1]
+    assert fit_cuts(np.array([1, 0, 1]), probs) == (0.5,)      # nothing is better than halfway
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_and_its_seeds_own():
+    values = np.random.default_rng(0).normal(0, 1, 400)
+    values -= values.mean()
+
+    def mean(rows):
+        return values[rows].mean()
+
+    low, high = percentile_ci90(mean, np.arange(400), 4000, 1)
+    error = values.std() / np.sqrt(400)
+    assert (low / error, high / error) == pytest.approx((-1.645, 1.645), abs=0.06)
+    assert percentile_ci90(mean, np.arange(400), 50, 1) == percentile_ci90(
+        mean, np.arange(400), 50, 1) != percentile_ci90(mean, np.arange(400), 50, 2)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "log_loss"])
+def test_a_change_is_scored_on_the_same_rows_and_larger_is_better(name):
+    metric = METRICS[name]
+    worse = np.roll(PROBS, 1, axis=1)
+    groups = np.arange(200) // 2
+    change, (low, high) = paired_change(metric, LABELS, worse, PROBS, groups=groups, draws=60,
+                                        seed=5)
+    assert change == pytest.approx(metric.sign * (metric(LABELS, PROBS) - metric(LABELS, worse)))
+    assert 0 < low < change < high
+    back, interval = paired_change(metric, LABELS, PROBS, worse, groups=groups, draws=60, seed=5)
+    assert (back, *interval) == pytest.approx((-change, -high, -low))
+    same, interval = paired_change(metric, LABELS, PROBS, PROBS, groups=groups, draws=9, seed=5)
+    assert (same, *interval) == (0, 0, 0)
+    other = paired_change(metric, LABELS, worse, PROBS, groups=groups, draws=60, seed=6)
+    assert other[0] == change and other[1] != [low, high]
+
+
+@pytest.mark.parametrize(("labels", "temperature"), [(0, 0.1), (1, 10.0)])
+def test_a_temperature_lies_between_a_tenth_and_ten(labels, temperature):
+    probs = np.tile([0.6, 0.4], (20, 1))
+    assert fit_temperature(np.full(20, labels), probs) == pytest.approx(temperature, rel=1e-3)
+
+
+def test_a_temperature_softens_log_probabilities():
+    probs = np.array([[0.8, 0.2], [0.5, 0.5], [1.0, 0.0]])
+    softer = with_temperature(probs, 2.0)
+    odds = (0.8 / 0.2) ** 0.5
+    assert softer[0] == pytest.approx([odds / (1 + odds), 1 / (1 + odds)])
+    assert softer.dtype == np.float32 and softer[1].tolist() == [0.5, 0.5]
+    assert softer[2, 1] == pytest.approx(1e-7 ** 0.5, rel=1e-3) and np.isfinite(softer).all()
+    assert with_temperature(probs, 1.0) == pytest.approx(probs, abs=1e-6)

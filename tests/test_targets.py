@@ -187,3 +187,72 @@ def test_pseudo_labels_are_found_again_by_id(tmp_path):
     save_pseudo_labels(targets, ("a", "b, c"), tmp_path / "p.csv")
     assert load_pseudo_labels(tmp_path / "p.csv") == {"t0": "a", "t1": "a", "t2": "b, c"}
     assert load_pseudo_labels(tmp_path / "none.csv") == {}
+
+
+def kept_by_hand(probs, keep, quota):
+    """As `within_quota` says it: class by class, the surest first."""
+    winner = probs.argmax(1)
+    shares = {c: (keep & (winner == c)).sum() / probs[:, c].sum() for c in range(probs.shape[1])}
+    median = np.median([share for share in shares.values() if share > 0])
+    kept = set()
+    for c in range(probs.shape[1]):
+        most = math.ceil(quota * median * probs[:, c].sum())
+        mine = [i for i in np.argsort(-probs.max(1), kind="stable").tolist()
+                if keep[i] and winner[i] == c]
+        kept |= set(mine[:most])
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("quota", [0.7, 1.0, 1.5])
+def test_no_class_gives_more_than_its_quota_and_gives_its_surest(seed, quota):
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet([2.0, 0.5, 0.3, 0.2, 0.0001], 120)
+    keep = probs.max(1) > 0.8
+    keep &= probs.argmax(1) != 3
+    if seed == 1:
+        keep &= (probs.argmax(1) != 1) | (np.arange(120) == np.argmax(probs[:, 1]))   # one alone
+    kept = np.flatnonzero(keep & within_quota(probs, keep, quota)).tolist()
+    assert set(kept) == kept_by_hand(probs, keep, quota) and 0 < len(kept) <= keep.sum()
+
+
+def test_where_nothing_is_sure_nothing_is_kept():
+    keep = np.zeros(4, bool)
+    assert not within_quota(np.full((4, 3), 1 / 3), keep, 1.0).any()
+
+
+def test_pseudo_labels_are_sure_agreed_and_within_the_quota():
+    first = [0.999, 0.995, 0.99, 0.98, 0.97, 0.03, 0.6]
+    ids = np.array([f"t{i}" for i in range(7)])
+    teachers = [Predictions(ids, np.stack([p, 1 - p], 1).astype(np.float32), ("a", "b"), "test",
+                            ("m",)) for p in (np.array(first), np.array([*first[:6], 0.3]))]
+
+    def taught(**settings):
+        round_ = Round(unlabelled=True, **settings)
+        return pseudo_targets(teachers, round_, fold=1)
+
+    free = taught(min_confidence=0.95, class_quota=0.0)
+    assert free.sample_id.tolist() == ["t0", "t1", "t2", "t3", "t4", "t5"]
+    assert free.blind_fold == 1 and free.taught
+    np.testing.assert_allclose(free.weight, free.probs.max(1))
+    np.testing.assert_allclose(free.probs[:, 0], first[:6], atol=1e-6)
+    # class b: one of 1.5 expected images; class a: five of 5.4, so a quota of 0.5 leaves 3
+    few = taught(min_confidence=0.95, class_quota=0.5)
+    assert few.sample_id.tolist() == ["t0", "t1", "t2", "t5"]
+    # of t6 one teacher says a, the other b
+    assert len(taught(min_confidence=0.5, min_agreement=0.6, class_quota=0.0)) == 6
+    assert len(taught(min_confidence=0.5, min_agreement=0.5, class_quota=0.0)) == 7
+
+
+def test_pseudo_labels_are_a_table_of_ids_classes_and_confidences(tmp_path):
+    targets = Targets(["=t0", "t1"], [[0.25, 0.75], [1.0, 0.0]], [0.75, 1.0])
+    save_pseudo_labels(targets, ("a", "+b"), tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().splitlines() == [
+        "sample_id,class,confidence", "'=t0,'+b,0.750000", "t1,a,1.000000"]
+    assert load_pseudo_labels(tmp_path / "p.csv") == {"=t0": "+b", "t1": "a"}
+
+
+def test_every_teacher_that_saw_the_labels_is_named():
+    student = FitSpec("a", 42, 1, 2)
+    with pytest.raises(RunError, match=r"got r0-b-s42 of fold 1, r0-c-s42 of fold None: this"):
+        distillers(student, [FitSpec("b", 42, 0, 1), FitSpec("c", 42, 0, None)])

@@ -8,9 +8,6 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 import utils
 from benchmarks.damages import KINDS_OF
@@ -38,7 +35,7 @@ from shift.orientation import (
 )
 from shift.reading import Belief, KindReading, fit_range
 from shift.report import ShiftReport
-from shift.search import earned, energy_distance, separability, simpler
+from shift.search import earned, energy_distance, simpler
 from shift.traces import border_statistics, jpeg_quality, statistics
 from utils import RunError
 
@@ -429,17 +426,3 @@ def test_local_patterns_are_what_they_are_defined_as(shape):
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
                              (0, 0), 0.7)
     assert np.array_equal(local_patterns(image), local_binary_patterns(image))
-
-
-def test_separability_is_cross_validated():
-    rng = np.random.default_rng(0)
-    one, other = rng.normal(0, 1, (60, 5)), rng.normal(0.4, 1, (50, 5))
-    forest = ExtraTreesClassifier(100, min_samples_leaf=3, random_state=7)
-    y, folds = np.repeat([0, 1], [60, 50]), StratifiedKFold(4, shuffle=True, random_state=7)
-    score = cross_val_predict(forest, np.concatenate([one, other]), y, cv=folds,
-                              method="predict_proba")[:, 1]
-    for workers in (1, 2):
-        found = separability(one, other, 7, workers)
-        assert found["value"] == roc_auc_score(y,
-                                               score) and found["ci90"][0] < found["value"] < found[
-                                                   "ci90"][1]

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedKFold
 
 import data_loader
 from contest.catalog import Catalog
@@ -93,7 +94,7 @@ def test_fold_none_is_a_refit_on_all_rows():
     assert folds.train_rows(0).tolist() == [0, 2] and folds.valid_rows(0).tolist() == [1]
     assert folds.train_rows(1).tolist() == [1] and folds.valid_rows(1).tolist() == [0, 2]
     assert folds.train_rows(None).tolist() == [0, 1, 2] and folds.valid_rows(None).tolist() == []
-    assert folds.valid_rows(None).dtype.kind == "i"
+    assert folds.valid_rows(None).dtype.kind == "i" and folds.fold.dtype == np.int8
 
 
 @pytest.mark.parametrize(("ids", "fold", "n_folds", "message"), [
@@ -177,6 +178,12 @@ def test_groups_are_kept_together_only_where_there_are_any():
         fold = stratified(catalog, 5, seed)
         assert fold[39] == fold[0] and fold.dtype == np.int8
         assert set(fold.tolist()) == set(range(5))
+        np.testing.assert_array_equal(fold, stratified(catalog, 5, seed))
+    alone = catalog_of([0, 1] * 20)
+    splits = StratifiedKFold(5, shuffle=True, random_state=3).split(alone.label, alone.label)
+    fold = stratified(alone, 5, 3)
+    for k, (_, rows) in enumerate(splits):
+        assert (fold[rows] == k).all()
 
 
 def test_folds_are_read_back_with_any_ids(tmp_path):
@@ -230,17 +237,17 @@ def test_targets_that_are_no_probabilities(probs):
 
 def test_rows_sum_to_1_within_a_thousandth_and_weights_are_finite():
     def made(probs, weight):
-        return Targets(["a"] * len(probs), probs, weight)
+        return Targets(["b", "a", "c"][-len(probs):], probs, weight)
 
     kept = made([[0.5, 0.5005], [0.0, 1.0], [0.3, 0.6995]], [0.0, 1.0, 7.5])
     assert kept.weight.tolist() == [0.0, 1.0, 7.5] and len(kept) == 3
     assert kept.probs.dtype == kept.weight.dtype == np.float32
     for row in ([0.5, 0.502], [0.5, 0.498], [-0.1, 1.1]):
         with pytest.raises(RunError, match=r"wrong for 'a'$"):
-            made([row], [1.0])
+            made([row, [0.0, 1.0]], [1.0, 1.0])
     for weight in (-0.1, np.inf, np.nan):
         with pytest.raises(RunError, match=r"wrong for 'a'$"):
-            made([[0.0, 1.0], [0.5, 0.5]], [1.0, weight])
+            made([[0.0, 1.0], [0.5, 0.5]], [weight, 1.0])
     for probs, weight in (([0.5, 0.5], [1.0]), ([[0.5, 0.5]], [[1.0]]), ([[1.0], [1.0]], [1.0])):
         with pytest.raises(RunError, match=r"of 1 samples need probs \(n, C\) and weight \(n,\)"):
             Targets(["a"], probs, weight)

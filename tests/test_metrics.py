@@ -6,13 +6,17 @@ from ensemble.metrics import (
     METRICS,
     accuracy_temperature,
     bootstrap_ci90,
+    calibrated,
     confident_scores,
     find_metric,
     fit_cuts,
     fit_temperature,
+    least_loss_weights,
+    likelihoods,
     paired_change,
     percentile_ci90,
     resamples,
+    row_losses,
     with_temperature,
 )
 from shift.mixtures import mixture_weights
@@ -206,8 +210,8 @@ def test_one_grade_for_all_is_no_agreement():
     assert kappa(np.full(5, 2), np.eye(4)[np.full(5, 2)]) == 0
     assert kappa(np.full(5, 2), np.eye(4)[np.full(5, 1)]) == 0
     # one grade for all says nothing about thresholds: they stay halfway
-    sure = np.eye(3)[np.ones(5, int)]
-    assert fit_cuts(np.ones(5, int), sure) == pytest.approx((0.5, 1.5))
+    for row in ([0.0, 1.0, 0.0], [0.7, 0.3, 0.0]):
+        assert fit_cuts(np.ones(5, int), np.tile(row, (5, 1))) == (0.5, 1.5)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -289,3 +293,41 @@ def test_a_temperature_softens_log_probabilities():
     assert softer.dtype == np.float32 and softer[1].tolist() == [0.5, 0.5]
     assert softer[2, 1] == pytest.approx(1e-7 ** 0.5, rel=1e-3) and np.isfinite(softer).all()
     assert with_temperature(probs, 1.0) == pytest.approx(probs, abs=1e-6)
+
+
+def test_calibrated_rows_have_the_least_loss_of_any_temperature():
+    found = calibrated(LABELS, PROBS)
+    assert fit_temperature(LABELS, found) == pytest.approx(1, abs=0.01)
+    for temperature in (0.5, 0.9, 1.1, 2.0):
+        other = with_temperature(PROBS, temperature * fit_temperature(LABELS, PROBS))
+        assert row_losses(LABELS, found).mean() < row_losses(LABELS, other).mean()
+
+
+def test_losses_and_likelihoods_are_of_the_label_and_bounded():
+    probs = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
+    assert row_losses(np.array([1, 1, 0]), probs) == pytest.approx(
+        -np.log([0.75, 1e-7, 0.5]))
+    stack = np.stack([probs, probs[::-1]])
+    assert likelihoods(stack, np.array([1, 1, 0])).tolist() == [[0.75, 1e-7, 0.5],
+                                                               [0.5, 1e-7, 0.25]]
+
+
+def test_weights_of_least_loss_are_better_than_any_others():
+    rng = np.random.default_rng(1)
+    stack = np.stack([PROBS, with_temperature(rng.dirichlet(np.ones(4), 200), 1.0),
+                      0.5 * np.eye(4)[LABELS] + 0.5 * rng.dirichlet(np.ones(4), 200)])
+    weights = least_loss_weights(stack, LABELS)
+    assert weights.sum() == pytest.approx(1) and (weights >= 0).all()
+
+    def loss(weights):
+        return row_losses(LABELS, np.tensordot(weights, stack, axes=1)).mean()
+
+    assert all(loss(weights) <= loss(other) + 1e-5 for other in rng.dirichlet(np.ones(3), 200))
+
+
+def test_confident_scores_are_their_seeds_own():
+    def scores(seed):
+        return confident_scores(METRICS["accuracy"], LABELS, PROBS, PROBS[:50], n_scored=200,
+                                seed=seed, draws=5)
+
+    assert scores(1) == scores(1) != scores(2)

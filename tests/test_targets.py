@@ -239,6 +239,9 @@ def test_pseudo_labels_are_sure_agreed_and_within_the_quota():
     # class b: one of 1.5 expected images; class a: five of 5.4, so a quota of 0.5 leaves 3
     few = taught(min_confidence=0.95, class_quota=0.5)
     assert few.sample_id.tolist() == ["t0", "t1", "t2", "t5"]
+    # a quota that is never reached lets in no row that is not sure
+    ample = taught(min_confidence=0.95, class_quota=99.0)
+    assert ample.sample_id.tolist() == free.sample_id.tolist()
     # of t6 one teacher says a, the other b
     assert len(taught(min_confidence=0.5, min_agreement=0.6, class_quota=0.0)) == 6
     assert len(taught(min_confidence=0.5, min_agreement=0.5, class_quota=0.0)) == 7

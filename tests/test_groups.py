@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 
 from config import build_config
+from shift import groups as groups_module
 from shift.distortions import Distortion, ShiftPolicy, distort
-from shift.groups import ClassGroup, find_styles, make_groups, minorities
+from shift.groups import (
+    ClassGroup,
+    Jitter,
+    by_class,
+    find_styles,
+    is_document,
+    make_groups,
+    minorities,
+    stroke_and_ground,
+)
 from shift.match import match_shift
 from utils import UserError
 
@@ -94,6 +104,92 @@ def test_bad_groups_are_named(setting, named):
 def test_a_group_of_an_unknown_class_is_named():
     with pytest.raises(UserError, match="got 'boat'"):
         make_groups(CLASSES, [1] * 4, STYLES, "photo=boat")
+
+
+def ruled(ink, paper, scale=1):
+    """A square of 384 px times `scale`, of which lines are a sixth: 4 px thick, 20 px apart."""
+    image = np.full((384 * scale, 384 * scale, 3), paper, np.uint8)
+    for y in range(12 * scale, 384 * scale, 24 * scale):
+        image[y:y + 4 * scale] = ink
+    return image
+
+
+@pytest.mark.parametrize("image", [ruled(20, 230), ruled(230, 20), ruled(20, 230, 2),
+                                   ruled(205, 230), ruled(230, 205)])
+def test_strokes_are_the_share_of_thin_lines_dark_or_light_at_any_size(image):
+    assert stroke_and_ground(image) == pytest.approx((1 / 6, 1.0))
+
+
+def test_faint_lines_and_soft_shades_are_even_ground():
+    assert stroke_and_ground(ruled(206, 230)) == pytest.approx((0.0, 1.0))
+    for slope, even in ((2.0, 1.0), (6.0, 0.0)):        # grey levels a pixel
+        x = np.abs(np.arange(384) % 80 - 40) * slope
+        image = np.repeat(np.tile(x, (384, 1))[..., None], 3, axis=2).astype(np.uint8)
+        strokes, ground = stroke_and_ground(image)
+        assert strokes < 0.05 and ground == pytest.approx(even, abs=0.35)
+    half = ruled(20, 230)
+    half[:, 192:] = np.kron(np.indices((24, 12)).sum(0) % 2, np.ones((16, 16)))[..., None] * 200
+    strokes, ground = stroke_and_ground(half)
+    assert strokes == pytest.approx(1 / 12, abs=0.01) and 0.5 < ground < 0.9
+    # a wide one is measured by its long side
+    assert stroke_and_ground(ruled(20, 230)[:192])[0] == pytest.approx(1 / 6, abs=0.01)
+
+
+@pytest.mark.parametrize(("strokes", "even", "document"), [
+    (0.04, 0.5, True), (0.039, 1.0, False), (0.5, 0.49, False)])
+def test_a_document_has_both_strokes_and_ground(monkeypatch, strokes, even, document):
+    monkeypatch.setattr(groups_module, "stroke_and_ground", lambda image: (strokes, even))
+    assert is_document(None) == document
+
+
+@pytest.mark.parametrize(("votes", "styles"), [
+    ([1, 1, 0, 0, 0, 1], ("document", "photo", "document")),     # half of a class, half of all
+    ([1, 0, 0, 0, 0, 1], ("document", "photo", "photo")),
+    ([1, 1, 0, 1, 1, 1], ("document", "document", "document"))])
+def test_a_class_has_the_style_of_most_of_its_images_or_else_of_all(monkeypatch, votes, styles):
+    monkeypatch.setattr(groups_module, "is_document", bool)
+    assert find_styles(votes, [0, 0, 1, 1, 1, 0], 3, workers=1) == styles
+
+
+def test_a_minority_has_less_than_three_fifths_of_the_median_class():
+    assert minorities([100, 100, 100, 60, 59, 0]).tolist() == [False] * 4 + [True] * 2
+    assert minorities([0, 0]).tolist() == [False, False]
+    assert minorities([10, 0, 0, 0]).tolist() == [False, True, True, True]
+    assert minorities([1, 2, 1]).tolist() == [False, False, False]
+
+
+def test_a_minority_is_shown_in_more_ways():
+    plain = ClassGroup("all", "any", ("a",), 9)
+    few = ClassGroup("few", "any", ("b",), 2, is_minority=True)
+    assert plain.jitter == Jitter()
+    for name, value in vars(Jitter()).items():
+        assert getattr(few.jitter, name) == pytest.approx(1.25 * value)
+
+
+def test_each_class_gets_the_one_object_of_its_group():
+    groups = make_groups(CLASSES, [90, 30, 80, 100], STYLES, "auto")
+    made = []
+
+    def make(group):
+        made.append(group.name)
+        return [group.name]
+
+    given = by_class(groups, ("tree", "letter", "car", "form"), make)
+    assert given == [["photo"], ["document, few images"], ["photo"], ["document"]]
+    assert given[0] is given[2] and sorted(made) == sorted(g.name for g in groups)
+
+
+def test_without_groups_all_classes_are_one():
+    group, = make_groups(CLASSES, [9, 8, 1, 2], None, "off")
+    assert group == ClassGroup("all", "any", CLASSES, 20)
+    assert type(group.n_images) is int and not group.is_minority
+    first, second = make_groups(("a", "b"), np.array([10, 1]), ("photo", "photo"), "minority=a")
+    assert (first.name, first.classes) == ("photo", ("b",)) and first.style == "photo"
+    assert (second.name, second.n_images) == ("photo, few images", 10) and second.is_minority
+    assert type(second.n_images) is int and not first.is_minority
+    by_hand = make_groups(CLASSES, [9] * 4, STYLES, "document=car")
+    assert {g.name: g.classes for g in by_hand} == {"document": ("form", "letter", "car"),
+                                                    "photo": ("tree",)}
 
 
 def test_a_distortion_of_photos_alone_is_found_as_such(tmp_path):

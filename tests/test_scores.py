@@ -9,6 +9,7 @@ import pytest
 from config import FitSpec, build_config
 from contest.catalog import Catalog
 from data_loader import Folds, ImageDataset, Targets
+from ensemble.blend import nested_cut
 from ensemble.metrics import METRICS, bootstrap_ci90
 from ensemble.scores import (
     FoldScores,
@@ -89,8 +90,8 @@ def fits_of(folder, strengths, testlike_loss=None, test_strength=None, folds=ran
     return fits
 
 
-def prepared_of(folder, shift=None, groups=None, tested=True):
-    config = build_config("full_training", ["ensemble.bootstrap_draws=60", "rounds=2"])
+def prepared_of(folder, shift=None, groups=None, tested=True, settings=()):
+    config = build_config("full_training", ["ensemble.bootstrap_draws=60", "rounds=2", *settings])
     train = Catalog(IDS, [""] * N, [""] * N, LABELS, groups or IDS, CLASSES)
     audit = SimpleNamespace(train=train, test=TEST_IDS if tested else [])
     return SimpleNamespace(config=config, folder=folder, audit=audit, classes=CLASSES,
@@ -356,6 +357,49 @@ def test_a_fit_is_judged_on_images_made_like_the_test_set(tmp_path):
     assert losses.goodness(both) < losses.goodness(plain) <= 0
     (both.predict_stage.folder / "valid.npz").unlink()
     assert scores.of(both)["valid"] == 1.0      # computed once
+
+
+def test_grades_are_cut_by_thresholds_of_other_parts_also_on_images_as_they_are(tmp_path):
+    """Where every grade is seen too low."""
+    kappa = METRICS["quadratic_kappa"]
+    fits = {}
+    for fold in range(N_FOLDS):
+        spec = FitSpec("x", 1, 0, fold)
+        rows = np.flatnonzero(fold == FOLDS)
+        splits = {}
+        for split, scale in (("valid", 0.6), ("valid_testlike", 0.5)):
+            noise = np.random.default_rng(seed_of(split, fold)).normal(0, 0.1, len(rows))
+            seen = np.clip(scale * LABELS[rows] + noise, 0, 2)
+            probs = np.maximum(1e-6, 1 - np.abs(seen[:, None] - np.arange(3)))
+            splits[split] = {"identity": ([IDS[i] for i in rows],
+                                          probs / probs.sum(1, keepdims=True))}
+        fits[spec] = finished(tmp_path, spec, splits)
+    prepared = prepared_of(tmp_path, ShiftReport(BLUR), tested=False)
+    log = EventLog(tmp_path / "events.jsonl")
+    result = blended(prepared, kappa, fits, log)
+    assert len(result.blend.cuts) == 2 and result.score["oof_testlike"] > 0.8
+    rows = rows_of(prepared, {"r0-x-s1": [(spec.fold, each) for spec, each in fits.items()]}, log)
+    clean = Predictions.load(result.folder / "oof_clean.npz").align(rows.ids)
+    cut = nested_cut(kappa, rows.labels, clean, rows.parts)
+    assert result.score["oof_clean"] == kappa(rows.labels, cut) > kappa(rows.labels, clean) + 0.1
+    low, high = result.score["oof_clean_ci90"]
+    assert low <= result.score["oof_clean"] <= high
+
+
+def test_a_run_has_the_method_and_the_seed_that_were_asked_for(tmp_path):
+    fits = fits_of(tmp_path, {("x", 0): 1.0, ("y", 0): 1.0, ("x", 1): 1.0})
+
+    def made(*settings):
+        prepared = prepared_of(tmp_path, tested=False, settings=settings)
+        result = blended(prepared, ACCURACY, fits, EventLog(tmp_path / "events.jsonl"))
+        return result.blend.method, result.rounds[1]["change_ci90"], result.score
+
+    greedy = made("ensemble.method=greedy", "seed=1")
+    assert greedy[0] == "greedy" and greedy == made("ensemble.method=greedy", "seed=1")
+    mean = made("ensemble.method=mean", "seed=1")
+    other = made("ensemble.method=mean", "seed=2")
+    assert mean[0] == other[0] == "mean"
+    assert mean[1] != other[1] and mean[2]["oof_clean_ci90"] != other[2]["oof_clean_ci90"]
 
 
 # ---------------------------------------------------------------- rounds

@@ -98,14 +98,13 @@ def prepared_of(folder, shift=None, groups=None, tested=True, settings=()):
                            shift=shift or ShiftReport(), folds=Folds(IDS, FOLDS, N_FOLDS))
 
 
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory):
+@pytest.fixture
+def damaged(tmp_path):
     """(prepared, fits, log, Blended) of two sources; test-like images are harder than clean ones
     and the test images are harder still."""
-    folder = tmp_path_factory.mktemp("damaged")
-    fits = fits_of(folder, {("x", 0): 3.0, ("y", 0): 2.5}, testlike_loss=1.5, test_strength=0.2)
-    prepared = prepared_of(folder, ShiftReport(BLUR))
-    log = EventLog(folder / "events.jsonl")
+    fits = fits_of(tmp_path, {("x", 0): 3.0, ("y", 0): 2.5}, testlike_loss=1.5, test_strength=0.2)
+    prepared = prepared_of(tmp_path, ShiftReport(BLUR))
+    log = EventLog(tmp_path / "events.jsonl")
     return prepared, fits, log, blended(prepared, ACCURACY, fits, log)
 
 
@@ -140,14 +139,14 @@ def test_expected_is_halfway_between_two_estimates_in_an_interval_of_all():
 
 
 @pytest.mark.parametrize(("name", "change", "said"), [
-    ("accuracy", -0.2, "less sure .* accuracy were 0.200 lower"),
+    ("accuracy", -0.3, "less sure .* accuracy were 0.300 lower"),
     ("accuracy", 0.2, "more sure .* accuracy were 0.200 higher"),
-    ("log_loss", -0.2, "more sure .* log_loss were 0.200 lower"),
+    ("log_loss", -0.3, "more sure .* log_loss were 0.300 lower"),
     ("log_loss", 0.2, "less sure .* log_loss were 0.200 higher"),
-    ("accuracy", -0.09, None), ("accuracy", 0.04, None)])
+    ("accuracy", -0.25, None), ("accuracy", 0.125, None), ("accuracy", 0.0, None)])
 def test_a_sureness_outside_of_the_interval_is_said(tmp_path, name, change, said):
     log = EventLog(tmp_path / "events.jsonl")
-    score = {"oof_testlike": 0.8, "oof_testlike_ci90": [0.7, 0.85], "confidence_shift": change}
+    score = {"oof_testlike": 0.5, "oof_testlike_ci90": [0.25, 0.625], "confidence_shift": change}
     warn_of_sureness(score, METRICS[name], log)
     assert len(log.warnings) == (said is not None)
     assert all(np.char.count(text, "the models are") == 1 for text in log.warnings)

@@ -121,7 +121,8 @@ def test_strokes_are_the_share_of_thin_lines_dark_or_light_at_any_size(image):
 
 
 def test_faint_lines_and_soft_shades_are_even_ground():
-    assert stroke_and_ground(ruled(206, 230)) == pytest.approx((0.0, 1.0))
+    for image in (ruled(206, 230), ruled(230, 206)):
+        assert stroke_and_ground(image) == pytest.approx((0.0, 1.0))
     for slope, even in ((2.0, 1.0), (6.0, 0.0)):        # grey levels a pixel
         x = np.abs(np.arange(384) % 80 - 40) * slope
         image = np.repeat(np.tile(x, (384, 1))[..., None], 3, axis=2).astype(np.uint8)
@@ -149,6 +150,7 @@ def test_a_document_has_both_strokes_and_ground(monkeypatch, strokes, even, docu
 def test_a_class_has_the_style_of_most_of_its_images_or_else_of_all(monkeypatch, votes, styles):
     monkeypatch.setattr(groups_module, "is_document", bool)
     assert find_styles(votes, [0, 0, 1, 1, 1, 0], 3, workers=1) == styles
+    assert find_styles([1, 0, 0, 0, 0], [0, 0, 1, 1, 1], 2) == ("document", "photo")
 
 
 def test_a_minority_has_less_than_three_fifths_of_the_median_class():

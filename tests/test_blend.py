@@ -35,6 +35,7 @@ from utils import RunError
 
 N = 90
 LABELS = np.arange(N) % 3
+PARTS = np.arange(N) // 3 % 3
 ACCURACY = METRICS["accuracy"]
 KAPPA = METRICS["quadratic_kappa"]
 
@@ -299,6 +300,12 @@ def test_grades_are_cut_only_where_that_is_better_and_each_part_by_the_others(mo
     assert choice.cuts_help == (choice.method == "low")
     assert choice.scores["low"] > KAPPA(LABELS, low) + 0.1
     assert not choice_of(monkeypatch, KAPPA, {"exact": np.eye(3)[LABELS]}).cuts_help
+    for seed in range(4):       # thresholds fitted to noise may harm
+        noise = answers(0.0, seed)
+        plain = KAPPA(LABELS, noise)
+        cut = KAPPA(LABELS, nested_cut(KAPPA, LABELS, noise, np.arange(N) // 3 % 3))
+        choice = choice_of(monkeypatch, KAPPA, {"noise": noise})
+        assert choice.scores == {"noise": max(plain, cut)} and choice.cuts_help == (cut > plain)
 
     parts = np.arange(N) // 3 % 3
     cut = nested_cut(KAPPA, LABELS, low, parts)
@@ -360,6 +367,7 @@ def rounds_of(monkeypatch, right_by_names, draws=200):
     def fit(sources, labels, parts, metric, method):
         names = tuple(sources)
         asked.append((names, method))
+        assert metric is ACCURACY and labels is LABELS and parts.tolist() == PARTS.tolist()
         first, last = right_by_names[names]
         is_right = (np.arange(N) >= first) & (np.arange(N) < last)
         said = np.where(is_right, LABELS, (LABELS + 1) % 3)
@@ -372,7 +380,7 @@ def rounds_of(monkeypatch, right_by_names, draws=200):
     monkeypatch.setattr(blend, "fit_blend", fit)
     sources = {name: {"v": None, "w": None} for name in ("a0", "b0", "a1", "a2")}
     found, rows, results = fit_rounds(
-        sources, {"a0": 0, "b0": 0, "a1": 1, "a2": 2}, LABELS, np.arange(N) % 3, ACCURACY, "greedy",
+        sources, {"a0": 0, "b0": 0, "a1": 1, "a2": 2}, LABELS, PARTS, ACCURACY, "greedy",
         groups=np.arange(N), draws=draws, seed=3)
     assert all(method == "greedy" for _, method in asked)
     return found, rows, results, [names for names, _ in asked]
@@ -398,6 +406,9 @@ def test_a_round_joins_unless_it_is_clearly_no_better(monkeypatch):
     assert ACCURACY(LABELS, rows.answers) == pytest.approx(80 / 90)
     assert found.weights == {"a0": 1 / 3, "b0": 1 / 3, "a2": 1 / 3, "a1": 0.0}
     assert found.left_out == {"a1": "its round does not help"}
+    again = rounds_of(monkeypatch, {
+        FIRST: (0, 60), (*FIRST, "a1"): (0, 40), (*FIRST, "a2"): (0, 80)})
+    assert again[2] == results      # the seed's own
     assert found.views["a1"] == ("v", "w") and found.temperature["a1"] == 1.0
     assert found.views["a0"] == ("v",) and found.temperature["a0"] == 2.0
 

@@ -236,12 +236,16 @@ def test_the_test_images_get_the_mean_of_all_folds(damaged):
     np.testing.assert_allclose(result.test.probs, total, atol=1e-5)
 
 
-def test_the_blend_is_kept_as_a_stage_that_its_fits_key(damaged):
-    _, _, _, result = damaged
+def test_the_blend_is_kept_as_a_stage_and_made_again_if_it_changed(damaged):
+    prepared, fits, log, result = damaged
     assert damaged_files(result.folder) == []
     stored = json.loads((result.folder / "blend.json").read_text())
     assert stored["weights"] == result.blend.weights
     assert stored["method"] == result.blend.method
+    (result.folder / "blend.json").write_text("{}")
+    assert blended(prepared, ACCURACY, fits, log).folder == result.folder
+    assert f"{result.folder.name} is made again: 'blend.json' changed" in log.warnings[-1]
+    assert json.loads((result.folder / "blend.json").read_text()) == stored
 
 
 def test_a_source_is_described_by_its_own_rows(damaged):

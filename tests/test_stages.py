@@ -1,4 +1,5 @@
 """What a power cut or a kill leaves: old or new, whole, and known by its digest."""
+import contextlib
 import errno
 import json
 import os
@@ -23,6 +24,7 @@ from system.stages import (
     is_alive,
     is_intact,
     make,
+    makers_of,
     run_stage,
     write_manifest,
 )
@@ -152,7 +154,8 @@ def test_a_network_file_is_asked_again_and_other_faults_are_not(monkeypatch):
 
 # ---------------------------------------------------------------- a stage
 
-def test_all_files_of_a_stage_are_on_the_disk_before_it_is_complete(tmp_path, disk):
+def test_all_files_of_a_stage_are_on_the_disk_before_it_is_complete(tmp_path, disk, monkeypatch):
+    monkeypatch.setattr(stages, "here", lambda: {"python": "3"})
     def build(folder):
         (folder / "deep").mkdir()
         (folder / "deep" / "b.bin").write_bytes(b"bb")
@@ -162,13 +165,13 @@ def test_all_files_of_a_stage_are_on_the_disk_before_it_is_complete(tmp_path, di
 
     stage = run_stage(stage_of(tmp_path), build)
     manifest = (stage.folder / stages.MANIFEST).read_bytes()
-    *synced, sealed, renamed, complete = disk
+    _, _, *synced, sealed, renamed, complete = disk       # who makes it comes first
     assert sorted(synced) == [("sync", b"aa"), ("sync", b"bb")]
     assert sealed == ("sync", manifest)
     assert renamed == ("rename", "manifest.json.partial", "manifest.json")
     assert complete == ("rename", stage.partial.name, stage.folder.name)
     assert json.loads(manifest) == {
-        "stage": "s", "key": stage.key,
+        "stage": "s", "key": stage.key, "made_by": [{"python": "3"}],
         "sha256": {"a.txt": digest_bytes(b"aa"), "deep/b.bin": digest_bytes(b"bb")}}
     left = sorted(p.relative_to(stage.folder).as_posix() for p in stage.folder.rglob("*")
                   if p.is_file())
@@ -205,7 +208,7 @@ def test_a_sealed_stage_is_renamed_and_a_torn_one_is_built_again(tmp_path):
         writes("built")(folder)
 
     run_stage(other, build)
-    assert seen == [["a.txt"]] and damaged_files(other.folder) == []
+    assert seen == [["a.txt", "made_by.scratch"]] and damaged_files(other.folder) == []
     assert (other.folder / "a.txt").read_text() == "built"
 
 
@@ -291,6 +294,53 @@ def test_every_changed_file_below_a_folder_is_named(tmp_path):
     assert count == 3 and f"{two.folder.name}/{stages.MANIFEST}" in changed
 
 
+def test_a_stage_names_all_that_made_it_each_once_in_order(tmp_path, monkeypatch):
+    stage = stage_of(tmp_path)
+
+    def stopped(folder):
+        raise KeyboardInterrupt
+
+    for maker, build in (("a", stopped), ("b", stopped), ("a", stopped), ("b", writes("1"))):
+        monkeypatch.setattr(stages, "here", lambda maker=maker: {"python": maker})
+        with contextlib.suppress(KeyboardInterrupt):
+            run_stage(stage, build)
+    assert makers_of(stage.folder) == makers_of(str(stage.folder)) == [{"python": "a"},
+                                                                      {"python": "b"}]
+    for text in ("{", "{}", '{"made_by": 3}', '{"made_by": ["a"]}', "[]", '{"made_by": {"a": {}}}'):
+        (stage.folder / stages.MANIFEST).write_text(text)
+        assert makers_of(stage.folder) == []
+    assert makers_of(tmp_path / "none") == []
+    other = stage_of(tmp_path, "other")
+    other.partial.mkdir()
+    (other.partial / "made_by.scratch").write_text("[")         # torn
+    run_stage(other, writes("1"))
+    assert makers_of(other.folder) == [{"python": "b"}]
+
+
+def test_a_fault_of_the_machine_is_no_change_of_a_stage(tmp_path, monkeypatch):
+    stage = run_stage(stage_of(tmp_path), writes("1"))
+
+    def failing(*_, **__):
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "read_json", failing)
+        for read in (digests_in, lambda path: makers_of(path.parent)):
+            with pytest.raises(OSError, match="input/output"):
+                read(stage.folder / stages.MANIFEST)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "digest_file", failing)
+        with pytest.raises(OSError, match="input/output"):
+            run_stage(stage, writes("2"))
+    assert stage.is_done and damaged_files(stage.folder) == []
+    (stage.folder / "a.txt").unlink()
+    (stage.folder / "a.txt").mkdir()
+    assert damaged_files(stage.folder) == ["a.txt"]
+    for value in ('{"a.txt": 3}', "[]", '"a"', "null"):
+        (stage.folder / stages.MANIFEST).write_text(f'{{"sha256": {value}}}')
+        assert digests_in(stage.folder / stages.MANIFEST) is None
+
+
 # ---------------------------------------------------------------- one process a folder
 
 def owner_of(folder, **who):
@@ -306,13 +356,21 @@ def test_an_owner_may_live_on_another_host_and_is_dead_here_without_its_process(
     assert is_alive(owner_of(tmp_path))
     assert not is_alive(owner_of(tmp_path, pid=gone.pid))
     assert is_alive(owner_of(tmp_path, pid=gone.pid, host="elsewhere"))
-    for text in ("{", '{"pid": 1}', json.dumps({"host": platform.node()})):
+    here = json.dumps(platform.node())
+    for text in ("{", '{"pid": 1}', '{"host": ' + here + "}", "[]", '{"pid": "x", "host": ' + here
+                 + "}", '{"pid": 1' + "0" * 40 + ', "host": ' + here + "}"):
         (tmp_path / stages.OWNER).write_text(text)
         assert not is_alive(tmp_path / stages.OWNER)
     assert not is_alive(tmp_path / "none")
     sent = []
     monkeypatch.setattr(os, "kill", lambda pid, signal: sent.append((pid, signal)))
     assert is_alive(owner_of(tmp_path)) and sent == [(os.getpid(), 0)]      # only asked
+
+    def of_another(pid, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", of_another)
+    assert is_alive(owner_of(tmp_path))
 
 
 def test_a_held_folder_names_its_owner_until_it_is_left(tmp_path, monkeypatch):

@@ -277,14 +277,15 @@ def decided_by(monkeypatch, auc, read, kept, before=()):
     """(kinds, beliefs that were simulated) with these AUCs by the kind that is new."""
     asked = []
 
-    def told(belief, train, test, seed, workers):
+    def told(belief, *passed):
+        assert passed == ("train", "test", 4, 1)
         asked.append(set(belief.kinds))
         new, = set(belief.kinds) & set(auc)
         return auc[new]
 
     monkeypatch.setattr(search, "told_apart", told)
     belief = Belief({kind: read[kind] for kind in before})
-    found = decided({kind: read[kind] for kind in kept}, read, belief, None, None, 0, 1)
+    found = decided({kind: read[kind] for kind in kept}, read, belief, "train", "test", 4, 1)
     return found, asked
 
 
@@ -366,14 +367,16 @@ def simpler_by(monkeypatch, auc, gains, holds=True):
     calls = []
 
     def make_bank(train, n, belief, kinds, free, seed, workers):
+        assert (train, workers) == ("train", 1)
         calls.append((frozenset(belief.kinds), tuple(kinds), free, seed, n))
         return "bank"
 
     def read_kinds(kinds, bank, test, seed, workers):
-        assert bank == "bank" and test == "test"
+        assert (bank, test, seed, workers) == ("bank", "test", 5, 1)
         return {kind: reading_of(kind, 500.0 if holds else 0.0) for kind in kinds}
 
-    def told(belief, *_):
+    def told(belief, *passed):
+        assert passed == ("train", "test", 5, 1)
         return auc[frozenset(belief.kinds)]
 
     monkeypatch.setattr(search, "make_bank", make_bank)
@@ -411,24 +414,27 @@ def test_leaving_kinds_out_one_after_the_other_does_not_drift(monkeypatch):
 def test_fill_canvas_and_order_are_read_where_geometry_shows_them(monkeypatch):
     asked = []
 
-    def read(name, choices, needs, bank, test, seed):
+    def read(name, choices, needs, *passed):
+        assert passed == ("bank", "test", 8)
         asked.append((name, choices, needs))
         return {"fill": (0.1, 0.2, 0.3, 0.4), "geometry_first": (0.3, 0.7),
                 "expand": (0.6, 0.4), "blocky": (0.2, 0.8)}[name]
 
     monkeypatch.setattr(search, "read_setting", read)
     plain = Belief(readings(blur=9.0), expand=0.3, blocky=0.1)
-    assert with_settings(plain, None, None, 0, 1) == plain and asked == []
-    turned = with_settings(Belief(readings(blur=9.0, rotate=9.0, scale=9.0)), None, None, 0, 1)
+    assert with_settings(plain, "bank", "test", 8, 1) == plain and asked == []
+    turned = with_settings(Belief(readings(blur=9.0, rotate=9.0, scale=9.0)), "bank", "test", 8,
+                           1)
     assert (turned.fill, turned.geometry_first, turned.expand) == ((0.1, 0.2, 0.3, 0.4), 0.7, 0.4)
     either = (False, True)
     assert sorted(asked) == [("expand", either, {"rotate"}), ("fill", FILLS, {"rotate", "scale"}),
                              ("geometry_first", either, {"rotate", "scale"})]
     del asked[:]
-    scaled = with_settings(Belief(readings(scale=9.0)), None, None, 0, 1)
+    scaled = with_settings(Belief(readings(scale=9.0)), "bank", "test", 8, 1)
     assert scaled.expand == 0.0 and sorted(name for name, *_ in asked) == ["fill", "geometry_first"]
     del asked[:]
-    reduced = with_settings(replace(plain, kinds=readings(downscale=9.0)), None, None, 0, 1)
+    reduced = with_settings(replace(plain, kinds=readings(downscale=9.0)), "bank", "test", 8,
+                            1)
     assert reduced.blocky == 0.8 and asked == [("blocky", either, {"downscale"})]
     assert reduced.expand == 0.3 and reduced.fill == plain.fill
 
@@ -438,6 +444,7 @@ def test_a_kind_earns_its_place_by_a_simulation_that_is_more_like_the_test_set(m
     asked = []
 
     def told(belief, train, test, seed, workers, n):
+        assert (train.images[0], test, seed, workers) == (None, "test", 6, 1)
         asked.append((set(belief.kinds), n))
         auc = {frozenset(three): 0.6, frozenset(two): 0.604, frozenset(one): 0.609,
                frozenset({"noise"}): 0.7, frozenset({"jpeg", "noise"}): 0.7}
@@ -445,7 +452,7 @@ def test_a_kind_earns_its_place_by_a_simulation_that_is_more_like_the_test_set(m
 
     monkeypatch.setattr(search, "told_apart", told)
     belief = Belief(readings(blur=300.0, jpeg=10.0, noise=20.0), expand=0.3)
-    left = earned(belief, SimpleNamespace(images=[None] * 90), None, 0, 1)
+    left = earned(belief, SimpleNamespace(images=[None] * 90), "test", 6, 1)
     # jpeg, the weakest, costs 0.004; then noise costs 0.005 of what is left
     assert set(left.kinds) == two and left.expand == 0.3
     assert [kinds for kinds, _ in asked] == [three, two, one, {"noise"}]
@@ -460,23 +467,48 @@ def searched(monkeypatch, rounds_of_gains, rounds=4):
     left = list(rounds_of_gains)
 
     def make_bank(train, n, belief, kinds, free, seed, workers):
+        assert (train, workers) == ("train", 1)
         banks.append(SimpleNamespace(n=n, belief=set(belief.kinds), kinds=list(kinds), free=free,
                                      seed=seed))
         number = np.full(n, len(banks))
         return Bank([{}] * n, number, np.zeros((n, 1)), np.ones(n, bool))
 
     def read_kinds(kinds, bank, test, seed, workers):
+        assert (test, seed, workers) == ("test", 9, 1) and len(bank.source) == len(bank.pure)
         gains = left.pop(0)
         assert set(gains) <= set(kinds)
         return {kind: reading_of(kind, gains.get(kind, 0.0), chance=1.0) for kind in kinds}
 
     monkeypatch.setattr(search, "make_bank", make_bank)
     monkeypatch.setattr(search, "read_kinds", read_kinds)
-    monkeypatch.setattr(search, "decided", lambda kept, *_: kept)
-    monkeypatch.setattr(search, "with_settings", lambda belief, *_: replace(belief, expand=0.25))
-    monkeypatch.setattr(search, "simpler", lambda belief, *_: belief)
-    monkeypatch.setattr(search, "earned", lambda belief, *_: belief)
-    belief, bank = search.search(None, None, 9, 1, 10, rounds)
+    seeds = []
+
+    def decided(kept, read, belief, train, test, seed, workers):
+        assert (train, test, workers) == ("train", "test", 1) and kept.keys() <= read.keys()
+        seeds.append(seed)
+        return kept
+
+    def with_settings(belief, bank, test, seed, workers):
+        assert (test, seed, workers) == ("test", 9, 1) and isinstance(bank, Bank)
+        return replace(belief, expand=0.25)
+
+    def simpler(belief, train, test, seed, workers, n):
+        assert (train, test, workers, n) == ("train", "test", 1, 10)
+        seeds.append(seed)
+        return replace(belief, fill=(1, 0, 0, 0))
+
+    def earned(belief, train, test, seed, workers):
+        assert (train, test, workers) == ("train", "test", 1) and belief.fill == (1, 0, 0, 0)
+        seeds.append(seed)
+        return belief
+
+    for function in (decided, with_settings, simpler, earned):
+        monkeypatch.setattr(search, function.__name__, function)
+    belief, bank = search.search("train", "test", 9, 1, 10, rounds)
+    # every step draws by a seed of its own
+    rounds_done = range(len(banks))
+    assert seeds == [*(seed_of(9, "decide", r) for r in rounds_done), seed_of(9, "simpler"),
+                     seed_of(9, "earned")]
     return belief, bank, banks
 
 
@@ -538,6 +570,13 @@ def test_the_style_of_test_images_is_read_if_that_of_training_images_can_be():
     bank, style = styled_bank(500, 0)
     rows, truth, _ = styled(80, 1, (0.5, 0.5))
     assert (styles_of_test(bank, style, rows, 0) == truth).mean() > 0.95
+    # in doubt it is the frequent one
+    bank, style = styled_bank(500, 6, tell=0.45)
+    rng = np.random.default_rng(7)
+    truth = (np.arange(200) < 10).astype(int)
+    rare = statistics_of([{}] * 200, rng)
+    rare[:, 2] += 0.45 * truth
+    assert (styles_of_test(bank, style, rare, 0) != truth).mean() < 0.05
     bank, style = styled_bank(500, 0, tell=0.0)
     assert styles_of_test(bank, style, rows, 0) is None
 

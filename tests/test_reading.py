@@ -15,6 +15,7 @@ from shift.distortions import FILLS, SYMMETRIES
 from shift.orientation import MIN_GAIN
 from shift.reading import (
     CHANCE_FACTOR,
+    MISFIT,
     Belief,
     KindReading,
     fit_range,
@@ -156,6 +157,23 @@ def test_the_likeliest_share_and_range_are_found():
     assert gain == pytest.approx(gain_of(20, 2))
     assert fit_range(ratios, "blur", steps=2, parts=1)[3] == pytest.approx(gain_of(2, 1))
     assert gain_of(2, 1) < gain
+
+
+@pytest.mark.parametrize("n", [6, 300])
+def test_values_are_the_posterior_mean_of_a_likelihood_that_is_tempered_by_its_size(n):
+    rng = np.random.default_rng(n)
+    values = [{"blur": rng.uniform(1.0, 2.2)} if rng.random() < 0.6 else {} for _ in range(n)]
+    ratios = perfect(values, "blur")
+    ranges, share = uniform_ranges("blur", 1)
+    rows = []
+    for p in (0.25, 0.5, 0.75, 1.0):
+        for (low, high), classes in zip(ranges, share.T, strict=True):
+            likelihood = (1 - p) + p * (ratios @ classes) / ratios[:, 0]
+            rows.append((np.log(np.maximum(likelihood, 1e-6)).sum(), p, low, high))
+    gains, *columns = np.array(rows).T
+    weight = np.exp((gains - gains.max()) / (2 + MISFIT * gains.max()))
+    means = [np.average(column, weights=weight) for column in columns]
+    assert fit_range(ratios, "blur", steps=4, parts=1) == pytest.approx((*means, gains.max()))
 
 
 def test_rows_without_a_kind_give_no_gain():

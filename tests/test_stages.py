@@ -120,6 +120,9 @@ def test_digests_are_sha256_of_content_and_of_canonical_json(tmp_path):
     assert digest_bytes(b"abc") == digest_file(tmp_path / "x") == known
     assert canonical_json({"b": (1, np.float32(0.5)), "a": {2: "é"}}) == (
         '{"a":{"2":"\\u00e9"},"b":[1,0.5]}')
+    for number in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="JSON"):
+            canonical_json({"x": number})
     stage = Stage("s", "k", Path("f"))
     assert canonical_json([stage]) == '[{"folder":"f","key":"k","name":"s"}]'
     assert digest_json("abc") == digest_bytes(b'"abc"')[:12]
@@ -137,8 +140,14 @@ def test_a_network_file_is_asked_again_and_other_faults_are_not(monkeypatch):
         return "content"
 
     assert patiently("file", read) == "content" and waited == [0.1, 1.0]
-    with pytest.raises(OSError, match="no such"):
-        patiently("file", lambda: (_ for _ in ()).throw(OSError(errno.ENOENT, "no such")))
+
+    for code, of, named in ((errno.ENOENT, "other", "other"), (errno.EIO, None, "file")):
+        def failing(code=code, of=of):
+            raise OSError(code, "no such", of)
+
+        with pytest.raises(OSError, match="no such") as raised:
+            patiently(Path("file"), failing)
+        assert raised.value.filename == named       # the name that it has, or the one it lacks
 
     def stale():
         raise OSError(errno.ESTALE, "stale handle")

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from shift import reading, search
-from shift.bank import AXES, Bank, classes_of
+from shift.bank import AXES, Bank, classes_of, trace_row
 from shift.distortions import FILLS, SYMMETRIES
 from shift.orientation import MIN_GAIN
 from shift.reading import (
@@ -317,6 +317,10 @@ def test_the_rival_that_is_hardest_to_tell_from_the_test_set_is_taken(monkeypatc
     # a usual kind that comes close is taken
     close = auc | {"blur": 0.62}
     assert set(decided_by(monkeypatch, close, read, ("downscale", "noise"))[0]) == {"blur", "noise"}
+    # where only some of the usual kinds are rivals, too
+    moved = readings(scale=200.0, perspective=250.0)
+    assert set(decided_by(monkeypatch, {"scale": 0.7, "perspective": 0.69}, moved,
+                          ("perspective",))[0]) == {"scale"}
     far = auc | {"blur": 0.621}
     assert set(decided_by(monkeypatch, far, read, ("downscale",))[0]) == {"motion_blur"}
 
@@ -357,6 +361,7 @@ class Train:
         self.asked = []
 
     def distorted(self, drawn, seed, read, workers):
+        assert read is trace_row
         self.asked.append((drawn, seed, workers))
         rng = np.random.default_rng(seed)
         return list(statistics_of(drawn, rng))
@@ -378,6 +383,10 @@ def test_a_simulation_is_as_easily_told_from_the_test_set_as_it_differs(monkeypa
         sizes.append((len(rows), len(test), seed, workers)) or {"value": 0.5}))
     assert told_apart(blurred, train, np.zeros((400, 3)), 3, 2) == 0.5
     assert sizes == [(300, 300, 3, 2)]
+    for seed in (3, 4):
+        told_apart(blurred, train, test, seed, 2)
+    *_, first, same, other = (drawn for drawn, _, _ in train.asked)
+    assert first == same != other
 
 
 def simpler_by(monkeypatch, auc, gains, holds=True):
@@ -605,7 +614,7 @@ def test_a_kind_of_one_style_alone_is_believed_of_it_alone():
     apart = split_kind("blur", bank, style[bank.source], rows, test_style, 0)
     none, most = apart
     assert none.probability <= 0.1 and most.probability > 0.75 and most.kind == none.kind == "blur"
-    assert most.chance == none.chance
+    assert most.chance == none.chance and most.gain > CHANCE_FACTOR * most.chance
     both = Belief(readings(blur=200.0, noise=90.0), expand=0.3)
     of_none, of_most = by_style(both, bank, style, rows, test_style, 0)
     assert set(of_none.kinds) == {"noise"} and set(of_most.kinds) == {"blur", "noise"}

@@ -23,7 +23,7 @@ RECORDS = tuple(sorted(path.relative_to(ROOT).as_posix()
 PAGES = (*READMES, "CONTRIBUTING.md", *DOCS, RESULTS)
 MOST_LINES = 120
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
-OPTIONAL = ("tensorboard", "mlflow", "ruff")        # not installed with requirements.txt
+OPTIONAL = ("tensorboard", "mlflow", "ruff", "mutmut")        # not installed with requirements.txt
 
 
 def read(name):

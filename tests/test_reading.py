@@ -466,21 +466,25 @@ def test_fill_canvas_and_order_are_read_where_geometry_shows_them(monkeypatch):
     assert reduced.expand == 0.3 and reduced.fill == plain.fill
 
 
-def test_a_kind_earns_its_place_by_a_simulation_that_is_more_like_the_test_set(monkeypatch):
+@pytest.mark.parametrize("saturated", [False, True])
+def test_a_kind_earns_its_place_by_a_simulation_that_is_more_like_the_test_set(monkeypatch,
+                                                                               saturated):
+    """By the AUC, or by the distance where every simulation is told from the test set."""
     three, two, one = ({"blur", "jpeg", "noise"}, {"blur", "noise"}, {"blur"})
+    ratios = {frozenset(three): 1.0, frozenset(two): 1.004, frozenset(one): 1.010,
+              frozenset({"noise"}): 1.5}
     asked = []
 
-    def told(belief, train, test, seed, workers, n):
-        assert (train.images[0], test, seed, workers) == (None, "test", 6, 1)
+    def unlikeness(belief, train, test, seed, workers, n):
+        assert (train.images[0], test, seed, workers) == (None, [0] * 180, 6, 1)
         asked.append((set(belief.kinds), n))
-        auc = {frozenset(three): 0.6, frozenset(two): 0.604, frozenset(one): 0.609,
-               frozenset({"noise"}): 0.7, frozenset({"jpeg", "noise"}): 0.7}
-        return auc[frozenset(belief.kinds)]
+        ratio = ratios[frozenset(belief.kinds)]
+        return (0.999, 2.0 * ratio) if saturated else (ratio - 0.4, 9.0 - ratio)
 
-    monkeypatch.setattr(search, "told_apart", told)
+    monkeypatch.setattr(search, "unlikeness", unlikeness)
     belief = Belief(readings(blur=300.0, jpeg=10.0, noise=20.0), expand=0.3)
-    left = earned(belief, SimpleNamespace(images=[None] * 90), "test", 6, 1)
-    # jpeg, the weakest, costs 0.004; then noise costs 0.005 of what is left
+    left = earned(belief, SimpleNamespace(images=[None] * 90), [0] * 500, 6, 1)
+    # jpeg, the weakest, earns 0.004; noise 0.006 of what is left
     assert set(left.kinds) == two and left.expand == 0.3
     assert [kinds for kinds, _ in asked] == [three, two, one, {"noise"}]
     assert {n for _, n in asked} == {180}

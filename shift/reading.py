@@ -83,7 +83,8 @@ def fit_range(ratios, kind, steps=20, parts=2):
     against_none = ratios @ share / ratios[:, :1] - 1
     probabilities = np.arange(1, steps + 1) / steps
     gains = np.array([np.log(np.maximum(1 + p * against_none, 1e-6)).sum(0) for p in probabilities])
-    weight = np.exp((gains - gains.max()) / (2 + MISFIT * gains.max()))
+    temper = 2 + MISFIT * max(gains.max(), 0)
+    weight = np.exp((gains - gains.max()) / temper)
     weight /= weight.sum()
     low, high = weight.sum(0) @ ranges
     return weight.sum(1) @ probabilities, low, high, gains.max()

@@ -27,6 +27,7 @@ from contest.files import (
     report_unlocated,
     report_unread,
     scan_folder,
+    split_of,
     without_suffix,
 )
 from contest.labels import fail_without_images, labelled_rows, rows_of_folders
@@ -315,23 +316,24 @@ def places_of_classes(labelled):
 
 
 def refuse_classes_like_test(files, labelled, findings):
-    """An error for folders beside class folders and `test/` whose names hold that word and others:
-    `rapid_test/` may be a class."""
-    if labelled.setting not in ("folders", "subfolders"):
+    """An error for folders whose names hold `test` and other words beside a plain `test/`, where no
+    folder says which images are to train on: `rapid_test/` may be a class."""
+    is_by_folder = labelled.setting in ("folders", "subfolders")
+    if not is_by_folder or any(files.split_of(path) == "train" for path in labelled.paths):
         return
-    for place in places_of_classes(labelled):
-        start = f"{place}/" if place else ""
-        beside = {path[len(start):].partition("/")[0] for path in files.images
-                  if path.startswith(start) and files.split_of(path) == "test"}
-        named = sorted(name for name in beside if files.split_of(f"{start}{name}/") == "test")
-        unclear = [name for name in named
-                   if not WORDS_OF_TEST.issuperset(re.split(r"[\W\d_]+", name.lower()))]
-        if unclear and len(unclear) < len(named):
-            findings.fail(
-                "class_or_test",
-                f"{counted(unclear, 'folder')} beside the class folders may hold a class or test "
-                "images: rename those that are classes so that their names do not "
-                "hold 'test', and move test images into the folder of the others")
+    named = set()
+    for path in files.images:
+        if files.split_of(path) == "test":
+            folders = path.split("/")[files.n_wrappers:-1]
+            named.add(next(name for name in folders if split_of(f"{name}/")))
+    unclear = sorted(name for name in named
+                     if not WORDS_OF_TEST.issuperset(re.split(r"[\W\d_]+", name.lower())))
+    if unclear and len(unclear) < len(named):
+        findings.fail(
+            "class_or_test",
+            f"{counted(unclear, 'folder')} beside a folder of test images may hold a class or test "
+            "images: rename those that are classes so that their names do not hold 'test', and "
+            "move test images into the folder of the others")
 
 
 def report_closed_sample(files, sample, findings):

@@ -85,8 +85,11 @@ class Sample(NamedTuple):
     scale: np.ndarray      # (n,) side of the original over side of the kept image
     quality: np.ndarray    # (n,) JPEG quality to save with, at first the file's own; 100: no JPEG
 
-    def distorted(self, drawn, seed, read, workers):
-        """[read(image)] of image i % n under drawn[i], saved and reduced like test files."""
+    def distorted(self, drawn, seed, read, workers, only=None):
+        """[read(image)] of image i % n under drawn[i], saved and reduced like test files.
+
+        only: the places i that are wanted, all if None.
+        """
         seeds = np.random.default_rng(seed).integers(2**31, size=len(drawn))
         n = len(self.images)
 
@@ -100,7 +103,7 @@ class Sample(NamedTuple):
                 image = compress(image, self.quality[k], 1 / self.scale[k])
             return read(shrunk(image, MEASURED_PX))
 
-        return process_map(one, range(len(drawn)), workers)
+        return process_map(one, range(len(drawn)) if only is None else only, workers)
 
 
 class Bank(NamedTuple):

@@ -28,6 +28,7 @@ from utils import seed_of
 NEARLY = 0.02
 # without a kind that earns its place, adversarial AUC is higher by this much
 EARNED = 0.005
+TREES = 50             # of the forests that compare beliefs
 SATURATED = 0.95       # above this AUC, an energy distance that is larger by that share counts
 MEASURED_ALIKE = 400          # images of each side for that
 MIN_STYLE_ACCURACY = 0.85     # of reading the style of the bank's rows, before styles are compared
@@ -102,9 +103,10 @@ def decided(kept, read, belief, train, test, seed, workers):
 
         others = {k: f for k, f in kept.items() if k != kind}
         auc = {}
+        known = {}
         for f in rivals:
             simulated = replace(belief, kinds=others | {f.kind: f})
-            auc[f.kind] = told_apart(simulated, train, test, seed, workers)
+            auc[f.kind] = told_apart(simulated, train, test, seed, workers, known=known)
         limit = min(auc.values()) + NEARLY
         usual = [k for k in USUAL[group] if auc.get(k, 1.0) <= limit]
         winner = usual[0] if usual else min(auc, key=auc.get)
@@ -112,17 +114,26 @@ def decided(kept, read, belief, train, test, seed, workers):
     return kept
 
 
-def told_apart(belief, train, test, seed, workers, n=300):
+def told_apart(belief, train, test, seed, workers, n=300, known=None):
     """AUC of telling test rows from training images distorted as in `belief`."""
-    rows = simulated_rows(belief, train, seed, workers, n)
-    return separability(rows, test[:n], seed, workers)["value"]
+    rows = simulated_rows(belief, train, seed, workers, n, known)
+    return separability(rows, test[:n], seed, workers, TREES)["value"]
 
 
-def simulated_rows(belief, train, seed, workers, n):
-    """(n, d) statistics of training images distorted as in `belief`."""
+def simulated_rows(belief, train, seed, workers, n, known=None):
+    """(n, d) statistics of training images distorted as in `belief`.
+
+    known: {(place, values): row} of other beliefs with the same seed, which is added to. Most
+    images are drawn alike in beliefs that differ in one kind.
+    """
+    known = {} if known is None else known
     rng = np.random.default_rng(seed)
     drawn = [draw_values(rng, belief) for _ in range(n)]
-    return np.array(train.distorted(drawn, seed, trace_row, workers))
+    keys = [(i, *sorted(map(str, values.items()))) for i, values in enumerate(drawn)]
+    new = [i for i, key in enumerate(keys) if key not in known]
+    rows = train.distorted(drawn, seed, trace_row, workers, new)
+    known.update(zip([keys[i] for i in new], rows, strict=True))
+    return np.array([known[key] for key in keys])
 
 
 def simpler(belief, train, test, seed, workers, n):
@@ -155,11 +166,12 @@ def earned(belief, train, test, seed, workers):
     """
     n = min(MEASURED_ALIKE, 2 * len(train.images))
     best = None
+    known = {}
     for kind in sorted(belief.kinds, key=lambda kind: belief.kinds[kind].gain):
         if best is None:
-            best = unlikeness(belief, train, test[:n], seed, workers, n)
+            best = unlikeness(belief, train, test[:n], seed, workers, n, known)
         without = replace(belief, kinds={k: f for k, f in belief.kinds.items() if k != kind})
-        other = unlikeness(without, train, test[:n], seed, workers, n)
+        other = unlikeness(without, train, test[:n], seed, workers, n, known)
         if best[0] > SATURATED:      # the AUC says no more
             is_earned = other[1] > best[1] * (1 + EARNED)
         else:
@@ -170,10 +182,10 @@ def earned(belief, train, test, seed, workers):
     return belief
 
 
-def unlikeness(belief, train, test, seed, workers, n):
+def unlikeness(belief, train, test, seed, workers, n, known):
     """(AUC, energy distance) of test rows and n training images distorted as in `belief`."""
-    rows = simulated_rows(belief, train, seed, workers, n)
-    return separability(rows, test, seed, workers)["value"], energy_distance(rows, test)
+    rows = simulated_rows(belief, train, seed, workers, n, known)
+    return separability(rows, test, seed, workers, TREES)["value"], energy_distance(rows, test)
 
 
 def energy_distance(one, other):
@@ -259,7 +271,7 @@ def split_kind(kind, bank, style, test, test_style, seed):
 
 # ---------------------------------------------------------------- telling rows apart
 
-def separability(one, other, seed, workers):
+def separability(one, other, seed, workers, n_trees=100):
     """{"value", "ci90"}: cross-validated AUC of telling two sets of rows apart (adversarial
     validation)."""
     rows = np.concatenate([one, other])
@@ -267,7 +279,7 @@ def separability(one, other, seed, workers):
 
     def read(split):
         fit, held = split
-        forest = ExtraTreesClassifier(100, min_samples_leaf=3, random_state=seed)
+        forest = ExtraTreesClassifier(n_trees, min_samples_leaf=3, random_state=seed)
         forest.fit(rows[fit], y[fit])
         return forest.predict_proba(rows[held])[:, 1]
 

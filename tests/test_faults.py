@@ -719,6 +719,9 @@ def test_a_second_start_is_refused_by_pid_and_host_and_a_killed_ones_lock_is_tak
 EVIL = "\x1b]2 owned\x07\x1b[2Jcat\r\u202eexe\u2066\u061c\x85\u2028\x0bb\nforged: \tall is well\n"
 
 
+EVIL_CELL = EVIL.replace("\n", "")      # a cell of several lines is refused
+
+
 def is_harmless(text):
     """Whether a text holds EVIL and neither controls a terminal nor has a line that it forged."""
     rest = text.replace("\n", "").replace("\t", "")
@@ -744,12 +747,12 @@ def evil_contest(folder, table):
         class_folders(contest)
         (contest / "train" / "circle").rename(contest / "train" / EVIL.strip())
         return contest
-    (contest / "train" / "a001.png").rename(contest / "train" / f"a{EVIL}.png")
+    (contest / "train" / "a001.png").rename(contest / "train" / f"a{EVIL_CELL}.png")
     shutil.copy(contest / "train" / "a000.png", contest / "train" / f"copy{EVIL}.png")
-    text = (contest / "train.csv").read_text().replace("a001.png", f'"a{EVIL}.png"')
-    text = text.replace(",0\n", f",{name}\n").replace("target", f'"target{EVIL}"')
+    text = (contest / "train.csv").read_text().replace("a001.png", f'"a{EVIL_CELL}.png"')
+    text = text.replace(",0\n", f',"{EVIL_CELL}"\n').replace("target", f'"target{EVIL}"')
     (contest / "train.csv").unlink()
-    (contest / f"train{EVIL}.csv").write_text(text + f'"gone{EVIL}.png",1\n')
+    (contest / f"train{EVIL}.csv").write_text(text + f'"gone{EVIL_CELL}.png",1\n')
     return contest
 
 

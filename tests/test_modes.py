@@ -262,7 +262,8 @@ def test_one_group_and_no_test_images_claim_nothing(tmp_path):
     (folder / "train.csv").write_text("\n".join([f"{header},who",
                                                  *(f"{row},w{i % 3}" for i,
                                                    row in enumerate(rows))]))
-    assert main([*small_argv(folder, tmp_path), "--group_column", "who"]) == 0
+    argv = small_argv(folder, tmp_path, "data.near_duplicate_agreement=1")
+    assert main([*argv, "--group_column", "who"]) == 0
     final = json.loads((tmp_path / "run/final_results.json").read_text())
     score, (low, high) = final["score"], final["score"]["oof_testlike_ci90"]
     assert low < high and any("are of 1 group(s): intervals resample images" in text

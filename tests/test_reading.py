@@ -475,7 +475,7 @@ def test_a_kind_earns_its_place_by_a_simulation_that_is_more_like_the_test_set(m
               frozenset({"noise"}): 1.5}
     asked = []
 
-    def unlikeness(belief, train, test, seed, workers, n):
+    def unlikeness(belief, train, test, seed, workers, n, known):
         assert (train.images[0], test, seed, workers) == (None, [0] * 180, 6, 1)
         asked.append((set(belief.kinds), n))
         ratio = ratios[frozenset(belief.kinds)]

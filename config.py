@@ -11,7 +11,7 @@ import textwrap
 import typing
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 
-from utils import UserError, nearest
+from utils import UserError, closest, nearest
 
 # the best single family first; it also trains from random weights, for which transformers need far
 # more images
@@ -328,7 +328,7 @@ def field_problems(prefix, section):
         kind = hints[f.name]
         choices = want["choices"]
         if not is_of_kind(value, kind):
-            yield f"{name} must be of type {type_name(kind)}, got {value!r}"
+            yield f"{name} must be {type_name(kind)}, got {value!r}"
         elif choices and value not in choices:
             hint = nearest(value, choices)
             yield f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}"
@@ -358,12 +358,14 @@ def pair_problems(config):
     if data.run_folds > data.n_folds:
         yield (
             f"data.run_folds must be at most data.n_folds = {data.n_folds}, got {data.run_folds}: "
-            "train fewer folds or make more"
+            f"--set data.run_folds={data.n_folds}, or data.n_folds={data.run_folds}"
         )
     if optim.batch_size and optim.micro_batch_size and optim.batch_size % optim.micro_batch_size:
+        micro = optim.micro_batch_size
+        multiple = max(1, optim.batch_size // micro) * micro
         yield (
-            "optim.batch_size must be a multiple of optim.micro_batch_size = "
-            f"{optim.micro_batch_size}, got {optim.batch_size}"
+            f"optim.batch_size must be a multiple of optim.micro_batch_size = {micro}, got "
+            f"{optim.batch_size}: --set optim.batch_size={multiple}"
         )
     if not backbones or len(set(backbones)) < len(backbones):
         names = ",".join(backbones)
@@ -392,10 +394,8 @@ def size_problem(image_size_px):
     below = image_size_px // 32 * 32
     if image_size_px == below:
         return ""
-    return (
-        f"data.image_size_px must be a multiple of 32, got {image_size_px}: "
-        f"use {below or 32} or {below + 32}"
-    )
+    multiples = f"{below} or {below + 32}" if below else "32"
+    return f"data.image_size_px must be a multiple of 32, got {image_size_px}: use {multiples}"
 
 
 def groups_by_hand(text):
@@ -423,7 +423,8 @@ def group_problems(text):
     unknown = [name for name in groups if name not in GROUPS]
     both = set(groups.get("document", ())) & set(groups.get("photo", ()))
     if unknown or not any(groups.values()):
-        hint = nearest(unknown[0], GROUPS) if unknown else ""
+        close = closest(unknown[0], GROUPS) if unknown else ""
+        hint = f"; did you mean {text.replace(unknown[0], close, 1)!r}?" if close else ""
         yield (
             "augment.groups must be auto, off or NAME=CLASS,CLASS;NAME=.. with the names "
             f"{', '.join(GROUPS)}, got {text!r}{hint}"
@@ -436,10 +437,9 @@ def group_problems(text):
 
 
 def type_name(kind):
-    """A field's type in words."""
-    if typing.get_origin(kind) is tuple:
-        return "a comma list"
-    return getattr(kind, "__name__", str(kind))
+    """What a field holds, in words."""
+    words = {int: "a whole number", float: "a number", bool: "on or off", str: "a text"}
+    return words.get(kind, "a comma list")
 
 
 # ---------------------------------------------------------------- all settings, one fit, the modes
@@ -531,6 +531,8 @@ PRESETS = {
 
 # ---------------------------------------------------------------- --set KEY=VALUE
 
+# flags of grandmaster_train.py that are no settings
+FLAGS_ONLY = ("mode", "data_path", "experiment_name", "demo_size", "dry_run", "verify")
 SWITCHES = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
 
 
@@ -592,7 +594,7 @@ def parse_value(key, text, kind):
             return SWITCHES[text.lower()]
         return kind(text)
     except (ValueError, KeyError):
-        raise UserError(f"{key} must be of type {type_name(kind)}, got {text!r}") from None
+        raise UserError(f"{key} must be {type_name(kind)}, got {text!r}") from None
 
 
 def apply_overrides(config, overrides):
@@ -605,10 +607,7 @@ def apply_overrides(config, overrides):
         if not equals:
             problems.append(f"--set takes KEY=VALUE, got {item!r}")
         elif key not in keys:
-            problems.append(
-                f"--set {key} is not a setting{nearest(key, keys)}; "
-                f"settings: {', '.join(sorted(keys))}"
-            )
+            problems.append(unknown_key(key, keys))
         else:
             try:
                 changes[key] = parse_value(key, text, keys[key])
@@ -617,6 +616,18 @@ def apply_overrides(config, overrides):
     if problems:
         raise UserError(*problems)
     return with_values(config, changes)
+
+
+def unknown_key(key, keys):
+    """A sentence about a key that --set does not know: a flag, or the nearest setting."""
+    if key in FLAGS_ONLY:
+        return f"--set {key} is not a setting but a flag: use --{key}"
+    names = {name: name for name in keys}
+    if "." not in key:      # its section was left out
+        names = {name.rpartition(".")[2]: name for name in sorted(keys, reverse=True)}
+    close = names.get(closest(key, names))
+    hint = f"; did you mean {close!r}?" if close else ""
+    return f"--set {key} is not a setting{hint}; settings: {', '.join(sorted(keys))}"
 
 
 def with_values(config, changes):
@@ -652,7 +663,7 @@ def changed_rounds(rounds, changes):
     if changes and count == 1:
         raise UserError(
             f"{next(iter(changes))} is for the rounds after the first, and there are none: "
-            "add rounds=2"
+            "add rounds=2, or leave it out"
         )
 
     # further rounds repeat the last one

@@ -117,12 +117,19 @@ class NoRoom(RunError, MemoryError):
     """
 
 
+def closest(name, names):
+    """The shortest of `names` that begins with `name`, else the most alike; '' if none is close."""
+    asked = str(name).lower()
+    known = {str(n).lower(): str(n) for n in names}
+    longer = sorted((n for n in known if asked and n.startswith(asked)), key=lambda n: (len(n), n))
+    close = longer or difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
+    return known[close[0]] if close else ""
+
+
 def nearest(name, names):
-    """'; did you mean X?' for the closest of `names`, or '' when none is close."""
-    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
-    if not close:
-        return ""
-    return f"; did you mean {close[0]!r}?"
+    """'; did you mean X?' for the `closest` of `names`, or '' when none is close."""
+    close = closest(name, names)
+    return f"; did you mean {close!r}?" if close else ""
 
 
 def import_extra(module, wanted_by):

@@ -63,7 +63,7 @@ def test_overrides_are_parsed_with_the_fields_type():
 
 @pytest.mark.parametrize(("override", "message"), [
     ("optim.epoch=8", "did you mean 'optim.epochs'"),
-    ("optim.epochs=many", "optim.epochs must be of type int, got 'many'"),
+    ("optim.epochs=many", "optim.epochs must be a whole number, got 'many'"),
     ("optim.epochs=-1", "optim.epochs must be at least 0, got -1"),
     ("augment.policy=match", "augment.policy must be one of matched, standard, none, got 'match'; "
      "did you mean 'matched'"),
@@ -71,7 +71,7 @@ def test_overrides_are_parsed_with_the_fields_type():
     ("optim.lr", "--set takes KEY=VALUE, got 'optim.lr'"),
     ("rounds=0", "rounds must be at least 1, got 0"),
     ("rounds.alpha=0.5",
-     "rounds.alpha is for the rounds after the first, and there are none: add rounds=2"),
+     "rounds.alpha is for the rounds after the first, and there are none: add rounds=2, or leave"),
     ("rounds.alfa=0.5", "did you mean 'rounds.alpha'"),
     ("data.image_size_px=300", "must be a multiple of 32, got 300: use 288 or 320"),
     ("model.backbones=vit,vit", "model.backbones must be different names"),

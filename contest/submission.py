@@ -20,6 +20,7 @@ import numpy as np
 
 from utils import RunError, UserError, csv_text, first_few, write_atomic
 
+OF_A_CLASS = "macro_f1 or accuracy"      # metrics that any submission of one column holds
 RANKED = 5      # classes in a cell that holds a ranking
 NEGATION = re.compile(r"(?:.*[\W_])?(?:non?|not|without|is_?nt|un|anti)[\s_\-]*")
 
@@ -120,12 +121,13 @@ class Form:
         if answer == "ranking" and spaced:
             raise UserError(
                 f"--metric {metric} needs class names without spaces, which separate the names in "
-                f"a cell, got {first_few(spaced)}: rename these classes in the label table"
+                f"a cell, got {first_few(spaced)}: rename these classes where the labels are, or "
+                f"choose {OF_A_CLASS}"
             )
         if answer == "grade" and not are_grades(classes):
             raise UserError(
                 f"--metric {metric} needs classes that are consecutive whole numbers, got "
-                f"{first_few(classes)}: choose another metric"
+                f"{first_few(classes)}: choose {OF_A_CLASS}"
             )
         return replace(form, kind="ranking" if answer == "ranking" else "class")
 
@@ -137,7 +139,7 @@ class Form:
             raise UserError(
                 f"--metric {metric} needs one probability column for each of the "
                 f"{len(self.classes)} classes, but {self.source!r} has the column "
-                f"{first_few(self.columns)} alone: choose another metric"
+                f"{first_few(self.columns)} alone: choose {OF_A_CLASS}"
             )
         return replace(self, kind="probabilities", header=(self.id_column, *self.classes),
                        class_of=tuple(range(len(self.classes))))

@@ -144,13 +144,14 @@ def find_metric(name, has_class_columns=False):
 
     Raises UserError, with the nearest name, for an unknown one.
     """
-    if name == "auto":
+    plain = name.lower().replace("-", "_").replace("@", "_at_")
+    if plain == "auto":
         return METRICS["log_loss" if has_class_columns else "macro_f1"]
-    name = name.lower().replace("-", "_").replace("@", "_at_")
-    if name not in METRICS:
+    if plain not in METRICS:
+        choices = ("auto", *METRICS)
         raise UserError(
-            f"--metric must be one of {', '.join(METRICS)}, got {name!r}{nearest(name, METRICS)}")
-    return METRICS[name]
+            f"--metric must be one of {', '.join(choices)}, got {name!r}{nearest(plain, choices)}")
+    return METRICS[plain]
 
 
 # ---------------------------------------------------------------- grades

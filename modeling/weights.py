@@ -18,6 +18,7 @@ from huggingface_hub import constants as hub_constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm.layers import SelectAdaptivePool2d
 
+from config import BACKBONES
 from modeling.norms import batch_norms
 from system.machine import FULL
 from utils import UserError, digest_file, first_few, nearest
@@ -67,14 +68,16 @@ def check_model_name(model_name):
     if not timm.is_model(model_name):
         raise UserError(
             f"model.backbones must hold family names or timm model names, got {model_name!r}"
-            f"{nearest(model_name, timm.list_models())}")
+            f"{nearest(model_name, [*BACKBONES, *timm.list_models(exclude_filters='test_*')])}")
     try:
         timm.get_pretrained_cfg(model_name)
     except RuntimeError:      # a model that timm knows, with a tag that it does not
         tagged = timm.list_pretrained(model_name.split(".")[0] + ".*")
+        plain = model_name.split(".")[0]
+        known = f"{plain!r} without a tag or {first_few(tagged)}" if tagged else repr(plain)
         raise UserError(
-            "model.backbones must hold timm model names with a tag that timm knows, if with one, "
-            f"got {model_name!r}{nearest(model_name, tagged)}: known are {first_few(tagged)}"
+            "model.backbones must hold timm model names without a tag or with one that timm knows, "
+            f"got {model_name!r}: use {known}"
         ) from None
 
 
@@ -100,9 +103,15 @@ def find_weights(model_name, weights_dir, pretrained):
         origin = f"(from {hub_id}) " if hub_id else ""
         raise UserError(
             f"model.pretrained=require needs weights for {model_name}, and none were found in "
-            f"--weights_dir {weights_dir or '(not given)'}, the hub cache or the hub: put "
-            f"{model_name}.safetensors or .pth {origin}into --weights_dir")
+            f"--weights_dir {weights_dir or '(not given)'}, the hub cache or the hub: put them "
+            f"{origin}{into_weights_dir(model_name, weights_dir)}")
     return random_source(model_name)
+
+
+def into_weights_dir(model_name, weights_dir=""):
+    """Where `file_in` finds a model's weights, in words that follow "put them"."""
+    where = weights_dir or "a folder and pass it as --weights_dir"
+    return f"as {model_name}.safetensors or .pth into {where}"
 
 
 def random_source(model_name):
@@ -186,8 +195,9 @@ def fetch_weights(source):
             if getattr(error, "errno", None) in OF_THE_CACHE:
                 raise
     raise UserError(
-        f"the weights of {source.model_name} could not be downloaded from {hub_id}: put the file "
-        "into --weights_dir, or go on with random weights by --set model.pretrained=off")
+        f"the weights of {source.model_name} could not be downloaded from {hub_id}: put them "
+        f"{into_weights_dir(source.model_name)}, or go on with random weights by "
+        "--set model.pretrained=off")
 
 
 def without_weights(model_name, **kwargs):

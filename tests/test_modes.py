@@ -164,7 +164,7 @@ def test_the_menu_ends_cleanly_when_the_pipe_does(monkeypatch, capsys):
      "optim.clip_norm must be a finite number, got inf (largest norm of the gradient; 0"),
     (["--metric", "macro_g1"], "did you mean 'macro_f1'"),
     (["--set", "model.backbones=resnet18.in99k"],
-     "a tag that timm knows, if with one, got 'resnet18.in99k'"),
+     "without a tag or with one that timm knows, got 'resnet18.in99k'"),
 ])
 def test_a_users_mistake_is_one_sentence_and_status_2(argv, message, capsys, tmp_path, contest):
     data = [] if "--data_path" in argv or "--demo_size" in argv else ["--data_path", str(contest)]

@@ -101,7 +101,7 @@ def test_from_random_weights_a_network_of_layer_norms_pools_maxima_and_its_head_
 
 
 def test_missing_weights_stop_when_required(tmp_path, no_hub):
-    with pytest.raises(UserError, match=f"put {NAME}.safetensors or .pth .*into --weights_dir"):
+    with pytest.raises(UserError, match=f"put them .*as {NAME}.safetensors or .pth into /"):
         find_weights(NAME, tmp_path, "require")
     with pytest.raises(UserError, match="must be an existing folder"):
         find_weights(NAME, tmp_path / "no", "auto")

@@ -72,16 +72,24 @@ def pick_device(name):
         name = best_device()
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("its tensors hold no values")
         torch.zeros((), device=device)
     except (RuntimeError, AssertionError) as error:
         if is_out_of_memory(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:200]
         raise UserError(
-            f"--device must be auto or a device of this machine (cpu, cuda, cuda:1, mps), got "
+            f"--device must be auto or a device of this machine ({', '.join(devices_here())}), got "
             f"{name!r} ({reason})"
         ) from None
     return device
+
+
+def devices_here():
+    """What --device may name on this machine."""
+    gpus = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    return ["cpu", *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def best_device():

@@ -23,7 +23,7 @@ from modeling.losses import Supervised
 from modeling.network import build_network
 from modeling.optim import make_optimizer, peak_lr, set_lr
 from modeling.train import seed_everything, split_batch, train_step
-from modeling.weights import WeightsSource, find_weights
+from modeling.weights import WeightsSource, find_weights, into_weights_dir
 from running.costs import machine_facts
 from system.log import Timer, show
 from system.machine import fault_of, free_bytes, usable_cores
@@ -110,7 +110,7 @@ def check_disk(config, folder):
     if gib > MOST_GIB[scale]:
         return PASSED, found, ""
     return WARNING, found, (f"competition_ready writes about {MOST_GIB[scale]} GiB at scale "
-                            f"{scale}: see --dry_run")
+                            f"{scale}: see --mode competition_ready --dry_run")
 
 
 def check_data(config, data_path):
@@ -159,11 +159,23 @@ def check_backbone(config, backbone):
     found = (f"{source.describe()}; one step{whose} in {timer.seconds:.1f} s, "
              f"loss {loss:.2f}")
     if not np.isfinite(loss):
-        return FAILED, found, "the loss is not finite: use --set runtime.precision=fp32"
+        return FAILED, found, after_nonfinite(own, step_source)
+    if not source.is_pretrained and config.model.pretrained == "off":
+        return WARNING, found, "model.pretrained=off asks for them: leave it out to score higher"
     if not source.is_pretrained:
-        advice = f"put {name}.safetensors or .pth into a folder and pass --weights_dir"
-        return WARNING, found, advice
+        where = into_weights_dir(name, config.runtime.weights_dir)
+        return WARNING, found, f"put pretrained weights {where}"
     return PASSED, found, ""
+
+
+def after_nonfinite(config, source):
+    """What to do after a step whose loss is not finite."""
+    runtime = config.runtime
+    if untimed(runtime, precisions(pick_device(runtime.device))[0]).precision != "fp32":
+        return "the loss is not finite: use --set runtime.precision=fp32"
+    if source.path:
+        return f"the loss is not finite: replace {source.path}, or use --set model.pretrained=off"
+    return "the loss is not finite: choose another backbone by --set model.backbones=NAME"
 
 
 def one_step(config, source, device):

@@ -15,13 +15,15 @@ from pathlib import Path
 from config import Config, with_values
 from contest.catalog import Catalog
 from contest.files import IMAGE_SUFFIXES, ascii_safe, kind_of, walk
+from modeling.memory import SMALLER
 from running.export import export_onnx
 from running.makers import other_versions
 from running.predictor import load_predictor
 from running.stored import refuse_changed
 from system.command import DONE, Parser, run_command
 from system.log import Timer, show
-from utils import UserError, counted, csv_text, first_few, quoted_cell, write_atomic
+from system.machine import is_out_of_memory
+from utils import NoRoom, UserError, counted, csv_text, first_few, quoted_cell, write_atomic
 
 
 def make_parser():
@@ -110,7 +112,11 @@ def output_path(args, name):
     out = Path(args.out or f"predictions_{name}.csv")
     if not out.is_dir() and out.parent.is_dir():
         return out
-    advice = "add a file name to it" if out.is_dir() else "create the folder first"
+    advice = "create the folder first"
+    if out.is_dir():
+        advice = "add a file name to it"
+    elif os.path.lexists(out.parent):
+        advice = f"{str(out.parent)!r} is no folder, choose another"
     raise UserError(f"--out must be a file in an existing folder, got {str(out)!r}: {advice}")
 
 
@@ -190,9 +196,22 @@ def predict(argv):
     return DONE
 
 
+def predict_within_memory(argv):
+    """`predict`. NoRoom says what takes less memory here, where no setting can be given."""
+    try:
+        return predict(argv)
+    except Exception as error:      # torch, numpy and python each have their own for it
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).removesuffix(f": {SMALLER}") or type(error).__name__
+        less = [flag for flag in ("--fast", "--device cpu") if flag not in " ".join(argv)]
+    add = f"add {' or '.join(less)}, or " if less else ""
+    raise NoRoom(f"predicting takes more memory than is free ({said}): {add}close other programs")
+
+
 def main(argv=None):
     """Run the command; returns the exit status."""
-    return run_command(predict, argv, goes_on="run the same command again")
+    return run_command(predict_within_memory, argv, goes_on="run the same command again")
 
 
 if __name__ == "__main__":

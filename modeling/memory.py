@@ -25,6 +25,7 @@ except ImportError:      # Windows
 
 # with fewer images, mean and variance are noise: checkpointing's third more time costs less
 FEWEST_FOR_BATCH_NORM = 8
+SMALLER = "use a smaller --set data.image_size_px or a smaller --scale, or end other programs"
 
 
 class Room:
@@ -80,8 +81,7 @@ class Room:
                       "at a time")
         else:
             raise NoRoom(
-                f"there was not enough memory for one image at a time ({reason}): use a smaller "
-                "--set data.image_size_px or a smaller --scale, or end other programs")
+                f"there was not enough memory for one image at a time ({reason}): {SMALLER}")
 
         gc.collect()
         torch.cuda.empty_cache()

@@ -264,7 +264,7 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
             loss, taken = state.step(step, training.objective, mixed, autocast, optim.clip_norm)
             tally.add(loss, taken)
             if tally.in_a_row >= optim.nonfinite_limit:
-                raise diverged(spec, tally.in_a_row, lr)
+                raise diverged(spec, tally.in_a_row, lr, peak, training.compute)
             bar.advance(tally, epoch, n_epochs, loss)
             watch.advance()
             if stop_is_asked() and tally.n_steps < len(sampler):
@@ -272,7 +272,7 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
                 raise KeyboardInterrupt
 
         if not tally.losses:
-            raise diverged(spec, tally.n_skipped, lr)
+            raise diverged(spec, tally.n_skipped, lr, peak, training.compute)
         history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size),
                         **state.room.state_dict(), "peak_memory_bytes": peak_memory_bytes(device)})
         is_last = len(history) == n_epochs      # it leaves its weights instead
@@ -330,10 +330,12 @@ def room_of(spec, network, config, device, log):
                 lambda text: log.say(f"{spec.title}: {text}", event="memory"))
 
 
-def diverged(spec, in_a_row, lr):
+def diverged(spec, in_a_row, lr, peak, compute):
+    """A RunError that says what to lower: a third of the `peak` learning rate."""
+    exact = "" if compute.precision == "fp32" else ", or --set runtime.precision=fp32"
     return RunError(
         f"the fit {spec.title} had {in_a_row} non-finite steps in a row at learning rate "
-        f"{lr:.2e}: lower optim.lr, or use --set runtime.precision=fp32")
+        f"{lr:.2e}: use --set optim.lr={peak / 3:.1e}{exact}")
 
 
 def finish(spec, network, history, folder):

@@ -36,8 +36,8 @@ def need_space(folder, n_bytes, what):
     if free < n_bytes:
         raise RunError(
             f"the disk of {folder} must have {n_bytes / 2**30:.2f} GiB free for {what}, "
-            f"and {free / 2**30:.2f} GiB are: free some, or choose another --results_dir, "
-            "then run the same command again"
+            f"and {free / 2**30:.2f} GiB are: free some, then run the same command again to "
+            "continue, or begin anew with a --results_dir on another disk"
         )
 
 

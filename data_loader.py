@@ -95,9 +95,10 @@ def make_folds(catalog, n_folds, seed):
     largest_class = int(np.bincount(catalog.label, minlength=1).max()) if len(catalog) else 0
     most = min(n_groups, largest_class)
     if most < n_folds:
+        fewer = f"--set data.n_folds={most}, or add images" if most > 1 else "add images"
         raise UserError(
             f"data.n_folds must be at most {most}, the size of the largest class or the number of "
-            f"groups, got {n_folds}: --set data.n_folds={max(2, most)}, or add images")
+            f"groups, got {n_folds}: {fewer}")
 
     best = None
     fewest_gaps = math.inf

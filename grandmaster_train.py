@@ -97,7 +97,8 @@ def config_of(args) -> Config:
 def experiment_folder(args, config, data_path):
     name = args.experiment_name or f"{config.mode}_{Path(data_path).resolve().name}"
     if Path(name).name != name or name.startswith("."):
-        raise UserError(f"--experiment_name must be a plain folder name, got {name!r}")
+        raise UserError("--experiment_name must be a plain folder name without a dot at its "
+                        f"beginning, got {name!r}: give another name")
     folder = Path(config.runtime.results_dir) / name
     if ascii_safe(str(folder)) != str(folder):
         raise UserError("--results_dir and --experiment_name must be UTF-8, since weights are not "
@@ -145,9 +146,9 @@ def command(argv):
     args = make_parser().parse_args(argv)
     for flag in ("data_path", "results_dir", "experiment_name", "verify"):
         if getattr(args, flag) == "":
+            other = "" if flag == "verify" else ", or leave the flag out"
             raise UserError(
-                f"--{flag} must name something, got '': check the variable in its place, "
-                "or leave the flag out"
+                f"--{flag} must name something, got '': check the variable in its place{other}"
             )
 
     config = config_of(args)

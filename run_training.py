@@ -57,7 +57,8 @@ TEXTS = {
         "ask_images": "image file or folder (empty: back)",
         "ended": "error: the input ended before all questions were answered",
         "interrupted": "interrupted",
-        "no_command": "its start command is unknown: start it again with the same mode and name",
+        "no_command": "its start command is unknown: start it again with the same mode, folder and "
+        "name",
     },
     "ko": {
         "quick_test": "백본 1개, 폴드 1개: 믿을 수 있는 점수와 제출 파일을 빠르게",
@@ -89,7 +90,7 @@ TEXTS = {
         "ask_images": "이미지 파일 또는 폴더 (빈칸: 뒤로)",
         "ended": "오류: 질문이 끝나기 전에 입력이 끝났습니다",
         "interrupted": "중단되었습니다",
-        "no_command": "시작 명령을 알 수 없습니다. 같은 모드와 이름으로 다시 시작하십시오",
+        "no_command": "시작 명령을 알 수 없습니다. 같은 모드, 폴더, 이름으로 다시 시작하십시오",
     },
 }
 

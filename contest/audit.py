@@ -360,10 +360,12 @@ def report_classes(contest, looks, usable, group, n_folds, findings):
     n_groups = [len(set(group[usable][label == k].tolist())) for k in range(len(classes))]
     small = [c for c, n in zip(classes, n_groups, strict=True) if 0 < n < n_folds]
     if small:
+        fewest = min(n for n in n_groups if n)
+        fewer = f"--set data.n_folds={fewest} makes fewer" if fewest > 1 else "add images of them"
         findings.warn(
             "small_class",
             f"{counted(small, 'class')} with fewer images or groups than the {n_folds} folds: "
-            "missing from some folds (--set data.n_folds=... makes fewer)",
+            f"missing from some folds ({fewer})",
             small,
         )
 

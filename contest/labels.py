@@ -143,7 +143,8 @@ def labelled_rows(files, tables, label_table, sample, folders, data, findings):
     if rows and are_clear and not data.label_table:
         refuse_unread_labels(files, tables, sample, rows, findings)
     if rows is None:
-        fail_without_labels(files, tables, findings)
+        asked = sample.path if sample and data.sample_submission else ""
+        fail_without_labels(files, tables, asked, findings)
     elif data.group_column:
         findings.fail(
             "group_column",
@@ -332,8 +333,11 @@ def plausible_ids(table, labels=()):
     return ""
 
 
-def fail_without_labels(files, tables, findings):
-    """The error if nothing says which image has which class."""
+def fail_without_labels(files, tables, asked, findings):
+    """The error if nothing says which image has which class.
+
+    asked: path of the table that data.sample_submission names, '' for none.
+    """
     unreadable = findings.of_kind("unreadable_table")
     for broken in unreadable:
         findings.fail(broken.kind, broken.text)
@@ -347,6 +351,8 @@ def fail_without_labels(files, tables, findings):
     known = first_few([t.path for t in tables]) or "it has none"
     if files.closed:
         known += f"; {first_few(files.closed)} is not read: save it as csv"
+    if asked:
+        known += f"; {asked!r} cannot be while data.sample_submission names it"
     findings.fail(
         "no_labels",
         f"{str(files.root)!r} must say which image has which class, but none of its tables "

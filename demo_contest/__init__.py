@@ -80,7 +80,7 @@ def _checked_size(size):
     number = isinstance(size, (int, float)) and not isinstance(size, bool)
     if not (number and 0 < size <= MAX_SIZE):
         raise UserError(
-            f"the demo size must be above 0 and at most {MAX_SIZE} (1 is the full contest of "
+            f"--demo_size must be above 0 and at most {MAX_SIZE} (1 is the full contest of "
             f"1,570 + 3,140 images), got {size!r}: leave it out for {DEFAULT_SIZE}"
         )
     return float(size)

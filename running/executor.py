@@ -251,10 +251,16 @@ class RayExecutor:
                           runtime_env={"env_vars": {"PYTHONPATH": path}},
                           **({} if address else {"include_dashboard": False}))
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            reason = str(error).splitlines()[0]
+            if not address:
+                raise UserError(
+                    f"--engine ray must be able to start Ray on this machine, and it did not start "
+                    f"({reason}): use --engine local"
+                ) from None
             raise UserError(
-                "RAY_ADDRESS must be the address of a running Ray cluster, or not be set for a Ray "
-                f"on this machine, got {address!r} ({str(error).splitlines()[0]}): start one by "
-                "`ray start --head`"
+                f"RAY_ADDRESS must be the address of a running Ray cluster, got {address!r} "
+                f"({reason}): unset it for a Ray on this machine, or set it to the address that "
+                "`ray start --head` prints"
             ) from None
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         gpu_nodes = [node for node in nodes if node.get("GPU")] if self.device != "cpu" else []

@@ -198,7 +198,7 @@ def test_a_folder_with_something_else_is_refused_and_kept(tmp_path):
 def test_sizes_out_of_range_are_refused(tmp_path, size):
     with pytest.raises(
         UserError,
-        match=f"demo size must be above 0 and at most 4 .*leave it out for {DEFAULT_SIZE}",
+        match=f"--demo_size must be above 0 and at most 4 .*leave it out for {DEFAULT_SIZE}",
     ):
         draw_contest(tmp_path / "never", size)
     assert not any(tmp_path.iterdir())

@@ -218,8 +218,7 @@ def refuse_missing(run):
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
         raise UserError(f"RUN_FOLDER must hold the weights of {len(run.fits)} fit(s), but "
-                        f"{len(missing)} are missing, first {missing[0]!r}: copy the whole run "
-                        "folder")
+                        f"{len(missing)} are missing, first {missing[0]!r}: {AGAIN}")
 
 
 def refuse_changed(folder, fits):

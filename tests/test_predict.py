@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,8 @@ from data_loader import letterbox
 from grandmaster_train import main as train
 from predict import main as predict
 from running.predictor import load_predictor
+from shift.distortions import Distortion, ShiftPolicy
+from shift.match import match_shift
 from tests.conftest import CLASSES, identity, make_contest, small_argv
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +77,14 @@ def test_the_runs_own_test_folder_gives_the_runs_own_test_probabilities(contest,
                                                                         row[f"prob_{k}"])
 
 
-def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path):
+def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path, monkeypatch):
+    def darker(train_paths, labels, test_paths, **named):
+        policy = ShiftPolicy((Distortion("brightness", 1.0, 0.3, 0.4),))
+        report = match_shift(train_paths, labels, [], **named)
+        groups = tuple(replace(group, policy=policy) for group in report.groups)
+        return replace(report, policy=policy, groups=groups)
+
+    monkeypatch.setattr("running.preparing.match_shift", darker)
     contest = make_contest(tmp_path / "shapes", n_test=40)
     for path in (contest / "test").iterdir():
         cv2.imwrite(str(path), cv2.rotate(cv2.imread(str(path)), cv2.ROTATE_180) // 3)

@@ -257,6 +257,23 @@ def test_bad_files_give_a_short_reason(tmp_path):
         decode_image(tmp_path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no pipes of that kind there")
+def test_a_pipe_is_refused_at_once(tmp_path):
+    """Opening it would wait for a writer."""
+    def too_long(*_):
+        raise TimeoutError
+
+    os.mkfifo(tmp_path / "x.jpg")
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(5)
+    try:
+        with pytest.raises(ValueError, match="not a regular file"):
+            decode_image(tmp_path / "x.jpg")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 PEAK_OF_A_DECODE = """
 import sys
 from pathlib import Path
@@ -637,6 +654,26 @@ def test_process_map_goes_on_in_threads_where_its_processes_are_killed():
         return i if os.getpid() == here else os.kill(os.getpid(), signal.SIGKILL)
 
     assert process_map(survive, range(4), 2) == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+@pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGHUP", None)])
+def test_ctrl_c_and_a_hangup_do_not_end_a_loading_process(store, number):
+    """A terminal sends them to all processes; the step that is waited for still gets its batch."""
+    here = os.getpid()
+
+    def signalled(image, seed, donor):
+        if os.getpid() != here:
+            os.kill(os.getpid(), number)
+        return to_square(image, 16, "letterbox")
+
+    dataset = ImageDataset(store, [f"i{i}" for i in range(len(store))], signalled, ("t",))
+    batches = make_loader(dataset, InOrderSampler(len(store), 4), 1)
+    before = signal.signal(number, signal.SIG_DFL)      # nohup and & ignore them
+    try:
+        assert sum(len(batch.index) for batch in batches) == len(store)
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="no processes there")

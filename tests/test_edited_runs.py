@@ -232,6 +232,29 @@ def test_without_the_check_no_edit_ends_in_a_traceback(run, capsys, step):
     assert bad == [] and n > 70
 
 
+@pytest.mark.parametrize("edit", [
+    lambda model: model.update(classes=["a"] * len(model["classes"])),
+    lambda model: model.update(class_names=[]),
+    lambda model: model.update(long_side_px=0),
+    lambda model: model.update(white_level=0),
+    lambda model: model["views"][0].update(scale=0),
+    lambda model: model["views"][0].update(symmetry="x"),
+    lambda model: model["fits"][0]["compute"].update(precision="int3"),
+    lambda model: model["fits"][0].update(timm={"pad_type": "x"}),
+    lambda model: model["fits"][0].update(adapted=""),
+    lambda model: model["blend"].update(cuts=[0.5] * 9),
+    lambda model: [views.append("x") for views in model["blend"]["views"].values()],
+    lambda model: model["blend"]["temperature"].clear(),
+])
+def test_a_value_that_cannot_be_right_is_named_without_the_check_too(run, capsys, edit):
+    model = read_json(run / NAME)
+    edit(model)
+    with Edited(run, {NAME: json.dumps(model).encode()}):
+        status, table, said = answer(run, capsys, "--no_verify")
+    assert is_one_sentence(status, table, said)
+    assert f"{NAME} must be as its run wrote it, but" in said
+
+
 @pytest.mark.parametrize("flags", [(), ("--fast",)])
 def test_zeroed_weights_are_named_unless_the_check_is_left_out(run, capsys, flags):
     _, own, _ = answer(run, capsys, *flags)

@@ -240,3 +240,30 @@ def test_a_killed_worker_and_a_killed_raylet_change_no_byte(
     assert any("Ray was lost and is started again" in w for w in final["warnings"]) == lost
     final["warnings"] = [w for w in final["warnings"] if "Ray was lost" not in w]
     assert (submission, final) == undisturbed
+
+
+def interrupt_at_epoch(folder, fit, epoch):
+    """Wait for this epoch of a fit, then send this process what Ctrl-C sends."""
+    while not any(e["event"] == "epoch" and (e["fit"], e["fold"]) == fit and e["epoch"] >= epoch
+                  for e in events_of(folder)):
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_run_on_workers_and_it_goes_on_from_the_last_epoch(contest, tmp_path,
+                                                                          undisturbed):
+    pytest.importorskip("ray")
+    fit = ("r0-mobilenetv3_small_050-s42", 0)
+    argv = argv_of(contest, tmp_path, *MANY_EPOCHS, name="cut")
+    threading.Thread(target=interrupt_at_epoch, args=(tmp_path / "cut", fit, 5),
+                     daemon=True).start()
+    assert main(argv) == 130
+    before = [e for e in events_of(tmp_path / "cut") if e["event"] == "epoch"]
+    assert not any(e["epoch"] == 20 for e in before)      # at once
+    assert main(argv) == 0
+    epochs = [e["epoch"] for e in events_of(tmp_path / "cut")
+              if e["event"] == "epoch" and (e["fit"], e["fold"]) == fit]
+    assert epochs.count(1) == 1
+    assert epochs[-1] == 20
+    assert outcome(tmp_path / "cut") == undisturbed

@@ -13,6 +13,7 @@ from contest import audit as audit_module
 from contest import decoding, files, pixels
 from contest.audit import audit_contest, load_audit
 from contest.intake import contest_digests, read_contest
+from contest.tables import read_table
 from data_loader import make_folds
 from utils import UserError
 
@@ -324,6 +325,26 @@ def test_encodings_line_ends_and_empty_lines(root, encoding, newline):
     contest = read_contest(root, DATA)
     assert contest.class_names == ("고양이", "개")
     assert kinds(contest) == (set() if encoding == "utf-8-sig" else {"encoding"})
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".Jpeg", ".PNG", ".tIf"])
+def test_suffixes_in_any_case_are_of_images(tmp_path, suffix):
+    contest = read_contest(plain_contest(tmp_path, suffix=suffix, id_suffix=""), DATA)
+    assert len(contest.train) == 8 and len(contest.test) == 4
+
+
+@pytest.mark.parametrize(("encoding", "named"), [
+    ("utf-8", ""), ("utf-8-sig", ""), ("utf-16", "UTF-16"), ("cp949", "cp949")])
+def test_a_table_is_read_to_its_cells(tmp_path, encoding, named):
+    """Quoted commas, quotes and line breaks, an equal column, one of the same name, one without a
+    name, empty lines."""
+    text = ('ID,이름,이름,이름,\r\n"a,1.png","개 ""x""","개 ""x""",1,\r\n\r\n,,,,\r\n'
+            'b.png,"두\r\n줄","두\r\n줄",2,\r\n\r\n')
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    table, read_as = read_table(tmp_path, "t.csv")
+    assert read_as == named
+    assert table.columns == {"ID": ("a,1.png", "b.png"), "이름": ('개 "x"', "두\r\n줄"),
+                             "이름.3": ("1", "2")}
 
 
 def test_other_columns_are_tolerated_and_groups_offered(root):

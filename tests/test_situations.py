@@ -15,9 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import grandmaster_train
+import predict
 from config import DataConfig
 from contest.files import Naming, naming_of, scan_folder
 from contest.intake import read_contest
+from system.command import DONE, run_command
 from tests.situations import check_variant, what_is_wrong, wrong_advice
 from utils import UserError
 
@@ -1084,6 +1087,17 @@ def test_names_are_read_as_utf8_in_an_ascii_locale(again):
     done = subprocess.run([sys.executable, "-c", code, "고양이"], env=env, capture_output=True,
                           text=True, check=True, cwd=Path(__file__).parent.parent)
     assert done.stdout.split() == ["utf-8", ascii("고양이")]
+
+
+def test_every_command_begins_by_reading_names_as_utf8(monkeypatch):
+    asked = []
+    monkeypatch.setattr("system.command.read_names_as_utf8", lambda: asked.append(sys.argv))
+    assert run_command(lambda argv: DONE) == DONE
+    assert asked == [sys.argv]
+    for module in (grandmaster_train, predict):
+        monkeypatch.setattr(module, "run_command", lambda command, argv, **_: asked.append(argv))
+        module.main()
+    assert asked[1:] == [None, None]
 
 
 # ---------------------------------------------------------------- kinds combined by a generator

@@ -135,16 +135,25 @@ def test_a_signal_ends_the_fit_after_its_step_and_it_goes_on_to_the_same_bytes(t
     ).read_bytes()
 
 
-def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
-    def twice(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        raise AssertionError("not reached")
+def test_a_second_signal_stops_at_once_and_the_last_epoch_is_kept(tmp_path, monkeypatch):
+    n_begun = 0
+    goes_on = []
 
-    monkeypatch.setattr("modeling.train.train_step", twice)
+    def signalled(*args, **kwargs):
+        nonlocal n_begun
+        n_begun += 1
+        if n_begun == 5:      # in the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            goes_on.append(n_begun)
+        return train_step(*args, **kwargs)
+
+    monkeypatch.setattr("modeling.train.train_step", signalled)
     with signals_interrupt(), pytest.raises(KeyboardInterrupt):
         run(tmp_path / "a")
-    assert checkpoints(tmp_path / "a") == []
+    assert goes_on == []
+    [name] = [p.name for p in checkpoints(tmp_path / "a")]
+    assert name.startswith("checkpoint-00001-000000-")
 
 
 def test_a_hangup_ends_the_fit_after_its_step_however_often_it_comes(tmp_path, monkeypatch):
@@ -245,6 +254,21 @@ def test_repeated_non_finite_steps_end_the_fit_with_advice(tmp_path, monkeypatch
     with pytest.raises(RunError,
                        match=r"non-finite steps in a row at learning rate .*lower optim\.lr"):
         run(tmp_path / "a")
+
+
+def test_non_finite_steps_in_a_row_end_a_fit_that_took_others_over_the_end_of_an_epoch(
+        tmp_path, monkeypatch):
+    n_steps = 0
+
+    def step(*args, **kwargs):
+        nonlocal n_steps
+        n_steps += 1
+        return torch.tensor(1.0), n_steps == 1
+
+    monkeypatch.setattr("modeling.train.train_step", step)
+    with pytest.raises(RunError, match="had 3 non-finite steps in a row"):
+        run(tmp_path / "a", with_values(CONFIG, {"optim.nonfinite_limit": 3}))
+    assert n_steps == 4      # of 3 an epoch
 
 
 def test_bf16_autocast_runs_on_a_cpu():

@@ -252,7 +252,7 @@ def test_repeated_non_finite_steps_end_the_fit_with_advice(tmp_path, monkeypatch
     monkeypatch.setattr("modeling.train.train_step", lambda *args,
                         **kwargs: (torch.tensor(torch.nan), False))
     with pytest.raises(RunError,
-                       match=r"non-finite steps in a row at learning rate .*lower optim\.lr"):
+                       match=r"non-finite steps in a row at learning rate .*use --set optim\.lr="):
         run(tmp_path / "a")
 
 

@@ -41,6 +41,9 @@ CAMERA_SUFFIXES = frozenset({
     ".dng", ".cr2", ".nef", ".nrw", ".arw", ".sr2", ".srw", ".orf", ".rw2", ".pef", ".raf", ".thm",
     ".svs", ".ndpi", ".scn", ".lif", ".czi"})
 LARGEST_MAP_BYTES = 2**20
+# texts that are no table, though commas may make them look like one
+TEXTS_ABOUT = frozenset(("readme", "read_me", "license", "licence", "copying", "changelog",
+                         "citation", "notice", "authors", "requirements"))
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt")
 MAP_SUFFIXES = (".json", ".jsonl", ".ndjson")
 # may hold labels and are not read
@@ -332,6 +335,8 @@ def kind_of(path, root):
         return "closed" if is_near_top(path) else "others"
     if suffix in FOREIGN_SUFFIXES:
         return "foreign"
+    if suffix == ".txt" and path.rpartition("/")[2][:-4].lower() in TEXTS_ABOUT:
+        return "others"
     if suffix in TABLE_SUFFIXES and (suffix != ".txt" or is_near_top(path)):
         return "tables"
     if suffix in MAP_SUFFIXES and is_near_top(path):

@@ -1162,3 +1162,12 @@ def test_several_folders_of_test_images_beside_class_folders_are_read(tmp_path, 
         touch(tmp_path / f"{name}/t{i}.jpg")
     contest = read_contest(tmp_path, DataConfig())
     assert len(contest.train) == len(expected) and len(contest.test) == 2
+
+
+@pytest.mark.parametrize("name", ["README.txt", "data/License.txt", "train/readme.TXT"])
+def test_a_text_about_the_contest_is_no_table_to_speak_of(tmp_path, name):
+    expected = folders(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("animals: 3 kinds, of two sources, see https://example.org\n" * 3)
+    assert by_path(tmp_path) == expected
+    assert warned(tmp_path, "unused_table") == []

@@ -113,8 +113,8 @@ def test_as_many_folds_as_the_largest_class_or_the_groups_allow(labels, groups, 
     catalog = catalog_of(labels, groups)
     if most > 1:
         assert make_folds(catalog, most, 0).n_folds == most
-    with pytest.raises(UserError, match=f"must be at most {most}, .* got {most + 1}: "
-                                        f"--set data.n_folds={max(2, most)}, or add"):
+    advice = f"--set data.n_folds={most}, or add images" if most > 1 else "add images"
+    with pytest.raises(UserError, match=f"must be at most {most}, .* got {most + 1}: {advice}"):
         make_folds(catalog, most + 1, 0)
 
 

@@ -295,8 +295,8 @@ def decided_by(monkeypatch, auc, read, kept, before=()):
     """(kinds, beliefs that were simulated) with these AUCs by the kind that is new."""
     asked = []
 
-    def told(belief, *passed):
-        assert passed == ("train", "test", 4, 1)
+    def told(belief, *passed, known):
+        assert passed == ("train", "test", 4, 1) and known == {}
         asked.append(set(belief.kinds))
         new, = set(belief.kinds) & set(auc)
         return auc[new]
@@ -344,7 +344,7 @@ def test_several_groups_are_decided_one_after_the_other(monkeypatch):
     read = readings(colour_cast=200.0, downscale=250.0, blur=240.0, grain=200.0, noise=190.0)
     auc = {"downscale": 0.8, "blur": 0.7, "grain": 0.8, "noise": 0.7}
 
-    def told(belief, *_):
+    def told(belief, *_, known):
         return sum(auc.get(kind, 0) for kind in belief.kinds)
 
     monkeypatch.setattr(search, "told_apart", told)
@@ -360,11 +360,13 @@ class Train:
         self.images = [None] * 7
         self.asked = []
 
-    def distorted(self, drawn, seed, read, workers):
+    def distorted(self, drawn, seed, read, workers, only):
         assert read is trace_row
         self.asked.append((drawn, seed, workers))
+        self.made = len(only)
         rng = np.random.default_rng(seed)
-        return list(statistics_of(drawn, rng))
+        rows = list(statistics_of(drawn, rng))
+        return [rows[i] for i in only]
 
 
 def test_a_simulation_is_as_easily_told_from_the_test_set_as_it_differs(monkeypatch):
@@ -379,14 +381,28 @@ def test_a_simulation_is_as_easily_told_from_the_test_set_as_it_differs(monkeypa
         assert len(drawn) == 80 and (seed, workers) == (3, 1)
     assert all(1 <= values["blur"] <= 2 for values in train.asked[0][0])
     sizes = []
-    monkeypatch.setattr(search, "separability", lambda rows, test, seed, workers: (
-        sizes.append((len(rows), len(test), seed, workers)) or {"value": 0.5}))
+    monkeypatch.setattr(search, "separability", lambda rows, test, seed, workers, n_trees: (
+        sizes.append((len(rows), len(test), seed, workers, n_trees)) or {"value": 0.5}))
     assert told_apart(blurred, train, np.zeros((400, 3)), 3, 2) == 0.5
-    assert sizes == [(300, 300, 3, 2)]
+    assert sizes == [(300, 300, 3, 2, search.TREES)]
     for seed in (3, 4):
         told_apart(blurred, train, test, seed, 2)
     *_, first, same, other = (drawn for drawn, _, _ in train.asked)
     assert first == same != other
+
+
+def test_images_drawn_alike_in_two_beliefs_are_distorted_once():
+    half = KindReading("noise", 0.5, 5.0, 9.0, 99, 0)
+    blur = KindReading("blur", 1.0, 1.0, 2.0, 99, 0)
+    both = Belief({"blur": blur, "noise": half})
+    train = Train()
+    known = {}
+    told_apart(both, train, np.zeros((50, 3)), 3, 1, n=80, known=known)
+    assert train.made == 80
+    told_apart(Belief({"blur": blur}), train, np.zeros((50, 3)), 3, 1, n=80, known=known)
+    assert 25 < train.made < 55      # those that had noise
+    told_apart(both, train, np.zeros((50, 3)), 3, 1, n=80, known=known)
+    assert train.made == 0
 
 
 def simpler_by(monkeypatch, auc, gains, holds=True):

@@ -35,11 +35,11 @@ def prepare(setup, log, may_measure=True):
 
     With may_measure false: None unless the long ones, audit and shift, are complete.
     """
-    digests = digests_of(setup)
-    audit_stage = stage_of_audit(setup, digests)
+    file_digests = digests_of(setup)
+    audit_stage = stage_of_audit(setup, file_digests)
     if not (may_measure or audit_stage.is_done):
         return None
-    audit = audited(setup, audit_stage, digests, log)
+    audit = audited(setup, audit_stage, file_digests, log)
     weights, digests = fetched_weights(setup, audit, log)
 
     shift_stage = stage_of_shift(setup, audit, audit_stage.key, weights, digests)
@@ -65,18 +65,18 @@ def digests_of(setup):
     return contest_digests(setup.contest, loading_workers(setup))
 
 
-def stage_of_audit(setup, digests=None):
+def stage_of_audit(setup, digests):
     """The stage of the audit; its key digests every file of the contest.
 
     It also names formats without a decoder: their images are read once there is one. digests: by
-    `digests_of`, which is called without them.
+    `digests_of`.
     """
     config = setup.config
     settings = {"near_duplicate_agreement": config.data.near_duplicate_agreement,
                 "group_column": config.data.group_column, "n_folds": config.data.n_folds,
                 "long_side_px": cache_side_px(config)}
     return Stage.of(setup.folder, "audit", version=5, settings=settings,
-                    inputs=[*(digests or digests_of(setup)),
+                    inputs=[*digests,
                             *undecoded_formats(setup.contest, loading_workers(setup))])
 
 

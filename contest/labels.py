@@ -36,10 +36,10 @@ from contest.tables import (
 )
 from utils import counted, first_few, nearest
 
-# either level of folders may be the class if this share of all (outer, inner) pairs exists
 # what pandas, R and SQL write where there is no value; the second may be classes
 NO_VALUE = ("nan", "<na>", "#n/a", "null", "nat")
 NO_VALUE_OR_CLASS = ("none", "na", "n/a")
+# either level of folders may be the class if this share of all (outer, inner) pairs exists
 CROSSED = 0.8
 # words of names that say no more than the split: test_images, stage1_test, test_a; not test_tube
 SPLIT_ALONE = re.compile(

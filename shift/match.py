@@ -352,11 +352,11 @@ def policy_of(belief, orientation, native):
                                       f"log likelihood +{f.gain:.0f}, by chance +{f.chance:.0f}"))
 
     blocky = float(belief.blocky) if "downscale" in belief.kinds else 0.0
+    policy = ShiftPolicy(tuple(distortions), blocky=blocky)
     if not set(GEOMETRY) & set(belief.kinds):
-        return ShiftPolicy(tuple(distortions), blocky=blocky)
-    return ShiftPolicy(
-        tuple(distortions),
-        blocky=blocky,
+        return policy
+    return replace(
+        policy,
         fill=tuple(float(x) for x in belief.fill),
         expand=float(belief.expand),
         geometry_first=float(belief.geometry_first),

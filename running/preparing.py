@@ -154,7 +154,7 @@ def stage_of_shift(setup, audit, audit_key, weights, digests):
     source = pretrained_source(weights)
     settings = {"reads_test": reads_test(config, audit), "seed": config.seed,
                 "augment": config.augment.policy != "none", "groups": config.augment.groups}
-    return Stage.of(setup.folder, "shift", version=8, settings=settings,
+    return Stage.of(setup.folder, "shift", version=9, settings=settings,
                     inputs=[audit_key, digests[source.model_name] if source else "none"])
 
 

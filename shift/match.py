@@ -53,6 +53,7 @@ from utils import RunError, seed_of
 FEWEST_PX = 8           # least side of a measured image: one block of a JPEG
 FEWEST = 20             # images of each split, at least, to tell anything about a shift
 COMPARED = 400          # images of each split for the adversarial AUC
+TURNED_BY_MISFIT = 0.05    # of the strongest kind's gain may be what turned images seem to gain
 VISIBLE_QUALITY = 70    # a JPEG of higher quality is no damage worth training on
 
 
@@ -301,15 +302,17 @@ def orientations(train, train_style, test, test_style, belief, seed, n, workers)
     source = np.arange(n) % len(train.images)
     test_rows = features(test.images, None, workers)
     ours, theirs = linear_ratios(bank, y, source, test_rows, seed)
-    whole = count_orientations(ours, theirs, y, source, seed)
+    misfit = TURNED_BY_MISFIT * max((f.gain for f in belief.kinds.values()), default=0.0)
+    whole = count_orientations(ours, theirs, y, source, seed, misfit)
     if test_style is None or not orientations_differ(theirs, test_style):
         return whole, []
 
     own = []
     for k in range(train_style.max() + 1):
         mine = train_style[source] == k
+        share = float(np.mean(test_style == k))
         own.append(count_orientations(ours[mine], theirs[test_style == k], y[mine], source[mine],
-                                      seed))
+                                      seed, misfit * share))
     return whole, own
 
 

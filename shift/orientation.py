@@ -2,7 +2,7 @@
 natural to a class.
 
     ours, theirs = linear_ratios(bank_rows, y, source, test_rows, seed)    # rows: features(..)
-    shares = count_orientations(ours, theirs, y, source, seed)
+    shares = count_orientations(ours, theirs, y, source, seed, misfit=0.0)
     # {"flip_vertical": {"share": 0.5, "ci90": [0.42, 0.58]}, ..}
 
 A linear classifier learns orientations from training images turned on purpose. Its answers on the
@@ -103,19 +103,20 @@ def features(images, embed, workers=2):
     return np.concatenate([rows, np.asarray(embed(images), np.float32)], 1)
 
 
-def count_orientations(ours, theirs, y, source, seed):
+def count_orientations(ours, theirs, y, source, seed, misfit):
     """{symmetry: its share of the test rows and the 90 % interval}.
 
     All are upright unless the rows say otherwise by more than chance. ours (n, 8), theirs (m, 8):
     `linear_ratios` of bank and test rows; y (n,): which of ORIENTATIONS a bank row has; source
-    (n,): its training image.
+    (n,): its training image. misfit: log likelihood that turned images may seem to gain because the
+    test images have more than the bank.
     """
     rng = np.random.default_rng(seed)
     shares, penalty = orientation_mixtures()
 
     upright = [ours[resampled(source, y == 0, len(theirs), rng)] for _ in range(10)]
     chance = max(likeliest(ratios, shares, penalty)[1] for ratios in upright)
-    if likeliest(theirs, shares, penalty)[1] < chance + MIN_GAIN:
+    if likeliest(theirs, shares, penalty)[1] < chance + MIN_GAIN + misfit:
         return UPRIGHT
 
     share = expected_shares(theirs, shares, penalty)

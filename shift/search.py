@@ -24,13 +24,11 @@ from shift.reading import (
 from system.parallel import process_map
 from utils import seed_of
 
-# a usual kind, or one kind less, may cost this much of adversarial AUC and is still taken
-NEARLY = 0.02
-# without a kind that earns its place, adversarial AUC is higher by this much
-EARNED = 0.005
-TREES = 50             # of the forests that compare beliefs
-SATURATED = 0.95       # above this AUC, an energy distance that is larger by that share counts
-MEASURED_ALIKE = 400          # images of each side for that
+NEARLY = 0.02          # a usual kind may cost this much of adversarial AUC and is still taken
+TREES = 50             # of the forests behind it
+# a kind earns its place if the energy distance is larger without it by this share
+EARNED = 0.1
+COMPARED = 400         # images of each side for it, at most
 MIN_STYLE_ACCURACY = 0.85     # of reading the style of the bank's rows, before styles are compared
 
 
@@ -106,7 +104,7 @@ def decided(kept, read, belief, train, test, seed, workers):
         known = {}
         for f in rivals:
             simulated = replace(belief, kinds=others | {f.kind: f})
-            auc[f.kind] = told_apart(simulated, train, test, seed, workers, known=known)
+            auc[f.kind] = told_apart(simulated, train, test, seed, workers, known)
         limit = min(auc.values()) + NEARLY
         usual = [k for k in USUAL[group] if auc.get(k, 1.0) <= limit]
         winner = usual[0] if usual else min(auc, key=auc.get)
@@ -114,10 +112,30 @@ def decided(kept, read, belief, train, test, seed, workers):
     return kept
 
 
-def told_apart(belief, train, test, seed, workers, n=300, known=None):
-    """AUC of telling test rows from training images distorted as in `belief`."""
-    rows = simulated_rows(belief, train, seed, workers, n, known)
-    return separability(rows, test[:n], seed, workers, TREES)["value"]
+def told_apart(belief, train, test, seed, workers, known):
+    """AUC of telling test rows from training images distorted as in `belief`.
+
+    Of two kinds that explain each other, it tells the right one more often than a distance.
+    """
+    rows, test = compared_rows(belief, train, test, seed, workers, known)
+    return separability(rows, test, seed, workers, TREES)["value"]
+
+
+def unlikeness(belief, train, test, seed, workers, known=None):
+    """Energy distance of test rows and training images distorted as in `belief`.
+
+    It sees a second difference, which AUC hardly does once a forest tells the rows by a first.
+    """
+    return energy_distance(*compared_rows(belief, train, test, seed, workers, known))
+
+
+def compared_rows(belief, train, test, seed, workers, known):
+    """(rows of training images distorted as in `belief`, as many test rows).
+
+    known: as for `simulated_rows`.
+    """
+    n = min(COMPARED, 2 * len(train.images))
+    return simulated_rows(belief, train, seed, workers, n, known), test[:n]
 
 
 def simulated_rows(belief, train, seed, workers, n, known=None):
@@ -150,9 +168,9 @@ def simpler(belief, train, test, seed, workers, n):
         read = read_kinds(siblings, bank, test, seed, workers)
         without = replace(without, kinds=without.kinds | read)
         if limit is None:      # set once, by the first belief: no drift
-            limit = told_apart(belief, train, test, seed, workers) + NEARLY
+            limit = unlikeness(belief, train, test, seed, workers) * (1 + EARNED)
         if (all(f.holds for f in read.values())
-                and told_apart(without, train, test, seed, workers) <= limit):
+                and unlikeness(without, train, test, seed, workers) <= limit):
             belief = without
     return belief
 
@@ -162,38 +180,39 @@ def earned(belief, train, test, seed, workers):
 
     What the program does not know looks like kinds that it knows. Such a kind has a gain, but it
     does not help once the others are there. The weakest are tried first, each with equal draws of
-    all others.
+    all others. A kind may have stood for another that is gone, so all are tried until none goes.
     """
-    n = min(MEASURED_ALIKE, 2 * len(train.images))
-    best = None
     known = {}
-    for kind in sorted(belief.kinds, key=lambda kind: belief.kinds[kind].gain):
-        if best is None:
-            best = unlikeness(belief, train, test[:n], seed, workers, n, known)
-        without = replace(belief, kinds={k: f for k, f in belief.kinds.items() if k != kind})
-        other = unlikeness(without, train, test[:n], seed, workers, n, known)
-        if best[0] > SATURATED:      # the AUC says no more
-            is_earned = other[1] > best[1] * (1 + EARNED)
-        else:
-            is_earned = other[0] > best[0] + EARNED
-        if not is_earned:
-            belief = without
-            best = other
+    nearest = None
+    tried = None
+    while tried != set(belief.kinds):
+        tried = set(belief.kinds)
+        for kind in sorted(tried, key=lambda kind: belief.kinds[kind].gain):
+            if nearest is None:
+                nearest = unlikeness(belief, train, test, seed, workers, known)
+            without = replace(belief, kinds={k: f for k, f in belief.kinds.items() if k != kind})
+            distance = unlikeness(without, train, test, seed, workers, known)
+            if distance <= nearest * (1 + EARNED):
+                belief = without
+                nearest = min(nearest, distance)
     return belief
 
 
-def unlikeness(belief, train, test, seed, workers, n, known):
-    """(AUC, energy distance) of test rows and n training images distorted as in `belief`."""
-    rows = simulated_rows(belief, train, seed, workers, n, known)
-    return separability(rows, test, seed, workers, TREES)["value"], energy_distance(rows, test)
+def energy_distance(rows, test):
+    """Energy distance (Szekely and Rizzo, 2013) of (n, d) rows and (m, d) test rows.
 
+    Each statistic is taken as its quantile among the test rows, so that no scale or outlier counts.
+    """
+    in_order = np.sort(test, axis=0)
 
-def energy_distance(one, other):
-    """Energy distance (Szekely and Rizzo, 2013) of two sets of rows, in units of the standard
-    deviations of both together."""
-    scale = np.concatenate([one, other]).std(0) + 1e-3
-    one = one / scale
-    other = other / scale
+    def quantiles(values):
+        ranks = [np.searchsorted(in_order[:, k], values[:, k], side)
+                 for side in ("left", "right") for k in range(values.shape[1])]
+        below, up_to = np.split(np.array(ranks).T / len(test), 2, axis=1)
+        return (below + up_to) / 2
+
+    one = quantiles(rows)
+    other = quantiles(test)
     between = pairwise_distances(one, other).mean()
     return 2 * between - pairwise_distances(one).mean() - pairwise_distances(other).mean()
 

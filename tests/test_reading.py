@@ -36,6 +36,7 @@ from shift.search import (
     split_kind,
     styles_of_test,
     told_apart,
+    unlikeness,
     with_settings,
 )
 from utils import seed_of
@@ -295,8 +296,8 @@ def decided_by(monkeypatch, auc, read, kept, before=()):
     """(kinds, beliefs that were simulated) with these AUCs by the kind that is new."""
     asked = []
 
-    def told(belief, *passed, known):
-        assert passed == ("train", "test", 4, 1) and known == {}
+    def told(belief, *passed):
+        assert passed == ("train", "test", 4, 1, {})
         asked.append(set(belief.kinds))
         new, = set(belief.kinds) & set(auc)
         return auc[new]
@@ -344,7 +345,7 @@ def test_several_groups_are_decided_one_after_the_other(monkeypatch):
     read = readings(colour_cast=200.0, downscale=250.0, blur=240.0, grain=200.0, noise=190.0)
     auc = {"downscale": 0.8, "blur": 0.7, "grain": 0.8, "noise": 0.7}
 
-    def told(belief, *_, known):
+    def told(belief, *_):
         return sum(auc.get(kind, 0) for kind in belief.kinds)
 
     monkeypatch.setattr(search, "told_apart", told)
@@ -356,8 +357,8 @@ def test_several_groups_are_decided_one_after_the_other(monkeypatch):
 class Train:
     """Images that are their own statistics; remembers how it was asked."""
 
-    def __init__(self):
-        self.images = [None] * 7
+    def __init__(self, n_images):
+        self.images = [None] * n_images
         self.asked = []
 
     def distorted(self, drawn, seed, read, workers, only):
@@ -369,24 +370,29 @@ class Train:
         return [rows[i] for i in only]
 
 
-def test_a_simulation_is_as_easily_told_from_the_test_set_as_it_differs(monkeypatch):
+def test_a_simulation_is_as_unlike_the_test_set_as_it_differs():
     rng = np.random.default_rng(0)
     blurred = Belief({"blur": KindReading("blur", 1.0, 1.0, 2.0, 99, 0)})
-    test = statistics_of([{"blur": rng.uniform(1.0, 2.0)} for _ in range(90)], rng)
-    train = Train()
-    alike = told_apart(blurred, train, test, 3, 1, n=80)
-    apart = told_apart(Belief({}), train, test, 3, 1, n=80)
-    assert alike < 0.62 and apart > 0.95
+    test = statistics_of([{"blur": rng.uniform(1.0, 2.0)} for _ in range(500)], rng)
+    train = Train(n_images=40)
+    alike = unlikeness(blurred, train, test, 3, 1)
+    apart = unlikeness(Belief({}), train, test, 3, 1)
+    assert alike < 0.03 and apart > 0.2
+    # twice as many as there are images, at most COMPARED
     for drawn, seed, workers in train.asked:
         assert len(drawn) == 80 and (seed, workers) == (3, 1)
     assert all(1 <= values["blur"] <= 2 for values in train.asked[0][0])
-    sizes = []
-    monkeypatch.setattr(search, "separability", lambda rows, test, seed, workers, n_trees: (
-        sizes.append((len(rows), len(test), seed, workers, n_trees)) or {"value": 0.5}))
-    assert told_apart(blurred, train, np.zeros((400, 3)), 3, 2) == 0.5
-    assert sizes == [(300, 300, 3, 2, search.TREES)]
+    many = Train(n_images=300)
+    unlikeness(blurred, many, test, 3, 2)
+    assert len(many.asked[0][0]) == search.COMPARED
+    # as many test rows count
+    rest = np.concatenate([test[:80], 9 + test[80:]])
+    assert unlikeness(blurred, train, rest, 3, 1) == pytest.approx(
+        unlikeness(blurred, train, test[:80], 3, 1))
+    assert told_apart(Belief({}), train, test, 3, 1, {}) > 0.95
+    assert told_apart(blurred, train, test, 3, 1, {}) < 0.62
     for seed in (3, 4):
-        told_apart(blurred, train, test, seed, 2)
+        unlikeness(blurred, train, test, seed, 2)
     *_, first, same, other = (drawn for drawn, _, _ in train.asked)
     assert first == same != other
 
@@ -395,18 +401,18 @@ def test_images_drawn_alike_in_two_beliefs_are_distorted_once():
     half = KindReading("noise", 0.5, 5.0, 9.0, 99, 0)
     blur = KindReading("blur", 1.0, 1.0, 2.0, 99, 0)
     both = Belief({"blur": blur, "noise": half})
-    train = Train()
+    train = Train(n_images=40)
     known = {}
-    told_apart(both, train, np.zeros((50, 3)), 3, 1, n=80, known=known)
+    unlikeness(both, train, np.zeros((50, 3)), 3, 1, known)
     assert train.made == 80
-    told_apart(Belief({"blur": blur}), train, np.zeros((50, 3)), 3, 1, n=80, known=known)
+    unlikeness(Belief({"blur": blur}), train, np.zeros((50, 3)), 3, 1, known)
     assert 25 < train.made < 55      # those that had noise
-    told_apart(both, train, np.zeros((50, 3)), 3, 1, n=80, known=known)
+    unlikeness(both, train, np.zeros((50, 3)), 3, 1, known)
     assert train.made == 0
 
 
-def simpler_by(monkeypatch, auc, gains, holds=True):
-    """Kinds that are left of `gains`, told apart by auc of the kinds, and the calls."""
+def simpler_by(monkeypatch, distance, gains, holds=True):
+    """Kinds that are left of `gains` with the distance of each set of kinds, and the calls."""
     calls = []
 
     def make_bank(train, n, belief, kinds, free, seed, workers):
@@ -418,13 +424,13 @@ def simpler_by(monkeypatch, auc, gains, holds=True):
         assert (bank, test, seed, workers) == ("bank", "test", 5, 1)
         return {kind: reading_of(kind, 500.0 if holds else 0.0) for kind in kinds}
 
-    def told(belief, *passed):
+    def unlike(belief, *passed):
         assert passed == ("train", "test", 5, 1)
-        return auc[frozenset(belief.kinds)]
+        return distance[frozenset(belief.kinds)]
 
     monkeypatch.setattr(search, "make_bank", make_bank)
     monkeypatch.setattr(search, "read_kinds", read_kinds)
-    monkeypatch.setattr(search, "told_apart", told)
+    monkeypatch.setattr(search, "unlikeness", unlike)
     return simpler(Belief(readings(**gains)), "train", "test", 5, 1, 70).kinds, calls
 
 
@@ -432,11 +438,11 @@ def test_a_kind_goes_if_its_group_makes_up_for_it(monkeypatch):
     both, blur, motion = (frozenset(kinds) for kinds in (
         {"blur", "motion_blur", "noise"}, {"blur", "noise"}, {"motion_blur", "noise"}))
     gains = {"blur": 300.0, "motion_blur": 100.0, "noise": 50.0}
-    left, calls = simpler_by(monkeypatch, {both: 0.6, blur: 0.62, motion: 0.5}, gains)
+    left, calls = simpler_by(monkeypatch, {both: 0.6, blur: 0.66, motion: 0.5}, gains)
     assert set(left) == blur and left["blur"].gain == 500.0 and left["noise"].gain == 50.0
     # the weakest is tried first, on a bank of its siblings; noise has none
     assert calls == [(blur, ("blur",), 0.3, seed_of(5, "motion_blur"), 70)]
-    left, calls = simpler_by(monkeypatch, {both: 0.6, blur: 0.621, motion: 0.621}, gains)
+    left, calls = simpler_by(monkeypatch, {both: 0.6, blur: 0.661, motion: 0.661}, gains)
     assert set(left) == both and left["blur"].gain == 300.0 and len(calls) == 2
     left, _ = simpler_by(monkeypatch, {both: 0.6, blur: 0.6, motion: 0.6}, gains, holds=False)
     assert set(left) == both
@@ -448,10 +454,10 @@ def test_leaving_kinds_out_one_after_the_other_does_not_drift(monkeypatch):
     three = frozenset({"blur", "motion_blur", "downscale"})
     two, one = frozenset({"motion_blur", "downscale"}), frozenset({"downscale"})
     gains = {"blur": 1.0, "motion_blur": 2.0, "downscale": 3.0}
-    auc = {three: 0.6, two: 0.615, one: 0.63, frozenset({"motion_blur"}): 0.63}
-    left, _ = simpler_by(monkeypatch, auc, gains)
+    distance = {three: 0.6, two: 0.64, one: 0.67, frozenset({"motion_blur"}): 0.67}
+    left, _ = simpler_by(monkeypatch, distance, gains)
     assert set(left) == two
-    assert set(simpler_by(monkeypatch, auc | {one: 0.62}, gains)[0]) == one
+    assert set(simpler_by(monkeypatch, distance | {one: 0.66}, gains)[0]) == one
 
 
 def test_fill_canvas_and_order_are_read_where_geometry_shows_them(monkeypatch):
@@ -482,28 +488,33 @@ def test_fill_canvas_and_order_are_read_where_geometry_shows_them(monkeypatch):
     assert reduced.expand == 0.3 and reduced.fill == plain.fill
 
 
-@pytest.mark.parametrize("saturated", [False, True])
-def test_a_kind_earns_its_place_by_a_simulation_that_is_more_like_the_test_set(monkeypatch,
-                                                                               saturated):
-    """By the AUC, or by the distance where every simulation is told from the test set."""
+def test_a_kind_earns_its_place_by_a_simulation_that_is_more_like_the_test_set(monkeypatch):
     three, two, one = ({"blur", "jpeg", "noise"}, {"blur", "noise"}, {"blur"})
-    ratios = {frozenset(three): 1.0, frozenset(two): 1.004, frozenset(one): 1.010,
-              frozenset({"noise"}): 1.5}
+    distances = {frozenset(three): 1.0, frozenset(two): 1.09, frozenset(one): 1.11,
+                 frozenset({"noise"}): 1.5}
     asked = []
 
-    def unlikeness(belief, train, test, seed, workers, n, known):
-        assert (train.images[0], test, seed, workers) == (None, [0] * 180, 6, 1)
-        asked.append((set(belief.kinds), n))
-        ratio = ratios[frozenset(belief.kinds)]
-        return (0.999, 2.0 * ratio) if saturated else (ratio - 0.4, 9.0 - ratio)
+    def unlike(belief, *passed):
+        assert passed == ("train", "test", 6, 1, {})
+        asked.append(set(belief.kinds))
+        return distances[frozenset(belief.kinds)]
 
-    monkeypatch.setattr(search, "unlikeness", unlikeness)
+    monkeypatch.setattr(search, "unlikeness", unlike)
     belief = Belief(readings(blur=300.0, jpeg=10.0, noise=20.0), expand=0.3)
-    left = earned(belief, SimpleNamespace(images=[None] * 90), [0] * 500, 6, 1)
-    # jpeg, the weakest, earns 0.004; noise 0.006 of what is left
+    left = earned(belief, "train", "test", 6, 1)
+    # jpeg, the weakest, earns 0.09; noise 0.11 of the least distance, which does not drift
     assert set(left.kinds) == two and left.expand == 0.3
-    assert [kinds for kinds, _ in asked] == [three, two, one, {"noise"}]
-    assert {n for _, n in asked} == {180}
+    assert asked == [three, two, one, {"noise"}, one, {"noise"}]      # until none goes
+    # a kind that makes it worse goes, and sets the limit for the others
+    distances |= {frozenset(two): 0.9, frozenset(one): 1.0}
+    assert set(earned(belief, "train", "test", 6, 1).kinds) == two
+    # a kind that stood for another goes in the second turn
+    distances |= {frozenset({"jpeg", "noise"}): 2.0, frozenset({"jpeg", "blur"}): 2.0,
+                  frozenset(two): 3.0, frozenset({"jpeg"}): 2.0}
+    odd = Belief(readings(noise=10.0, blur=20.0, jpeg=300.0))
+    distances |= {frozenset({"jpeg", "blur"}): 1.2, frozenset({"jpeg", "noise"}): 0.5,
+                  frozenset({"jpeg"}): 0.5, frozenset({"noise"}): 9.0, frozenset(): 9.0}
+    assert set(earned(odd, "train", "test", 6, 1).kinds) == {"jpeg"}
 
 
 # ---------------------------------------------------------------- rounds of the search

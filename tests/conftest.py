@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from system.machine import usable_cores
+
 # before anything imports the hub's client: the suite works offline
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -51,6 +53,14 @@ def make_contest(folder, per_class=12, n_test=10, seed=0):
                                                                           for name in reversed(
                                                                               tests)))
     return folder
+
+
+def pytest_xdist_auto_num_workers(config):
+    """The processes that share the tests, of one thread each: one a core. Named files need none."""
+    if any(Path(arg.partition("::")[0]).suffix for arg in config.args):
+        return 0
+    os.environ["OMP_NUM_THREADS"] = "1"
+    return usable_cores()
 
 
 @contextlib.contextmanager

@@ -30,7 +30,12 @@ from contest.files import (
     split_of,
     without_suffix,
 )
-from contest.labels import fail_without_images, labelled_rows, rows_of_folders
+from contest.labels import (
+    fail_without_images,
+    labelled_rows,
+    rows_of_folders,
+    says_split_alone,
+)
 from contest.problems import Findings
 from contest.submission import Form, match_columns
 from contest.tables import (
@@ -106,6 +111,8 @@ def read_files(files, data):
     # training images and their classes
     labelled = labelled_rows(files, tables, label_table, sample, folders, data, findings)
     findings.stop_if_fatal()
+    refuse_classes_like_test(files, labelled, findings)
+    findings.stop_if_fatal()
     others = [t for t in tables if t not in (label_table, sample)]
     names, names_path = find_class_names(files, others, labelled.labels, findings)
     train = train_catalog(files.root, labelled, names, findings)
@@ -118,8 +125,9 @@ def read_files(files, data):
     test, ids = test_catalog(files, test_list, labelled, train.classes, findings)
     report_closed_folders(files, labelled, test_list, findings)
     report_extra_files(files, set(labelled.paths), test, findings)
+    if test_list is not None and not data.sample_submission:
+        refuse_short_list(files, test_list, labelled, test, findings)
     report_folders(files, labelled, findings)
-    refuse_classes_like_test(files, labelled, findings)
     report_closed_sample(files, sample, findings)
     used = (label_table, sample, test_list)
     report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
@@ -316,16 +324,28 @@ def places_of_classes(labelled):
 
 
 def refuse_classes_like_test(files, labelled, findings):
-    """An error for folders whose names hold `test` and other words beside a plain `test/`, where no
-    folder says which images are to train on: `rapid_test/` may be a class."""
+    """An error for folders whose names hold `test` that may be classes, where no folder below says
+    which images are to train on: `rapid_test/` beside a plain `test/`, or `train/test/` beside
+    `train/exam/`."""
     is_by_folder = labelled.setting in ("folders", "subfolders")
     if not is_by_folder or any(files.split_of(path) == "train" for path in labelled.paths):
         return
     named = set()
+    taken = set(labelled.paths)
     for path in files.images:
-        if files.split_of(path) == "test":
+        if files.split_of(path) == "test" and path not in taken:
             folders = path.split("/")[files.n_wrappers:-1]
             named.add(next(name for name in folders if split_of(f"{name}/")))
+    above = labelled.paths[0].split("/")[:files.n_wrappers]
+    is_in_train = any(split_of(f"{name}/") == "train" and says_split_alone(name) for name in above)
+    if named and (is_in_train or len(set(labelled.labels)) < 2):
+        where = repr("/".join(above)) if above else "the contest folder"
+        findings.fail(
+            "class_or_test",
+            f"{counted(sorted(named), 'folder')} in {where} beside the class folders may hold a "
+            "class or test images: rename it without 'test' if it is a class, or put it beside "
+            "the folder of the training images if it holds test images")
+        return
     unclear = sorted(name for name in named
                      if not WORDS_OF_TEST.issuperset(re.split(r"[\W\d_]+", name.lower())))
     if unclear and len(unclear) < len(named):
@@ -396,6 +416,28 @@ def report_extra_files(files, labelled_images, test, findings):
             f"{counted(extra, 'image file')} with no id in the tables or class folders: not used",
             extra,
         )
+
+
+def refuse_short_list(files, table, labelled, test, findings):
+    """An error if what may be an older submission of the user lists some of the test images alone.
+
+    A warning if its name says that it is the sample; neither if it says test images.
+    """
+    listed = {path_inside(p, files.root) for p in test.path.tolist() if p}
+    folders = {path.rpartition("/")[0] for path in listed}
+    used = listed | set(labelled.paths)
+    missing = [path for path in files.images if path not in used and (
+        files.split_of(path) == "test" or path.rpartition("/")[0] in folders)]
+    if not missing or not listed:
+        return
+    what = f"{table.path!r} lists {len(listed)} of {len(listed) + len(missing)} test images"
+    if "sample" in table.name:
+        findings.warn("short_sample", f"the sample submission {what}: no others are predicted, so "
+                      "move it away if it is not the contest's own", missing)
+    elif "submi" in table.name or not table.is_of_test:
+        findings.fail("short_sample", f"{what}: move it out of the contest folder if it is an "
+                      f"older submission, or --set data.sample_submission={table.path} takes it "
+                      "and predicts no others", missing)
 
 
 # ---------------------------------------------------------------- the form, and what was understood

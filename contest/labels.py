@@ -747,11 +747,19 @@ def says_more(name, names, may_be_train):
     """Whether the name of a folder says more than a split and the class of another folder."""
     if name == "train" and may_be_train:
         return True
-    words = re.split(r"[_\- ]+", name)
     others = {other.rstrip("s") for other in names - {name}}
-    if others & {word.rstrip("s") for word in words}:
+    if others & {word.rstrip("s") for word in words_of_split(name)}:
         return False
-    return not all(map(SPLIT_ALONE.fullmatch, words))
+    return not says_split_alone(name)
+
+
+def words_of_split(name):
+    return re.split(r"[_\- ]+", name)
+
+
+def says_split_alone(name):
+    """Whether the name of a folder says no more than a split, as train_images or test_2."""
+    return all(map(SPLIT_ALONE.fullmatch, words_of_split(name.lower())))
 
 
 def rows_of_names(files):

@@ -127,6 +127,7 @@ def read_tables(files, data, findings):
             table = without_row_numbers(table, findings)
         tables.append(with_id_column(files, table, data.id_column))
     tables += tables_of_maps(files)
+    report_broken_maps(files, findings)
     tables = [with_fields(table, n_wrappers=files.n_wrappers) for table in tables]
     tables = joined_parts(files, tables)
 
@@ -248,6 +249,16 @@ def tables_of_maps(files):
         if table.id_column and 2 * len(table.images) >= n_rows and repeats:
             tables.append(table)
     return tables
+
+
+def report_broken_maps(files, findings):
+    """A warning for json files that cannot be read: they may name the classes."""
+    broken = [path for path in files.maps if json_value(files.root / path) is None]
+    if broken:
+        them = "it" if len(broken) == 1 else "them"
+        findings.warn("unreadable_json", f"{counted(broken, 'file')} cannot be read as JSON and "
+                      f"{'is' if len(broken) == 1 else 'are'} not used: repair {them} if the names "
+                      f"of the classes stand there, or remove {them}", broken)
 
 
 def columns_of_json(full):

@@ -1171,3 +1171,101 @@ def test_a_text_about_the_contest_is_no_table_to_speak_of(tmp_path, name):
     (tmp_path / name).write_text("animals: 3 kinds, of two sources, see https://example.org\n" * 3)
     assert by_path(tmp_path) == expected
     assert warned(tmp_path, "unused_table") == []
+
+
+@pytest.mark.parametrize("top", ["train", "Training", "train_images", "data/train"])
+@pytest.mark.parametrize("names", [("test", "exam"), ("test", "exam", "quiz"), ("a", "b", "test")])
+def test_a_folder_of_tests_beside_class_folders_in_train_stops_the_run(tmp_path, top, names):
+    for i in range(60):
+        touch(tmp_path / f"{top}/{names[i % len(names)]}/{i}.jpg")
+    with pytest.raises(UserError, match="may hold a class or test images: rename it"):
+        read_contest(tmp_path, DataConfig())
+
+    # as advised, either way
+    (tmp_path / top / "test").rename(tmp_path / top / "trial")
+    assert len(read_contest(tmp_path, DataConfig()).train) == 60
+    if len(names) > 2:
+        (tmp_path / top / "trial").rename((tmp_path / top).parent / "test")
+        contest = read_contest(tmp_path, DataConfig())
+        assert (len(contest.train), len(contest.test)) == (40, 20)
+
+
+@pytest.mark.parametrize("top", ["train", "train/deep"])
+def test_a_class_of_tests_in_train_beside_another_folder_of_test_images_is_read(tmp_path, top):
+    for i in range(60):
+        touch(tmp_path / f"{top}/{('test', 'exam', 'quiz')[i % 3]}/{i}.jpg")
+        touch(tmp_path / f"test/t{i}.jpg")
+    contest = read_contest(tmp_path, DataConfig())
+    assert contest.train.classes == ("exam", "quiz", "test") and len(contest.test) == 60
+
+
+@pytest.mark.parametrize("top", ["", "images/"])
+def test_one_class_beside_a_folder_of_tests_is_named_as_such(tmp_path, top):
+    for i in range(20):
+        touch(tmp_path / f"{top}{('test', 'exam')[i % 2]}/{i}.jpg")
+    with pytest.raises(UserError, match=r"'test'.* may hold a class or test images: rename it"):
+        read_contest(tmp_path, DataConfig())
+
+
+SUBMISSIONS = ["submission.csv", "my_submission.csv", "old/submission_3.csv", "answers.csv"]
+
+
+@pytest.mark.parametrize("name", SUBMISSIONS)
+@pytest.mark.parametrize("place", ["test", "test_images"])
+@pytest.mark.parametrize("by_table", [True, False])
+def test_an_older_submission_of_some_test_images_stops_the_run(tmp_path, name, place, by_table):
+    for i in range(SOME):
+        touch(tmp_path / f"train/{KINDS[i % 3]}/{i}.jpg")
+        touch(tmp_path / f"{place}/t{i}.jpg")
+    if by_table:
+        write(tmp_path / "train.csv", ("id", "label"),
+              [(f"{i}.jpg", KINDS[i % 3]) for i in range(SOME)])
+    write(tmp_path / name, ("id", "label"), [(f"t{i}.jpg", "mel") for i in range(7)])
+    with pytest.raises(UserError, match=f"'{name}' lists 7 of 24 test images: move it out"):
+        read_contest(tmp_path, DataConfig())
+    taken = read_contest(tmp_path, DataConfig(sample_submission=name))
+    assert len(taken.test) == 7
+    (tmp_path / name).unlink()
+    assert len(read_contest(tmp_path, DataConfig()).test) == SOME
+
+
+def test_a_sample_of_some_test_images_is_followed_and_named(tmp_path):
+    for i in range(SOME):
+        touch(tmp_path / f"train/{KINDS[i % 3]}/{i}.jpg")
+        touch(tmp_path / f"test/t{i}.jpg")
+    write(tmp_path / "sample_submission.csv", ("id", "label"), [(f"t{i}.jpg", 0) for i in range(7)])
+    text, = warned(tmp_path, "short_sample")
+    assert "lists 7 of 24 test images: no others are predicted" in text
+    write(tmp_path / "sample_submission.csv", ("id", "label"),
+          [(f"t{i}.jpg", 0) for i in range(SOME)])
+    assert warned(tmp_path, "short_sample") == []
+    # the older submission gives way to the sample
+    write(tmp_path / "submission_1.csv", ("id", "label"), [(f"t{i}.jpg", "mel") for i in range(7)])
+    assert len(read_contest(tmp_path, DataConfig()).test) == SOME
+
+
+def test_images_that_are_no_test_images_make_no_sample_short(tmp_path):
+    for i in range(SOME):
+        touch(tmp_path / f"train/{KINDS[i % 3]}/{i}.jpg")
+        touch(tmp_path / f"test/t{i}.jpg")
+        touch(tmp_path / f"extra/e{i}.jpg")
+    write(tmp_path / "train.csv", ("id", "label"),
+          [(f"{i}.jpg", KINDS[i % 3]) for i in range(0, SOME, 2)])
+    write(tmp_path / "submission.csv", ("id", "label"), [(f"t{i}.jpg", 0) for i in range(SOME)])
+    contest = read_contest(tmp_path, DataConfig(label_table="train.csv"))
+    assert len(contest.test) == SOME
+    assert not [p for p in contest.problems if p.kind == "short_sample"]
+
+
+@pytest.mark.parametrize("text", ['{"0": "nv", "1": "mel"', "\x00", "{'0': 'nv'}"])
+def test_a_broken_json_is_named(tmp_path, text):
+    for i in range(SOME):
+        touch(tmp_path / f"train/{i}.jpg")
+    write(tmp_path / "train.csv", ("id", "label"), [(f"{i}.jpg", i % 3) for i in range(SOME)])
+    (tmp_path / "class_names.json").write_text('{"0": "nv", "1": "mel", "2": "bcc"}')
+    assert read_contest(tmp_path, DataConfig()).class_names == KINDS
+    assert warned(tmp_path, "unreadable_json") == []
+    (tmp_path / "class_names.json").write_text(text)
+    named, = warned(tmp_path, "unreadable_json")
+    assert "'class_names.json'" in named and "repair it if the names of the classes" in named
+    assert read_contest(tmp_path, DataConfig()).class_names == ("0", "1", "2")

@@ -7,8 +7,8 @@ cross-validation.
 
 A source is one backbone, seed and round over all its folds. A view that clearly hurts is dropped,
 and one temperature calibrates the mean of the others. A source that knows nothing or repeats
-another is left out. *Nested*: views, temperatures, the method, its weights, whether to cut, and the
-cuts are all found on all parts but one, and scored on that one.
+another is left out. *Nested*: views, temperatures, the method, its weights, whether to cut, the
+cuts and which rounds join are all found on all parts but one, and scored on that one.
 """
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -242,6 +242,18 @@ class Choice(NamedTuple):
     scores: dict[str, float]
 
 
+def methods_of(method, sources, parts):
+    """The methods to choose among, as `fit_blend` says."""
+    n_parts = len(np.unique(parts))
+    if n_parts < 2:
+        raise RunError("a blend must be nested over at least two parts, got one")
+    if method in METHODS:
+        return [method]
+    if len(sources) == 1 or n_parts == 2:
+        return ["mean"]
+    return list(METHODS)
+
+
 class Fits:
     """Recipes of rows (n,) in `parts` (n,), each fitted once, by the parts that are left out."""
 
@@ -250,9 +262,13 @@ class Fits:
         self.labels = labels
         self.parts = parts
         self.methods = methods
-        first_source = next(iter(sources.values()))
-        self.shape = next(iter(first_source.values())).shape
         self.known = {}
+
+    @property
+    def shape(self):
+        """(n, C)"""
+        first_source = next(iter(self.sources.values()))
+        return next(iter(first_source.values())).shape
 
     def without(self, left_out):
         """{method: Recipe} fitted on the rows of the other parts. left_out: a set of parts."""
@@ -309,18 +325,21 @@ def fitted(fits, metric, choice, left_out=frozenset()):
     return recipe, metric.fit_cuts(fits.labels[rows], probs)
 
 
-def nested(fits, metric):
-    """OutOfFold rows: each part's by what is chosen and fitted on the other parts alone."""
-    parts = np.unique(fits.parts).tolist()
+def nested(fits, metric, left_out=frozenset()):
+    """OutOfFold rows: each part's by what is chosen and fitted on the other parts alone.
+
+    Rows of `left_out` parts are 0, and nothing is fitted on them.
+    """
+    parts = np.unique(fits.parts[fits.rows_without(left_out)]).tolist()
     is_choice = len(parts) > 2 and (len(fits.methods) > 1 or metric.answer == "grade")
     choice = Choice(fits.methods[0], cuts_help=False, scores={})
     probs = np.zeros(fits.shape)
     answers = np.zeros(fits.shape)
     for part in parts:
-        left_out = frozenset([part])
+        others_out = left_out | {part}
         if is_choice:
-            choice = choose(fits, metric, left_out)
-        recipe, cuts = fitted(fits, metric, choice, left_out)
+            choice = choose(fits, metric, others_out)
+        recipe, cuts = fitted(fits, metric, choice, others_out)
         held = fits.parts == part
         probs[held] = recipe.probs(only_rows(fits.sources, held))
         answers[held] = metric.cut(probs[held], cuts) if cuts else probs[held]
@@ -333,27 +352,23 @@ def fit_blend(sources, labels, parts, metric, method="auto"):
     parts (n,): what the blend is nested over. `method` auto takes the best; a single source needs
     no weights, and a choice needs three parts: it is made on two of them and scored on the third.
     """
-    n_parts = len(np.unique(parts))
-    if n_parts < 2:
-        raise RunError("a blend must be nested over at least two parts, got one")
-    if method in METHODS:
-        methods = [method]
-    elif len(sources) == 1 or n_parts == 2:
-        methods = ["mean"]
-    else:
-        methods = list(METHODS)
-
-    fits = Fits(sources, labels, parts, methods)
+    fits = Fits(sources, labels, parts, methods_of(method, sources, parts))
     out_of_fold = nested(fits, metric)
+    return blend_of(fits, metric, out_of_fold), out_of_fold
+
+
+def blend_of(fits, metric, out_of_fold):
+    """The Blend of all rows. out_of_fold: the OutOfFold rows that it is reported by."""
     choice = choose(fits, metric)
     recipe, cuts = fitted(fits, metric, choice)
-    blend = Blend(
+    return Blend(
         **vars(recipe), method=choice.method,
-        score=metric.with_cuts(cuts)(labels, recipe.probs(sources)),
-        score_nested=metric(labels, out_of_fold.answers),
+        score=metric.with_cuts(cuts)(fits.labels, recipe.probs(fits.sources)),
+        score_nested=metric(fits.labels, out_of_fold.answers),
         nested_by_method=choice.scores, cuts=cuts)
-    return blend, out_of_fold
 
+
+# ---------------------------------------------------------------- rounds
 
 class RoundResult(NamedTuple):
     """What one round adds to the blend.
@@ -378,31 +393,80 @@ def fit_rounds(sources, round_of, labels, parts, metric, method="auto", *, group
     together. The rest as in `fit_blend`.
 
     Joining only on a clear rise would ask too much: what a round learnt from the test images helps
-    there, and rows made like them show little of it (benchmarks/RESULTS.md). Joining on any rise
-    would flatter the reported score, which is taken on the same few rows: half of the rounds that
-    change nothing rise by chance, and taking only those adds 0.40 standard errors on average.
-    Leaving out rounds below -1.64 standard errors, as the interval does, adds 0.10 (normal errors).
+    there, and rows made like them show little of it (benchmarks/RESULTS.md). Which rounds join is
+    nested too: a part's rows are those of the rounds that join by the other parts. That needs three
+    parts; on two, the rounds that join by both flatter the score by 0.10 standard errors (normal
+    errors).
     """
-    first, *later = sorted(set(round_of.values()))
-    members = [name for name in sources if round_of[name] == first]
-
-    def fit(names):
-        return fit_blend({name: sources[name] for name in names}, labels, parts, metric, method)
-
-    blend, out_of_fold = fit(members)
-    results = [RoundResult(first, blend.score_nested, 0.0, [0.0, 0.0], used=True)]
-    for number in later:
-        joined = [name for name in sources if name in members or round_of[name] == number]
-        candidate, candidate_rows = fit(joined)
-        change, ci90 = paired_change(metric, labels, out_of_fold.answers, candidate_rows.answers,
-                                     groups=groups, draws=draws, seed=seed)
-        may_help = ci90[1] > 0
-        results.append(RoundResult(number, candidate.score_nested, change, ci90, used=may_help))
-        if may_help:
-            members = joined
-            blend = candidate
-            out_of_fold = candidate_rows
+    ladder = Ladder(sources, round_of, labels, parts, metric, method,
+                    {"groups": groups, "draws": draws, "seed": seed})
+    used, results = ladder.climb()
+    out_of_fold = ladder.rows(used)
+    names = np.unique(parts).tolist()
+    if len(results) > 1 and len(names) > 2:
+        probs = np.array(out_of_fold.probs)
+        answers = np.array(out_of_fold.answers)
+        for part in names:
+            held = parts == part
+            rows = ladder.rows(ladder.climb(frozenset([part]))[0])
+            probs[held] = rows.probs[held]
+            answers[held] = rows.answers[held]
+        out_of_fold = OutOfFold(probs, answers)
+    blend = blend_of(ladder.fits(used), metric, out_of_fold)
     return with_unused(blend, sources), out_of_fold, results
+
+
+class Ladder:
+    """Blends of the sources of some rounds, each fitted once, and which rounds join."""
+
+    def __init__(self, sources, round_of, labels, parts, metric, method, interval):
+        """interval: {"groups", "draws", "seed"} as in `fit_rounds`. The rest as there."""
+        self.sources = sources
+        self.round_of = round_of
+        self.labels = labels
+        self.parts = parts
+        self.metric = metric
+        self.method = method
+        self.interval = interval
+        self.known_fits = {}
+        self.known_rows = {}
+
+    def fits(self, rounds):
+        """Fits of the sources of `rounds`, a tuple."""
+        if rounds not in self.known_fits:
+            mine = {name: views for name, views in self.sources.items()
+                    if self.round_of[name] in rounds}
+            methods = methods_of(self.method, mine, self.parts)
+            self.known_fits[rounds] = Fits(mine, self.labels, self.parts, methods)
+        return self.known_fits[rounds]
+
+    def rows(self, rounds, left_out=frozenset()):
+        """`nested` rows of the blend of `rounds`."""
+        key = rounds, left_out
+        if key not in self.known_rows:
+            self.known_rows[key] = nested(self.fits(rounds), self.metric, left_out)
+        return self.known_rows[key]
+
+    def climb(self, left_out=frozenset()):
+        """(rounds that join, [RoundResult] of all) by the rows without the `left_out` parts."""
+        here = ~np.isin(self.parts, list(left_out))
+        labels = self.labels[here]
+        interval = self.interval | {"groups": self.interval["groups"][here]}
+        first, *later = sorted(set(self.round_of.values()))
+        used = (first,)
+        before = self.rows(used, left_out).answers[here]
+        results = [RoundResult(first, self.metric(labels, before), 0.0, [0.0, 0.0], used=True)]
+        for number in later:
+            joined = (*used, number)
+            after = self.rows(joined, left_out).answers[here]
+            change, ci90 = paired_change(self.metric, labels, before, after, **interval)
+            may_help = ci90[1] > 0
+            score = self.metric(labels, after)
+            results.append(RoundResult(number, score, change, ci90, used=may_help))
+            if may_help:
+                used = joined
+                before = after
+        return used, results
 
 
 def with_unused(blend, sources):

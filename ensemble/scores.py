@@ -216,7 +216,7 @@ def blended(prepared, metric, fits, log):
 
 def ensemble_stage(prepared, metric, fits):
     settings = {**key_settings(prepared.config, "ensemble", "seed"), "metric": metric.name}
-    return Stage.of(prepared.folder, "ensemble", version=8, settings=settings,
+    return Stage.of(prepared.folder, "ensemble", version=9, settings=settings,
                     inputs=[fitted.predict_stage.key for fitted in fits.values()])
 
 

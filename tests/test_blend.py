@@ -1,7 +1,6 @@
 """The parts of a blend, each alone: views, sources, weights, and what no row may have been fitted
 to."""
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -360,30 +359,35 @@ def test_a_method_that_was_asked_for_is_the_only_one():
 
 # ---------------------------------------------------------------- rounds
 
-def rounds_of(monkeypatch, right_by_names, draws=200):
+def rounds_of(monkeypatch, right_by_names, draws=200, parts=PARTS):
     """(Blend, rows, results, names that were fitted) where a blend is right from a row to a row."""
     asked = []
 
-    def fit(sources, labels, parts, metric, method):
-        names = tuple(sources)
-        asked.append((names, method))
-        assert metric is ACCURACY and labels is LABELS and parts.tolist() == PARTS.tolist()
+    def nested(fits, metric, left_out):
+        names = tuple(fits.sources)
+        if not left_out:
+            asked.append(names)
+        assert metric is ACCURACY and fits.labels is LABELS and fits.methods == ["greedy"]
+        assert fits.parts.tolist() == parts.tolist()
         first, last = right_by_names[names]
         is_right = (np.arange(N) >= first) & (np.arange(N) < last)
         said = np.where(is_right, LABELS, (LABELS + 1) % 3)
-        probs = np.eye(3)[said]
-        weights = dict.fromkeys(names, 1 / len(names))
-        made = Blend(dict.fromkeys(names, ("v",)), dict.fromkeys(names, 2.0), weights, {}, "mean",
-                     0.9, ACCURACY(labels, probs), {})
-        return made, OutOfFold(probs, probs)
+        probs = np.eye(3)[said] * ~np.isin(parts, list(left_out))[:, None]
+        return OutOfFold(probs, probs)
 
-    monkeypatch.setattr(blend, "fit_blend", fit)
+    def blend_of(fits, metric, out_of_fold):
+        names = tuple(fits.sources)
+        weights = dict.fromkeys(names, 1 / len(names))
+        return Blend(dict.fromkeys(names, ("v",)), dict.fromkeys(names, 2.0), weights, {}, "mean",
+                     0.9, metric(fits.labels, out_of_fold.answers), {})
+
+    monkeypatch.setattr(blend, "nested", nested)
+    monkeypatch.setattr(blend, "blend_of", blend_of)
     sources = {name: {"v": None, "w": None} for name in ("a0", "b0", "a1", "a2")}
     found, rows, results = fit_rounds(
-        sources, {"a0": 0, "b0": 0, "a1": 1, "a2": 2}, LABELS, PARTS, ACCURACY, "greedy",
+        sources, {"a0": 0, "b0": 0, "a1": 1, "a2": 2}, LABELS, parts, ACCURACY, "greedy",
         groups=np.arange(N), draws=draws, seed=3)
-    assert all(method == "greedy" for _, method in asked)
-    return found, rows, results, [names for names, _ in asked]
+    return found, rows, results, asked
 
 
 FIRST = ("a0", "b0")
@@ -429,13 +433,52 @@ def test_rows_of_a_group_are_kept_together_in_the_interval_of_a_round(monkeypatc
         metric = ACCURACY
         before = np.eye(3)[np.where(np.arange(N) % 9 < 5, LABELS, (LABELS + 1) % 3)]
         after = np.eye(3)[np.where(np.arange(N) % 9 < 7, LABELS, (LABELS + 1) % 3)]
-        made = SimpleNamespace(score_nested=0.5, weights={})
-        pairs = iter([(made, OutOfFold(before, before)), (made, OutOfFold(after, after))])
-        monkeypatch.setattr(blend, "fit_blend", lambda *_: next(pairs))
+        rows = {1: OutOfFold(before, before), 2: OutOfFold(after, after)}
+        monkeypatch.setattr(blend, "nested", lambda fits, *_: rows[len(fits.sources)])
+        monkeypatch.setattr(blend, "blend_of", lambda *_: None)
         monkeypatch.setattr(blend, "with_unused", lambda blend, sources: blend)
-        _, _, (_, second) = fit_rounds({"a": {}, "b": {}}, {"a": 0, "b": 1}, LABELS, None, metric,
+        _, _, (_, second) = fit_rounds({"a": {}, "b": {}}, {"a": 0, "b": 1}, LABELS, PARTS, metric,
                                        groups=groups, draws=300)
         low, high = second.change_ci90
         return high - low
 
     assert width(np.arange(N) % 9) > 2 * width(np.arange(N))
+
+
+def test_rows_are_reported_by_the_rounds_that_the_other_parts_choose(monkeypatch):
+    """The second round is right where the first is not in one part alone, and wrong elsewhere."""
+    parts = np.arange(N) * 3 // N
+    found, rows, results, _ = rounds_of(monkeypatch, {
+        FIRST: (30, 90), (*FIRST, "a1"): (0, 80), (*FIRST, "a2"): (30, 90),
+        (*FIRST, "a1", "a2"): (0, 80)}, parts=parts)
+    assert [result.used for result in results] == [True, True, False]
+    is_right = (rows.answers.argmax(1) == LABELS)
+    # by the last two parts, the second round only costs ten rows
+    assert not is_right[:30].any() and is_right[30:80].all() and not is_right[80:].any()
+    assert found.score_nested == ACCURACY(LABELS, rows.answers) < results[1].score
+    assert found.weights["a1"] > 0      # all rows choose it for the test images
+
+
+def test_on_two_parts_rows_are_those_of_the_rounds_that_join(monkeypatch):
+    _, rows, results, _ = rounds_of(monkeypatch, {
+        FIRST: (30, 90), (*FIRST, "a1"): (0, 80), (*FIRST, "a2"): (30, 90),
+        (*FIRST, "a1", "a2"): (0, 80)}, parts=np.arange(N) * 2 // N)
+    assert [result.used for result in results] == [True, True, False]
+    assert ACCURACY(LABELS, rows.answers) == results[1].score
+
+
+def test_what_is_nested_without_a_part_is_fitted_on_no_row_of_it():
+    """The same rows whatever that part says, and none of it."""
+    sources = {f"m{i}": {"v": answers(1.0, i)} for i in range(3)}
+    parts = np.arange(N) % 4
+    held = parts == 2
+    spoilt = {name: {"v": np.where(held[:, None], 1 / 3, views["v"])}
+              for name, views in sources.items()}
+    labels = np.where(held, 0, LABELS)
+    methods = ["mean", "greedy"]
+    for metric in (ACCURACY, KAPPA):
+        rows = blend.nested(Fits(sources, LABELS, parts, methods), metric, frozenset([2]))
+        other = blend.nested(Fits(spoilt, labels, parts, methods), metric, frozenset([2]))
+        assert not rows.probs[held].any() and rows.probs[~held].any(1).all()
+        np.testing.assert_array_equal(rows.probs, other.probs)
+        np.testing.assert_array_equal(rows.answers, other.answers)

@@ -144,7 +144,12 @@ def test_energy_distance_sees_a_second_difference_and_no_outlier():
     rows[0] = 1e6
     assert energy_distance(same + shift, rows) == pytest.approx(moved, rel=0.05)
     assert energy_distance(1000 * same, 1000 * rows) == pytest.approx(energy_distance(same, rows))
-    # values that many rows share lie in the middle of them
+    # by its definition, on quantiles among the test rows: of 3 and 9 in (1, 3, 3, 5), 0.5 and 1
+    few = energy_distance(np.array([[3.0], [9.0]]), np.array([[1.0], [3.0], [3.0], [5.0]]))
+    test = [0.125, 0.5, 0.5, 0.875]
+    assert few == pytest.approx(
+        2 * np.mean([abs(a - b) for a in (0.5, 1.0) for b in test]) - 0.25
+        - np.mean([abs(a - b) for a in test for b in test]))
     assert energy_distance(np.ones((5, 2)), np.ones((4, 2))) == 0
 
 

@@ -316,9 +316,9 @@ class ImageDataset(Dataset):
     """dataset[(epoch, i)]: image i as its transform shows it in that epoch, which depends on names
     only.
 
-    transform(image (H, W, 3) uint8, seed, donor) -> (S, S, 3) uint8, or a list of n, one per image.
-    donor(seed) is another image of the store, for transforms that paste one into another. probs
-    None: targets of width 0 (prediction).
+    transform(image (H, W, 3) uint8, seed, donor, epoch) -> (S, S, 3) uint8, or a list of n, one per
+    image. donor(seed) is another image of the store, for transforms that paste one into another.
+    probs None: targets of width 0 (prediction).
     """
 
     def __init__(self, store, sample_id, transform, seed_names, probs=None, weight=None):
@@ -352,7 +352,8 @@ class ImageDataset(Dataset):
             n_others = max(1, len(self) - 1)
             return self.store[(i + 1 + seed % n_others) % len(self)]
 
-        return self.transforms[i](self.store[i], seed, donor), self.probs[i], self.weight[i], i
+        shown = self.transforms[i](self.store[i], seed, donor, epoch)
+        return shown, self.probs[i], self.weight[i], i
 
 
 class EpochSampler:

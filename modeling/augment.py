@@ -44,10 +44,14 @@ class Augment:
     native_scale: float = 1.0
     jitter: Jitter | None = None
     share: float = 1.0      # of the images get the policy's damage, the others none
+    whole_from: int = 0     # the epoch that has that share; it rises from none in the first
 
-    def __call__(self, image, seed=0, donor=None):
+    def __call__(self, image, seed=0, donor=None, epoch=None):
         rng = np.random.default_rng([seed, 1])
-        if self.share == 1 or rng.random() < self.share:
+        share = self.share
+        if epoch is not None and epoch < self.whole_from:
+            share *= epoch / self.whole_from
+        if share == 1 or rng.random() < share:
             image = distort(image, self.policy, seed, donor, self.native_scale)
         if self.jitter is None:
             return to_square(image, self.image_size_px, self.resize)
@@ -104,11 +108,14 @@ def framed(image, size_px, resize, jitter, rng):
                           flags=cv2.INTER_LINEAR, borderValue=LETTERBOX_FILL)
 
 
-def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0, share=1.0):
+def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0, share=1.0,
+                  n_epochs=1):
     """The training augmentation of an AugmentConfig for a ClassGroup.
 
     `matched`: the distortions of the group's test images, a bit wider, on a share of the images,
-    then the group's jitter.
+    then the group's jitter. The share is whole in the last of `n_epochs`, and rises to it from none
+    in the first: a network that has learnt the classes from clear images learns more from damaged
+    ones (curriculum learning, Bengio et al., 2009).
     """
     if augment.policy == "none":
         return plain_view(image_size_px, resize)
@@ -116,7 +123,8 @@ def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0, sh
         policy = group.policy.widened()
     else:
         policy = ShiftPolicy(natural=group.policy.natural)
-    return Augment(image_size_px, resize, policy, native_scale, group.jitter, share)
+    return Augment(image_size_px, resize, policy, native_scale, group.jitter, share,
+                   whole_from=n_epochs - 1)
 
 
 def plain_view(image_size_px, resize):

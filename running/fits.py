@@ -170,13 +170,15 @@ def new_network(prepared, spec):
                          weights=prepared.weights[spec.backbone], model=prepared.config.model)
 
 
-def new_training(prepared, spec, compute, pixels, targets, place, teachers=()):
-    """The Training of a fit. teachers: networks that it is distilled from."""
+def new_training(prepared, spec, compute, pixels, targets, place, n_epochs, teachers=()):
+    """The Training of a fit of `n_epochs`. teachers: networks that it is distilled from."""
     config = prepared.config
     names = (config.seed, spec.name, spec.fold)
+    # what begins with trained weights knows the classes already
+    n_rising = 1 if start_of(config, spec) else n_epochs
     augments = by_class(prepared.shift.groups, prepared.classes, lambda group: train_augment(
         config.augment, group, native_scale=prepared.native_scale,
-        share=prepared.shift.trained_share, **square_of(config)))
+        share=prepared.shift.trained_share, n_epochs=n_rising, **square_of(config)))
     transforms = [augments[k] for k in targets.probs.argmax(1)]
     dataset = ImageDataset(pixels, targets.sample_id, transforms, names, targets.probs,
                            targets.weight)
@@ -231,7 +233,8 @@ def train_fit(job, place, folder, train_until, advance):
     pixels, targets = fit_targets(prepared, spec, taught)
 
     networks = distilled_from(job, teachers, place)
-    training = new_training(prepared, spec, job.compute, pixels, targets, place, networks)
+    training = new_training(prepared, spec, job.compute, pixels, targets, place,
+                            job.n_epochs, networks)
     warm_start(job, training.network, log)
 
     n_steps = job.n_epochs * len(training.sampler)

@@ -286,3 +286,21 @@ def test_symmetries_for_training_go_half_way_to_equal_shares_of_the_group_they_g
     assert len(shares(flip_horizontal=0.4, rotate_90=0.2)) == 7
     # too rare to be taken for more than a misreading
     assert shares(transpose=0.04) == {"transpose": 0.02}
+
+
+def test_damage_comes_in_epoch_by_epoch(picture):
+    """None in the first of five epochs, half of the share in the third, all in the last."""
+    policy = ShiftPolicy((Distortion("brightness", 1.0, 0.2, 0.2),))
+    augment = train_augment(AugmentConfig(), group(policy), image_size_px=32, resize="squash",
+                            share=0.8, n_epochs=5)
+
+    def damaged(epoch):
+        return np.mean([np.median(augment(picture, seed, epoch=epoch)) < 0.5 * np.median(picture)
+                        for seed in range(200)])
+
+    assert damaged(0) == 0
+    assert damaged(2) == pytest.approx(0.4, abs=0.1)
+    assert damaged(4) == damaged(7) == damaged(None) == pytest.approx(0.8, abs=0.08)
+    # a single epoch has it all, as prediction has
+    assert replace(augment, whole_from=0)(picture, 3, epoch=0).tolist() == augment(
+        picture, 3, epoch=4).tolist()

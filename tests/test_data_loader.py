@@ -445,7 +445,7 @@ def test_squares():
 
 # ---------------------------------------------------------------- batches
 
-def noisy_square(image, seed, donor):
+def noisy_square(image, seed, donor, epoch):
     """A transform that uses all it is given: the square, the seed and a donor."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 50, (8, 8, 3), dtype=np.uint8)
@@ -557,7 +557,7 @@ def test_a_later_epoch_does_not_depend_on_earlier_ones(store):
 
 
 def test_an_image_depends_on_its_id_not_on_its_row(store):
-    def plain_noise(image, seed, donor):
+    def plain_noise(image, seed, donor, epoch):
         return np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
 
     whole = ImageDataset(store, list("abcdef"), plain_noise, (1,))
@@ -569,7 +569,7 @@ def test_an_image_depends_on_its_id_not_on_its_row(store):
 def test_donors_are_other_images(store):
     seen = []
 
-    def spy(image, seed, donor):
+    def spy(image, seed, donor, epoch):
         seen.extend(int(donor(s)[0, 0, 0]) for s in range(30))
         return np.zeros((8, 8, 3), np.uint8)
 
@@ -662,7 +662,7 @@ def test_ctrl_c_and_a_hangup_do_not_end_a_loading_process(store, number):
     """A terminal sends them to all processes; the step that is waited for still gets its batch."""
     here = os.getpid()
 
-    def signalled(image, seed, donor):
+    def signalled(image, seed, donor, epoch):
         if os.getpid() != here:
             os.kill(os.getpid(), number)
         return to_square(image, 16, "letterbox")

@@ -61,8 +61,8 @@ def test_stages_before_the_first_fit(config, weights, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "fold", "training", "prediction"), [
-    (0, 0, "f5c638bcb91e", "4195d0224d7f"), (0, None, "c115d17467b5", "d135952f22b2"),
-    (1, 1, "8ea5cf3864d7", "b79d28102667"), (1, None, "91746fe0669e", "687249b51712")])
+    (0, 0, "bd5fe8673d66", "63c9c1cb44e9"), (0, None, "8a610a64aa63", "998c7419099d"),
+    (1, 1, "2edd84dc6fb4", "a7829b052ded"), (1, None, "52564b6290f9", "9b2c8e9c2c51")])
 def test_fits(prepared, number, fold, training, prediction):
     spec = FitSpec(NAMES[0], 42, number, fold)
     stages = fit_stages(prepared, spec, lambda backbone: Compute())

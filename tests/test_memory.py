@@ -68,8 +68,8 @@ class NormedTiny(Tiny):
 
 
 def dataset_of(n=20):
-    return ImageDataset(IMAGES[:n], [f"i{i}" for i in range(n)], lambda image, seed, donor: image,
-                        ("t",), np.eye(2, dtype=np.float32)[LABELS[:n]])
+    return ImageDataset(IMAGES[:n], [f"i{i}" for i in range(n)], lambda image, *_: image, ("t",),
+                        np.eye(2, dtype=np.float32)[LABELS[:n]])
 
 
 def run(folder, network=None, config=CONFIG, stop_in=None, n_epochs=2):

@@ -45,7 +45,7 @@ CONFIG = resolve(with_values(build_config("quick_test"), {"optim.batch_size": 8,
 SPEC = FitSpec(NAME, 42, 0, 0)
 
 
-def jitter(image, seed, donor):
+def jitter(image, seed, donor, epoch):
     return np.roll(image, seed % 5, axis=0)
 
 

@@ -34,6 +34,7 @@ from contest.labels import (
     fail_without_images,
     labelled_rows,
     rows_of_folders,
+    rows_of_names,
     says_split_alone,
 )
 from contest.problems import Findings
@@ -102,7 +103,8 @@ def read_files(files, data):
     in_folders = frozenset(folders.paths if folders and len(set(folders.labels)) > 1 else ())
     label_table = find_label_table(tables, sample, data.label_table, len(in_folders),
                                    findings)
-    sample = sample or find_form(files, tables, label_table, in_folders, findings)
+    sample = sample or find_form(files, tables, label_table, in_folders or in_names(files),
+                                 findings)
     check_used_table(files, label_table, findings)
     if label_table is None and not folders and all(
             files.split_of(p) == "test" for p in files.images):
@@ -138,6 +140,12 @@ def read_files(files, data):
 
     understood = understood_lines(labelled, train, class_names, names_path, data)
     return Contest(files.root, train, test, class_names, form, tuple(findings.problems), understood)
+
+
+def in_names(files):
+    """The images whose class stands in their names."""
+    names = rows_of_names(files)
+    return frozenset(names.paths if names else ())
 
 
 # ---------------------------------------------------------------- catalogs

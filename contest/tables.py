@@ -500,7 +500,7 @@ def find_form(files, tables, label_table, labelled, findings):
 
     It lists other images than the labelled ones, under columns of the label table or names of its
     classes. Without a label table, it is the one table of most images outside train/, and of none
-    that is `labelled` by its folder.
+    that is `labelled` by its folder or name. A table of splits alone is none.
     """
     n_images = sum(files.split_of(path) != "train" for path in files.images)
 
@@ -509,6 +509,8 @@ def find_form(files, tables, label_table, labelled, findings):
         if not table.id_column or table.is_of_test or not others:
             return False
         if VALIDATION_WORD.search(table.path.lower()):
+            return False
+        if all(says_split(table.columns[c]) for c in others):
             return False
         if label_table is None:
             is_free = table.share_in("train") == 0 and not table.images & labelled

@@ -1269,3 +1269,20 @@ def test_a_broken_json_is_named(tmp_path, text):
     named, = warned(tmp_path, "unreadable_json")
     assert "'class_names.json'" in named and "repair it if the names of the classes" in named
     assert read_contest(tmp_path, DataConfig()).class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("header", [("file", "split"), ("file", "author"), ("id", "label")])
+@pytest.mark.parametrize("top", ["", "images/"])
+def test_a_table_of_images_whose_names_hold_their_class_is_no_sample(tmp_path, header, top):
+    """All of them would be predicted in place of the test images."""
+    for i in range(60):
+        touch(tmp_path / f"{top}{KINDS[i % 3]}.{i}.jpg")
+    for i in range(9):
+        touch(tmp_path / f"test/t{i}.jpg")
+    second = {"split": ("train", "val"), "author": ("ann", "bob", "eve"), "label": KINDS}[header[1]]
+    write(tmp_path / "info.tsv", header,
+          [(f"{KINDS[i % 3]}.{i}.jpg", second[i % len(second)]) for i in range(60)], "\t")
+    contest = read_contest(tmp_path, DataConfig(label_table="names"))
+    assert len(contest.test) == 9 and len(contest.submission_ids) == 9
+    assert labels_of(tmp_path, label_table="names") == {
+        f"{KINDS[i % 3]}.{i}.jpg": KINDS[i % 3] for i in range(60)}

@@ -38,6 +38,7 @@ SPLIT_WORDS = frozenset(("train", "training", "test", "testing", "val", "valid",
                          "dev", "public", "private", "holdout"))
 ROW_NUMBER = re.compile(r"index|level_\d+|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
 VALIDATION_WORD = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|dev)(?=$|[^a-z])")
+AT_THE_END = "unexpected end of data"      # what csv says of a quote that is never closed
 MOST_WITHOUT_CLASS = 0.2    # largest share of one-hot rows without a 1 that count as gaps
 LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table besides tables
 
@@ -171,7 +172,15 @@ def read_table(root, path):
     text, encoding = decoded_text(data)
     separator, text = separator_of(text, path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    numbered = []
+    try:
+        for row in reader:
+            numbered.append((reader.line_num, [cell.strip() for cell in row]))
+    except csv.Error as error:
+        if str(error) == AT_THE_END:
+            last = numbered[-1][0] if numbered else 0
+            raise ValueError(f"a quote in row {last + 1} is not closed") from None
+        raise
     numbered = [(number, row) for number, row in numbered if any(row)]
     rows = [row for _, row in numbered]
     refuse_open_quote(rows, separator)

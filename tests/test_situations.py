@@ -363,7 +363,7 @@ def test_a_quote_that_is_not_closed_stops_the_run(tmp_path, at, second):
     if second and at + second < SOME:
         lines[at + second] += '"'
     (tmp_path / "train.csv").write_text("\n".join(["id,label", *lines]) + "\n")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=rf"cannot be read \(a quote in row {at + 2} is not closed"):
         labels_of(tmp_path)
 
 

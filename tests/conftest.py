@@ -16,6 +16,7 @@ from system.machine import usable_cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 CLASSES = ("circle", "cross", "stripes")
+DEFAULT_SUITE = "not slow and not long"      # in pyproject.toml
 
 
 def draw(label, rng):
@@ -56,8 +57,12 @@ def make_contest(folder, per_class=12, n_test=10, seed=0):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """The processes that share the tests, of one thread each: one a core. Named files need none."""
-    if any(Path(arg.partition("::")[0]).suffix for arg in config.args):
+    """The processes that share the default suite, of one thread each: one a core.
+
+    0 for named files, and for slow tests: these use several cores themselves.
+    """
+    is_part = any(Path(arg.partition("::")[0]).suffix for arg in config.args)
+    if is_part or config.option.markexpr != DEFAULT_SUITE:
         return 0
     os.environ["OMP_NUM_THREADS"] = "1"
     return usable_cores()

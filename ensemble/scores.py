@@ -83,6 +83,18 @@ def folds_of(sources):
     return [{fold for fold, _ in members if fold is not None} for members in sources.values()]
 
 
+def comparable(sources, log):
+    """The sources that share at least one fold: without the shortest ones while there is none."""
+    kept = dict(sources)
+    while not set.intersection(*folds_of(kept)):
+        lengths = dict(zip(kept, map(len, folds_of(kept)), strict=True))
+        shortest = min(reversed(kept), key=lengths.get)
+        del kept[shortest]
+        log.warn(f"{shortest} is not blended: it shares no fold with the others, in which a score "
+                 "could be taken")
+    return kept
+
+
 def out_of_fold(members, split_of, of_folds):
     """{view: Predictions} over the valid images of these folds. split_of(Fitted): which split."""
     return joined_views([fitted.views(split_of(fitted)) for fold, fitted in members
@@ -178,7 +190,8 @@ def blended(prepared, metric, fits, log):
     prepared: running.run.Prepared. fits: {FitSpec: Fitted}.
     """
     config = prepared.config
-    sources = by_source(fits)
+    sources = comparable(by_source(fits), log)
+    fits = {spec: done for spec, done in fits.items() if spec.name in sources}
     rows = rows_of(prepared, sources, log)
     blend, nested, rounds = fit_rounds(
         rows.testlike, {spec.name: spec.round for spec in fits}, rows.labels, rows.parts, metric,

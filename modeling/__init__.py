@@ -11,6 +11,7 @@ compute        arithmetic, memory format, torch.compile: the fastest by timing
 augment        what happens to an image before the network sees it
 losses         what the network is asked to do: objectives with one contract
 optim          parameter groups, the learning rate of a step, the average of the weights
+guard          whether a fit learns, beside the best constant answer
 memory         less at a time where memory runs out
 train          the training loop: fit()
 inference      Predictions, views, the inference loop

@@ -73,6 +73,10 @@ class Supervised(nn.Module):
         self.with_margin = with_margin
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32))
 
+    def sample_weights(self, batch):
+        """The weight of each sample in the loss (B,)."""
+        return batch.weight * (batch.targets @ self.class_weights)
+
     def weighted(self, per_sample, batch):
         """The loss () of a batch, from losses per sample (B,)."""
         by_class = batch.targets @ self.class_weights
@@ -100,6 +104,9 @@ class Distilled(nn.Module):
         self.alpha = alpha
         self.temperature = temperature
         self.teachers = nn.ModuleList(teachers).eval().requires_grad_(False)
+
+    def sample_weights(self, batch):
+        return self.supervised.sample_weights(batch)
 
     @torch.no_grad()
     def teacher_probs(self, images):

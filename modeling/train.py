@@ -24,6 +24,7 @@ from torch import nn
 from config import FitSpec
 from data_loader import EpochSampler
 from modeling.compute import Compute
+from modeling.guard import LEARNT, MOST_RESTARTS, SLOWER, Learning, may_judge
 from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
 from modeling.norms import norm_statistics, with_statistics
@@ -38,20 +39,37 @@ from utils import (
     csv_rows,
     digest_file,
     patiently,
+    read_json,
     seed_of,
     sync,
     write_atomic,
+    write_json,
 )
 
 WEIGHTS = "weights.safetensors"
+RESTARTS = "restarts.json"      # of a fit that began again
 # columns of history.csv; the others are floats
 WHOLE_NUMBERS = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing",
                  "out_of_memory", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
+class Restart:
+    """Why a fit begins again at SLOWER of this peak rate, or is given up."""
+
+    peak: float
+    reason: str
+    is_last: bool
+
+    def describe(self):
+        does = "is given up: its weight is 0" if self.is_last else "begins again at a quarter of it"
+        return f"{self.reason} at a peak learning rate of {self.peak:.2e}, and {does}"
+
+
+@dataclass(frozen=True)
 class FitResult:
-    """What a finished fit leaves. Its weights are the EMA at the last step."""
+    """What a finished fit leaves. Its weights are the EMA at the last step; if it was given up,
+    those that it began with."""
 
     spec: FitSpec
     folder: Path
@@ -59,6 +77,7 @@ class FitResult:
     seconds: float
     peak_memory_bytes: int
     skipped_steps: int
+    restarts: tuple[Restart, ...] = ()
 
     def __post_init__(self):
         if not all(math.isfinite(e["loss"]) for e in self.epochs):
@@ -68,6 +87,10 @@ class FitResult:
     def weights(self):
         """The file of its weights."""
         return self.folder / WEIGHTS
+
+    @property
+    def is_given_up(self):
+        return any(restart.is_last for restart in self.restarts)
 
 
 def seed_everything(*names):
@@ -230,61 +253,109 @@ class Watch:
 def fit(spec, training, config, n_epochs, device, folder, watch):
     """Train for `n_epochs`; returns a FitResult. Resumable in `folder`.
 
+    A fit that does not learn begins again at SLOWER of its rate, at most MOST_RESTARTS times. Then
+    it is given up, with the weights that it began with.
+    """
+    start = {name: value.cpu().clone() for name, value in training.network.state_dict().items()}
+    n_steps = n_epochs * len(training.sampler)
+    state = new_state(spec, training, config, n_steps, device, watch.log)
+    state.load(folder)
+    for restart in state.restarts:
+        watch.log.warn(f"{spec.title} {restart.describe()}")
+
+    while restart := train(spec, training, config, n_epochs, state, folder, watch):
+        state.begin_again(start, restart)
+        watch.log.record("restart", fit=spec.name, fold=spec.fold, **vars(restart))
+        watch.log.warn(f"{spec.title} {restart.describe()}")
+        if restart.is_last:
+            break
+        state.history = []
+        state.save(folder)
+    return finish(spec, state, folder)
+
+
+def train(spec, training, config, n_epochs, state, folder, watch):
+    """The epochs after `state.history`, which grows. Returns the Restart that the fit needs, or
+    None after the last epoch.
+
     A shortened fit's learning rate goes on from where its schedule over the fewer steps would be.
     """
     optim = config.optim
-    network = training.network
     sampler = training.sampler
-    state = new_state(spec, training, config, n_epochs * len(sampler), device, watch.log)
-    peak = peak_lr(network, optim, training.is_pretrained)
-    autocast = training.compute.autocast(device)
-    history, unfinished = state.load(folder)
+    history = state.history
+    peak = peak_lr(training.network, optim, training.is_pretrained) * SLOWER ** len(state.restarts)
+    autocast = training.compute.autocast(state.room.device)
+    learning = Learning(training.objective)
     tally = Tally()
-    reset_peak_memory(device)
+    reset_peak_memory(state.room.device)
 
-    bar = StepBar(watch.description, len(history) * len(sampler) + steps_of(unfinished))
+    bar = StepBar(watch.description, len(history) * len(sampler) + steps_of(state.begun))
     while (epoch := len(history)) < n_epochs:
         n_steps = n_epochs * len(sampler)
         bar.set_total(n_steps)
         generator = seed_epoch(config.seed, spec, epoch)
-        if unfinished:
-            tally = Tally.of(unfinished, device)
-            restore_random_states(unfinished, generator, device)
-            unfinished = None
-        else:
-            tally = Tally(in_a_row=tally.in_a_row)
-
+        tally = begun_tally(state, learning, generator, tally.in_a_row)
         sampler.set_epoch(epoch, tally.n_steps)
-        network.train()
+        training.network.train()
         for batch in training.loader:
             step = epoch * len(sampler) + tally.n_steps
             lr = lr_at(step, n_steps, optim, peak)
             set_lr(state.optimizer, lr)
             mixed = training.mix(batch, generator, n_epochs - epoch)
-            loss, taken = state.step(step, training.objective, mixed, autocast, optim.clip_norm)
+            loss, taken = state.step(step, learning, mixed, autocast, optim.clip_norm)
             tally.add(loss, taken)
             if tally.in_a_row >= optim.nonfinite_limit:
-                raise diverged(spec, tally.in_a_row, lr, peak, training.compute)
+                break
             bar.advance(tally, epoch, n_epochs, loss)
             watch.advance()
             if stop_is_asked() and tally.n_steps < len(sampler):
-                state.save(folder, history, tally.state() | random_states(generator, device))
+                state.save(folder, tally.state() | learning.state()
+                           | random_states(generator, state.room.device))
                 raise KeyboardInterrupt
 
-        if not tally.losses:
-            raise diverged(spec, tally.n_skipped, lr, peak, training.compute)
+        if tally.in_a_row >= optim.nonfinite_limit or not tally.losses:
+            return restart_diverged(spec, state, tally, lr, peak, training.compute)
         history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size),
-                        **state.room.state_dict(), "peak_memory_bytes": peak_memory_bytes(device)})
-        is_last = len(history) == n_epochs      # it leaves its weights instead
-        must_stop = stop_is_asked()
-        if must_stop or not is_last:
-            state.save(folder, history)
-        watch.log.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs, **history[-1])
-        if must_stop:
-            raise KeyboardInterrupt
+                        **state.room.state_dict(),
+                        "peak_memory_bytes": peak_memory_bytes(state.room.device)})
+        if restart := end_epoch(spec, training, state, learning, peak, n_epochs, folder, watch):
+            return restart
         n_epochs = watch.shorten(history, n_epochs)
     bar.close()
-    return finish(spec, state.ema.module, history, folder)
+    return None
+
+
+def begun_tally(state, learning, generator, in_a_row):
+    """The Tally of the epoch that begins, or of a stopped one that goes on."""
+    begun = state.begun
+    state.begun = None
+    if not begun:
+        learning.begin()
+        return Tally(in_a_row=in_a_row)
+    device = state.room.device
+    learning.begin(begun.get("learning", ()), device)      # older versions kept none
+    restore_random_states(begun, generator, device)
+    return Tally.of(begun, device)
+
+
+def end_epoch(spec, training, state, learning, peak, n_epochs, folder, watch):
+    """Save and record an epoch. Returns the Restart that a fit needs that has collapsed, or None.
+    """
+    n_done = len(state.history)
+    explained = learning.explained()
+    restart = None
+    if explained < LEARNT and may_judge(n_done, n_done * len(training.sampler), n_epochs,
+                                        training.is_pretrained):
+        restart = state.restart(peak, f"knew nothing of the classes after {n_done} epochs")
+    must_stop = stop_is_asked()
+    is_last = n_done == n_epochs      # it leaves its weights instead
+    if not restart and (must_stop or not is_last):
+        state.save(folder)
+    watch.log.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs,
+                     explained=explained, **state.history[-1])
+    if must_stop and not restart:
+        raise KeyboardInterrupt
+    return restart
 
 
 def new_state(spec, training, config, n_steps, device, log):
@@ -330,23 +401,35 @@ def room_of(spec, network, config, device, log):
                 lambda text: log.say(f"{spec.title}: {text}", event="memory"))
 
 
-def diverged(spec, in_a_row, lr, peak, compute):
-    """A RunError that says what to lower: a third of the `peak` learning rate."""
+def restart_diverged(spec, state, tally, lr, peak, compute):
+    """The Restart of a fit with too many non-finite steps in a row.
+
+    RunError if it began again before as often as it may: its images or its arithmetic may be to
+    blame, and the sentence says what to lower.
+    """
+    n_steps = tally.in_a_row or tally.n_skipped
+    restart = state.restart(peak, f"had {n_steps} non-finite steps in a row")
+    if not restart.is_last:
+        return restart
     exact = "" if compute.precision == "fp32" else ", or --set runtime.precision=fp32"
-    return RunError(
-        f"the fit {spec.title} had {in_a_row} non-finite steps in a row at learning rate "
+    raise RunError(
+        f"the fit {spec.title} had {n_steps} non-finite steps in a row at learning rate "
         f"{lr:.2e}: use --set optim.lr={peak / 3:.1e}{exact}")
 
 
-def finish(spec, network, history, folder):
+def finish(spec, state, folder):
     """Fold the head, write the averaged weights and the history; returns the FitResult."""
+    network = state.ema.module
+    history = state.history
     fold_heads(network)
     write_tensors(network.state_dict(), Path(folder) / WEIGHTS)
+    if state.restarts:
+        write_json(Path(folder) / RESTARTS, [vars(restart) for restart in state.restarts])
     with open(Path(folder) / "history.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(history[0]))
         writer.writeheader()
         writer.writerows(history)
-    return result_of(spec, folder, history)
+    return result_of(spec, folder, history, state.restarts)
 
 
 def load_weights(network, path):
@@ -397,8 +480,8 @@ def read_tensors(path):
         ) from None
 
 
-def result_of(spec, folder, history):
-    """The FitResult of a history, which has one row per epoch."""
+def result_of(spec, folder, history, restarts):
+    """The FitResult of a history, which has one row per epoch, and of [Restart]."""
     return FitResult(
         spec,
         Path(folder),
@@ -406,21 +489,27 @@ def result_of(spec, folder, history):
         seconds=sum(epoch["seconds"] for epoch in history),
         peak_memory_bytes=max(epoch["peak_memory_bytes"] for epoch in history),
         skipped_steps=sum(epoch["skipped_steps"] for epoch in history),
+        restarts=tuple(restarts),
     )
 
 
 def load_result(spec, folder):
-    """The FitResult of a finished fit, from its history.csv."""
+    """The FitResult of a finished fit, from its history.csv and restarts.json."""
     history = [{name: int(text) if name in WHOLE_NUMBERS else float(text)
                 for name, text in row.items()}
                for row in csv_rows(Path(folder) / "history.csv")]
-    return result_of(spec, folder, history)
+    path = Path(folder) / RESTARTS
+    restarts = read_json(path) if path.exists() else []
+    return result_of(spec, folder, history, [Restart(**values) for values in restarts])
 
 
 # ---------------------------------------------------------------- what changes from step to step
 
 class TrainState:
     """Network, EMA, optimizer, scaler and room, with one checkpoint file.
+
+    history: a row per epoch done. begun: of a stopped epoch, what goes on with it, else None.
+    restarts: [Restart] so far.
 
     The file is replaced after each epoch that is not planned to be the last, and when a signal
     stops the fit. Its name holds the epochs and steps done, and the digest of its content, by which
@@ -433,6 +522,9 @@ class TrainState:
         self.optimizer = optimizer
         self.scaler = scaler
         self.room = room
+        self.history = []
+        self.begun = None
+        self.restarts = []
         self.parts = {
             "network": network,
             "ema": ema.module,
@@ -474,37 +566,56 @@ class TrainState:
         if self.scaler.is_enabled():
             forget_unscaling(self.scaler)
 
-    def save(self, folder, history, unfinished=None):
+    def restart(self, peak, reason):
+        """The next Restart, of a fit with this peak rate."""
+        return Restart(peak, reason, is_last=len(self.restarts) == MOST_RESTARTS)
+
+    def begin_again(self, start, restart):
+        """Go back to the weights {name: value} that the fit began with. The Room stays."""
+        self.restarts = [*self.restarts, restart]
+        self.forget()
+        for network in (self.network, self.ema.module):
+            network.load_state_dict(start)
+        for moments in self.optimizer.state.values():
+            for value in moments.values():
+                value.zero_()
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(torch.amp.GradScaler(self.room.device.type).state_dict())
+
+    def save(self, folder, begun=None):
         """Replace the checkpoint in `folder`.
 
-        unfinished: the Tally's state and the random states in a stopped epoch, None after a whole
+        begun: the states of Tally, Learning and randomness in a stopped epoch, None after a whole
         one.
         """
         partial = Path(folder) / f"checkpoint{SCRATCH}"
         before = checkpoints(folder)
         states = {name: part.state_dict() for name, part in self.parts.items()}
         with open(partial, "wb") as f:
-            torch.save({"history": history, "begun": unfinished, **states}, f)
+            torch.save({"history": self.history, "begun": begun,
+                        "restarts": [vars(restart) for restart in self.restarts], **states}, f)
         sync(partial)
 
         digest = digest_file(partial)[:12]
         path = partial.with_name(
-            f"checkpoint-{len(history):05}-{steps_of(unfinished):06}-{digest}{SCRATCH}")
+            f"checkpoint-{len(self.history):05}-{steps_of(begun):06}-{digest}{SCRATCH}")
         os.replace(partial, path)
         for old in before:
             if old != path:
                 old.unlink()
 
     def load(self, folder):
-        """Restore the last saved state. Returns what `save` got as (history, unfinished), and
-        ([], None) without a checkpoint."""
+        """Restore the last saved state, if there is a checkpoint."""
         found = checkpoints(folder)
         if not found:
-            return [], None
+            return
         saved = torch.load(found[-1], map_location="cpu", weights_only=True)
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
-        return saved["history"], saved["begun"]
+        self.history = saved["history"]
+        self.begun = saved["begun"]
+        # older versions kept none
+        self.restarts = [Restart(**values) for values in saved.get("restarts", ())]
 
 
 def steps_of(unfinished):

@@ -194,13 +194,15 @@ def fit_rows(specs, fitted, scores):
     longest = max([done.result.seconds for done in fitted.values()], default=1.0)
     rows = []
     for spec in specs:
-        row = {"name": spec.name, "fold": fold_name(spec), "done": spec in fitted}
+        row = {"name": spec.name, "fold": fold_name(spec), "done": spec in fitted,
+               "began_again": 0, "given_up": False}
         if spec in fitted:
             result = fitted[spec].result
             row |= {"epochs": len(result.epochs), "seconds": duration(result.seconds),
                     "share": 100 * result.seconds / longest,
                     "gib": result.peak_memory_bytes / 2**30,
-                    "rate": result.epochs[-1]["images_per_second"], "scores": scores[spec]}
+                    "rate": result.epochs[-1]["images_per_second"], "scores": scores[spec],
+                    "began_again": len(result.restarts), "given_up": result.is_given_up}
         rows.append(row)
     return rows
 
@@ -250,7 +252,7 @@ def oof_so_far(fitted):
     """
     folds = {}
     for spec, done in fitted.items():
-        if spec.fold is not None:
+        if spec.fold is not None and not done.result.is_given_up:
             folds.setdefault(spec.fold, []).append(done)
     if not folds:
         return {}

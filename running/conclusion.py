@@ -6,6 +6,7 @@ from reporting.summary import training_results
 from running.introduction import ENVIRONMENT, kept
 from running.makers import credits_of, stages_used, warn_of_other_versions
 from running.predictor import write_predictor
+from running.run import usable
 from running.stored import NAME as PREDICTOR
 from system.stages import MANIFEST, RESULTS_MANIFEST, write_manifest
 from utils import write_json
@@ -35,7 +36,7 @@ def conclude(setup, prepared, fits, result, scores, log, *, answers, planned, se
         "n_fits": len(fits), "seconds": seconds, "submission": submission, "score": score,
         "peak_memory_bytes": max(done.peak_memory_bytes for done, _ in all_fits), "plan": planned}
     write_json(folder / "final_results.json", final)
-    best = best_first(fits, result, scores, setup.metric)
+    best = best_first(usable(fits), result, scores, setup.metric)
     write_predictor(setup, prepared, best, result.blend)
 
     files = ["final_results.json", "training_results.json", PREDICTOR]
@@ -99,5 +100,5 @@ def best_first(fits, result, scores, metric):
     def goodness(spec):
         return metric.sign * score[spec.name], spec.fold is None, scores.goodness(fits[spec])
 
-    used = [spec for spec in fits if result.blend.weights[spec.name] > 0]
+    used = [spec for spec in fits if result.blend.weights.get(spec.name, 0) > 0]
     return {spec: fits[spec] for spec in sorted(used, key=goodness, reverse=True)}

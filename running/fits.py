@@ -247,7 +247,7 @@ def train_fit(job, place, folder, train_until, advance):
     last = result.epochs[-1]
     log.say(f"{job.title} {spec.title}: loss {last['loss']:.4f} after {n_done} epochs, "
             f"{result.seconds:.0f} s, {last['images_per_second']:.0f} images/s")
-    if n_done < job.n_epochs:
+    if n_done < job.n_epochs and not result.is_given_up:
         log.warn(f"{spec.title}: ended after {n_done} of {job.n_epochs} planned epochs to stay in "
                  "--time_budget")
     keep_warnings(log.warnings, folder)

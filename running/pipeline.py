@@ -30,7 +30,7 @@ from running.makers import stages_used, warn_of_other_versions
 from running.planner import Planner, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
-from running.run import Setup
+from running.run import Setup, usable
 from running.trackers import tracker
 from shift.groups import named_classes
 from system.command import TYPED
@@ -38,7 +38,7 @@ from system.log import EventLog, Overall, Timer, no_bars
 from system.machine import keep_freed_memory, need_space
 from system.privacy import ShortPaths
 from system.stages import exclusive, make
-from utils import UserError, read_json, write_json
+from utils import RunError, UserError, read_json, write_json
 
 # of a time budget, for starting, blending and the report
 RESERVE_SECONDS = 12
@@ -66,7 +66,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             scores = FoldScores(prepared.label_of, setup.metric)
             page = Page(setup, prepared, scores, log)
             fits, planned = run_rounds(setup, prepared, executor, scores, page, log)
-            result = blended(prepared, setup.metric, fits, log)
+            result = blended(prepared, setup.metric, kept_fits(fits), log)
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
                              planned=planned, seconds=timer.seconds)
             page.show(fits, list(fits), final, result)
@@ -75,6 +75,18 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             for number, line in enumerate(lines):
                 log.say(line, event="result", above="" if number else "\n")
             return final
+
+
+def kept_fits(fits):
+    """The fits that the blend is made of. RunError if all of {FitSpec: Fitted} were given up."""
+    kept = {spec: done for spec, done in usable(fits).items() if spec.fold is not None}
+    if not kept:
+        peak = min(done.result.restarts[-1].peak for done in fits.values() if done.result.restarts)
+        raise RunError(
+            "no fit has learnt anything, the last ones at a peak learning rate of "
+            f"{peak:.1e}: look at the images and labels in report.html, then use "
+            f"--set optim.lr={peak / 10:.1e}, or other backbones by --set model.backbones=NAME")
+    return usable(fits)
 
 
 def executor_of(config, folder):

@@ -18,7 +18,7 @@ from running.executor import Job
 from running.fits import FitJob
 from running.plan import UNKNOWN, Devices, differences, longest_first, make_plan
 from running.rounds import planned_specs, read_by
-from running.run import finished_fit, fit_stages
+from running.run import finished_fit, fit_stages, usable
 from system.log import duration
 from system.stages import Stage
 from utils import read_json
@@ -54,7 +54,7 @@ class Load:
 
     @property
     def left(self):
-        return self.planned - self.done
+        return max(0.0, self.planned - self.done)      # a fit that began again does more
 
 
 class Planner:
@@ -203,11 +203,13 @@ class Planner:
 
     def finished(self, spec, fitted):
         """The Fitted of a fit that was finished before, else None."""
-        return finished_fit(spec, self.stages(spec, fitted), self.known.compute_of(spec.backbone),
+        stages = self.stages(spec, usable(fitted))
+        return finished_fit(spec, stages, self.known.compute_of(spec.backbone),
                             self.prepared.config.optim, self.log)
 
     def fit_job(self, spec, fitted, n_epochs, title):
         """The FitJob of a fit: it trains until only the time for its prediction is left."""
+        fitted = usable(fitted)
         return FitJob(spec, self.prepared, compute=self.known.compute_of(spec.backbone),
                       cost=self.costs.get(spec.backbone, UNKNOWN),
                       before=read_by(self.prepared.config, spec, fitted),
@@ -240,7 +242,7 @@ class Planner:
     def learn(self, spec, fitted, seconds):
         """A fit ended and took this long."""
         del self.running[spec]
-        if self.state[spec] == "to do" and self.is_known:
+        if self.state[spec] == "to do" and self.is_known and not fitted.result.restarts:
             planned = self.works[spec].seconds(self.costs, len(fitted.result.epochs))
             self.pace[spec.backbone] = seconds / planned
 

@@ -122,6 +122,12 @@ class Fitted:
         return (self.predict_stage.folder / f"{split}.npz").exists()
 
 
+def usable(fitted):
+    """{FitSpec: Fitted} without the fits that were given up: they teach nothing and weigh nothing.
+    """
+    return {spec: done for spec, done in fitted.items() if not done.result.is_given_up}
+
+
 # ---------------------------------------------------------------- the stages of a fit
 
 class FitStages(NamedTuple):

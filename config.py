@@ -112,7 +112,10 @@ class ModelConfig:
     )
     drop_rate: float = setting(0.1, "dropout before the classifier, share", low=0.0, high=0.9)
     drop_path_rate: float = setting(
-        0.0, "stochastic depth, share; ignored by backbones without it", low=0.0, high=0.9
+        -1.0,
+        "stochastic depth, share; ignored by backbones without it; 0: as timm builds the backbone; "
+        "-1: 0.2 or 0.1 for large and base transformers, ConvNeXt and EfficientNetV2, else 0",
+        low=-1.0, high=0.9,
     )
 
 
@@ -164,7 +167,10 @@ class OptimConfig:
         low=0.01, high=1.0,
     )
     weight_decay: float = setting(
-        0.05, "AdamW weight decay; none on biases and norms", low=0.0, high=10.0
+        -1.0,
+        "AdamW weight decay; none on biases and norms; -1: 0.05, or 1e-8 for networks of over 45 "
+        "million parameters at scale large or base",
+        low=-1.0, high=10.0,
     )
     warmup_share: float = setting(
         0.1, "share of all steps in which the learning rate rises linearly", low=0.0, high=0.9
@@ -172,7 +178,12 @@ class OptimConfig:
     final_lr_share: float = setting(
         0.01, "learning rate at the end of the cosine over its peak", low=0.0, high=1.0
     )
-    clip_norm: float = setting(5.0, "largest norm of the gradient; 0: no clipping", low=0.0)
+    clip_norm: float = setting(
+        -1.0,
+        "largest norm of the gradient; 0: no clipping; -1: 5, or 1 for networks of over 45 million "
+        "parameters at scale large or base",
+        low=-1.0,
+    )
     ema_share: float = setting(
         0.1, "averaging horizon of the weights' EMA, share of all steps; 0: off", low=0.0, high=1.0
     )
@@ -719,9 +730,16 @@ def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
         config,
         scale=scale,
         data=data,
-        model=replace(config.model, backbones=backbones),
+        model=replace(config.model, backbones=backbones, drop_path_rate=by_scale(
+            config.model.drop_path_rate, scale, 0.0)),
         optim=resolve_optim(config.optim, scale, n_train, config.data.n_folds, metric),
     )
+
+
+def by_scale(value, scale, of_small):
+    """A setting that -1 leaves to the size of each network: `of_small` at scales without big ones.
+    """
+    return of_small if value < 0 and scale in ("small", "tiny") else value
 
 
 def resolve_optim(optim, scale, n_train, n_folds, metric):
@@ -746,6 +764,8 @@ def resolve_optim(optim, scale, n_train, n_folds, metric):
         batch_size=batch,
         micro_batch_size=micro,
         class_weight_power=power,
+        clip_norm=by_scale(optim.clip_norm, scale, 5.0),
+        weight_decay=by_scale(optim.weight_decay, scale, 0.05),
     )
 
 

@@ -29,7 +29,7 @@ from modeling.losses import Supervised
 from modeling.memory import peak_memory_bytes, reset_peak_memory
 from modeling.network import build_network
 from modeling.norms import checkpoint_gradients
-from modeling.optim import make_ema, make_optimizer
+from modeling.optim import clip_norm_of, make_ema, make_optimizer
 from modeling.train import train_step
 from modeling.weights import WeightsSource
 from system.log import Timer
@@ -104,7 +104,8 @@ class Training:
 
     def step(self, micro_batches):
         train_step(self.network, self.supervised, self.optimizer, self.scaler, micro_batches,
-                   autocast=Compute("bf16").autocast(self.device), clip_norm=CONFIG.optim.clip_norm)
+                   autocast=Compute("bf16").autocast(self.device),
+                   clip_norm=clip_norm_of(self.network, CONFIG.optim))
         self.ema.update(self.network, step=2)
 
 

@@ -28,6 +28,7 @@ from benchmarks.seeds import split_argv
 from data_loader import make_loader
 from grandmaster_train import main as train
 from modeling.inference import predict
+from modeling.optim import clip_norm_of
 from modeling.train import fit, new_state
 from running.fits import FitJob
 from system.log import Timer
@@ -69,7 +70,8 @@ class Prices:
         first = next(iter(make_loader(training.loader.dataset, training.sampler, 0)))
         batch = training.mix(first, torch.Generator().manual_seed(0), 100)
         return median_seconds(lambda: state.step(
-            0, objective, batch, training.compute.autocast(device), config.optim.clip_norm))
+            0, objective, batch, training.compute.autocast(device),
+            clip_norm_of(training.network, config.optim)))
 
     def predict(self, network, loader, sample_id, classes, *, source, views, room, **values):
         """In place of `running.predicting.predict`."""

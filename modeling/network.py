@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from config import size_problem
 from modeling.heads import build_head
 from modeling.norms import batch_norms
+from modeling.optim import LARGE_PARAMETERS, traits_named
 from modeling.weights import check_model_name, without_weights
 from system.machine import fault_of
 from utils import UserError
@@ -77,6 +78,8 @@ def timm_arguments(source, size_px):
 def build_backbone(model_name, size_px, weights, drop_path_rate):
     """The timm model without classifier, with the source's weights in it."""
     kwargs = {"num_classes": 0, **timm_arguments(weights, size_px)}
+    if drop_path_rate < 0:
+        drop_path_rate = drop_path_of(model_name)
     if drop_path_rate and takes(model_name, drop_path_rate=drop_path_rate):
         kwargs["drop_path_rate"] = drop_path_rate
     if not weights.path:
@@ -102,6 +105,18 @@ def build_backbone(model_name, size_px, weights, drop_path_rate):
             f"the weights file {weights.path} must hold a plain state dict of timm's {model_name}, "
             f"and could not be loaded ({reason}): replace it, or use --set model.pretrained=off"
         ) from error
+
+
+def drop_path_of(model_name):
+    """The stochastic depth of a backbone by its kind and size.
+
+    As published or less, since fits are short: 0.2 (Swin-L), 0.3 (MaxViT-L, ConvNeXt-L), 0.4
+    (BEiT-L), 0.2 (EfficientNetV2's survival of 0.8). ResNeXt has none.
+    """
+    traits = traits_named(model_name)
+    if not (traits.has_layer_norm or "efficientnetv2" in model_name) or not traits.is_big:
+        return 0.0
+    return 0.2 if traits.n_parameters >= LARGE_PARAMETERS else 0.1
 
 
 @functools.cache

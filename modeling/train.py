@@ -28,7 +28,7 @@ from modeling.guard import LEARNT, MOST_RESTARTS, SLOWER, Learning, may_judge
 from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
 from modeling.norms import norm_statistics, with_statistics
-from modeling.optim import lr_at, make_ema, make_optimizer, peak_lr, set_lr
+from modeling.optim import clip_norm_of, lr_at, make_ema, make_optimizer, peak_lr, set_lr
 from modeling.torch_private import forget_unscaling
 from system.log import SHARE_BAR, progress
 from system.machine import fault_of, stop_is_asked, stops_after_a_step
@@ -285,6 +285,7 @@ def train(spec, training, config, n_epochs, state, folder, watch):
     history = state.history
     peak = peak_lr(training.network, optim, training.is_pretrained) * SLOWER ** len(state.restarts)
     autocast = training.compute.autocast(state.room.device)
+    clip_norm = clip_norm_of(training.network, optim)
     learning = Learning(training.objective)
     tally = Tally()
     reset_peak_memory(state.room.device)
@@ -302,7 +303,7 @@ def train(spec, training, config, n_epochs, state, folder, watch):
             lr = lr_at(step, n_steps, optim, peak)
             set_lr(state.optimizer, lr)
             mixed = training.mix(batch, generator, n_epochs - epoch)
-            loss, taken = state.step(step, learning, mixed, autocast, optim.clip_norm)
+            loss, taken = state.step(step, learning, mixed, autocast, clip_norm)
             tally.add(loss, taken)
             if tally.in_a_row >= optim.nonfinite_limit:
                 break

@@ -21,7 +21,7 @@ from ensemble.metrics import find_metric
 from modeling.compute import pick_device, precisions, untimed
 from modeling.losses import Supervised
 from modeling.network import build_network
-from modeling.optim import make_optimizer, peak_lr, set_lr
+from modeling.optim import clip_norm_of, make_optimizer, peak_lr, set_lr
 from modeling.train import seed_everything, split_batch, train_step
 from modeling.weights import WeightsSource, find_weights, into_weights_dir
 from running.costs import machine_facts
@@ -190,5 +190,6 @@ def one_step(config, source, device):
     objective = Supervised(config.optim, torch.ones(4), network.head.with_margin).to(device)
     loss, _ = train_step(network, objective, optimizer, compute.scaler(device),
                          split_batch(batch, STEP_IMAGES, device),
-                         autocast=compute.autocast(device), clip_norm=config.optim.clip_norm)
+                         autocast=compute.autocast(device),
+                         clip_norm=clip_norm_of(network, config.optim))
     return float(loss)

@@ -22,6 +22,7 @@ from modeling.compute import Compute, fastest, pick_device, precisions, untimed
 from modeling.losses import Distilled, Supervised
 from modeling.network import build_network
 from modeling.norms import fused
+from modeling.optim import clip_norm_of
 from modeling.train import Watch, fit, seed_everything, split_batch, train_step
 from modeling.weights import WeightsSource
 from running.executor import Job
@@ -252,7 +253,7 @@ def choose_compute(job, place):
         still = torch.optim.SGD(own.parameters(), lr=0.0)
         return lambda: train_step(own, objective, still, compute.scaler(device), micro_batches,
                                   autocast=compute.autocast(device),
-                                  clip_norm=config.optim.clip_norm)
+                                  clip_norm=clip_norm_of(network, config.optim))
 
     chosen, seconds = fastest(config.runtime, device, step_of, steps_ahead(prepared, job.backbone))
     rates = {way.describe(): round(n_images / taken, 1) for way, taken in seconds.items()}

@@ -19,6 +19,7 @@ from data_loader import Folds
 from ensemble.metrics import Metric
 from modeling.compute import Compute
 from modeling.inference import Predictions, load_views
+from modeling.optim import is_tuned_as_before
 from modeling.train import FitResult, load_result
 from modeling.weights import WeightsSource
 from running.rounds import calibrators_of, teachers_of
@@ -163,6 +164,8 @@ def fit_stages(prepared, spec, compute_of, available=None, known=None):
         "image_size_px": config.data.image_size_px, "resize": config.data.resize,
         "pad_type": prepared.weights[spec.backbone].pad_type, "compute": compute_of(spec.backbone),
     }
+    if not is_tuned_as_before(spec.backbone, prepared.weights[spec.backbone].is_pretrained):
+        settings["rates"] = 2
     if config.runtime.time_budget_hours:
         settings["time_budget_hours"] = config.runtime.time_budget_hours
 

@@ -1,12 +1,24 @@
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from config import ModelConfig, OptimConfig
-from modeling.network import build_network
-from modeling.optim import lr_at, make_ema, make_optimizer, parameter_groups, peak_lr, set_lr
-from modeling.weights import WeightsSource
+from config import ModelConfig, OptimConfig, build_config, resolve
+from modeling.network import build_network, drop_path_of
+from modeling.optim import (
+    clip_norm_of,
+    is_tuned_as_before,
+    lr_at,
+    make_ema,
+    make_optimizer,
+    parameter_groups,
+    peak_lr,
+    set_lr,
+    traits_named,
+    weight_decay_of,
+)
+from modeling.weights import WeightsSource, without_weights
 
 OPTIM = OptimConfig(batch_size=64)
 
@@ -31,6 +43,79 @@ def test_the_peak_follows_the_kind_of_network_the_batch_and_the_setting():
     assert peak_lr(layer_norm, OptimConfig(batch_size=16, lr=0.3), True) == 0.3
 
 
+def of_size(n_parameters, *norms):
+    """A network whose backbone has so many parameters, which take no memory."""
+    with torch.device("meta"):
+        backbone = torch.nn.Sequential(torch.nn.Linear(1000, n_parameters // 1000, bias=False))
+    backbone.extend(norms)
+    return SimpleNamespace(backbone=backbone)
+
+
+@pytest.mark.parametrize(("millions", "norm", "expected"), [
+    (2, "batch", 2e-3), (6, "batch", 2e-3), (24, "batch", 1e-3), (5, "layer", 1e-3),
+    (24, "layer", 5e-4), (24, "both", 5e-4), (304, "layer", 1.405e-4)])
+def test_the_peak_falls_with_the_root_of_the_parameters_beyond_those_measured(
+        millions, norm, expected):
+    norms = {"batch": [torch.nn.BatchNorm2d(1)], "layer": [torch.nn.LayerNorm(1)]}
+    norms["both"] = [*norms["batch"], *norms["layer"]]
+    net = of_size(millions * 10**6, *norms[norm])
+    assert peak_lr(net, OPTIM, True) == pytest.approx(expected, rel=1e-3)
+    assert peak_lr(net, OPTIM, False) == 2e-3
+    assert peak_lr(net, OptimConfig(batch_size=64, lr=0.3), True) == 0.3
+
+
+def test_big_networks_are_clipped_and_decayed_as_published_and_settings_win():
+    small, big = of_size(44 * 10**6), of_size(46 * 10**6)
+    assert [clip_norm_of(net, OPTIM) for net in (small, big)] == [5.0, 1.0]
+    assert clip_norm_of(big, OptimConfig(clip_norm=0.0)) == 0.0
+    decays = [weight_decay_of(net.backbone, OPTIM) for net in (small, big)]
+    assert decays == [0.05, 1e-8]
+    assert weight_decay_of(big.backbone, OptimConfig(weight_decay=0.1)) == 0.1
+    tiny = resolve(build_config("quick_test"), gpu_memory_bytes=0, n_train=100)
+    assert (tiny.optim.clip_norm, tiny.optim.weight_decay, tiny.model.drop_path_rate) == (
+        5.0, 0.05, 0.0)      # in the keys of runs made before
+
+
+@pytest.mark.parametrize(("name", "share"), [
+    ("vit_large_patch16_384", 0.2), ("convnext_base", 0.1), ("tf_efficientnetv2_m", 0.1),
+    ("resnext101_32x32d", 0.0), ("convnext_tiny", 0.0), ("mobilenetv2_100", 0.0)])
+def test_stochastic_depth_goes_by_kind_and_size(name, share):
+    assert drop_path_of(name) == share
+
+
+def test_maxvit_decays_by_its_blocks_not_by_its_stages():
+    backbone = without_weights("maxvit_tiny_tf_224")      # 2 + 2 + 5 + 2 blocks
+    with torch.device("meta"):
+        net = SimpleNamespace(backbone=backbone, head=torch.nn.Linear(1, 1))
+    scale = {id(p): g["lr_scale"] for g in parameter_groups(net, OPTIM, pretrained=True)
+             for p in g["params"]}
+    first, last = backbone.stages[0].blocks[0], backbone.stages[3].blocks[1]
+    block_scales = [scale[id(next(block.parameters()))]
+                    for stage in backbone.stages for block in stage.blocks]
+    assert len(set(block_scales)) == 11
+    assert block_scales == sorted(block_scales)
+    assert scale[id(next(first.parameters()))] == pytest.approx(0.8 ** 11)
+    assert scale[id(next(last.parameters()))] == pytest.approx(0.8)
+    assert traits_named("maxvit_tiny_tf_224").by_stages
+
+
+def test_the_first_layers_of_a_large_network_learn_at_a_twentieth():
+    with torch.device("meta"):
+        net = SimpleNamespace(backbone=without_weights("vit_large_patch16_384"),
+                              head=torch.nn.Linear(1, 1))
+    smallest = min(g["lr_scale"] for g in parameter_groups(net, OPTIM, pretrained=True))
+    assert smallest == pytest.approx(0.8 ** 13)
+
+
+def test_fits_of_measured_networks_keep_their_keys_and_those_of_other_rates_do_not():
+    same = ("mobilenetv2_100", "tf_efficientnetv2_b0", "convnext_atto", "vit_tiny_patch16_224")
+    other = ("vit_small_patch14_dinov2", "maxvit_rmlp_pico_rw_256", "tiny_vit_5m_224",
+             "resnext26ts")
+    assert all(is_tuned_as_before(name, True) for name in same)
+    assert not any(is_tuned_as_before(name, True) for name in other)
+    assert all(is_tuned_as_before(name, False) for name in other)
+
+
 @pytest.mark.parametrize(("name", "n_blocks"), [
     ("convnext_atto", 13), ("mobilenetv2_100", 17), ("tf_efficientnetv2_s", 20)])
 def test_the_first_layers_of_deep_networks_learn_too(name, n_blocks):
@@ -51,7 +136,7 @@ def test_layers_near_the_input_learn_slower_and_norms_do_not_decay():
     assert scale[id(net.backbone.stem[0].weight)] < scale[
         id(net.backbone.stages[3].blocks[1].conv_dw.weight)] <= 1
     assert scale[id(net.head.linear.weight)] == OPTIM.head_lr_scale
-    assert decay[id(net.head.linear.weight)] == OPTIM.weight_decay
+    assert decay[id(net.head.linear.weight)] == 0.05
     assert all(decay[id(p)] == 0 for p in net.parameters() if p.ndim <= 1)
 
 

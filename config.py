@@ -22,18 +22,23 @@ GROUPS = ("document", "photo", "minority")
 
 # family -> timm model name at each of SCALES. `tiny` members train on two CPU cores. A family
 # without a small enough member uses its nearest relative: TinyViT for Swin (windowed attention in
-# stages), EVA-02 for BEiT (masked-image pretraining).
+# stages), EVA-02 for BEiT (masked-image pretraining). A tag picks the strongest weights under a
+# permissive licence where timm's own choice is weaker (docs/networks.md).
 BACKBONES = {
-    "convnext": ("convnext_large", "convnext_base", "convnext_tiny", "convnext_atto"),
+    "convnext": ("convnext_large_mlp.clip_laion2b_soup_ft_in12k_in1k_384",
+                 "convnext_base.clip_laion2b_augreg_ft_in12k_in1k_384",
+                 "convnext_tiny", "convnext_atto"),
     "swin": ("swin_large_patch4_window12_384", "swin_base_patch4_window12_384",
-             "swin_tiny_patch4_window7_224", "tiny_vit_5m_224"),
+             "swin_tiny_patch4_window7_224", "tiny_vit_5m_224.dist_in22k_ft_in1k"),
     "beit": ("beit_large_patch16_384", "beit_base_patch16_384",
-             "eva02_small_patch14_224", "eva02_tiny_patch14_224"),
+             "eva02_small_patch14_336.mim_in22k_ft_in1k",
+             "eva02_tiny_patch14_336.mim_in22k_ft_in1k"),
     "efficientnetv2": ("tf_efficientnetv2_xl", "tf_efficientnetv2_m",
                        "tf_efficientnetv2_s", "tf_efficientnetv2_b0"),
-    "maxvit": ("maxvit_large_tf_384", "maxvit_base_tf_384",
+    "maxvit": ("maxvit_large_tf_384.in21k_ft_in1k", "maxvit_base_tf_384.in21k_ft_in1k",
                "maxvit_tiny_tf_224", "maxvit_rmlp_pico_rw_256"),
-    "resnext": ("resnext101_32x32d", "resnext101_32x8d", "resnext50_32x4d", "resnext26ts"),
+    "resnext": ("resnext101_32x32d", "resnext101_32x8d.tv2_in1k", "resnext50_32x4d",
+                "resnext26ts"),
     "vit": ("vit_large_patch16_384", "vit_base_patch16_384",
             "vit_small_patch16_384", "vit_tiny_patch16_224"),
 }

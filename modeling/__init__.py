@@ -3,6 +3,7 @@
 Read in this order:
 
 weights        where pretrained weights come from
+licences       what the licences of weights allow, by name
 heads          pooled features -> logits
 network        a timm backbone with a head
 norms          batch norms: checkpointed, folded, adapted to other images

@@ -68,15 +68,16 @@ def input_size_px(model_name, image_size_px):
 def timm_arguments(source, size_px):
     """What timm.create_model needs beside the name, for this source's weights or those of a fit
     that began with them."""
-    cfg = timm.get_pretrained_cfg(source.model_name)
+    cfg = timm.get_pretrained_cfg(source.timm_name)
     is_fixed = cfg is not None and cfg.fixed_input_size
     arguments = {"img_size": size_px if is_fixed else 0,
                  "pad_type": source.pad_type, "global_pool": source.global_pool}
     return {name: value for name, value in arguments.items() if value}
 
 
-def build_backbone(model_name, size_px, weights, drop_path_rate):
+def build_backbone(size_px, weights, drop_path_rate):
     """The timm model without classifier, with the source's weights in it."""
+    model_name = weights.timm_name
     kwargs = {"num_classes": 0, **timm_arguments(weights, size_px)}
     if drop_path_rate < 0:
         drop_path_rate = drop_path_of(model_name)
@@ -146,7 +147,7 @@ def build_network(model_name, *, n_classes, image_size_px, weights, model):
     torch's random state."""
     check_model_name(model_name)
     size_px = input_size_px(model_name, image_size_px)
-    backbone = build_backbone(model_name, size_px, weights, model.drop_path_rate)
+    backbone = build_backbone(size_px, weights, model.drop_path_rate)
     n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     cfg = backbone.pretrained_cfg
     head = build_head(model, n_features, n_classes, weights)

@@ -39,7 +39,8 @@ class WeightsSource:
     random.
 
     pad_type: '' (timm's default for the model) or 'same', see `network.with_padding`. global_pool:
-    '' or 'max', see `pool_of`.
+    '' or 'max', see `pool_of`. tagged: timm's name with the tag of a file of other weights than
+    the model's own, else ''.
     """
 
     model_name: str
@@ -48,6 +49,12 @@ class WeightsSource:
     licence: str = ""
     pad_type: str = ""
     global_pool: str = ""
+    tagged: str = ""
+
+    @property
+    def timm_name(self):
+        """The name by which timm knows the weights' mean, standard deviation and licence."""
+        return self.tagged or self.model_name
 
     @property
     def is_pretrained(self):
@@ -88,7 +95,9 @@ def find_weights(model_name, weights_dir, pretrained):
     if pretrained == "off":
         return random_source(model_name)
     if path := file_in(weights_dir, model_name):
-        return WeightsSource(model_name, "weights_dir", str(path), licence_of(model_name, path))
+        tagged = tagged_name(model_name, path)
+        return WeightsSource(model_name, "weights_dir", str(path), licence_of(tagged or model_name),
+                             tagged=tagged)
 
     cfg = timm.get_pretrained_cfg(model_name)
     hub_id = cfg.hf_hub_id if cfg is not None else None
@@ -118,18 +127,26 @@ def random_source(model_name):
     return WeightsSource(model_name, "random", global_pool=pool_of(model_name))
 
 
-def licence_of(model_name, path):
-    """The licence of a weights file; '' if timm does not say."""
-    if timm.get_pretrained_cfg(model_name) is None:
+def licence_of(timm_name):
+    """The licence that timm records for weights; '' if it does not say."""
+    cfg = timm.get_pretrained_cfg(timm_name)
+    return (cfg.license or "") if cfg is not None else ""
+
+
+def tagged_name(model_name, path):
+    """timm's name with the tag that a weights file bears, as files of the hub do; '' without one,
+    or if that is what timm takes for `model_name` anyway."""
+    if "." not in path.stem or not timm.models.is_model_pretrained(path.stem):
         return ""
-    # a file of the hub bears its model's name with the tag
-    tagged = path.stem if timm.models.is_model_pretrained(path.stem) else model_name
-    return timm.get_pretrained_cfg(tagged).license or ""
+    own = timm.get_pretrained_cfg(model_name)
+    tag = path.stem.split(".", 1)[1]
+    return "" if own is not None and own.tag == tag else path.stem
 
 
 def file_in(weights_dir, model_name):
-    """<model_name>*.safetensors or .pth, but no file of a model whose longer name begins alike.
-    None if there is none."""
+    """<model_name>*.safetensors or .pth, but no file of a model whose longer name begins alike. A
+    model with a tag also takes a file without one, then one of another tag. None if there is none.
+    """
     if not weights_dir:
         return None
     if not Path(weights_dir).is_dir():
@@ -137,12 +154,18 @@ def file_in(weights_dir, model_name):
             f"--weights_dir must be an existing folder, got {weights_dir!r}: create it or leave "
             "the flag out")
 
-    longer_names = tuple(timm.list_models(f"{model_name}?*"))
+    plain = model_name.split(".")[0]
+    longer_names = tuple(timm.list_models(f"{plain}?*"))
     found = [path for path in Path(weights_dir).iterdir()
-             if path.name.startswith(model_name) and not path.name.startswith(longer_names)
+             if path.name.startswith(plain) and not path.name.startswith(longer_names)
              and path.suffix in WEIGHT_SUFFIXES and path.is_file()]
-    return min(found, key=lambda path: (WEIGHT_SUFFIXES.index(path.suffix), path.name),
-               default=None)
+
+    def order(path):
+        is_own = path.name.startswith(model_name)
+        has_other_tag = plain != model_name and not is_own and path.stem != plain
+        return not is_own, has_other_tag, WEIGHT_SUFFIXES.index(path.suffix), path.name
+
+    return min(found, key=order, default=None)
 
 
 def cached_file(hub_id):
@@ -224,8 +247,3 @@ def pool_of(model_name):
 def weights_digest(source):
     """What stands for the weights in a fit's key: the file's sha256, or 'random'."""
     return digest_file(source.path) if source.path else source.kind
-
-
-def is_non_commercial(licence):
-    """Whether a licence's name says that it forbids commercial use."""
-    return "nc" in licence.lower().split("-")

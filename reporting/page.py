@@ -19,7 +19,7 @@ import numpy as np
 from contest.catalog import titles_of
 from contest.files import path_inside
 from modeling.inference import Predictions
-from modeling.weights import is_non_commercial
+from modeling.licences import class_of, sentence
 from reporting import review
 from reporting.figures import (
     STRIP_PX,
@@ -233,7 +233,8 @@ def weight_rows(sources):
             "name": source.model_name,
             "where": source.describe().removeprefix(f"{source.model_name}: "),
             "licence": source.licence or unknown,
-            "non_commercial": source.is_pretrained and is_non_commercial(source.licence)})
+            "kind": class_of(source.licence) if source.is_pretrained else "permissive",
+            "loud": sentence(source.timm_name, source.licence) if source.is_pretrained else ""})
     return rows
 
 

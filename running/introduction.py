@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from modeling.weights import is_non_commercial
+from modeling.licences import sentence
 from running.rounds import planned_specs
 from system.command import TYPED
 from system.machine import usable_cores
@@ -111,6 +111,6 @@ def introduce_weights(setup, log):
                  f"{files} into {where}")
 
     for source in setup.weights.values():
-        if source.is_pretrained and is_non_commercial(source.licence):
-            log.warn(f"NOT FOR COMMERCIAL USE: the weights of {source.model_name} are licensed "
-                     f"{source.licence}")
+        text = sentence(source.timm_name, source.licence) if source.is_pretrained else ""
+        if text:
+            log.warn(text)

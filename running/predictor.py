@@ -74,12 +74,14 @@ def setting_of(config, key):
 def fit_facts(prepared, spec, fitted):
     """Where a fit's weights lie in the run's folder, and what takes them.
 
+    tagged: timm's name of the weights that its own began with, '' for those of the backbone's name.
     timm: the arguments of timm.create_model. adapted: the statistics of its adapted views, or ''.
     """
     adapted = fitted.predict_stage.folder / ADAPTED
     side_px = input_size_px(spec.backbone, prepared.config.data.image_size_px)
     return {
         "backbone": spec.backbone,
+        "tagged": prepared.weights[spec.backbone].tagged,
         "compute": fitted.compute,
         "timm": timm_arguments(prepared.weights[spec.backbone], side_px),
         "weights": fitted.result.weights.relative_to(prepared.folder).as_posix(),

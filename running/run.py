@@ -164,6 +164,8 @@ def fit_stages(prepared, spec, compute_of, available=None, known=None):
         "image_size_px": config.data.image_size_px, "resize": config.data.resize,
         "pad_type": prepared.weights[spec.backbone].pad_type, "compute": compute_of(spec.backbone),
     }
+    if tagged := prepared.weights[spec.backbone].tagged:
+        settings["tagged"] = tagged      # another mean and standard deviation
     if not is_tuned_as_before(spec.backbone, prepared.weights[spec.backbone].is_pretrained):
         settings["rates"] = 2
     if config.runtime.time_budget_hours:

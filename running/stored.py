@@ -116,7 +116,8 @@ def stored_fit(fit, folder):
     """(FitSpec, StoredFit) of an entry of model.json."""
     arguments = checked("timm", fit["timm"], dict)
     timm = {name: arguments.get(name, "") for name in ("pad_type", "global_pool")}
-    source = made(WeightsSource, {"model_name": fit["backbone"], "kind": "random", **timm})
+    source = made(WeightsSource, {"model_name": fit["backbone"], "kind": "random",
+                                  "tagged": fit.get("tagged", ""), **timm})
     spec = made(FitSpec, fit["spec"])
     if spec.backbone != source.model_name:
         raise ValueError(f"a fit is of {source.model_name!r} and of {spec.backbone!r}")
@@ -175,6 +176,11 @@ def problems_of(run):
     for spec, fit in run.fits.items():
         if not timm.is_model(spec.backbone):
             yield f"a backbone must be a model of timm, got {spec.backbone!r}"
+        tagged = fit.source.tagged
+        plain = spec.backbone.split(".")[0]
+        is_its_own = tagged.split(".")[0] == plain and timm.models.is_model_pretrained(tagged)
+        if tagged and not is_its_own:
+            yield f"tagged must be a name of {plain} that timm knows, got {tagged!r}"
         if fit.compute.precision not in PRECISIONS:
             yield f"compute.precision must be one of {', '.join(PRECISIONS)}, got {fit.compute}"
         if fit.source.pad_type not in ("", "same") or fit.source.global_pool not in ("", "max"):

@@ -31,7 +31,8 @@ def test_the_target_machine_gets_384_px_and_batch_64_as_8_micro_batches():
     config = resolve(build_config("full_training"), gpu_memory_bytes=16 * 2**30, n_train=4000)
     assert (config.scale, config.data.image_size_px) == ("large", 384)
     assert (config.optim.batch_size, config.optim.micro_batch_size) == (64, 8)
-    assert config.model.backbones[:2] == ("tf_efficientnetv2_xl", "convnext_large")
+    assert config.model.backbones[:2] == (
+        "tf_efficientnetv2_xl", "convnext_large_mlp.clip_laion2b_soup_ft_in12k_in1k_384")
 
 
 @pytest.mark.parametrize(("n_train", "settings", "n_epochs"), [

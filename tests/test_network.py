@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -6,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from config import BACKBONES, FAMILIES, ModelConfig
+from config import BACKBONES, FAMILIES, ModelConfig, build_config
 from modeling import norms
 from modeling.heads import ArcFaceHead, LinearHead, fold_heads
 from modeling.network import Network, build_network, takes, timm_arguments, with_padding
@@ -61,6 +62,39 @@ def test_weights_come_from_the_folder_first_and_a_longer_name_is_another_model(t
     save_file({"x": torch.zeros(1)}, tmp_path / "convnext_tiny_hnf.safetensors")
     assert find_weights("convnext_tiny", tmp_path, "auto").kind == "random"
     assert find_weights("mobilenetv3_small_100", tmp_path, "off").kind == "random"
+
+
+def empty_files(folder, *names):
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+def test_a_model_with_a_tag_takes_its_own_file_then_one_without_then_another_tag(tmp_path, no_hub):
+    tagged = "convnext_base.clip_laion2b_augreg_ft_in12k_in1k_384"
+    empty_files(tmp_path, "convnext_base.fb_in1k.safetensors")
+    other = find_weights(tagged, tmp_path, "auto")
+    assert other.tagged == other.timm_name == "convnext_base.fb_in1k"
+    empty_files(tmp_path, "convnext_base.pth")
+    plain = find_weights(tagged, tmp_path, "auto")
+    assert plain.path.endswith("convnext_base.pth") and plain.timm_name == tagged
+    empty_files(tmp_path, f"{tagged}.safetensors")
+    own = find_weights(tagged, tmp_path, "auto")
+    assert own.path.endswith(f"{tagged}.safetensors") and own.tagged == ""
+
+
+def test_a_file_with_a_tag_is_normalised_and_licensed_as_that_tag(tmp_path, no_hub):
+    tagged = "vit_tiny_patch16_224.augreg_in21k"
+    empty_files(tmp_path, f"{tagged}.safetensors", "resnext50_32x4d.fb_swsl_ig1b_ft_in1k.pth",
+                "convnext_base.eupe_lvd1689m.safetensors")
+    source = find_weights("resnext50_32x4d", tmp_path, "auto")
+    assert source.licence == "cc-by-nc-4.0"
+    source = find_weights("convnext_base", tmp_path, "auto")
+    assert source.licence == "fair-noncommercial-research-license"
+    clip = replace(source, path="", tagged="convnext_base.clip_laion2b")
+    net = build_network("convnext_base", n_classes=2, image_size_px=32, weights=clip,
+                        model=build_config("quick_test").model)
+    expected = torch.tensor(timm.get_pretrained_cfg("convnext_base.clip_laion2b").mean)
+    torch.testing.assert_close(net.mean.flatten(), expected * 255)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

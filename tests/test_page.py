@@ -15,7 +15,7 @@ from contest.catalog import Catalog
 from grandmaster_train import main
 from modeling.weights import WeightsSource
 from reporting import page as page_module
-from reporting.page import Page, is_non_commercial, samples, weight_rows, write_page
+from reporting.page import Page, samples, weight_rows, write_page
 from running.run import Setup
 from system.log import EventLog
 from tests.conftest import make_contest, small_argv
@@ -129,8 +129,9 @@ def test_a_non_commercial_licence_is_loud(shown, tmp_path):
     assert "NOT FOR COMMERCIAL USE: the weights of resnext101_32x32d" in (tmp_path
                                                                           / "page.html").read_text()
     assert "NOT FOR COMMERCIAL USE" not in (shown[0] / "report.html").read_text()
-    assert not is_non_commercial("apache-2.0") and not is_non_commercial("")
-    assert not weight_rows([replace(source, kind="random")])[0]["non_commercial"]
+    assert not weight_rows([replace(source, licence="apache-2.0")])[0]["loud"]
+    assert not weight_rows([replace(source, kind="random")])[0]["loud"]
+    assert "LICENCE UNKNOWN" in weight_rows([replace(source, licence="")])[0]["loud"]
 
 
 def test_a_page_that_cannot_be_written_is_a_line_in_the_log(tmp_path, capsys):

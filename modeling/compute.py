@@ -5,7 +5,10 @@
 No rule fits all backbones and machines, so a few ways are timed.
 """
 import contextlib
+import functools
 import math
+import shutil
+import subprocess
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +16,7 @@ import torch
 
 from modeling.kernels import with_fast_kernels
 from modeling.torch_private import cpu_has_amx, cpu_has_avx512_bf16
+from modeling.weights import without_weights
 from system.log import Timer
 from system.machine import fault_of, is_out_of_memory
 from utils import UserError
@@ -24,6 +28,9 @@ WORTH = 1.1
 HOPELESS = (3, 1.3)
 # compiling takes a minute or more, once a process: tried if a backbone trains longer than this
 COMPILE_SECONDS = 600
+# of a GPU's memory: beyond it the driver of Windows would move memory to the machine's, where a
+# step takes minutes, and never say that memory ran out
+MOST_GPU_MEMORY = 0.92
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,13 @@ class Compute:
             network.compile()
         return network
 
+    def as_teacher(self, network, device):
+        """The network with half of its memory where it only answers on a GPU in half precision:
+        autocast rounds the weights of these layers anyway. In place."""
+        if device.type == "cuda" and self.precision != "fp32":
+            halve(network, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.precision])
+        return network
+
     def describe(self):
         words = [self.precision]
         if self.channels_last:
@@ -64,6 +78,14 @@ class Compute:
         if self.compiled:
             words.append("compiled")
         return ", ".join(words)
+
+
+def halve(network, dtype):
+    """Keep the weights of convolutions and linear layers in `dtype`, in which autocast uses them.
+    """
+    for module in network.modules():
+        if type(module) in (torch.nn.Conv2d, torch.nn.Linear):
+            module.to(dtype)
 
 
 def pick_device(name):
@@ -83,7 +105,54 @@ def pick_device(name):
             f"--device must be auto or a device of this machine ({', '.join(devices_here())}), got "
             f"{name!r} ({reason})"
         ) from None
+    if device.type == "cuda":
+        set_up_gpu(device)
     return device
+
+
+def set_up_gpu(device):
+    """Cap the memory of a GPU and let cuDNN time its algorithms. UserError if this torch has no
+    kernels for it."""
+    capability = torch.cuda.get_device_capability(device)
+    if not has_kernels(capability, torch.cuda.get_arch_list()):
+        name = torch.cuda.get_device_name(device)
+        raise UserError(
+            f"torch {torch.__version__} has no kernels for this GPU, {name} (sm_{capability[0]}"
+            f"{capability[1]}): install a torch that lists it in torch.cuda.get_arch_list(), often "
+            "an older one, or use --device cpu")
+    torch.cuda.set_per_process_memory_fraction(MOST_GPU_MEMORY, device)
+    torch.backends.cudnn.benchmark = True      # images of one size
+
+
+def has_kernels(capability, architectures):
+    """Whether a torch built for `architectures` (sm_80, compute_90, ..) runs on a GPU of this
+    (major, minor) capability."""
+    for architecture in architectures:
+        kind, _, digits = architecture.rstrip("af").partition("_")
+        built_for = int(digits[:-1]), int(digits[-1])
+        # binaries run within their major version, PTX on anything newer
+        if built_for <= capability and (kind == "compute" or built_for[0] == capability[0]):
+            return True
+    return not architectures
+
+
+def unseen_gpu():
+    """A sentence about an NVIDIA GPU that the driver lists and torch does not see; '' if none."""
+    program = shutil.which("nvidia-smi")
+    if not program or torch.cuda.is_available():
+        return ""
+    try:
+        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=10,
+                              check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = [line.split(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU")]
+    if not found:
+        return ""
+    built = torch.version.cuda or "a CPU alone"
+    return (f"THE GPU IS NOT USED: nvidia-smi lists {found[0]}, and torch {torch.__version__}, "
+            f"built for {built}, does not see it: install torch with CUDA by the command that "
+            "pytorch.org/get-started gives for this system, and update the driver")
 
 
 def devices_here():
@@ -124,31 +193,43 @@ def cpu_computes_bf16():
     return cpu_has_avx512_bf16() or cpu_has_amx()
 
 
-def untimed(runtime, precision):
+def untimed(runtime, precision, channels_last=True):
     """The Compute of a RuntimeConfig if nothing is timed. `precision`: what auto is on the machine
     that computes."""
     if runtime.precision != "auto":
         precision = runtime.precision
-    return Compute(precision, compiled=runtime.compile == "on")
+    return Compute(precision, channels_last, compiled=runtime.compile == "on")
 
 
-def fastest(runtime, device, step_of, n_steps_ahead):
+@functools.cache
+def suits_channels_last(model_name, device_type):
+    """The layout to begin with. On a GPU grouped convolutions are slow in channels last:
+    resnext101_32x32d trains 21 images/s there and 63 in the other one (timm's table of an RTX
+    3090; pytorch issue 34977). Depthwise ones are not meant."""
+    if device_type != "cuda":
+        return True
+    return not any(isinstance(m, torch.nn.Conv2d) and 1 < m.groups < m.in_channels
+                   for m in without_weights(model_name).modules())
+
+
+def fastest(runtime, device, step_of, n_steps_ahead, channels_last=True):
     """(the Compute to train with, {Compute: seconds of a step}); math.inf for a step that fails.
 
     step_of(Compute) -> a function that does one step. n_steps_ahead: steps of all fits together,
-    which must make up for compiling. Later fits find the compiled code in their process, or on disk
-    in a sixth of the time (benchmarks/RESULTS.md).
+    which must make up for compiling. channels_last: the layout unless the other is faster.
+    Later fits find the compiled code in their process, or on disk in a sixth of the time
+    (benchmarks/RESULTS.md).
     """
     precision, *others = precisions(device)
     timed = {}
-    best = untimed(runtime, precision)
+    best = untimed(runtime, precision, channels_last)
     if device.type == "cuda":
         # loads the libraries: the first way timed would pay for it
         seconds_of(step_of(best))
 
     if runtime.precision == "auto" and others:
         best = faster_of(best, [replace(best, precision=other) for other in others], step_of, timed)
-    best = faster_of(best, [replace(best, channels_last=False)], step_of, timed)
+    best = faster_of(best, [replace(best, channels_last=not channels_last)], step_of, timed)
 
     if runtime.compile == "auto" and timed[best] * n_steps_ahead > COMPILE_SECONDS:
         compiled = replace(best, compiled=True)
@@ -178,9 +259,36 @@ def faster_of(best, others, step_of, timed):
     return best
 
 
+class LoneStep:
+    """A step whose network is on the device only while it is the one that is timed.
+
+    make() -> a function that does one step. held: {"step": of whom, "run": its function}, shared
+    by all steps that take turns.
+    """
+
+    def __init__(self, make, held):
+        self.make = make
+        self.held = held
+
+    def prepare(self):
+        """Free the one before, and take a first step, which allocates memory and is not timed."""
+        if self.held.get("step") is self:
+            return
+        self.held.clear()
+        torch.cuda.empty_cache()
+        run = self.make()
+        run()
+        self.held.update(step=self, run=run)
+
+    def __call__(self):
+        self.held["run"]()
+
+
 def seconds_of(step):
     """How long a step takes; math.inf if this machine cannot do it."""
     try:
+        if isinstance(step, LoneStep):
+            step.prepare()
         with Timer() as timer:
             step()
         return timer.seconds

@@ -48,6 +48,10 @@ from utils import (
 
 WEIGHTS = "weights.safetensors"
 RESTARTS = "restarts.json"      # of a fit that began again
+FIRST_OVERFLOWS = 16            # of fp16, until the loss's scale is 1
+# a checkpoint this large is written at most so often, and when a signal stops the fit
+LARGE_CHECKPOINT_BYTES = 1e9
+SAVE_SECONDS = 600
 # columns of history.csv; the others are floats
 WHOLE_NUMBERS = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing",
                  "out_of_memory", "peak_memory_bytes")
@@ -305,7 +309,7 @@ def train(spec, training, config, n_epochs, state, folder, watch):
             mixed = training.mix(batch, generator, n_epochs - epoch)
             loss, taken = state.step(step, learning, mixed, autocast, clip_norm)
             tally.add(loss, taken)
-            if tally.in_a_row >= optim.nonfinite_limit:
+            if tally.in_a_row >= limit(state, tally, optim):
                 break
             bar.advance(tally, epoch, n_epochs, loss)
             watch.advance()
@@ -314,7 +318,7 @@ def train(spec, training, config, n_epochs, state, folder, watch):
                            | random_states(generator, state.room.device))
                 raise KeyboardInterrupt
 
-        if tally.in_a_row >= optim.nonfinite_limit or not tally.losses:
+        if tally.in_a_row >= limit(state, tally, optim) or not tally.losses:
             return restart_diverged(spec, state, tally, lr, peak, training.compute)
         history.append({"epoch": epoch + 1, **tally.row(lr, optim.batch_size),
                         **state.room.state_dict(),
@@ -324,6 +328,15 @@ def train(spec, training, config, n_epochs, state, folder, watch):
         n_epochs = watch.shorten(history, n_epochs)
     bar.close()
     return None
+
+
+def limit(state, tally, optim):
+    """Non-finite steps in a row that end the fit.
+
+    In fp16 the first steps only find the loss's scale: each overflow halves it, from 65536.
+    """
+    is_searching = state.scaler.is_enabled() and not (state.history or tally.losses)
+    return optim.nonfinite_limit + FIRST_OVERFLOWS * is_searching
 
 
 def begun_tally(state, learning, generator, in_a_row):
@@ -350,7 +363,7 @@ def end_epoch(spec, training, state, learning, peak, n_epochs, folder, watch):
         restart = state.restart(peak, f"knew nothing of the classes after {n_done} epochs")
     must_stop = stop_is_asked()
     is_last = n_done == n_epochs      # it leaves its weights instead
-    if not restart and (must_stop or not is_last):
+    if not restart and (must_stop or (not is_last and state.is_due())):
         state.save(folder)
     watch.log.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs,
                      explained=explained, **state.history[-1])
@@ -526,6 +539,7 @@ class TrainState:
         self.history = []
         self.begun = None
         self.restarts = []
+        self.saved_at = time.monotonic()
         self.parts = {
             "network": network,
             "ema": ema.module,
@@ -583,6 +597,13 @@ class TrainState:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(torch.amp.GradScaler(self.room.device.type).state_dict())
 
+    def is_due(self):
+        """Whether to save after this epoch. The large networks of a full_training would write
+        terabytes if each epoch did."""
+        n_bytes = sum(p.numel() * 16 for p in self.network.parameters())
+        is_small = n_bytes < LARGE_CHECKPOINT_BYTES
+        return is_small or time.monotonic() - self.saved_at >= SAVE_SECONDS
+
     def save(self, folder, begun=None):
         """Replace the checkpoint in `folder`.
 
@@ -601,6 +622,7 @@ class TrainState:
         path = partial.with_name(
             f"checkpoint-{len(self.history):05}-{steps_of(begun):06}-{digest}{SCRATCH}")
         os.replace(partial, path)
+        self.saved_at = time.monotonic()
         for old in before:
             if old != path:
                 old.unlink()

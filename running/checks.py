@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from packaging.version import Version
 
-from config import member, resolve
+from config import MICRO_BATCH_SIZE, member, resolve
 from contest.audit import audit_contest, load_audit
 from contest.intake import read_contest
 from data_loader import noise_batch
 from ensemble.metrics import find_metric
-from modeling.compute import pick_device, precisions, untimed
+from modeling.compute import pick_device, precisions, suits_channels_last, unseen_gpu, untimed
 from modeling.losses import Supervised
+from modeling.memory import is_too_large
 from modeling.network import build_network
+from modeling.norms import checkpoint_gradients
 from modeling.optim import clip_norm_of, make_optimizer, peak_lr, set_lr
 from modeling.train import seed_everything, split_batch, train_step
 from modeling.weights import WeightsSource, find_weights, into_weights_dir
@@ -94,6 +96,8 @@ def check_gpu(config):
     device = pick_device(config.runtime.device)
     if device.type != "cuda":
         found = f"no CUDA GPU, computing on {device}"
+        if text := unseen_gpu():
+            return WARNING, found, text
         return WARNING, found, "the tiny scale is made for this; expect lower scores"
     free, total = torch.cuda.mem_get_info(device)
     found = (f"{torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of "
@@ -141,11 +145,14 @@ def scaled(config):
 def check_backbone(config, backbone):
     """Find a backbone's weights for this machine's scale, load them, and train one step.
 
-    A family takes the step with its tiny member.
+    On a GPU the member that a run would train takes the step, at its size and micro-batch. Else a
+    family takes it with its tiny member.
     """
     own = scaled(config)
+    device = pick_device(config.runtime.device)
     name = member(backbone, own.scale)
-    small = member(backbone, "tiny")
+    is_real = takes_real_step(device)
+    small = name if is_real else member(backbone, "tiny")
     source = find_weights(name, config.runtime.weights_dir, config.model.pretrained)
     if source.path and name != small:
         build_network(name, n_classes=4, image_size_px=own.data.image_size_px, model=config.model,
@@ -154,7 +161,11 @@ def check_backbone(config, backbone):
     if source.path and name == small:
         step_source = source
     with Timer() as timer:
-        loss = one_step(own, step_source, pick_device(config.runtime.device))
+        if is_real:
+            size_px = own.data.image_size_px
+            loss = one_step(own, step_source, device, size_px, MICRO_BATCH_SIZE[own.scale])
+        else:
+            loss = one_step(own, step_source, device)
     whose = "" if name == small else f" of {small}"
     found = (f"{source.describe()}; one step{whose} in {timer.seconds:.1f} s, "
              f"loss {loss:.2f}")
@@ -178,18 +189,27 @@ def after_nonfinite(config, source):
     return "the loss is not finite: choose another backbone by --set model.backbones=NAME"
 
 
-def one_step(config, source, device):
+def takes_real_step(device):
+    """Whether large networks take a step in seconds here."""
+    return device.type == "cuda"
+
+
+def one_step(config, source, device, size_px=STEP_SIZE_PX, n_images=STEP_IMAGES):
     """The loss of one training step on noise images. UserError if the weights do not fit."""
     seed_everything("debug", source.model_name)
-    network = build_network(source.model_name, n_classes=4, image_size_px=STEP_SIZE_PX,
+    network = build_network(source.model_name, n_classes=4, image_size_px=size_px,
                             model=config.model, weights=source).to(device).train()
-    batch = noise_batch(STEP_IMAGES, 4, STEP_SIZE_PX)
-    compute = untimed(config.runtime, precisions(device)[0])
+    if config.runtime.grad_checkpointing == "on" or is_too_large(source.model_name, device):
+        checkpoint_gradients(network)
+    batch = noise_batch(n_images, 4, size_px)
+    compute = untimed(config.runtime, precisions(device)[0],
+                      suits_channels_last(source.model_name, device.type))
+    compute.prepare(network)
     optimizer = make_optimizer(network, config.optim, pretrained=False)
     set_lr(optimizer, peak_lr(network, config.optim, pretrained=False))
     objective = Supervised(config.optim, torch.ones(4), network.head.with_margin).to(device)
     loss, _ = train_step(network, objective, optimizer, compute.scaler(device),
-                         split_batch(batch, STEP_IMAGES, device),
+                         split_batch(batch, n_images, device),
                          autocast=compute.autocast(device),
                          clip_norm=clip_norm_of(network, config.optim))
     return float(loss)

@@ -11,6 +11,7 @@ import os
 import platform
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,10 +19,19 @@ import torch
 from config import FitSpec, key_settings, model_settings
 from data_loader import noise_batch
 from ensemble.teachers import distillers
-from modeling.compute import Compute, fastest, pick_device, precisions, untimed
+from modeling.compute import (
+    Compute,
+    LoneStep,
+    fastest,
+    pick_device,
+    precisions,
+    suits_channels_last,
+    untimed,
+)
 from modeling.losses import Distilled, Supervised
+from modeling.memory import is_too_large
 from modeling.network import build_network
-from modeling.norms import fused
+from modeling.norms import checkpoint_gradients, fused
 from modeling.optim import clip_norm_of
 from modeling.train import Watch, fit, seed_everything, split_batch, train_step
 from modeling.weights import WeightsSource
@@ -146,7 +156,9 @@ class Measurements:
         """The Compute of a backbone's steps: as timed, else as the settings and the machine say."""
         if backbone in self.computes:
             return self.computes[backbone]
-        return untimed(self.prepared.config.runtime, self.machine["precision"])
+        device_type = torch.device(self.machine.get("device", "cpu")).type
+        return untimed(self.prepared.config.runtime, self.machine["precision"],
+                       suits_channels_last(backbone, device_type))
 
     def knows_compute(self, backbone):
         """Whether it is known how a backbone's steps are computed. Reads what was timed before."""
@@ -242,20 +254,22 @@ def choose_compute(job, place):
     n_images = config.optim.micro_batch_size
     n_classes = len(prepared.classes)
     seed_everything(config.seed, "compute", job.backbone)
-    network = new_network(prepared, job.spec).to(device).train()
+    network = new_network(prepared, job.spec).train()
     batch = noise_batch(n_images, n_classes, config.data.image_size_px)
     micro_batches = split_batch(batch, n_images, device)
     objective = Supervised(config.optim, torch.ones(n_classes), network.head.with_margin).to(device)
 
-    def step_of(compute):
-        own = compute.prepare(copy.deepcopy(network))
+    def step_of(compute, is_checkpointed):
+        own = compute.prepare(copy.deepcopy(network).to(device))
+        if is_checkpointed:
+            checkpoint_gradients(own)
         # a rate of 0: updating weights takes the same time in all ways
         still = torch.optim.SGD(own.parameters(), lr=0.0)
         return lambda: train_step(own, objective, still, compute.scaler(device), micro_batches,
                                   autocast=compute.autocast(device),
-                                  clip_norm=clip_norm_of(network, config.optim))
+                                  clip_norm=clip_norm_of(own, config.optim))
 
-    chosen, seconds = fastest(config.runtime, device, step_of, steps_ahead(prepared, job.backbone))
+    chosen, seconds = fastest_that_fits(job, device, step_of)
     rates = {way.describe(): round(n_images / taken, 1) for way, taken in seconds.items()}
     others = [f"{rate:.0f} {way}" for way, rate in rates.items() if way != chosen.describe()]
     place.log.say(f"{job.backbone}: {rates[chosen.describe()]:.0f} images/s of training "
@@ -263,6 +277,33 @@ def choose_compute(job, place):
                   event="compute", backbone=job.backbone, images_per_second=rates)
     return {"chosen": chosen, "images_per_second": rates,
             "device": torch.device(job.machine["device"]).type}
+
+
+def fastest_that_fits(job, device, step_of):
+    """`fastest` of step_of(Compute, whether gradients are checkpointed), as the fit will do it.
+
+    Off the CPU one network at a time is on the device, and gradients are checkpointed if no way
+    fits into memory without.
+    """
+    runtime = job.prepared.config.runtime
+    n_steps = steps_ahead(job.prepared, job.backbone)
+    channels_last = suits_channels_last(job.backbone, device.type)
+    is_on = runtime.grad_checkpointing == "on" or is_too_large(job.backbone, device)
+    held = {}
+
+    def timed(is_checkpointed):
+        def make(compute):
+            if device.type == "cpu":
+                return step_of(compute, is_checkpointed)
+            return LoneStep(partial(step_of, compute, is_checkpointed), held)
+
+        return fastest(runtime, device, make, n_steps, channels_last)
+
+    chosen, seconds = timed(is_on)
+    if not is_on and runtime.grad_checkpointing == "auto" and min(seconds.values()) == math.inf:
+        chosen, seconds = timed(True)
+    held.clear()
+    return chosen, seconds
 
 
 def measure_cost(job, compute, place):
@@ -284,13 +325,17 @@ def measure_cost(job, compute, place):
     def folded():
         return fused(training.network)
 
+    @functools.cache
+    def teacher():
+        return compute.as_teacher(copy.deepcopy(folded()), place.device)
+
     def predict_some(n_images):
         some = {"measuring": (ids[:n_images], images.take(np.arange(n_images)), transform)}
         inference.predict(spec, compute, folded(), inference.loader(some), "measuring",
                           views_of(config, prepared.shift))
 
     def teach():
-        distilled = Distilled(training.objective, [folded()], 1.0, 1.0)
+        distilled = Distilled(training.objective, [teacher()], 1.0, 1.0)
         return teaching(distilled, config, compute, place.device)
 
     batch_size = predict_batch_size(config)
@@ -298,7 +343,7 @@ def measure_cost(job, compute, place):
     # two different numbers, however few images there are
     n_images = [min(few * batch_size, len(ids) - 1), min(many * batch_size, len(ids))]
     cost = measured_cost(train, predict_some, teach, MEASURED_STEPS, n_images)
-    weight_bytes = sum(p.numel() * p.element_size() for p in training.network.parameters())
+    weight_bytes = sum(p.numel() * p.element_size() for p in teacher().parameters())
     return replace(cost, weight_bytes=weight_bytes)
 
 

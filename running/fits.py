@@ -157,7 +157,7 @@ def distilled_from(job, teachers, place):
         done = job.before[teacher]
         source = prepared.weights[teacher.backbone]
         network = inference.network(teacher.backbone, source, done.compute, done.result.weights)
-        networks.append(fused(network))
+        networks.append(done.compute.as_teacher(fused(network), place.device))
     return networks
 
 

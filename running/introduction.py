@@ -2,6 +2,7 @@
 import sys
 from pathlib import Path
 
+from modeling.compute import unseen_gpu
 from modeling.licences import sentence
 from running.rounds import planned_specs
 from system.command import TYPED
@@ -91,6 +92,8 @@ def introduce(setup, log):
             f"of {config.optim.epochs} epochs at {config.data.image_size_px} px, batch "
             f"{config.optim.batch_size}, on {setup.machine['device']}")
     introduce_weights(setup, log)
+    if setup.config.runtime.device == "auto" and (text := unseen_gpu()):
+        log.warn(text)
     for problem in setup.contest.problems:
         log.warn(problem.text)
 

@@ -166,10 +166,10 @@ class OptimConfig:
         2.0, "head's learning rate over the backbone's (pretrained weights)", low=0.01, high=1000.0
     )
     layer_decay: float = setting(
-        0.8,
+        0.0,
         "factor on the learning rate per block towards the input (pretrained weights); deeper "
-        "networks decay in total as much as one of 20 blocks",
-        low=0.01, high=1.0,
+        "networks decay in total as much as one of 20 blocks; 0: 0.95, or 0.8 for networks with "
+        "layer norms and for big ones", low=0.0, high=1.0,
     )
     weight_decay: float = setting(
         -1.0,

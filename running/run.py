@@ -19,7 +19,6 @@ from data_loader import Folds
 from ensemble.metrics import Metric
 from modeling.compute import Compute
 from modeling.inference import Predictions, load_views
-from modeling.optim import is_tuned_as_before
 from modeling.train import FitResult, load_result
 from modeling.weights import WeightsSource
 from running.rounds import calibrators_of, teachers_of
@@ -166,8 +165,6 @@ def fit_stages(prepared, spec, compute_of, available=None, known=None):
     }
     if tagged := prepared.weights[spec.backbone].tagged:
         settings["tagged"] = tagged      # another mean and standard deviation
-    if not is_tuned_as_before(spec.backbone, prepared.weights[spec.backbone].is_pretrained):
-        settings["rates"] = 2
     if config.runtime.time_budget_hours:
         settings["time_budget_hours"] = config.runtime.time_budget_hours
 

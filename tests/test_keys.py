@@ -61,8 +61,8 @@ def test_stages_before_the_first_fit(config, weights, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "fold", "training", "prediction"), [
-    (0, 0, "bd5fe8673d66", "63c9c1cb44e9"), (0, None, "8a610a64aa63", "998c7419099d"),
-    (1, 1, "2edd84dc6fb4", "a7829b052ded"), (1, None, "52564b6290f9", "9b2c8e9c2c51")])
+    (0, 0, "f1ac07edbfe8", "6f37bd2f60b1"), (0, None, "766ac9554329", "e35ac633fea5"),
+    (1, 1, "05147334fa86", "4d006cb7a550"), (1, None, "999108b56987", "ddd38eb7016b")])
 def test_fits(prepared, number, fold, training, prediction):
     spec = FitSpec(NAMES[0], 42, number, fold)
     stages = fit_stages(prepared, spec, lambda backbone: Compute())
@@ -71,8 +71,8 @@ def test_fits(prepared, number, fold, training, prediction):
 
 def test_what_is_measured_planned_and_blended(prepared):
     assert compute_stage(prepared, NAMES[1]).key == "2b0ca6e49952"
-    assert cost_stage(prepared, MACHINE, NAMES[1], Compute()).key == "ee51d904a56c"
-    assert plan_stage(prepared).key == "343c2ee60704"
+    assert cost_stage(prepared, MACHINE, NAMES[1], Compute()).key == "550e52dc60df"
+    assert plan_stage(prepared).key == "ecc9c197b8b3"
     fits = {name: SimpleNamespace(predict_stage=SimpleNamespace(key=name)) for name in ("p0", "p1")}
     assert ensemble_stage(prepared, find_metric("macro_f1"), fits).key == "7550715a15d4"
 

@@ -8,7 +8,7 @@ from config import ModelConfig, OptimConfig, build_config, resolve
 from modeling.network import build_network, drop_path_of
 from modeling.optim import (
     clip_norm_of,
-    is_tuned_as_before,
+    layer_decay_of,
     lr_at,
     make_ema,
     make_optimizer,
@@ -107,13 +107,13 @@ def test_the_first_layers_of_a_large_network_learn_at_a_twentieth():
     assert smallest == pytest.approx(0.8 ** 13)
 
 
-def test_fits_of_measured_networks_keep_their_keys_and_those_of_other_rates_do_not():
-    same = ("mobilenetv2_100", "tf_efficientnetv2_b0", "convnext_atto", "vit_tiny_patch16_224")
-    other = ("vit_small_patch14_dinov2", "maxvit_rmlp_pico_rw_256", "tiny_vit_5m_224",
-             "resnext26ts")
-    assert all(is_tuned_as_before(name, True) for name in same)
-    assert not any(is_tuned_as_before(name, True) for name in other)
-    assert all(is_tuned_as_before(name, False) for name in other)
+@pytest.mark.parametrize(("name", "decay"), [
+    ("mobilenetv2_100", 0.95), ("convnext_atto", 0.8), ("resnext101_32x8d", 0.8)])
+def test_small_networks_of_batch_norms_alone_decay_less(name, decay):
+    with torch.device("meta"):
+        backbone = without_weights(name)
+    assert layer_decay_of(backbone, OPTIM) == decay
+    assert layer_decay_of(backbone, OptimConfig(layer_decay=0.7)) == 0.7
 
 
 @pytest.mark.parametrize(("name", "n_blocks"), [
@@ -121,7 +121,7 @@ def test_fits_of_measured_networks_keep_their_keys_and_those_of_other_rates_do_n
 def test_the_first_layers_of_deep_networks_learn_too(name, n_blocks):
     """tf_efficientnetv2_s has 40 blocks, of which the first would learn at 0.0001 of the rate."""
     scales = [g["lr_scale"] for g in parameter_groups(network(name), OPTIM, pretrained=True)]
-    assert min(scales) == pytest.approx(OPTIM.layer_decay ** n_blocks)
+    assert min(scales) == pytest.approx(layer_decay_of(network(name).backbone, OPTIM) ** n_blocks)
     flat = parameter_groups(network(name), OptimConfig(batch_size=64, layer_decay=1.0),
                             pretrained=True)
     assert {g["lr_scale"] for g in flat} == {1.0, OPTIM.head_lr_scale}

@@ -28,6 +28,8 @@ from shift.distortions import (
 from shift.match import coupled, load, match_shift, policy_of, with_compression, with_grey_noise
 from shift.orientation import (
     ORIENTATIONS,
+    UPRIGHT,
+    count_orientations,
     flip_shares,
     local_patterns,
     orientation_mixtures,
@@ -393,6 +395,22 @@ def test_independent_flips_make_the_group_of_the_square():
     shares = dict(zip(ORIENTATIONS, flip_shares(1.0, 0.0, 1.0), strict=True))
     assert shares["rotate_90"] == 1.0
     assert np.allclose(orientation_mixtures()[0].sum(1), 1)
+
+
+def test_a_few_turned_images_do_not_count_beside_a_strong_misfit():
+    """100 rows, of which 30 look mirrored: a gain that counts alone, and not if the test images
+    hold something else that explains ten times as much."""
+    rng = np.random.default_rng(0)
+    source = np.arange(400) % 50
+    y = np.resize([0, 0, *range(8)], 400)
+    ours = np.full((400, 8), 0.2)
+    ours[np.arange(400), y] = 6.6
+    ours *= rng.uniform(0.9, 1.1, ours.shape)
+    theirs = np.tile(ours[y == 0], (2, 1))[:70]
+    theirs = np.concatenate([theirs, ours[y == 1][:30]])
+    found = count_orientations(ours, theirs, y, source, 0, misfit=0.0)
+    assert found["flip_horizontal"]["share"] == pytest.approx(0.3, abs=0.1)
+    assert count_orientations(ours, theirs, y, source, 0, misfit=60.0) == UPRIGHT
 
 
 def local_binary_patterns(image):

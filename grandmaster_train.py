@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Train on a contest folder as downloaded. Leaves a submission, a score estimate and a report.
 
     python grandmaster_train.py                                     # the embedded contest
@@ -10,7 +11,9 @@ Run the same command again to continue an interrupted run. Exit status: 0 done, 
 """
 import argparse
 import os
+import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import demo_contest
@@ -24,17 +27,46 @@ from system.log import show
 from system.stages import RESULTS_MANIFEST, changed_files
 from utils import UserError, csv_rows
 
+VERSION = "1.0"
+
+
+class ShowHelp(argparse.Action):
+    """--help: a screen of flags; --help all: every setting too."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if value not in (None, "all"):
+            raise UserError(f"--help is followed by all or nothing, got {value!r}")
+        lines = parser.format_help().splitlines()
+        if value == "all":
+            lines += ["", "settings for --set, with their defaults (a mode changes some):",
+                      *settings_text().splitlines()]
+        for line in lines:
+            show(line)
+        parser.exit()
+
+
+class ShowVersion(argparse.Action):
+    """--version: of the program and of what its numbers depend on."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        packages = [f"{name} {version(name)}" for name in ("torch", "timm", "albumentations")]
+        show(f"grandmaster-train {VERSION}, Python {platform.python_version()}, "
+             + ", ".join(packages))
+        parser.exit()
+
 
 def make_parser():
-    settings = settings_text()
     parser = Parser(
         prog="grandmaster_train.py",
         description=__doc__.split("\n\n")[0],
-        epilog=f"settings for --set, with their defaults (a mode changes some):\n{settings}",
+        epilog="--help all also lists the settings for --set. README.md begins at the beginning.",
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
     add = parser.add_argument
+    add("-h", "--help", nargs="?", action=ShowHelp, metavar="all",
+        help="show this and exit; with all, every setting too")
+    add("--version", nargs=0, action=ShowVersion, help="show the versions and exit")
 
     # the run
     add("--mode", default="quick_test", help=f"one of {', '.join(PRESETS)} (default quick_test)")
@@ -56,7 +88,7 @@ def make_parser():
     add("--time_budget", type=float, metavar="HOURS", help="hours that the run may take")
     add("--engine", help="where fits run: local, or ray for side by side on every GPU or core")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="any setting below")
+        help="any setting of --help all")
     add("--quiet", action="store_const", const=True,
         help="print only warnings and the closing table")
 

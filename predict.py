@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Predict new images with a finished run: a csv of probabilities, label and confidence.
 
     python predict.py training_results/NAME IMAGES_OR_FOLDER         # the submission's blend

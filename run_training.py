@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """A menu for grandmaster_train.py: asks for mode, data and name, then prints and runs the command.
 
     python run_training.py

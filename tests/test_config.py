@@ -1,3 +1,5 @@
+from importlib import metadata
+
 import pytest
 import timm
 
@@ -134,3 +136,19 @@ def test_the_home_folder_is_known_where_a_shell_leaves_its_sign(monkeypatch, tmp
     runtime = config_of(args).runtime
     assert runtime.results_dir == str(tmp_path / "runs")
     assert runtime.weights_dir == str(tmp_path / "w")
+
+
+def test_help_fits_a_screen_and_names_where_the_settings_are(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    for argv, n_lines in ((["--help"], range(20, 61)), (["--help", "all"], range(120, 400))):
+        with pytest.raises(SystemExit):
+            make_parser().parse_args(argv)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) in n_lines and max(map(len, lines)) <= 100
+        assert ("  seed=42" in lines) == (argv[-1] == "all")
+        assert any("--help all" in line for line in lines)
+    with pytest.raises(UserError, match="--help is followed by all or nothing, got 'settings'"):
+        make_parser().parse_args(["--help", "settings"])
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["--version"])
+    assert f"torch {metadata.version('torch')}" in capsys.readouterr().out

@@ -46,11 +46,16 @@ IMAGE_SIZE_PX = {"large": 384, "base": 384, "small": 224, "tiny": 128}
 MICRO_BATCH_SIZE = {"large": 8, "base": 16, "small": 32, "tiny": 64}
 # members that need over 15 GB with that (python -m benchmarks.memory) use gradient checkpointing on
 # GPUs smaller than this
-GRAD_CHECKPOINTING_BELOW_GIB = {"resnext101_32x32d": 20}
+GRAD_CHECKPOINTING_BELOW_GIB = {"resnext101_32x32d": 20, "maxvit_large_tf_384": 24}
 # steps of a fit, within MOST_EPOCHS (benchmarks/RESULTS.md); not measured for large networks, where
 # more would take days
 FEWEST_STEPS = {"large": 0, "base": 0, "small": 1000, "tiny": 1000}
+# of a later round that learns from test images, with its teachers beside it: 12 epochs of large
+# networks would take 30 of competition_ready's 10 to 15 hours (python -m benchmarks.target). It
+# goes on from the first round's weights. 0: as many as the first round
+TAUGHT_EPOCHS = {"large": 1, "base": 1, "small": 0, "tiny": 0}
 EPOCHS = 12
+EPOCHS_BEFORE_TAUGHT = 10      # of the first round, where TAUGHT_EPOCHS follow
 MOST_EPOCHS = 60
 
 
@@ -149,7 +154,7 @@ class OptimConfig:
     epochs: int = setting(
         0,
         "passes over the training images per fit; 0: 12, or with tiny and small networks up to 60, "
-        "until a fit has 1,000 steps",
+        "until a fit has 1,000 steps, or 10 before a round of 1 (rounds.epochs)",
         low=0, high=10000,
     )
     batch_size: int = setting(
@@ -260,7 +265,12 @@ class Round:
         "pseudo-labelled, the surest first; 0: no limit",
         low=0.0, high=1000.0,
     )
-    epochs: int = setting(0, "epochs of this round's fits; 0: optim.epochs", low=0)
+    epochs: int = setting(
+        0,
+        "epochs of this round's fits; 0: optim.epochs, or 1 if large or base networks go on with "
+        "test images from their weights of the round before",
+        low=0,
+    )
     warm_start: bool = setting(
         False, "fits start from their weights of the round before; the learning rate starts anew"
     )
@@ -731,14 +741,24 @@ def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
         image_size_px=config.data.image_size_px or IMAGE_SIZE_PX[scale],
         run_folds=config.data.run_folds or config.data.n_folds,
     )
+    rounds = tuple(resolve_round(round_, scale) for round_ in config.rounds)
     return replace(
         config,
         scale=scale,
         data=data,
         model=replace(config.model, backbones=backbones, drop_path_rate=by_scale(
             config.model.drop_path_rate, scale, 0.0)),
-        optim=resolve_optim(config.optim, scale, n_train, config.data.n_folds, metric),
+        rounds=rounds,
+        optim=resolve_optim(config.optim, scale, n_train, config.data.n_folds, metric,
+                            EPOCHS_BEFORE_TAUGHT if rounds != config.rounds else EPOCHS),
     )
+
+
+def resolve_round(round_, scale):
+    """The Round with its epochs, where they go by the scale."""
+    if round_.epochs or not (round_.unlabelled and round_.warm_start):
+        return round_
+    return replace(round_, epochs=TAUGHT_EPOCHS[scale])
 
 
 def by_scale(value, scale, of_small):
@@ -747,10 +767,10 @@ def by_scale(value, scale, of_small):
     return of_small if value < 0 and scale in ("small", "tiny") else value
 
 
-def resolve_optim(optim, scale, n_train, n_folds, metric):
+def resolve_optim(optim, scale, n_train, n_folds, metric, epochs=EPOCHS):
     """The optimiser's part of `resolve`.
 
-    The batch is 64 unless an epoch would then have fewer than 40 steps. The epochs are EPOCHS, or
+    The batch is 64 unless an epoch would then have fewer than 40 steps. The epochs are `epochs`, or
     as many as FEWEST_STEPS take, at most MOST_EPOCHS.
     """
     batch = optim.batch_size or max(8, min(64, 8 * round(n_train / 40 / 8)))
@@ -765,7 +785,7 @@ def resolve_optim(optim, scale, n_train, n_folds, metric):
         power = 0.0 if metric == "log_loss" else 0.5
     return replace(
         optim,
-        epochs=optim.epochs or min(max(EPOCHS, enough), MOST_EPOCHS),
+        epochs=optim.epochs or min(max(epochs, enough), MOST_EPOCHS),
         batch_size=batch,
         micro_batch_size=micro,
         class_weight_power=power,

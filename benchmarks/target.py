@@ -1,16 +1,18 @@
-"""Hours and memory of full_training on its target machine, an ESTIMATE from operations and bytes.
+"""Hours and memory of the modes on their target machine, an ESTIMATE from operations and bytes.
 
     python -m benchmarks.target [--scale large] [--tflops 30] [--train 1570 --test 3140]
 
 Every backbone is traced on fake tensors (nothing is computed): floating-point operations of one
 image forward, bytes that one micro-batch keeps for its backward pass in bf16, bytes of weights,
-gradients, AdamW's two moments and the EMA. A training step counts as three forwards. --tflops: the
-operations per second that the card should reach, 30e12 for an RTX 4090 Laptop (its tensor cores do
-66e12 in bf16 with fp32 sums). With a GPU the same steps are also measured. Last it prints when 1,
-8, 35 and 100 such GPUs would be done, one fit a GPU, in order of length and fold by fold.
+gradients, AdamW's two moments and the EMA. A training step counts as three forwards, as four where
+gradients are checkpointed (on a card of --gib), and as one more per teacher; a prediction as one
+per view; a checkpoint of 16 bytes a parameter is written every ten minutes at --write GB/s.
+--tflops: the operations per second that the card should reach, 30e12 for an RTX 4090 Laptop (its
+tensor cores do 66e12 in bf16 with fp32 sums). Last it prints when 1, 8, 35 and 100 such GPUs would
+be done with full_training, one fit a GPU, in order of length and fold by fold.
+`benchmarks.gpu` measures on a card.
 """
 import argparse
-import time
 from dataclasses import replace
 
 import torch
@@ -18,12 +20,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import network_of
-from config import BACKBONES, SCALES, FitSpec, build_config, resolve
-from modeling.memory import peak_memory_bytes, reset_peak_memory
+from config import GRAD_CHECKPOINTING_BELOW_GIB, SCALES, build_config, resolve
+from ensemble.teachers import distillers
+from modeling.train import SAVE_SECONDS
 from running.plan import Cost, Devices, Work, longest_first, make_plan
+from running.rounds import planned_specs, round_epochs, teachers_of
 from system.log import duration
 
 BYTES_PER_PARAMETER = 4 * 5        # weight, gradient, two moments, EMA
+SAVED_PER_PARAMETER = 4 * 4        # without the gradient
+MODES = ("quick_test", "full_training", "competition_ready")
 
 
 def traced(name, size_px, micro):
@@ -49,28 +55,49 @@ def traced(name, size_px, micro):
     return counter.get_total_flops() / micro, sum(size for _, size in kept.values()), n
 
 
-def measured(name, size_px, micro, device, steps=5):
-    """(seconds of one training micro-batch, seconds of one prediction, peak bytes) on a GPU.
+def cost_of(flops, n_parameters, kept_bytes, is_checkpointed, config, args):
+    """The Cost of a backbone from its operations and bytes."""
+    forward = flops / args.tflops / 1e12
+    step = (4 if is_checkpointed else 3) * forward * config.optim.batch_size
+    # a share of each step: saves are by time
+    save = SAVED_PER_PARAMETER * n_parameters / args.write / 1e9
+    return Cost(step * (1 + save / SAVE_SECONDS), config.predict.tta_views * forward, 15.0,
+                BYTES_PER_PARAMETER * n_parameters + kept_bytes,
+                teach_seconds=forward * config.optim.batch_size)
 
-    Forward and backward alone.
-    """
-    network = network_of(name, size_px).to(device)
-    images = torch.randint(0, 256, (micro, 3, size_px, size_px), dtype=torch.uint8, device=device)
-    reset_peak_memory(device)
 
-    def timed(training):
-        for i in range(2 * steps):
-            if i == steps:
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-            with torch.set_grad_enabled(training), torch.autocast("cuda", dtype=torch.bfloat16):
-                loss = network(images).float().logsumexp(1).sum()
-            if training:
-                torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
-        torch.cuda.synchronize()
-        return (time.perf_counter() - start) / steps
+def works_of(config, n_train, n_test):
+    """[Work] of all fits of a mode on a contest of this size, as `running.costs.work_of` has it."""
+    works = []
+    for spec in planned_specs(config):
+        round_ = config.rounds[spec.round]
+        n_valid = 0 if spec.fold is None else n_train // config.data.n_folds
+        n_images = n_train - n_valid + n_test * round_.unlabelled
+        teachers = []
+        if round_.alpha:
+            teachers = distillers(spec, teachers_of(config, spec), round_.max_teachers)
+        works.append(Work(spec, -(-n_images // config.optim.batch_size),
+                          round_epochs(config, spec.round), n_test + 2 * n_valid,
+                          tuple(teacher.backbone for teacher in teachers)))
+    return works
 
-    return timed(True), timed(False), peak_memory_bytes(device)
+
+def is_checkpointed_on(gib, name):
+    """Whether a fit of this backbone checkpoints gradients from the start on a card of `gib`."""
+    return gib < GRAD_CHECKPOINTING_BELOW_GIB.get(name.split(".")[0], 0)
+
+
+def resolved(mode, args):
+    return resolve(replace(build_config(mode), scale=args.scale), gpu_memory_bytes=0,
+                   n_train=args.train)
+
+
+def print_devices(works, costs):
+    """When several GPUs would be done."""
+    for n in (1, 8, 35, 100):
+        ends = [make_plan(order, costs, devices=Devices(n)).seconds
+                for order in (longest_first(works, costs), works)]
+        print(f"{n:>4} GPUs: {duration(ends[0])}, fold by fold {duration(ends[1])}")
 
 
 def main():
@@ -79,54 +106,40 @@ def main():
     parser.add_argument("--tflops", type=float, default=30.0)
     parser.add_argument("--train", type=int, default=1570)
     parser.add_argument("--test", type=int, default=3140)
+    parser.add_argument("--gib", type=float, default=16.0)
+    parser.add_argument("--write", type=float, default=1.0, help="GB/s of the disk")
     args = parser.parse_args()
-    config = resolve(replace(build_config("full_training"), scale=args.scale), gpu_memory_bytes=0,
-                     n_train=args.train)
-    size_px, micro, views = (
-        config.data.image_size_px,
-        config.optim.micro_batch_size,
-        config.predict.tta_views,
-    )
-    n_folds, batch = config.data.n_folds, config.optim.batch_size
-    n_steps = -(-(args.train - args.train // n_folds) // batch)
-    n_images = args.test + 2 * (args.train // n_folds)
-    costs, works = {}, []
-    print(
-        f"ESTIMATE by operations and bytes: {args.scale}, {size_px} px, "
-        f"batch {batch} in micro-batches of {micro}, bf16, "
-        f"{args.tflops:g} TFLOP/s, {n_folds} folds, {config.optim.epochs} epochs, {views} views, "
-        f"{args.train} + {args.test} images"
-    )
-    print(f"{'backbone':<32} parameters  GFLOP/image  kept/micro-batch  memory   one fit")
-    for names in BACKBONES.values():
-        name = names[SCALES.index(args.scale)]
-        flops, kept, n = traced(name, size_px, micro)
-        memory = BYTES_PER_PARAMETER * n + kept
-        costs[name] = Cost(3 * flops * batch / args.tflops / 1e12,
-                           views * flops / args.tflops / 1e12, 15.0, memory)
-        mine = [Work(FitSpec(name, config.seed, 0, fold), n_steps, config.optim.epochs, n_images)
-                for fold in range(n_folds)]
-        works += mine
-        print(
-            f"{name:<32} {n / 1e6:>8.0f} M  {flops / 1e9:>11.0f}  "
-            f"{kept / 2**30:>12.1f} GiB  {memory / 2**30:>4.1f} GiB  "
-            f"{duration(mine[0].seconds(costs, config.optim.epochs)):>8}",
-            flush=True,
-        )
-        if torch.cuda.is_available():
-            train, predict, peak = measured(name, size_px, micro, torch.device("cuda"))
-            print(
-                f"{'':<32} measured on {torch.cuda.get_device_name()}: "
-                f"{3 * flops * micro / train / 1e12:.0f} TFLOP/s in training, "
-                f"{flops * micro / predict / 1e12:.0f} predicting, peak {peak / 2**30:.1f} GiB",
-                flush=True,
-            )
-    print(f"{len(works)} fits: about {duration(make_plan(works, costs).seconds)}")
-    works.sort(key=lambda work: work.spec.fold)      # the order of a run on one
-    for n in (1, 8, 35, 100):
-        ends = [make_plan(order, costs, devices=Devices(n)).seconds
-                for order in (longest_first(works, costs), works)]
-        print(f"{n:>4} GPUs: {duration(ends[0])}, fold by fold {duration(ends[1])}")
+    config = resolved("full_training", args)
+    size_px, micro = config.data.image_size_px, config.optim.micro_batch_size
+    print(f"ESTIMATE by operations and bytes: {args.scale}, {size_px} px, batch "
+          f"{config.optim.batch_size} in micro-batches of {micro}, bf16, {args.tflops:g} TFLOP/s, "
+          f"{args.train} + {args.test} images")
+    print(f"{'backbone':<54} parameters  GFLOP/image  kept/micro-batch  memory   one fit")
+
+    works = works_of(config, args.train, args.test)
+    traces = {}
+    for name in config.model.backbones:
+        traces[name] = flops, kept, n = traced(name, size_px, micro)
+        is_checkpointed = is_checkpointed_on(args.gib, name)
+        cost = cost_of(flops, n, kept, is_checkpointed, config, args)
+        first = next(work for work in works if work.spec.backbone == name)
+        print(f"{name:<54} {n / 1e6:>8.0f} M  {flops / 1e9:>11.0f}  {kept / 2**30:>12.1f} GiB  "
+              f"{cost.peak_memory_bytes / 2**30:>4.1f} GiB  "
+              f"{duration(first.seconds({name: cost}, config.optim.epochs)):>8}"
+              f"{'  checkpointed' if is_checkpointed else ''}", flush=True)
+
+    for mode in MODES:
+        config = resolved(mode, args)
+        costs = {name: cost_of(flops, n, kept, is_checkpointed_on(args.gib, name), config, args)
+                 for name, (flops, kept, n) in traces.items()}
+        works = works_of(config, args.train, args.test)
+        print(f"{mode}: {len(works)} fits, about {duration(make_plan(works, costs).seconds)}")
+        for number in range(1, len(config.rounds)):
+            later = [work for work in works if work.spec.round == number]
+            print(f"  round {number}: {later[0].n_epochs} epochs of {later[0].n_steps} steps, "
+                  f"{duration(sum(w.seconds(costs, w.n_epochs) for w in later))}")
+        if mode == "full_training":
+            print_devices(works, costs)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def is_too_large(backbone, device):
     checkpointing."""
     if device.type != "cuda":
         return False
-    gib = GRAD_CHECKPOINTING_BELOW_GIB.get(backbone, 0)
+    gib = GRAD_CHECKPOINTING_BELOW_GIB.get(backbone.split(".")[0], 0)      # whatever its tag
     return torch.cuda.get_device_properties(device).total_memory < gib * 2**30
 
 

@@ -37,6 +37,18 @@ def test_the_target_machine_gets_384_px_and_batch_64_as_8_micro_batches():
         "tf_efficientnetv2_xl", "convnext_large_mlp.clip_laion2b_soup_ft_in12k_in1k_384")
 
 
+@pytest.mark.parametrize(("scale", "settings", "epochs"), [
+    ("large", [], 1), ("large", ["rounds.epochs=4"], 4), ("tiny", [], 0),
+    ("base", ["rounds.warm_start=off"], 0)])
+def test_large_networks_are_taught_for_one_epoch_so_that_the_mode_keeps_its_hours(
+        scale, settings, epochs):
+    config = build_config("competition_ready", [f"scale={scale}", *settings])
+    rounds = resolve(config, gpu_memory_bytes=0, n_train=1570).rounds
+    assert [round_.epochs for round_ in rounds] == [0, epochs]
+    optim = resolve(config, gpu_memory_bytes=0, n_train=1570).optim
+    assert optim.epochs == {1: 10, 4: 12, 0: 32 if scale == "tiny" else 12}[epochs]
+
+
 @pytest.mark.parametrize(("n_train", "settings", "n_epochs"), [
     (50000, [], 12), (1570, [], 32), (100, [], 60), (2, [], 60), (1570, ["data.n_folds=2"], 50),
     (1570, ["optim.epochs=8"], 8), (1570, ["scale=large"], 12)])

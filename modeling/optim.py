@@ -15,6 +15,8 @@ LR_BATCH_NORM = 2e-3      # measured on mobilenetv2_100, see benchmarks/RESULTS.
 LR_LAYER_NORM = 1e-3      # the usual one, e.g. arXiv 2106.08254
 LR_RANDOM = 2e-3
 MEASURED_PARAMETERS = 6e6
+# a transformer of this size was measured: there the rate has fallen in proportion
+MEASURED_LAYER_NORM = 22e6
 # from so many parameters on, networks are tuned as published ones of their size
 BIG_PARAMETERS = 45e6
 LARGE_PARAMETERS = 150e6
@@ -58,12 +60,16 @@ def peak_lr(network, optim, pretrained):
     """optim.lr, or by default the peak for this kind and size of network and this batch.
 
     A network with any layer norm learns at LR_LAYER_NORM, any other at LR_BATCH_NORM. Both fall
-    with the square root of the parameters beyond MEASURED_PARAMETERS, and of the batch below 64.
+    with the square root of the parameters beyond MEASURED_PARAMETERS, and of the batch below 64;
+    with layer norms in proportion up to MEASURED_LAYER_NORM: vit_small_patch14_dinov2 scores 0.740
+    at 1.25e-4 (batch 16), 0.613 at 2.5e-4 and 0.481 at 5e-4 (n=1,
+    benchmarks/records/2026-11-30-large-networks.md).
+
     Published fine-tuning rates of large networks are far lower than what suits small ones, mostly
     for batches of 512 and 30 epochs: AdamW 2e-5 (microsoft/Swin-Transformer; microsoft/unilm,
     BEiT), 5e-5 (facebookresearch/ConvNeXt, TRAINING.md; tensorflow/models,
-    finetune_maxvitl_imagenet_i384.yaml), RMSProp 5e-4 (google/automl, EfficientNetV2); 1e-4 for
-    any network (AutoGluon MultiModal). docs/networks.md has each member's rate beside it.
+    finetune_maxvitl_imagenet_i384.yaml), RMSProp 5e-4 (google/automl, EfficientNetV2); 1e-4 for any
+    network (AutoGluon MultiModal). docs/networks.md has each member's rate beside it.
     """
     if optim.lr:
         return optim.lr
@@ -71,8 +77,11 @@ def peak_lr(network, optim, pretrained):
     if not pretrained:
         return LR_RANDOM * batch
     traits = traits_of(network.backbone)
-    peak = LR_LAYER_NORM if traits.has_layer_norm else LR_BATCH_NORM
-    return peak * min(1.0, MEASURED_PARAMETERS / traits.n_parameters) ** 0.5 * batch
+    root = min(1.0, MEASURED_PARAMETERS / traits.n_parameters) ** 0.5
+    if not traits.has_layer_norm:
+        return LR_BATCH_NORM * root * batch
+    steeper = MEASURED_PARAMETERS / min(MEASURED_LAYER_NORM, traits.n_parameters)
+    return LR_LAYER_NORM * root * min(1.0, steeper) ** 0.5 * batch
 
 
 def clip_norm_of(network, optim):

@@ -337,7 +337,7 @@ def loading(lab):
     view = plain_view(lab.size_px, "letterbox")
     for workers in lab.workers:
         data = ImageDataset(images, [f"i{i}" for i in range(64)],
-                            lambda image, seed, donor: view(image), ("gpu",))
+                            lambda image, *_: view(image), ("gpu",))
         sampler = EpochSampler(64, 16, ("gpu",))
         loader = make_loader(data, sampler, workers)
         seconds = lab.timed(lambda loader=loader: [batch.images.shape for batch in loader],

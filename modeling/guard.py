@@ -18,6 +18,8 @@ SLOWER = 0.25
 MOST_RESTARTS = 2
 # less of the labels' entropy is explained by a collapsed network: it answers every image alike
 LEARNT = 0.02
+# a slow start explains more from epoch to epoch
+RISING = 0.002
 # no verdict before so many epochs, steps and this share of a fit: slow starts come right,
 # those from random weights later
 FEWEST_EPOCHS = 2
@@ -72,6 +74,17 @@ class Learning(nn.Module):
     def state(self):
         """Plain values, of which `begin` takes the sums."""
         return {"learning": [] if self.sums is None else self.sums.tolist()}
+
+
+def knows_nothing(explained):
+    """Whether a fit explains next to nothing, and no more than an epoch ago.
+
+    explained: what `Learning` said of each epoch so far.
+    """
+    if len(explained) < 2:
+        return False
+    before, now = explained[-2:]
+    return now < LEARNT and now < before + RISING
 
 
 def may_judge(n_epochs_done, n_steps_done, n_epochs, is_pretrained):

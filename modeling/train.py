@@ -24,7 +24,7 @@ from torch import nn
 from config import FitSpec
 from data_loader import EpochSampler
 from modeling.compute import Compute
-from modeling.guard import LEARNT, MOST_RESTARTS, SLOWER, Learning, may_judge
+from modeling.guard import MOST_RESTARTS, SLOWER, Learning, knows_nothing, may_judge
 from modeling.heads import fold_heads
 from modeling.memory import Room, is_too_large, peak_memory_bytes, reset_peak_memory
 from modeling.norms import norm_statistics, with_statistics
@@ -356,17 +356,17 @@ def end_epoch(spec, training, state, learning, peak, n_epochs, folder, watch):
     """Save and record an epoch. Returns the Restart that a fit needs that has collapsed, or None.
     """
     n_done = len(state.history)
-    explained = learning.explained()
+    state.explained.append(learning.explained())
     restart = None
-    if explained < LEARNT and may_judge(n_done, n_done * len(training.sampler), n_epochs,
-                                        training.is_pretrained):
+    if knows_nothing(state.explained) and may_judge(
+            n_done, n_done * len(training.sampler), n_epochs, training.is_pretrained):
         restart = state.restart(peak, f"knew nothing of the classes after {n_done} epochs")
     must_stop = stop_is_asked()
     is_last = n_done == n_epochs      # it leaves its weights instead
     if not restart and (must_stop or (not is_last and state.is_due())):
         state.save(folder)
     watch.log.record("epoch", fit=spec.name, fold=spec.fold, n_epochs=n_epochs,
-                     explained=explained, **state.history[-1])
+                     explained=state.explained[-1], **state.history[-1])
     if must_stop and not restart:
         raise KeyboardInterrupt
     return restart
@@ -522,12 +522,12 @@ def load_result(spec, folder):
 class TrainState:
     """Network, EMA, optimizer, scaler and room, with one checkpoint file.
 
-    history: a row per epoch done. begun: of a stopped epoch, what goes on with it, else None.
-    restarts: [Restart] so far.
+    history, explained: a row per epoch done, and what it explains of the classes. begun: of a
+    stopped epoch, what goes on with it, else None. restarts: [Restart] so far.
 
-    The file is replaced after each epoch that is not planned to be the last, and when a signal
-    stops the fit. Its name holds the epochs and steps done, and the digest of its content, by which
-    a damaged one is known.
+    The file is replaced after each epoch that is not planned to be the last, or every SAVE_SECONDS
+    if it is large, and when a signal stops the fit. Its name holds the epochs and steps done, and
+    the digest of its content, by which a damaged one is known.
     """
 
     def __init__(self, network, ema, optimizer, scaler, room):
@@ -539,6 +539,7 @@ class TrainState:
         self.history = []
         self.begun = None
         self.restarts = []
+        self.explained = []
         self.saved_at = time.monotonic()
         self.parts = {
             "network": network,
@@ -588,6 +589,7 @@ class TrainState:
     def begin_again(self, start, restart):
         """Go back to the weights {name: value} that the fit began with. The Room stays."""
         self.restarts = [*self.restarts, restart]
+        self.explained = []
         self.forget()
         for network in (self.network, self.ema.module):
             network.load_state_dict(start)
@@ -614,7 +616,7 @@ class TrainState:
         before = checkpoints(folder)
         states = {name: part.state_dict() for name, part in self.parts.items()}
         with open(partial, "wb") as f:
-            torch.save({"history": self.history, "begun": begun,
+            torch.save({"history": self.history, "begun": begun, "explained": self.explained,
                         "restarts": [vars(restart) for restart in self.restarts], **states}, f)
         sync(partial)
 
@@ -637,7 +639,8 @@ class TrainState:
             part.load_state_dict(saved[name])
         self.history = saved["history"]
         self.begun = saved["begun"]
-        # older versions kept none
+        # older versions kept neither
+        self.explained = saved.get("explained", [])
         self.restarts = [Restart(**values) for values in saved.get("restarts", ())]
 
 

@@ -15,7 +15,7 @@ from data_loader import Batch, EpochSampler, ImageDataset, make_loader
 from ensemble.metrics import METRICS
 from ensemble.scores import blended
 from modeling.compute import Compute
-from modeling.guard import Learning, may_judge
+from modeling.guard import Learning, knows_nothing, may_judge
 from modeling.losses import Supervised
 from modeling.train import Restart, Training, Watch, fit, load_result, read_tensors
 from running.pipeline import kept_fits
@@ -57,7 +57,7 @@ def run(folder, rate=RATE, at_epoch=lambda n_left, n_restarts: None, images=IMAG
                                                               "optim.batch_size": 8}),
                      gpu_memory_bytes=0, n_train=64)
     network = Toy()
-    data = ImageDataset(images, [f"i{i}" for i in range(64)], lambda image, seed, donor: image,
+    data = ImageDataset(images, [f"i{i}" for i in range(64)], lambda image, *_: image,
                         ("t",), np.eye(4, dtype=np.float32)[CLASS])
     sampler = EpochSampler(64, 8, ("t",))
     log = EventLog(folder / "events.jsonl", echo=False)
@@ -151,6 +151,13 @@ def test_rows_that_are_not_finite_do_not_count():
     logits = torch.tensor([[0.0, 0.0], [0.0, 0.0], [torch.nan, torch.inf]])
     learning.add(logits, Batch(None, targets, torch.ones(3), None))
     assert learning.explained() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("explained", "expected"), [
+    ([-0.3], False), ([-0.10, -0.05], False), ([0.004, 0.010], False), ([0.0, 0.0], True),
+    ([0.5, -3.0], True), ([0.01, 0.011], True), ([0.3, 0.1], False)])
+def test_a_slow_start_that_explains_more_each_epoch_is_left_alone(explained, expected):
+    assert knows_nothing(explained) == expected
 
 
 def test_a_verdict_takes_epochs_and_steps_and_more_of_them_from_random_weights():

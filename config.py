@@ -9,7 +9,7 @@ keys hold plain values.
 import math
 import textwrap
 import typing
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 
 from utils import UserError, closest, nearest
 
@@ -109,6 +109,11 @@ class DataConfig:
 class ModelConfig:
     backbones: tuple[str, ...] = setting(
         FAMILIES[:1], "timm model names, or family names, whose member is chosen by scale"
+    )
+    frozen: tuple[str, ...] = setting(
+        (),
+        "networks with pretrained weights, named as in model.backbones, that begin the run: they "
+        "are not trained, only a classifier on their features, in all folds",
     )
     head: str = setting("linear", "classifier on pooled features", choices=("linear", "arcface"))
     arcface_centers: int = setting(
@@ -393,9 +398,11 @@ def pair_problems(config):
             f"optim.batch_size must be a multiple of optim.micro_batch_size = {micro}, got "
             f"{optim.batch_size}: --set optim.batch_size={multiple}"
         )
-    if not backbones or len(set(backbones)) < len(backbones):
-        names = ",".join(backbones)
-        yield f"model.backbones must be different names, at least one, got {names!r}"
+    for key, names in (("backbones", backbones), ("frozen", config.model.frozen)):
+        if len(set(names)) < len(names):
+            yield f"model.{key} must be different names, got {','.join(names)!r}"
+    if not backbones and not config.model.frozen:
+        yield "model.backbones must name at least one network unless model.frozen does, got ''"
     yield from group_problems(config.augment.groups)
     yield from round_problems(config.rounds)
 
@@ -502,15 +509,21 @@ class Config:
 
 @dataclass(frozen=True)
 class FitSpec:
-    """One training. Fold None is a refit on all labelled images."""
+    """One training. Fold None is a refit on all labelled images.
+
+    frozen: only a classifier is trained, on the features of the pretrained network.
+    """
 
     backbone: str
     seed: int
     round: int
     fold: int | None
+    frozen: bool = False
 
     @property
     def name(self):
+        if self.frozen:
+            return f"frozen-{self.backbone}-s{self.seed}"
         return f"r{self.round}-{self.backbone}-s{self.seed}"
 
     @property
@@ -735,7 +748,8 @@ def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
     `n_train`: number of labelled images; `metric`: its name.
     """
     scale = scale_for(gpu_memory_bytes) if config.scale == "auto" else config.scale
-    backbones = tuple(member(backbone, scale) for backbone in config.model.backbones)
+    names = {key: tuple(member(name, scale) for name in getattr(config.model, key))
+             for key in ("backbones", "frozen")}
     data = replace(
         config.data,
         image_size_px=config.data.image_size_px or IMAGE_SIZE_PX[scale],
@@ -746,7 +760,7 @@ def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
         config,
         scale=scale,
         data=data,
-        model=replace(config.model, backbones=backbones, drop_path_rate=by_scale(
+        model=replace(config.model, **names, drop_path_rate=by_scale(
             config.model.drop_path_rate, scale, 0.0)),
         rounds=rounds,
         optim=resolve_optim(config.optim, scale, n_train, config.data.n_folds, metric,
@@ -797,13 +811,30 @@ def resolve_optim(optim, scale, n_train, n_folds, metric, epochs=EPOCHS):
 def model_settings(config):
     """The model part as a backbone's keys hold it.
 
-    The run's other backbones change nothing. Nor does `pretrained`, since keys hold the content of
+    The run's other networks change nothing. Nor does `pretrained`, since keys hold the content of
     the weights.
     """
-    return replace(config.model, backbones=(), pretrained="")
+    return trained_model(replace(config.model, backbones=(), pretrained=""))
+
+
+def trained_model(model):
+    """{name: value} of the ModelConfig's settings that trained networks depend on."""
+    settings = asdict(model)
+    del settings["frozen"]
+    return settings
 
 
 def key_settings(config, *names):
     """{name: part} of a Config for a stage's key, which `runtime` never enters."""
     assert "runtime" not in names
-    return {name: getattr(config, name) for name in names}
+    parts = {name: getattr(config, name) for name in names}
+    if "model" in parts:
+        parts["model"] = trained_model(config.model)
+    return parts
+
+
+def key_spec(spec):
+    """A FitSpec as a stage's key holds it: a frozen member's keys have names of their own."""
+    values = asdict(spec)
+    del values["frozen"]
+    return values

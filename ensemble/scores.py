@@ -121,7 +121,10 @@ class Rows:
 def rows_of(prepared, sources, log):
     """The Rows of these sources."""
     common = set.intersection(*folds_of(sources))
-    every = set.union(*folds_of(sources))
+    # frozen members have all folds, also those that the run was asked to leave out
+    trained = {name: members for name, members in sources.items()
+               if not any(fitted.result.spec.frozen for _, fitted in members)}
+    every = set.union(*folds_of(trained or sources))
     if common < every:
         log.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all "
                  "backbones were trained on: the others lack some")

@@ -1,4 +1,4 @@
-"""Predictions found by sample_id, the views of test-time augmentation, and the one inference loop.
+"""Predictions and features found by sample_id, views of test-time augmentation, one inference loop.
 
     views = predict(network, loader, sample_id, classes, views=views_for(["rotate_180"], 4),
                     room=Room(32, device), ...)
@@ -83,6 +83,33 @@ class Predictions:
         probs = np.concatenate([p.probs for p in many])
         sources = tuple(s for p in many for s in p.sources)
         return cls(ids, probs, first.classes, first.split, sources)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network's backbone says of samples: sample_id (n,) str, names of the views (V,),
+    values (V, n, D) float32."""
+
+    sample_id: np.ndarray
+    views: tuple[str, ...]
+    values: np.ndarray
+
+    def of(self, ids):
+        """values (V, len(ids), D) of these samples. RunError with the first that is missing."""
+        row = {sample: i for i, sample in enumerate(self.sample_id.tolist())}
+        missing = [i for i in ids if i not in row]
+        if missing:
+            raise RunError(f"features must be there for each asked id: {len(missing)} are missing "
+                           f"(first {missing[0]!r})")
+        return self.values[:, [row[i] for i in ids]]
+
+    def save(self, path):
+        np.savez(path, sample_id=self.sample_id, views=np.array(self.views), values=self.values)
+
+    @classmethod
+    def load(cls, path):
+        with np.load(path, allow_pickle=False) as f:
+            return cls(f["sample_id"], tuple(f["views"].tolist()), f["values"])
 
 
 def save_views(views, path):
@@ -193,31 +220,55 @@ def views_for(symmetries, n_views, turned=False, with_adapted=False):
 # ---------------------------------------------------------------- the inference loop
 
 @torch.inference_mode()
+def see(loader, out, read, *, views, room, autocast, title):
+    """Fill `out` (views, n, D) with read(view, images (B, 3, H, W)) -> (B, D) of a loader's images.
+
+    `loader` yields Batch; its `index` points into the rows of `out`. The views of an image share
+    its decoding. room: the Room that says where, and how much of a batch at a time.
+    """
+    def read_part(images):      # (B, 3, H, W) -> (views, B, D)
+        images = images.to(room.device, non_blocking=True)
+        with autocast():
+            each = [read(view, images).float() for view in views]
+        return torch.stack(each).cpu()
+
+    def read_all(images):
+        return [read_part(part) for part in images.split(room.micro_batch_size)]
+
+    for batch in progress(loader, desc=title):
+        parts = room.run_within_memory(partial(read_all, batch.images))
+        out[:, batch.index.numpy()] = torch.cat(parts, dim=1).numpy()
+
+
 def predict(network, loader, sample_id, classes, *, split, source, views, room, autocast,
             adapted=None):
     """Softmax of each image of `loader` in each of `views`: {view name: Predictions}.
 
-    `loader` yields Batch; its `index` points into `sample_id`. The views of an image share its
-    decoding. adapted: the network of the adapted views. room: the Room that says where, and how
-    much of a batch at a time.
+    As `see`; the rows are those of `sample_id`. adapted: the network of the adapted views.
     """
     network.eval()
     probs = np.zeros((len(views), len(sample_id), len(classes)), dtype=np.float32)
 
-    def probs_of_part(images):      # (B, 3, H, W) -> (views, B, C)
-        images = images.to(room.device, non_blocking=True)
-        each = []
-        with autocast():
-            for view in views:
-                seeing = adapted if view.adapted else network
-                each.append(seeing(view(images)).float().softmax(1))
-        return torch.stack(each).cpu()
+    def answer(view, images):
+        seeing = adapted if view.adapted else network
+        return seeing(view(images)).float().softmax(1)
 
-    def probs_of(images):
-        return [probs_of_part(part) for part in images.split(room.micro_batch_size)]
-
-    for batch in progress(loader, desc=f"predict {split}"):
-        parts = room.run_within_memory(partial(probs_of, batch.images))
-        probs[:, batch.index.numpy()] = torch.cat(parts, dim=1).numpy()
+    see(loader, probs, answer, views=views, room=room, autocast=autocast, title=f"predict {split}")
     return {view.name: Predictions(np.asarray(sample_id), p, tuple(classes), split, (source,))
             for view, p in zip(views, probs, strict=True)}
+
+
+def read_features(network, loader, sample_id, *, split, views, room, autocast):
+    """The Features of each image of `loader` in each of `views`, as `predict`.
+
+    network: with a linear head.
+    """
+    network.eval()
+    n_features = network.head.linear.in_features
+    values = np.zeros((len(views), len(sample_id), n_features), dtype=np.float32)
+
+    def look(view, images):
+        return network.features(view(images))
+
+    see(loader, values, look, views=views, room=room, autocast=autocast, title=f"features {split}")
+    return Features(np.asarray(sample_id), tuple(view.name for view in views), values)

@@ -178,7 +178,11 @@ def losses_of(done):
 
 
 def curve_panels(fitted):
-    """[(backbone, panel)] of the training loss of every fit, all on one scale of losses."""
+    """[(backbone, panel)] of the training loss of every fit, all on one scale of losses.
+
+    A frozen fit has no curve.
+    """
+    fitted = {spec: done for spec, done in fitted.items() if not spec.frozen}
     if not fitted:
         return []
     low, high = padded([loss for done in fitted.values() for loss in losses_of(done)])

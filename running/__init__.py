@@ -11,6 +11,7 @@ executor      where fits run: in this process, or as Ray tasks
 place         a job's device, its loading processes, its log
 predicting    a finished fit predicts
 fits          one fit as a job: what it learns from, how it is trained
+frozen        features of networks that are not trained, and their classifiers
 plan          what fits cost, and what to leave out to end in time
 costs         measuring that where fits run
 planner       the fits in order, planned anew before each one

@@ -172,7 +172,7 @@ class Measurements:
         if not is_intact(stage, self.log):
             return False
         known = read_json(stage.folder / "compute.json")
-        has_fits = any(self.prepared.folder.glob(f"fold_*/*-{backbone}-*"))
+        has_fits = any(self.prepared.folder.glob(f"fold_*/*r[0-9]*-{backbone}-*"))
         if known["device"] != torch.device(self.machine["device"]).type and not has_fits:
             discard(stage)      # no fit is bound to what was fast on another kind of machine
             return False

@@ -156,7 +156,7 @@ def distilled_from(job, teachers, place):
     for teacher in teachers:
         done = job.before[teacher]
         source = prepared.weights[teacher.backbone]
-        network = inference.network(teacher.backbone, source, done.compute, done.result.weights)
+        network = inference.network(teacher, source, done.compute, done.result.weights)
         networks.append(done.compute.as_teacher(fused(network), place.device))
     return networks
 

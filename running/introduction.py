@@ -86,6 +86,9 @@ def introduce(setup, log):
     for line in setup.contest.describe(setup.metric, config.metric != "auto"):
         log.say(line)
     log.say(setup.contest.proof())
+    if config.model.frozen:
+        log.say(f"first {', '.join(config.model.frozen)} as it is, without training: a classifier "
+                f"on its features in {config.data.n_folds} folds")
     refit = " and a refit" if config.ensemble.refit else ""
     log.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} "
             f"fold(s){refit} x {len(config.rounds)} round(s) = {len(planned_specs(config))} fits "

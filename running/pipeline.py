@@ -1,7 +1,7 @@
 """The stages of a run, in order. Nothing here asks for the mode: modes, folds, rounds are values.
 
-audit -> weights -> shift -> folds -> for each round x fold x backbone: fit, predict -> blend ->
-submission and report
+audit -> weights -> shift -> folds -> frozen members -> for each round x fold x backbone: fit,
+predict -> blend -> submission and report
 """
 import contextlib
 import math
@@ -19,15 +19,16 @@ from contest.intake import read_contest
 from ensemble.metrics import find_metric
 from ensemble.scores import FoldScores, blended
 from modeling.compute import pick_device
-from modeling.weights import find_weights
+from modeling.weights import find_weights, into_weights_dir
 from reporting.page import Page
 from reporting.summary import closing_lines
 from running.conclusion import conclude
 from running.costs import machine_facts
 from running.executor import CODE, make_executor
+from running.frozen import frozen_fits
 from running.introduction import begin, introduce
 from running.makers import stages_used, warn_of_other_versions
-from running.planner import Planner, plan_stage, specs_left
+from running.planner import Planner, nothing_planned, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
 from running.run import Setup, usable
@@ -65,7 +66,9 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             prepared = prepare(setup, log)
             scores = FoldScores(prepared.label_of, setup.metric)
             page = Page(setup, prepared, scores, log)
-            fits, planned = run_rounds(setup, prepared, executor, scores, page, log)
+            frozen = frozen_fits(setup, prepared, executor, log)
+            trained, planned = run_rounds(setup, prepared, executor, scores, page, frozen, log)
+            fits = frozen | trained
             result = blended(prepared, setup.metric, kept_fits(fits), log)
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
                              planned=planned, seconds=timer.seconds)
@@ -123,11 +126,23 @@ def understand(config, data_path, folder, executor, start, command):
     contest = contest.for_metric(metric)
     named_classes(config.augment.groups, contest.train.classes)
     weights = {name: find_weights(name, runtime.weights_dir, config.model.pretrained)
-               for name in config.model.backbones}
+               for name in dict.fromkeys([*config.model.backbones, *config.model.frozen])}
+    refuse_random(config, weights)
     return Setup(config, contest, metric, folder, device,
                  machine={**machine, "cores": executor.cores, "workers": runtime.workers},
                  weights=weights, command=shlex.join(command), deadline=deadline_of(runtime, start),
                  short=short_paths(runtime, folder.parent, contest.folder, data_path))
+
+
+def refuse_random(config, weights):
+    """UserError unless all frozen members have pretrained weights. weights: by name."""
+    random = [name for name in config.model.frozen if not weights[name].is_pretrained]
+    if random:
+        where = into_weights_dir(random[0], config.runtime.weights_dir)
+        raise UserError(
+            f"model.frozen must name networks with pretrained weights, and none were found for "
+            f"{', '.join(random)} (model.pretrained={config.model.pretrained}): put them {where}, "
+            "or leave the network out")
 
 
 def short_paths(runtime, *folders):
@@ -147,15 +162,21 @@ def deadline_of(runtime, start):
     return start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
 
 
-def run_rounds(setup, prepared, executor, scores, page, log):
-    """({FitSpec: Fitted} of all rounds, what was planned). A round reads only the ones before."""
+def run_rounds(setup, prepared, executor, scores, page, frozen, log):
+    """({FitSpec: Fitted} of all rounds, what was planned). A round reads only the ones before.
+
+    frozen: {FitSpec: Fitted} that the page shows too.
+    """
     specs = specs_left(prepared)
+    if not specs:
+        return {}, nothing_planned(prepared)
     planner = Planner(setup, prepared, specs, executor, scores, log)
     for line in planner.describe():
         log.say(line)
     warn_of_other_versions(setup.folder, stages_used(prepared, planner.folders_done()), log)
     need_space(setup.folder, planner.needed_bytes, f"{len(planner.first.epochs)} fit(s)")
-    page.show({}, specs)
+    shown = [*frozen, *specs]
+    page.show(frozen, shown)
 
     fitted = {}
     width = max(len(f"fit {len(specs)}/{len(specs)} {spec.title}") for spec in specs)
@@ -165,7 +186,7 @@ def run_rounds(setup, prepared, executor, scores, page, log):
             for spec, seconds in executor.run(jobs, log):
                 fitted[spec] = planner.finished(spec, fitted)
                 planner.learn(spec, fitted[spec], seconds)
-                page.show(fitted, specs)
+                page.show(frozen | fitted, shown)
 
     in_order = {spec: fitted[spec] for spec in specs if spec in fitted}
     return in_order, kept_plan(prepared, planner.outcome(in_order), in_order, log)

@@ -45,6 +45,12 @@ def specs_left(prepared):
     return [spec for spec in specs if [spec.name, spec.fold] in chosen]
 
 
+def nothing_planned(prepared):
+    """`Planner.outcome` of a run that trains nothing."""
+    return {"budget_hours": prepared.config.runtime.time_budget_hours, "estimated_seconds": None,
+            "seconds": 0.0, "dropped": []}
+
+
 @dataclass
 class Load:
     """A running fit's share of the overall bar: planned seconds or steps, and how many are done."""

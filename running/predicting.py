@@ -1,7 +1,7 @@
 """A finished fit predicts: which images, in which views, with which statistics.
 
     inference = Inference(config, classes, place)
-    network = inference.network(spec.backbone, source, compute, weights)
+    network = inference.network(spec, source, compute, weights)
     loader = inference.loader({"test": (sample_id, pixels, transform)})
     views = inference.predict(spec, compute, network, loader, "test", views_for(("identity",), 1))
 """
@@ -13,7 +13,7 @@ import numpy as np
 from config import Config
 from data_loader import ImageDataset, SplitLoader
 from modeling.augment import plain_view, testlike_view
-from modeling.inference import predict, save_views, views_for
+from modeling.inference import predict, read_features, save_views, views_for
 from modeling.memory import Room
 from modeling.network import build_network
 from modeling.norms import adapted_to, fused, norm_statistics
@@ -37,11 +37,11 @@ class Inference:
     classes: tuple[str, ...]
     place: Place
 
-    def network(self, backbone, source, compute, weights):
+    def network(self, spec, source, compute, weights):
         """The network of a finished fit, on the device. weights: the fit's file."""
-        network = build_network(backbone, n_classes=len(self.classes),
+        network = build_network(spec.backbone, n_classes=len(self.classes),
                                 image_size_px=self.config.data.image_size_px,
-                                weights=replace(source, path=""), model=self.config.model)
+                                weights=replace(source, path=""), model=model_of(self.config, spec))
         load_weights(network, weights)
         plain = replace(compute, compiled=False)
         return plain.prepare(network.to(self.place.device))
@@ -56,14 +56,33 @@ class Inference:
 
     def predict(self, spec, compute, network, loader, split, views, adapted=None):
         """{view name: Predictions} of a loader's split; smaller batches where memory runs out."""
-        def told(text):
-            self.place.log.warn(f"predicting with {spec.title}: {text}, with the same results")
-
-        room = Room(loader.batch_size, self.place.device, told=told)
         return predict(network, loader.batches(split), loader.datasets[split].sample_id,
-                       self.classes, split=split, source=f"{spec.name}-fold{spec.fold}",
-                       views=views, room=room, adapted=adapted,
+                       self.classes, split=split, source=source_of(spec), views=views,
+                       room=self.room(loader, spec.title), adapted=adapted,
                        autocast=compute.autocast(self.place.device))
+
+    def features(self, backbone, compute, network, loader, split, views):
+        """Features of a loader's split; smaller batches where memory runs out."""
+        return read_features(network, loader.batches(split), loader.datasets[split].sample_id,
+                             split=split, views=views, room=self.room(loader, backbone),
+                             autocast=compute.autocast(self.place.device))
+
+    def room(self, loader, title):
+        """The Room for a loader's batches."""
+        def told(text):
+            self.place.log.warn(f"predicting with {title}: {text}, with the same results")
+
+        return Room(loader.batch_size, self.place.device, told=told)
+
+
+def model_of(config, spec):
+    """The ModelConfig of a fit's network: a frozen one has a linear head."""
+    return replace(config.model, head="linear") if spec.frozen else config.model
+
+
+def source_of(spec):
+    """What a fit's Predictions say that they come from."""
+    return f"{spec.name}-fold{spec.fold}"
 
 
 def predict_batch_size(config):
@@ -85,16 +104,21 @@ def views_of(config, shift, with_adapted=False):
 # ---------------------------------------------------------------- what a fit predicts
 
 def predicted_splits(prepared, spec):
-    """{split: (sample ids, PixelStore, transform or one per image)} of what a fit predicts."""
+    """`splits_of` what a fit predicts: the valid images of its fold and the test images."""
+    return splits_of(prepared, prepared.folds.valid_rows(spec.fold))
+
+
+def splits_of(prepared, rows):
+    """{split: (sample ids, PixelStore, transform or one per image)} of rows of the training images
+    and of all test images."""
     audit = prepared.audit
     plain = plain_view(**square_of(prepared.config))
     splits = {}
     if len(audit.test):
         splits["test"] = (audit.test.sample_id, audit.test_pixels, plain)
-    if spec.fold is None:
+    if not len(rows):
         return splits
 
-    rows = prepared.folds.valid_rows(spec.fold)
     valid = audit.train.take(rows)
     pixels = audit.train_pixels.take(rows)
     splits["valid"] = (valid.sample_id, pixels, plain)
@@ -127,7 +151,7 @@ def predict_fit(job, place, folder):
     inference = Inference(prepared.config, prepared.classes, place)
     source = prepared.weights[spec.backbone]
     weights = job.stages.training.folder / WEIGHTS
-    network = inference.network(spec.backbone, source, job.compute, weights)
+    network = inference.network(spec, source, job.compute, weights)
     splits = predicted_splits(prepared, spec)
 
     with Timer() as timer:

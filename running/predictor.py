@@ -37,7 +37,7 @@ from system.machine import usable_cores
 from utils import write_json
 
 CHUNK_IMAGES = 4096      # read at a time, so that their cached pixels stay within a few GB of disk
-NO_MODEL_SETTINGS = ("backbones", "pretrained")
+NO_MODEL_SETTINGS = ("backbones", "frozen", "pretrained")
 SETTINGS = ("data.image_size_px", "data.resize", "optim.micro_batch_size",
             *(f"model.{f.name}" for f in fields(ModelConfig) if f.name not in NO_MODEL_SETTINGS))
 
@@ -164,7 +164,7 @@ class Predictor:
     def network(self, spec):
         """The trained network of a fit."""
         fit = self.fits[spec]
-        return self.inference.network(spec.backbone, fit.source, fit.compute, fit.weights).eval()
+        return self.inference.network(spec, fit.source, fit.compute, fit.weights).eval()
 
     def labels(self, probs):
         """(n,) class index of each row of probs (n, C), as in the submission.

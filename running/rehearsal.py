@@ -7,6 +7,7 @@ from contest.audit import Audit
 from data_loader import make_folds
 from ensemble.scores import FoldScores
 from modeling.weights import WeightsSource
+from running.frozen import described
 from running.planner import Planner, specs_left
 from running.preparing import cache_side_px, prepare, unmeasured_shift
 from running.rounds import allowed_rounds
@@ -41,8 +42,13 @@ def print_plan(setup, executor, log):
         log.say("the images were not read yet: steps are timed on noise images, and reading them "
                 "and measuring the shift come on top")
         prepared = rehearsed(setup, log)
+    for line in described(setup, prepared):
+        log.say(line, event="result")
+    specs = specs_left(prepared)
+    if not specs:
+        return
     scores = FoldScores(prepared.label_of, setup.metric)
-    planner = Planner(setup, prepared, specs_left(prepared), executor, scores, log, is_asked=True)
+    planner = Planner(setup, prepared, specs, executor, scores, log, is_asked=True)
     for line in planner.describe():
         log.say(line, event="result")
 

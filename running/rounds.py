@@ -39,8 +39,17 @@ def round_specs(config, round_number):
             for fold in folds for backbone in config.model.backbones]
 
 
+def frozen_specs(config):
+    """The FitSpecs of the frozen members: all folds of each, whatever data.run_folds is."""
+    return [FitSpec(backbone, config.seed, 0, fold, frozen=True)
+            for backbone in config.model.frozen for fold in range(config.data.n_folds)]
+
+
 def planned_specs(config):
-    """The FitSpecs of all rounds, in the order in which one device trains them."""
+    """The FitSpecs of all rounds, in the order in which one device trains them.
+
+    Without the frozen members, which come before all rounds.
+    """
     return [spec for number in range(len(config.rounds)) for spec in round_specs(config, number)]
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from config import Config, key_settings, model_settings
+from config import Config, key_settings, key_spec, model_settings
 from contest.audit import Audit
 from contest.catalog import Contest
 from data_loader import Folds
@@ -158,7 +158,7 @@ def fit_stages(prepared, spec, compute_of, available=None, known=None):
 
     config = prepared.config
     settings = {
-        "spec": spec, "model": model_settings(config), "augment": config.augment,
+        "spec": key_spec(spec), "model": model_settings(config), "augment": config.augment,
         "optim": config.optim, "round": config.rounds[spec.round],
         "image_size_px": config.data.image_size_px, "resize": config.data.resize,
         "pad_type": prepared.weights[spec.backbone].pad_type, "compute": compute_of(spec.backbone),

@@ -1,0 +1,108 @@
+"""Classifiers on the features of a network that is not trained: one logistic regression per fold.
+
+    heads = fit_heads(features, labels, folds, weigh)      # {fold: Linear}
+    logits = images_features @ heads[0].weight.T + heads[0].bias
+
+Blind: a fold's classifier, its standardisation and its strength come from the other folds' rows.
+
+Letters: n images, m versions of each (views, as they are and distorted), D features, C classes.
+"""
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from system.parallel import parallel_map
+
+# tried inverse penalties: of the mean loss of an image against half the squared weights
+STRENGTHS = (1.0, 3.0, 10.0, 30.0)
+MOST_ITERATIONS = 2000
+UNSEEN = 0.5      # images that a class without any counts as
+
+
+@dataclass(frozen=True)
+class Linear:
+    """logits (n, C) = features (n, D) @ weight.T + bias. weight (C, D), bias (C,) float32.
+
+    strength: of STRENGTHS. loss: mean log loss on the rows that it was fitted on.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strength: float = 0.0
+    loss: float = 0.0
+
+    def losses(self, features, labels):
+        """Log loss (n,) of rows (n, D)."""
+        logits = features @ self.weight.T + self.bias
+        return logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels]
+
+
+def fit_heads(features, labels, folds, weigh, workers=1):
+    """{fold: Linear} on features (m, n, D), each fitted on the rows of all other folds.
+
+    labels, folds (n,). weigh(labels) -> (C,): the weight of an image of each class in the loss.
+
+    The strength of fold k's classifier has the least log loss on the neighbouring folds k - 1 and
+    k + 1, predicted by classifiers that saw neither that fold nor k. A classifier without two
+    neighbouring folds serves both. With two folds nothing is left to choose on: the middle one.
+    """
+    fit = partial(fit_head, features, labels, weigh)
+    names = np.unique(folds).tolist()
+    chosen = dict.fromkeys(names, STRENGTHS[len(STRENGTHS) // 2])
+    if len(names) > 2:
+        pairs = list(zip(names, [*names[1:], names[0]], strict=True))
+        tried = [(pair, strength) for strength in STRENGTHS for pair in pairs]
+        heads = parallel_map(lambda each: fit(~np.isin(folds, each[0]), each[1]), tried, workers)
+        losses = {(name, strength): [] for name in names for strength in STRENGTHS}
+        for (pair, strength), head in zip(tried, heads, strict=True):
+            for name, other in (pair, pair[::-1]):
+                losses[name, strength].append(mean_loss(head, features, labels, folds == other))
+        chosen = {name: min(STRENGTHS, key=lambda s, name=name: np.mean(losses[name, s]))
+                  for name in names}
+    heads = parallel_map(lambda name: fit(folds != name, chosen[name]), names, workers)
+    return dict(zip(names, heads, strict=True))
+
+
+def mean_loss(head, features, labels, rows):
+    """Mean log loss of a Linear over the versions of these rows."""
+    return float(np.mean([head.losses(version[rows], labels[rows]) for version in features]))
+
+
+def fit_head(features, labels, weigh, rows, strength):
+    """The Linear of these rows (a mask) of features (m, n, D), which it standardises, as one layer.
+
+    A class without rows is as unlikely everywhere as half an image makes it.
+    """
+    own = np.concatenate([version[rows] for version in features])
+    answers = np.tile(labels[rows], len(features))
+    scaler = StandardScaler().fit(own)
+    weight, bias = fit_layer(scaler.transform(own), answers, weigh(labels[rows]), strength)
+    weight /= scaler.scale_
+    bias -= weight @ scaler.mean_
+    head = Linear(weight.astype(np.float32), bias.astype(np.float32), strength)
+    return replace(head, loss=float(head.losses(own, answers).mean()))
+
+
+def fit_layer(features, answers, class_weight, strength):
+    """(weight (C, D), bias (C,)) float64 of the logistic regression on rows (n, D)."""
+    n_classes = len(class_weight)
+    weight = np.zeros((n_classes, features.shape[1]))
+    bias = np.zeros(n_classes)
+    seen, counts = np.unique(answers, return_counts=True)
+    if len(seen) > 1:
+        row_weight = class_weight[answers]
+        regression = LogisticRegression(C=strength / row_weight.sum(), max_iter=MOST_ITERATIONS)
+        regression.fit(features, answers, sample_weight=row_weight)
+        # of two classes scikit-learn gives one row: the logit of the second
+        fitted = seen[-len(regression.coef_):]
+        weight[fitted] = regression.coef_
+        bias[fitted] = regression.intercept_
+
+    logits = features @ weight[seen].T + bias[seen]
+    unseen = np.setdiff1d(np.arange(n_classes), seen)
+    bias[unseen] = logsumexp(logits, axis=1).mean() + np.log(UNSEEN / counts.sum())
+    return weight, bias

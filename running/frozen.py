@@ -1,0 +1,250 @@
+"""Frozen members: what pretrained networks say of all images, and a classifier on it in each fold.
+
+    fits = frozen_fits(setup, prepared, executor, log)      # {FitSpec: Fitted}, all folds of each
+
+A member's features are read once. Then each fold has the two stages of any fit: the weights of a
+whole network, whose head is the fold's classifier, and what it predicts.
+"""
+import functools
+from dataclasses import dataclass, fields
+from functools import partial
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from config import key_spec
+from modeling.compute import Compute, untimed
+from modeling.frozen import Linear, fit_heads
+from modeling.inference import Features, Predictions, save_views
+from modeling.losses import class_weights
+from modeling.memory import peak_memory_bytes, reset_peak_memory
+from modeling.network import build_network
+from modeling.norms import fused
+from modeling.train import finish, seed_everything
+from running.executor import Job
+from running.place import Notes, need_weights, with_loading
+from running.predicting import Inference, model_of, source_of, splits_of, views_of
+from running.rounds import frozen_specs
+from running.run import FitStages, Prepared, finished_fit, keep_warnings
+from system.log import Timer
+from system.machine import need_space
+from system.stages import Stage, make
+from utils import read_json, write_json
+
+MOST_VIEWS = 2      # of an image
+
+
+def frozen_fits(setup, prepared, executor, log):
+    """{FitSpec: Fitted} of all frozen members, those finished before too."""
+    compute = compute_of(setup)
+
+    def finished():
+        each = {spec: finished_fit(spec, frozen_stages(prepared, spec, compute), compute,
+                                   prepared.config.optim, log)
+                for spec in frozen_specs(prepared.config)}
+        return {spec: done for spec, done in each.items() if done}
+
+    before = finished()
+    to_do = [spec for spec in frozen_specs(prepared.config) if spec not in before]
+    jobs = [Job(name, FrozenJob(name, prepared, compute), f"frozen {name}")
+            for name in dict.fromkeys(spec.backbone for spec in to_do)]
+    for _ in executor.run(jobs, log):
+        pass
+    return finished() if jobs else before
+
+
+def described(setup, prepared):
+    """The frozen members in a plan, line by line."""
+    compute = compute_of(setup)
+    for name in prepared.config.model.frozen:
+        mine = [spec for spec in frozen_specs(prepared.config) if spec.backbone == name]
+        is_done = all(frozen_stages(prepared, spec, compute).state == "done" for spec in mine)
+        state = "done" if is_done else "to do"
+        yield f"{mine[0].name}  {len(mine)} folds without training, before all fits: {state}"
+
+
+def compute_of(setup):
+    """How frozen networks compute."""
+    return untimed(setup.config.runtime, setup.machine["precision"])
+
+
+# ---------------------------------------------------------------- stages
+
+def features_stage(prepared, backbone, compute):
+    """What a frozen network says of all images. Folds change nothing of it."""
+    config = prepared.config
+    settings = {"image_size_px": config.data.image_size_px, "resize": config.data.resize,
+                "n_views": n_views(config), "seed": config.seed, "compute": compute,
+                "pad_type": prepared.weights[backbone].pad_type}
+    inputs = [prepared.keys.audit, prepared.keys.shift, prepared.digests[backbone]]
+    return Stage.of(prepared.folder / "frozen", backbone, version=1, settings=settings,
+                    inputs=inputs)
+
+
+def heads_stage(prepared, backbone, compute):
+    """The classifiers of all folds."""
+    features = features_stage(prepared, backbone, compute)
+    return Stage.of(prepared.folder / "frozen", f"heads-{backbone}", version=1,
+                    settings={"class_weight_power": prepared.config.optim.class_weight_power},
+                    inputs=[features.key, prepared.keys.folds])
+
+
+def frozen_stages(prepared, spec, compute):
+    """The FitStages of a frozen fit."""
+    heads = heads_stage(prepared, spec.backbone, compute)
+    parent = prepared.folder / f"fold_{spec.fold}"
+    training = Stage.of(parent, spec.name, version=1, settings=key_spec(spec), inputs=[heads.key])
+    prediction = Stage.of(parent, f"predict-{spec.name}", version=1, settings={},
+                          inputs=[training.key])
+    return FitStages(training, prediction)
+
+
+def n_views(config):
+    return min(MOST_VIEWS, config.predict.tta_views)
+
+
+# ---------------------------------------------------------------- the work
+
+@dataclass(frozen=True)
+class FrozenJob:
+    """Makes all stages of one frozen member. Call it with a Site."""
+
+    backbone: str
+    prepared: Prepared
+    compute: Compute
+
+    def __call__(self, site):
+        need_weights(self.prepared.weights[self.backbone])
+        runtime = self.prepared.config.runtime
+        with_loading(site, runtime, Notes(site.log), self.make_features)
+        make(self.heads, partial(self.train, site), site.log)
+        for spec in self.specs:
+            training, prediction = frozen_stages(self.prepared, spec, self.compute)
+            make(training, partial(self.keep_network, spec), site.log, prediction)
+            make(prediction, partial(self.predict, spec), site.log)
+
+    @functools.cached_property
+    def specs(self):
+        return [spec for spec in frozen_specs(self.prepared.config)
+                if spec.backbone == self.backbone]
+
+    @property
+    def features(self):
+        return features_stage(self.prepared, self.backbone, self.compute)
+
+    def load(self, split):
+        return Features.load(self.features.folder / f"{split}.npz")
+
+    # ------------------------------------------------------------ features
+
+    def make_features(self, place):
+        return make(self.features, partial(self.read, place), place.log)
+
+    def read(self, place, folder):
+        """Leave a file of Features per split."""
+        prepared = self.prepared
+        config = prepared.config
+        splits = splits_of(prepared, np.arange(len(prepared.audit.train)))
+        views = views_of(config, prepared.shift)[:n_views(config)]
+        inference = Inference(config, prepared.classes, place)
+        reset_peak_memory(place.device)
+        network = fused(self.compute.prepare(self.network().to(place.device)))
+        loader = inference.loader(splits)
+        n_images = sum(len(ids) for ids, _, _ in splits.values())
+        n_bytes = 4 * n_images * len(views) * network.head.linear.in_features
+        need_space(folder, n_bytes, f"features of {n_images} images")
+        with Timer() as timer:
+            for split in splits:
+                inference.features(self.backbone, self.compute, network, loader, split,
+                                   views).save(folder / f"{split}.npz")
+
+        write_json(folder / "cost.json", {"seconds": timer.seconds, "images": n_images,
+                                          "peak_memory_bytes": peak_memory_bytes(place.device)})
+        keep_warnings(place.log.warnings, folder)
+        place.log.say(f"frozen {self.backbone}: features of {n_images} images x {len(views)} "
+                      f"views, {timer.seconds:.0f} s")
+
+    def network(self):
+        """The pretrained network with a linear head."""
+        config = self.prepared.config
+        seed_everything(config.seed, "frozen", self.backbone)
+        return build_network(self.backbone, n_classes=len(self.prepared.classes),
+                             image_size_px=config.data.image_size_px,
+                             weights=self.prepared.weights[self.backbone],
+                             model=model_of(config, self.specs[0]))
+
+    # ------------------------------------------------------------ classifiers
+
+    @property
+    def heads(self):
+        return heads_stage(self.prepared, self.backbone, self.compute)
+
+    def train(self, site, folder):
+        """Leave the classifiers of all folds."""
+        prepared = self.prepared
+        train = prepared.audit.train
+        ids = train.sample_id.tolist()
+        splits = ["valid"] if prepared.shift.is_empty else ["valid", "valid_testlike"]
+        versions = np.concatenate([self.load(split).of(ids) for split in splits])
+        weigh = partial(weights_of_classes, prepared)
+        with Timer() as timer:
+            heads = fit_heads(versions, train.label, prepared.folds.fold, weigh, site.cores)
+        site.log.say(f"frozen {self.backbone}: classifiers of {len(heads)} folds, strength "
+                     f"{', '.join(f'{head.strength:g}' for head in heads.values())}, "
+                     f"{timer.seconds:.0f} s")
+        save_heads(heads, folder / "heads.npz")
+        write_json(folder / "cost.json", {"seconds": timer.seconds})
+
+    def keep_network(self, spec, folder):
+        """Leave the weights and the history of a fit: a whole network with its fold's classifier.
+        """
+        head = load_heads(self.heads.folder / "heads.npz")[spec.fold]
+        network = self.network()
+        with torch.no_grad():
+            network.head.linear.weight.copy_(torch.from_numpy(head.weight))
+            network.head.linear.bias.copy_(torch.from_numpy(head.bias))
+        reading, fitting = (read_json(stage.folder / "cost.json")
+                            for stage in (self.features, self.heads))
+        seconds = (reading["seconds"] + fitting["seconds"]) / self.prepared.folds.n_folds
+        finish(spec, network, [{
+            "epoch": 1, "loss": head.loss, "skipped_steps": 0, "seconds": seconds,
+            "images_per_second": reading["images"] / reading["seconds"],
+            "micro_batch_size": self.prepared.config.optim.micro_batch_size,
+            "grad_checkpointing": 0, "out_of_memory": 0,
+            "peak_memory_bytes": reading["peak_memory_bytes"], "strength": head.strength}], folder)
+
+    def predict(self, spec, folder):
+        """Leave valid.npz, valid_testlike.npz, test.npz as any fit, from the features."""
+        prepared = self.prepared
+        head = load_heads(self.heads.folder / "heads.npz")[spec.fold]
+        valid = prepared.folds.sample_id[prepared.folds.valid_rows(spec.fold)].tolist()
+        for path in sorted(self.features.folder.glob("*.npz")):
+            split = path.stem
+            features = Features.load(path)
+            ids = features.sample_id.tolist() if split == "test" else valid
+            probs = softmax(features.of(ids) @ head.weight.T + head.bias, axis=-1)
+            views = {view: Predictions(np.array(ids), each, tuple(prepared.classes), split,
+                                       (source_of(spec),))
+                     for view, each in zip(features.views, probs, strict=True)}
+            save_views(views, folder / path.name)
+
+
+def weights_of_classes(prepared, labels):
+    """The weight (C,) of an image of each class in the loss, by labels (n,)."""
+    counts = np.bincount(labels, minlength=len(prepared.classes))
+    return class_weights(counts, prepared.config.optim.class_weight_power).numpy()
+
+
+def save_heads(heads, path):
+    """Write {fold: Linear} as one file."""
+    arrays = {f.name: np.stack([getattr(head, f.name) for head in heads.values()])
+              for f in fields(Linear)}
+    np.savez(path, fold=list(heads), **arrays)
+
+
+def load_heads(path):
+    """{fold: Linear} of a file of `save_heads`."""
+    with np.load(path, allow_pickle=False) as f:
+        rows = zip(f["weight"], f["bias"], f["strength"].tolist(), f["loss"].tolist(), strict=True)
+        return dict(zip(f["fold"].tolist(), (Linear(*row) for row in rows), strict=True))

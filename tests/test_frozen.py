@@ -1,0 +1,187 @@
+"""Frozen members: pretrained networks that are not trained, with a classifier in every fold."""
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from config import Config
+from contest.catalog import Catalog
+from data_loader import load_folds
+from grandmaster_train import main
+from modeling.frozen import STRENGTHS, fit_heads
+from modeling.inference import Features, Predictions
+from running.predictor import load_predictor
+from tests.conftest import small_argv
+from tests.kills import outcome
+from utils import RunError, read_json
+
+NAME = "mobilenetv3_small_050"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder with weights of the network: random ones, which count as pretrained."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    save_file(timm.create_model(NAME).state_dict(), folder / f"{NAME}.safetensors")
+    return folder
+
+
+def argv_of(contest, results, weights, *more, name="run"):
+    return [*small_argv(contest, results, "model.pretrained=auto", f"model.frozen={NAME}", *more,
+                        name=name), "--weights_dir", str(weights)]
+
+
+@pytest.fixture(scope="module")
+def blended(contest, weights, tmp_path_factory):
+    """The folder of a run of a frozen member in 3 folds and the same network trained in one."""
+    results = tmp_path_factory.mktemp("results")
+    assert main(argv_of(contest, results, weights)) == 0
+    return results / "run"
+
+
+# ---------------------------------------------------------------- the classifiers
+
+def rows(n=90, d=12, n_classes=3, spread=1.0):
+    """(features (2, n, d), labels, folds): two noisy versions of each row."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % n_classes
+    centres = spread * rng.standard_normal((n_classes, d))
+    features = centres[labels] + rng.standard_normal((2, n, d))
+    return features.astype(np.float32), labels, np.arange(n) // n_classes % 5
+
+
+def even(labels):
+    return np.ones(3)
+
+
+def accuracy(heads, features, labels, folds):
+    """Of each fold's rows by its own classifier."""
+    right = [(features[0][folds == k] @ head.weight.T + head.bias).argmax(1) == labels[folds == k]
+             for k, head in heads.items()]
+    return np.concatenate(right).mean()
+
+
+def test_nothing_of_a_folds_rows_reaches_its_classifier():
+    features, labels, folds = rows()
+    heads = fit_heads(features, labels, folds, even)
+    for fold in (0, 3):
+        others = features.copy()
+        others[:, folds == fold] = 100.0
+        changed = np.where(folds == fold, 0, labels)
+        head = fit_heads(others, changed, folds, even)[fold]
+        np.testing.assert_array_equal(head.weight, heads[fold].weight)
+        assert head.strength == heads[fold].strength
+
+
+def test_classifiers_know_what_features_tell_and_stay_at_chance_on_noise():
+    features, labels, folds = rows(spread=2.0)
+    assert accuracy(fit_heads(features, labels, folds, even), features, labels, folds) > 0.9
+    shuffled = np.random.default_rng(1).permutation(labels)
+    heads = fit_heads(features, shuffled, folds, even)
+    chance = accuracy(heads, features, shuffled, folds)
+    assert abs(chance - 1 / 3) < 3 * (1 / 3 * 2 / 3 / len(labels)) ** 0.5
+    assert {head.strength for head in heads.values()} == {STRENGTHS[0]}      # the weakest
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_classifier_without_rows_of_a_class_finds_it_unlikely(n_classes):
+    features, labels, folds = rows(n_classes=n_classes)
+    folds[labels == 1] = 0      # no other fold holds the class
+    head = fit_heads(features, labels, folds, even)[0]
+    logits = features[0] @ head.weight.T + head.bias
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    probs = odds / odds.sum(1, keepdims=True)
+    assert 0 < probs[:, 1].mean() < 0.05
+    assert np.isfinite(probs).all()
+
+
+def test_features_are_found_by_id():
+    values = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
+    features = Features(np.array(["a", "b", "c"]), ("identity",), values)
+    np.testing.assert_array_equal(features.of(["c", "a"]), values[:, [2, 0]])
+    with pytest.raises(RunError, match="1 are missing \\(first 'x'\\)"):
+        features.of(["a", "x"])
+
+
+# ---------------------------------------------------------------- a run with one
+
+def test_a_frozen_member_has_every_fold_and_is_blended_with_what_is_trained(blended):
+    final = read_json(blended / "final_results.json")
+    frozen, trained = final["sources"]
+    assert (frozen["name"], frozen["folds"]) == (f"frozen-{NAME}-s42", 3)
+    assert (trained["name"], trained["folds"]) == (f"r0-{NAME}-s42", 1)
+    assert frozen["weight"] + trained["weight"] == pytest.approx(1)
+    assert final["n_fits"] == 4 and final["warnings"] == []
+    page = (blended / "report.html").read_text()
+    assert f"frozen-{NAME}-s42" in page
+
+
+def test_a_folds_rows_come_from_its_own_classifier(blended, contest):
+    folds = load_folds(next(blended.glob("folds-*/folds.csv")))
+    for fold in range(3):
+        folder, = blended.glob(f"fold_{fold}/predict-frozen-*")
+        valid = Predictions.load(folder / "valid.npz")
+        assert set(valid.sample_id) == set(folds.sample_id[folds.valid_rows(fold)])
+        assert valid.sources == (f"frozen-{NAME}-s42-fold{fold}",)
+
+
+def test_new_images_are_predicted_as_the_run_predicted_its_own(blended, contest):
+    predictor = load_predictor(blended, Config())
+    stored = Predictions.load(next(blended.glob("ensemble-*/test.npz")))
+    ids = stored.sample_id.tolist()
+    paths = [str(Path(contest) / "test" / name) for name in ids]
+    none = [""] * len(ids)
+    catalog = Catalog(ids, paths, none, [-1] * len(ids), none, predictor.classes)
+    found, _ = predictor.predict(catalog)
+    assert any(spec.frozen for spec in predictor.fits)
+    np.testing.assert_allclose(found.align(ids), stored.probs, atol=1e-5)
+
+
+def test_without_backbones_nothing_is_trained_and_every_row_counts(contest, weights, tmp_path,
+                                                                   capsys):
+    argv = argv_of(contest, tmp_path, weights, "model.backbones=")
+    assert main([*argv, "--dry_run"]) == 0
+    assert f"frozen-{NAME}-s42  3 folds without training" in capsys.readouterr().out
+    assert main(argv) == 0
+    assert not list(tmp_path.glob("run/fold_*/*r0-*"))
+    oof = Predictions.load(next(tmp_path.glob("run/ensemble-*/oof_clean.npz")))
+    assert len(oof.sample_id) == 36
+    assert len((tmp_path / "run/submission_run.csv").read_text().splitlines()) == 11
+    assert main([*argv, "--dry_run"]) == 0
+    assert "before all fits: done" in capsys.readouterr().out
+
+
+def test_a_frozen_member_needs_pretrained_weights(contest, tmp_path, capsys):
+    argv = [*small_argv(contest, tmp_path, f"model.frozen={NAME}")]
+    assert main(argv) == 2
+    assert (f"none were found for {NAME} (model.pretrained=off): put them as {NAME}.safetensors"
+            in capsys.readouterr().err)
+
+
+def test_a_frozen_member_that_is_interrupted_ends_with_the_same_bytes(contest, weights, tmp_path,
+                                                                      monkeypatch):
+    """While features, classifiers, a network and predictions become final, in turn."""
+    argv = argv_of(contest, tmp_path, weights, "model.backbones=", "data.n_folds=2", name="whole")
+    assert main(argv) == 0
+    argv[argv.index("whole")] = "cut"
+    left = [f"/{NAME}-", "/heads-", "fold_0/frozen-", "fold_1/predict-frozen-"]
+    real = os.replace
+
+    def cut(source, target):
+        if left and left[0] in str(target) and Path(source).is_dir():
+            del left[0]
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", cut)
+    for _ in range(4):
+        assert main(argv) == 130
+    assert main(argv) == 0 and not left
+    whole = outcome(tmp_path / "whole")
+    assert any("frozen" in str(name) for name in whole)
+    assert outcome(tmp_path / "cut") == whole

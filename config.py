@@ -17,6 +17,7 @@ from utils import UserError, closest, nearest
 # more images
 FAMILIES = ("efficientnetv2", "convnext", "swin", "beit", "maxvit", "resnext", "vit")
 SCALES = ("large", "base", "small", "tiny")
+AUTO = "auto"
 # classes augmented alike; a minority class is also a document or a photo
 GROUPS = ("document", "photo", "minority")
 
@@ -113,7 +114,8 @@ class ModelConfig:
     frozen: tuple[str, ...] = setting(
         (),
         "networks with pretrained weights, named as in model.backbones, that begin the run: they "
-        "are not trained, only a classifier on their features, in all folds",
+        "are not trained, only a classifier on their features, in all folds; auto: the first of "
+        "model.backbones, or of all families if that is empty, with such weights",
     )
     head: str = setting("linear", "classifier on pooled features", choices=("linear", "arcface"))
     arcface_centers: int = setting(
@@ -748,6 +750,7 @@ def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
     `n_train`: number of labelled images; `metric`: its name.
     """
     scale = scale_for(gpu_memory_bytes) if config.scale == "auto" else config.scale
+    # auto in model.frozen stays until weights were looked for
     names = {key: tuple(member(name, scale) for name in getattr(config.model, key))
              for key in ("backbones", "frozen")}
     data = replace(

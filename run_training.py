@@ -27,6 +27,7 @@ from utils import read_json
 MOST_RECENT = 9          # experiments that are listed
 TRAIN = Path(__file__).resolve().parent / "grandmaster_train.py"
 PREDICT = TRAIN.with_name("predict.py")
+FIRST_LOOK = ("--set", "model.backbones=")      # only the frozen member is left
 TEXTS = {
     "en": {
         "quick_test": "one backbone, one fold: an honest score and a submission soon",
@@ -35,6 +36,8 @@ TEXTS = {
         "debug": "check this machine and your data in a minute; trains nothing",
         "units": (),
         "last": "last run here: {fits} fit(s) in {time} ({name})",
+        "f": "first look: a score and a submission in a minute, by pretrained weights; trains "
+        "nothing",
         "d": "how long a mode would take on your data: shows the plan, trains nothing",
         "r": "recent experiments: continue one, or see its report",
         "p": "predict new images with a finished run",
@@ -68,6 +71,7 @@ TEXTS = {
         "debug": "이 컴퓨터와 내 데이터를 1분 안에 점검, 학습하지 않음",
         "units": ((" h ", "시간 "), (" min", "분"), (" s", "초")),
         "last": "여기서 최근 실행: 학습 {fits}개에 {time} ({name})",
+        "f": "첫 인상: 사전학습 가중치만으로 1분 안에 점수와 제출 파일, 학습하지 않음",
         "d": "내 데이터에서 모드별로 걸릴 시간: 계획만 보고 학습하지 않음",
         "r": "최근 실험: 이어서 실행하거나 결과 보고서 보기",
         "p": "끝난 실험으로 새 이미지 예측",
@@ -331,8 +335,8 @@ def predict(recent, say, results_dir):
 def letters():
     """The menu's letters, without p if predict.py is missing."""
     if PREDICT.exists():
-        return ("d", "r", "p", "l", "q")
-    return ("d", "r", "l", "q")
+        return ("f", "d", "r", "p", "l", "q")
+    return ("f", "d", "r", "l", "q")
 
 
 def show_menu(recent, say):
@@ -383,6 +387,8 @@ def choose(tongue, results_dir):
             return DONE
         if answer == "l":
             tongue = "en" if tongue == "ko" else "ko"
+        elif answer == "f":
+            status = command(TRAIN, [*ask_argv("quick_test", say), *FIRST_LOOK])
         elif answer == "d":
             status = plan(say)
         elif answer == "r":

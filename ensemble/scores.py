@@ -187,10 +187,10 @@ class Blended:
     rounds: list[dict]
 
 
-def blended(prepared, metric, fits, log):
+def blended(prepared, metric, fits, log, is_kept=True):
     """The Blended of a run, fitted on test-like out-of-fold rows.
 
-    prepared: running.run.Prepared. fits: {FitSpec: Fitted}.
+    prepared: running.run.Prepared. fits: {FitSpec: Fitted}. is_kept: its stage is made.
     """
     config = prepared.config
     sources = comparable(by_source(fits), log)
@@ -223,8 +223,9 @@ def blended(prepared, metric, fits, log):
 
     stage = ensemble_stage(prepared, metric, fits)
     tables = {"oof_clean": clean.probs, "oof_testlike": nested.probs}
-    make(stage, lambda folder: save_blend(folder, blend, tables, test, rows.ids, prepared.classes,
-                                          tuple(sources)), log)
+    if is_kept:
+        make(stage, lambda folder: save_blend(folder, blend, tables, test, rows.ids,
+                                              prepared.classes, tuple(sources)), log)
     table = [source_row(name, members, blend, rows, metric) for name, members in sources.items()]
     return Blended(score, blend, table, test, stage.folder,
                    [round_row(config, fits, result, prepared.classes) for result in rounds])

@@ -61,6 +61,7 @@ class Page:
         self.scores = scores
         self.log = log
         self.pause_until = 0.0
+        self.first = None      # running.conclusion.first_look's
 
     def show(self, fitted, specs, final=None, blended=None):
         """Write the page of {FitSpec: Fitted} out of all specs.
@@ -88,6 +89,7 @@ class Page:
             **self.heading(),
             **self.fixed,
             "final": final,
+            "first": self.first,
             "n_done": len(fitted),
             "n_fits": len(specs),
             "trained": duration(sum(done.result.seconds for done in fitted.values())),

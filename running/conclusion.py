@@ -2,6 +2,7 @@
 import numpy as np
 
 from contest.submission import probs_of_ids
+from ensemble.scores import blended
 from reporting.summary import training_results
 from running.introduction import ENVIRONMENT, kept
 from running.makers import credits_of, stages_used, warn_of_other_versions
@@ -46,6 +47,35 @@ def conclude(setup, prepared, fits, result, scores, log, *, answers, planned, se
     write_manifest(folder / RESULTS_MANIFEST, [*(folder / name for name in files), *manifests])
     log.record("scores", **score)
     return final
+
+
+class Aside:
+    """A log for what the end of the run judges again: its warnings are said, and not kept."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def warn(self, text):
+        self.log.say(f"first look: {text}")
+
+
+def first_look(setup, prepared, fits, log, answers):
+    """A submission by what is there before any training; returns what the page says of it.
+
+    The end of the run replaces it. A submission of a finished run in the folder stays until then.
+    """
+    result = blended(prepared, setup.metric, fits, Aside(log), is_kept=False)
+    score = dict(result.score)
+    submission = ""
+    if not (setup.folder / RESULTS_MANIFEST).exists():
+        submission = write_submission(setup, prepared, result, score, answers)
+    low, high = score["expected_ci90"]
+    names = ", ".join(row.name for row in result.table)
+    written = f"; {submission} holds it until the run ends" if submission else ""
+    log.say(f"first look by {names}, nothing trained yet: {setup.metric.name} expected "
+            f"{score['expected']:.4f} (90 % interval {low:.4f} to {high:.4f}){written}",
+            event="first_look", **score)
+    return {"score": score, "submission": submission, "names": names}
 
 
 def write_submission(setup, prepared, result, score, answers):

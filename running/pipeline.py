@@ -4,17 +4,19 @@ audit -> weights -> shift -> folds -> frozen members -> for each round x fold x 
 predict -> blend -> submission and report
 """
 import contextlib
+import itertools
 import math
 import os
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from huggingface_hub import constants as hub_constants
 
-from config import resolve
+from config import AUTO, FAMILIES, member, resolve
 from contest.intake import read_contest
 from ensemble.metrics import find_metric
 from ensemble.scores import FoldScores, blended
@@ -22,7 +24,7 @@ from modeling.compute import pick_device
 from modeling.weights import find_weights, into_weights_dir
 from reporting.page import Page
 from reporting.summary import closing_lines
-from running.conclusion import conclude
+from running.conclusion import conclude, first_look
 from running.costs import machine_facts
 from running.executor import CODE, make_executor
 from running.frozen import frozen_fits
@@ -67,6 +69,8 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             scores = FoldScores(prepared.label_of, setup.metric)
             page = Page(setup, prepared, scores, log)
             frozen = frozen_fits(setup, prepared, executor, log)
+            if frozen and specs_left(prepared):
+                page.first = first_look(setup, prepared, frozen, log, answers)
             trained, planned = run_rounds(setup, prepared, executor, scores, page, frozen, log)
             fits = frozen | trained
             result = blended(prepared, setup.metric, kept_fits(fits), log)
@@ -125,24 +129,44 @@ def understand(config, data_path, folder, executor, start, command):
                      n_train=len(contest.train), metric=metric.name)
     contest = contest.for_metric(metric)
     named_classes(config.augment.groups, contest.train.classes)
-    weights = {name: find_weights(name, runtime.weights_dir, config.model.pretrained)
-               for name in dict.fromkeys([*config.model.backbones, *config.model.frozen])}
-    refuse_random(config, weights)
+    config, weights = with_networks(config)
     return Setup(config, contest, metric, folder, device,
                  machine={**machine, "cores": executor.cores, "workers": runtime.workers},
                  weights=weights, command=shlex.join(command), deadline=deadline_of(runtime, start),
                  short=short_paths(runtime, folder.parent, contest.folder, data_path))
 
 
-def refuse_random(config, weights):
-    """UserError unless all frozen members have pretrained weights. weights: by name."""
-    random = [name for name in config.model.frozen if not weights[name].is_pretrained]
+def with_networks(config):
+    """(the Config without auto in model.frozen, {network: where its weights lie}).
+
+    UserError unless all frozen members have pretrained weights.
+    """
+    model = config.model
+    find = partial(find_weights, weights_dir=config.runtime.weights_dir,
+                             pretrained=model.pretrained)
+    asked = [name for name in model.frozen if name != AUTO]
+    weights = {name: find(name) for name in [*model.backbones, *asked]}
+    random = [name for name in asked if not weights[name].is_pretrained]
     if random:
         where = into_weights_dir(random[0], config.runtime.weights_dir)
         raise UserError(
             f"model.frozen must name networks with pretrained weights, and none were found for "
-            f"{', '.join(random)} (model.pretrained={config.model.pretrained}): put them {where}, "
-            "or leave the network out")
+            f"{', '.join(random)} (model.pretrained={model.pretrained}): put them {where}, or "
+            "leave the network out")
+
+    frozen = asked
+    if AUTO in model.frozen:
+        families = [member(family, config.scale) for family in FAMILIES]
+        found = ((name, weights.get(name) or find(name)) for name in model.backbones or families)
+        first = dict(itertools.islice((pair for pair in found if pair[1].is_pretrained), 1))
+        weights |= first
+        frozen = list(dict.fromkeys([*first, *asked]))
+    if not model.backbones and not frozen:
+        raise UserError(
+            "with an empty model.backbones a run needs pretrained weights, and none were found for "
+            f"{', '.join(families)}: put one {into_weights_dir('NAME', config.runtime.weights_dir)}"
+            ", or name a network in model.frozen")
+    return replace(config, model=replace(model, frozen=tuple(frozen))), weights
 
 
 def short_paths(runtime, *folders):

@@ -8,16 +8,18 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from config import Config
+from config import Config, build_config, resolve
 from contest.catalog import Catalog
 from data_loader import load_folds
 from grandmaster_train import main
 from modeling.frozen import STRENGTHS, fit_heads
 from modeling.inference import Features, Predictions
+from running import pipeline
+from running.pipeline import with_networks
 from running.predictor import load_predictor
 from tests.conftest import small_argv
 from tests.kills import outcome
-from utils import RunError, read_json
+from utils import RunError, UserError, read_json
 
 NAME = "mobilenetv3_small_050"
 
@@ -161,6 +163,60 @@ def test_a_frozen_member_needs_pretrained_weights(contest, tmp_path, capsys):
     assert main(argv) == 2
     assert (f"none were found for {NAME} (model.pretrained=off): put them as {NAME}.safetensors"
             in capsys.readouterr().err)
+
+
+# ---------------------------------------------------------------- the first minute
+
+def networks(weights, *settings):
+    config = build_config("quick_test", ["model.frozen=auto", *settings],
+                          {"runtime.weights_dir": str(weights)})
+    config = resolve(config, gpu_memory_bytes=0, n_train=100)
+    return with_networks(config)
+
+
+def test_auto_takes_the_first_backbone_with_pretrained_weights(weights):
+    config, sources = networks(weights, f"model.backbones=resnet10t,{NAME}")
+    assert config.model.frozen == (NAME,) and list(sources) == ["resnet10t", NAME]
+    assert networks(weights, "model.backbones=resnet10t")[0].model.frozen == ()
+    off = networks(weights, f"model.backbones={NAME}", "model.pretrained=off")
+    assert off[0].model.frozen == ()
+
+
+def test_auto_without_backbones_takes_the_first_family_with_pretrained_weights(weights, tmp_path):
+    with pytest.raises(UserError, match="none were found for tf_efficientnetv2_b0, convnext_atto"):
+        networks(weights, "model.backbones=")
+    for name in ("vit_tiny_patch16_224", "convnext_atto"):
+        (tmp_path / f"{name}.pth").touch()
+    config, sources = networks(tmp_path, "model.backbones=")
+    assert config.model.frozen == ("convnext_atto",) == tuple(sources)
+
+
+def test_a_submission_and_an_expected_score_are_there_before_anything_is_trained(
+    contest, weights, tmp_path, monkeypatch, capsys
+):
+    def interrupted(*args):
+        args[4].show({}, [])      # the page
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_rounds", interrupted)
+    argv = argv_of(contest, tmp_path, weights, "model.frozen=auto")
+    assert main(argv) == 130
+    said = capsys.readouterr().out
+    assert f"first look by frozen-{NAME}-s42, nothing trained yet: macro_f1 expected 0." in said
+    assert len((tmp_path / "run/submission_run.csv").read_text().splitlines()) == 11
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"First look by frozen-{NAME}-s42, before any training" in page
+    assert not (tmp_path / "run/final_results.json").exists()
+
+
+def test_the_first_look_leaves_the_submission_of_a_finished_run(blended, contest, weights,
+                                                                monkeypatch):
+    monkeypatch.setattr(pipeline, "run_rounds", lambda *_: (_ for _ in ()).throw(
+        KeyboardInterrupt))
+    submission = blended / "submission_run.csv"
+    before = submission.stat().st_mtime_ns
+    assert main(argv_of(contest, blended.parent, weights)) == 130
+    assert submission.stat().st_mtime_ns == before
 
 
 def test_a_frozen_member_that_is_interrupted_ends_with_the_same_bytes(contest, weights, tmp_path,

@@ -118,6 +118,15 @@ def test_the_plan_of_a_mode_is_asked_for_and_nothing_is_trained(results, monkeyp
     assert menu(results) == 0 and str(["--mode", "quick_test"]) in capsys.readouterr().out
 
 
+def test_the_first_look_trains_nothing(results, monkeypatch, capsys):
+    monkeypatch.setattr(run_training.subprocess, "Popen", lambda words: SimpleNamespace(
+        wait=lambda: print(words[2:]) or 0))
+    typed(monkeypatch, "f\n/data\n\n--weights_dir /w\n")
+    assert menu(results) == 0
+    assert str(["--mode", "quick_test", "--data_path", "/data", "--weights_dir", "/w", "--set",
+                "model.backbones="]) in capsys.readouterr().out
+
+
 def test_predict_is_there_when_its_command_is(results, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(run_training, "PREDICT", tmp_path / "predict.py")
     typed(monkeypatch, "p\nq\n")

@@ -103,6 +103,12 @@ class Features:
                            f"(first {missing[0]!r})")
         return self.values[:, [row[i] for i in ids]]
 
+    @classmethod
+    def concat(cls, many):
+        """Features of different samples in the same views, one below the other."""
+        return cls(np.concatenate([features.sample_id for features in many]), many[0].views,
+                   np.concatenate([features.values for features in many], axis=1))
+
     def save(self, path):
         np.savez(path, sample_id=self.sample_id, views=np.array(self.views), values=self.values)
 

@@ -31,10 +31,14 @@ PAD_TYPE_MODULES = ("efficientnet", "mobilenetv3")
 
 class Network(nn.Module):
     """backbone -> pooled features (B, D) -> head -> logits (B, C). Takes raw pixels 0..255 of any
-    square size."""
+    square size.
 
-    def __init__(self, backbone, head, mean, std, input_size_px):
+    n_stages: the means of so many last stages' maps join the features.
+    """
+
+    def __init__(self, backbone, head, mean, std, input_size_px, n_stages=0):
         super().__init__()
+        self.n_stages = n_stages
         self.backbone = backbone
         self.head = head
         self.input_size_px = input_size_px
@@ -51,7 +55,12 @@ class Network(nn.Module):
         images = (images.float() - self.mean) / self.std
         if images.shape[-1] != self.input_size_px:
             images = F.interpolate(images, size=self.input_size_px, mode="bilinear", antialias=True)
-        return self.backbone(images.contiguous(memory_format=self.memory_format))
+        images = images.contiguous(memory_format=self.memory_format)
+        if not self.n_stages:
+            return self.backbone(images)
+        last, maps = self.backbone.forward_intermediates(images, indices=self.n_stages)
+        pooled = self.backbone.forward_head(last)
+        return torch.cat([pooled, *(each.mean((2, 3)) for each in maps)], dim=1)
 
     def forward(self, images):
         return self.head(self.features(images))
@@ -142,16 +151,20 @@ def unchanged_share(backbone, fresh):
     return same / max(1, total)
 
 
-def build_network(model_name, *, n_classes, image_size_px, weights, model):
-    """A Network ready to train. `weights`: a WeightsSource. `model`: a ModelConfig. Draws from
-    torch's random state."""
+def build_network(model_name, *, n_classes, image_size_px, weights, model, n_stages=0):
+    """A Network ready to train. `weights`: a WeightsSource. `model`: a ModelConfig. n_stages: as
+    Network's, where timm's model tells of its stages. Draws from torch's random state."""
     check_model_name(model_name)
     size_px = input_size_px(model_name, image_size_px)
     backbone = build_backbone(size_px, weights, model.drop_path_rate)
     n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     cfg = backbone.pretrained_cfg
+    if not hasattr(backbone, "forward_intermediates"):
+        n_stages = 0
+    if n_stages:
+        n_features += sum(stage["num_chs"] for stage in backbone.feature_info[-n_stages:])
     head = build_head(model, n_features, n_classes, weights)
-    return Network(backbone, head, cfg["mean"], cfg["std"], size_px)
+    return Network(backbone, head, cfg["mean"], cfg["std"], size_px, n_stages)
 
 
 # ---------------------------------------------------------------- padding

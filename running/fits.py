@@ -170,15 +170,21 @@ def new_network(prepared, spec):
                          weights=prepared.weights[spec.backbone], model=prepared.config.model)
 
 
+def augments_of(prepared, n_epochs=1):
+    """The training augmentation of each class, for a fit of `n_epochs`."""
+    config = prepared.config
+    return by_class(prepared.shift.groups, prepared.classes, lambda group: train_augment(
+        config.augment, group, native_scale=prepared.native_scale,
+        share=prepared.shift.trained_share, n_epochs=n_epochs, **square_of(config)))
+
+
 def new_training(prepared, spec, compute, pixels, targets, place, n_epochs, teachers=()):
     """The Training of a fit of `n_epochs`. teachers: networks that it is distilled from."""
     config = prepared.config
     names = (config.seed, spec.name, spec.fold)
     # what begins with trained weights knows the classes already
     n_rising = 1 if start_of(config, spec) else n_epochs
-    augments = by_class(prepared.shift.groups, prepared.classes, lambda group: train_augment(
-        config.augment, group, native_scale=prepared.native_scale,
-        share=prepared.shift.trained_share, n_epochs=n_rising, **square_of(config)))
+    augments = augments_of(prepared, n_rising)
     transforms = [augments[k] for k in targets.probs.argmax(1)]
     dataset = ImageDataset(pixels, targets.sample_id, transforms, names, targets.probs,
                            targets.weight)

@@ -19,12 +19,12 @@ from modeling.frozen import Linear, fit_heads
 from modeling.inference import Features, Predictions, save_views
 from modeling.losses import class_weights
 from modeling.memory import peak_memory_bytes, reset_peak_memory
-from modeling.network import build_network
 from modeling.norms import fused
 from modeling.train import finish, seed_everything
 from running.executor import Job
+from running.fits import augments_of
 from running.place import Notes, need_weights, with_loading
-from running.predicting import Inference, model_of, source_of, splits_of, views_of
+from running.predicting import Inference, network_of, source_of, splits_of, views_of
 from running.rounds import frozen_specs
 from running.run import FitStages, Prepared, finished_fit, keep_warnings
 from system.log import Timer
@@ -32,7 +32,9 @@ from system.machine import need_space
 from system.stages import Stage, make
 from utils import read_json, write_json
 
-MOST_VIEWS = 2      # of an image
+# chosen out of fold: benchmarks/records/2026-11-30-frozen-members.md
+MOST_VIEWS = 2      # of an image that is predicted; classifiers learn from the first
+AUGMENTED = "augmented"      # training images as a fit would see them
 
 
 def frozen_fits(setup, prepared, executor, log):
@@ -72,12 +74,12 @@ def compute_of(setup):
 # ---------------------------------------------------------------- stages
 
 def features_stage(prepared, backbone, compute):
-    """What a frozen network says of all images. Folds change nothing of it."""
+    """What a frozen network says of all images."""
     config = prepared.config
-    settings = {"image_size_px": config.data.image_size_px, "resize": config.data.resize,
-                "n_views": n_views(config), "seed": config.seed, "compute": compute,
-                "pad_type": prepared.weights[backbone].pad_type}
-    inputs = [prepared.keys.audit, prepared.keys.shift, prepared.digests[backbone]]
+    settings = {"augment": config.augment, "image_size_px": config.data.image_size_px,
+                "resize": config.data.resize, "n_views": n_views(config), "seed": config.seed,
+                "compute": compute, "pad_type": prepared.weights[backbone].pad_type}
+    inputs = [*prepared.keys, prepared.digests[backbone]]
     return Stage.of(prepared.folder / "frozen", backbone, version=1, settings=settings,
                     inputs=inputs)
 
@@ -87,7 +89,7 @@ def heads_stage(prepared, backbone, compute):
     features = features_stage(prepared, backbone, compute)
     return Stage.of(prepared.folder / "frozen", f"heads-{backbone}", version=1,
                     settings={"class_weight_power": prepared.config.optim.class_weight_power},
-                    inputs=[features.key, prepared.keys.folds])
+                    inputs=[features.key])
 
 
 def frozen_stages(prepared, spec, compute):
@@ -145,34 +147,57 @@ class FrozenJob:
         """Leave a file of Features per split."""
         prepared = self.prepared
         config = prepared.config
-        splits = splits_of(prepared, np.arange(len(prepared.audit.train)))
         views = views_of(config, prepared.shift)[:n_views(config)]
         inference = Inference(config, prepared.classes, place)
         reset_peak_memory(place.device)
         network = fused(self.compute.prepare(self.network().to(place.device)))
-        loader = inference.loader(splits)
-        n_images = sum(len(ids) for ids, _, _ in splits.values())
+        parts = list(self.parts())
+        n_images = sum(len(ids) for splits in parts for ids, _, _ in splits.values())
         n_bytes = 4 * n_images * len(views) * network.head.linear.in_features
         need_space(folder, n_bytes, f"features of {n_images} images")
-        with Timer() as timer:
-            for split in splits:
-                inference.features(self.backbone, self.compute, network, loader, split,
-                                   views).save(folder / f"{split}.npz")
 
+        found = {}
+        with Timer() as timer:
+            for splits in parts:
+                loader = inference.loader(splits)
+                for split in splits:
+                    seen = views[:1] if split == AUGMENTED else views
+                    found.setdefault(split, []).append(inference.features(
+                        self.backbone, self.compute, network, loader, split, seen))
+        for split, features in found.items():
+            Features.concat(features).save(folder / f"{split}.npz")
         write_json(folder / "cost.json", {"seconds": timer.seconds, "images": n_images,
                                           "peak_memory_bytes": peak_memory_bytes(place.device)})
         keep_warnings(place.log.warnings, folder)
-        place.log.say(f"frozen {self.backbone}: features of {n_images} images x {len(views)} "
-                      f"views, {timer.seconds:.0f} s")
+        place.log.say(f"frozen {self.backbone}: features of {n_images} images, up to "
+                      f"{len(views)} views each, {timer.seconds:.0f} s")
+
+    def parts(self):
+        """What is read together, as by `splits_of`: each fold's images, then the test images.
+
+        A distortion may paste an image into another, which must be of the same fold. Where test
+        images differ, training images are also seen as augmented.
+        """
+        prepared = self.prepared
+        train = prepared.audit.train
+        for fold in range(prepared.folds.n_folds):
+            rows = prepared.folds.valid_rows(fold)
+            splits = splits_of(prepared, rows)
+            test = splits.pop("test", None)
+            if not prepared.shift.is_empty:
+                augments = augments_of(prepared)
+                splits[AUGMENTED] = (train.sample_id[rows], prepared.audit.train_pixels.take(rows),
+                                     [augments[k] for k in train.label[rows]])
+            yield splits
+        if test:
+            yield {"test": test}
 
     def network(self):
         """The pretrained network with a linear head."""
         config = self.prepared.config
         seed_everything(config.seed, "frozen", self.backbone)
-        return build_network(self.backbone, n_classes=len(self.prepared.classes),
-                             image_size_px=config.data.image_size_px,
-                             weights=self.prepared.weights[self.backbone],
-                             model=model_of(config, self.specs[0]))
+        return network_of(config, self.specs[0], self.prepared.classes,
+                          self.prepared.weights[self.backbone])
 
     # ------------------------------------------------------------ classifiers
 
@@ -185,8 +210,10 @@ class FrozenJob:
         prepared = self.prepared
         train = prepared.audit.train
         ids = train.sample_id.tolist()
-        splits = ["valid"] if prepared.shift.is_empty else ["valid", "valid_testlike"]
-        versions = np.concatenate([self.load(split).of(ids) for split in splits])
+        splits = ["valid"]
+        if not prepared.shift.is_empty:
+            splits += ["valid_testlike", AUGMENTED]
+        versions = np.concatenate([self.load(split).of(ids)[:1] for split in splits])
         weigh = partial(weights_of_classes, prepared)
         with Timer() as timer:
             heads = fit_heads(versions, train.label, prepared.folds.fold, weigh, site.cores)
@@ -219,15 +246,14 @@ class FrozenJob:
         prepared = self.prepared
         head = load_heads(self.heads.folder / "heads.npz")[spec.fold]
         valid = prepared.folds.sample_id[prepared.folds.valid_rows(spec.fold)].tolist()
-        for path in sorted(self.features.folder.glob("*.npz")):
-            split = path.stem
-            features = Features.load(path)
+        for split in splits_of(prepared, prepared.folds.valid_rows(spec.fold)):
+            features = self.load(split)
             ids = features.sample_id.tolist() if split == "test" else valid
             probs = softmax(features.of(ids) @ head.weight.T + head.bias, axis=-1)
             views = {view: Predictions(np.array(ids), each, tuple(prepared.classes), split,
                                        (source_of(spec),))
                      for view, each in zip(features.views, probs, strict=True)}
-            save_views(views, folder / path.name)
+            save_views(views, folder / f"{split}.npz")
 
 
 def weights_of_classes(prepared, labels):

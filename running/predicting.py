@@ -24,6 +24,7 @@ from shift.groups import by_class
 from system.log import Timer
 
 PREDICT_BATCH_SIZE = 32
+FROZEN_STAGES = 2      # benchmarks/records/2026-11-30-frozen-members.md
 ADAPTED = "adapted.safetensors"      # in a prediction's folder: statistics of the test images
 ADAPTED_IMAGES = 512
 ADAPTED_BATCH_SIZE = 64
@@ -39,9 +40,7 @@ class Inference:
 
     def network(self, spec, source, compute, weights):
         """The network of a finished fit, on the device. weights: the fit's file."""
-        network = build_network(spec.backbone, n_classes=len(self.classes),
-                                image_size_px=self.config.data.image_size_px,
-                                weights=replace(source, path=""), model=model_of(self.config, spec))
+        network = network_of(self.config, spec, self.classes, replace(source, path=""))
         load_weights(network, weights)
         plain = replace(compute, compiled=False)
         return plain.prepare(network.to(self.place.device))
@@ -75,9 +74,12 @@ class Inference:
         return Room(loader.batch_size, self.place.device, told=told)
 
 
-def model_of(config, spec):
-    """The ModelConfig of a fit's network: a frozen one has a linear head."""
-    return replace(config.model, head="linear") if spec.frozen else config.model
+def network_of(config, spec, classes, source):
+    """The network of a fit. A frozen one has a linear head, which reads the last stages too."""
+    model = replace(config.model, head="linear") if spec.frozen else config.model
+    return build_network(spec.backbone, n_classes=len(classes), weights=source, model=model,
+                         image_size_px=config.data.image_size_px,
+                         n_stages=FROZEN_STAGES if spec.frozen else 0)
 
 
 def source_of(spec):

@@ -1,5 +1,6 @@
 """Frozen members: pretrained networks that are not trained, with a classifier in every fold."""
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from modeling.inference import Features, Predictions
 from running import pipeline
 from running.pipeline import with_networks
 from running.predictor import load_predictor
+from shift.distortions import Distortion, ShiftPolicy
+from shift.match import match_shift
 from tests.conftest import small_argv
 from tests.kills import outcome
 from utils import RunError, UserError, read_json
@@ -163,6 +166,31 @@ def test_a_frozen_member_needs_pretrained_weights(contest, tmp_path, capsys):
     assert main(argv) == 2
     assert (f"none were found for {NAME} (model.pretrained=off): put them as {NAME}.safetensors"
             in capsys.readouterr().err)
+
+
+def test_where_test_images_differ_a_classifier_also_learns_from_images_made_like_them(
+    contest, weights, tmp_path, monkeypatch
+):
+    def darker(train_paths, labels, test_paths, **named):
+        policy = ShiftPolicy((Distortion("brightness", 1.0, 0.3, 0.4),))
+        report = match_shift(train_paths, labels, [], **named)
+        groups = tuple(replace(group, policy=policy) for group in report.groups)
+        return replace(report, policy=policy, groups=groups)
+
+    monkeypatch.setattr("running.preparing.match_shift", darker)
+    assert main(argv_of(contest, tmp_path, weights, "model.backbones=",
+                        "augment.policy=matched")) == 0
+    read = {path.stem: Features.load(path) for path in tmp_path.glob("run/frozen/*/*.npz")
+            if path.stem != "heads"}
+    assert {name: each.values.shape[:2] for name, each in read.items()} == {
+        "valid": (2, 36), "valid_testlike": (2, 36), "augmented": (1, 36), "test": (2, 10)}
+    with np.load(next(tmp_path.glob("run/frozen/heads-*/heads.npz"))) as heads:
+        # the network's own features and the means of its last two stages
+        assert heads["weight"].shape == (3, 3, 1024 + 24 + 288) == (
+            3, 3, read["valid"].values.shape[2])
+    testlike = Predictions.load(next(tmp_path.glob("run/fold_0/predict-*/valid_testlike.npz")))
+    plain = Predictions.load(next(tmp_path.glob("run/fold_0/predict-*/valid.npz")))
+    assert np.abs(testlike.align(plain.sample_id.tolist()) - plain.probs).max() > 1e-3
 
 
 # ---------------------------------------------------------------- the first minute

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from system.parallel import parallel_map
 
 # tried inverse penalties: of the mean loss of an image against half the squared weights
-STRENGTHS = (1.0, 3.0, 10.0, 30.0)
+STRENGTHS = (3.0, 10.0, 30.0, 100.0)
 MOST_ITERATIONS = 2000
 UNSEEN = 0.5      # images that a class without any counts as
 

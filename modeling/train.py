@@ -432,18 +432,21 @@ def restart_diverged(spec, state, tally, lr, peak, compute):
 
 
 def finish(spec, state, folder):
-    """Fold the head, write the averaged weights and the history; returns the FitResult."""
-    network = state.ema.module
-    history = state.history
-    fold_heads(network)
-    write_tensors(network.state_dict(), Path(folder) / WEIGHTS)
+    """Write the averaged weights, the history and restarts; returns the FitResult."""
+    write_fit(state.ema.module, state.history, folder)
     if state.restarts:
         write_json(Path(folder) / RESTARTS, [vars(restart) for restart in state.restarts])
+    return result_of(spec, folder, state.history, state.restarts)
+
+
+def write_fit(network, history, folder):
+    """Fold the head, write the weights of a network and a fit's history, a row per epoch."""
+    fold_heads(network)
+    write_tensors(network.state_dict(), Path(folder) / WEIGHTS)
     with open(Path(folder) / "history.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(history[0]))
         writer.writeheader()
         writer.writerows(history)
-    return result_of(spec, folder, history, state.restarts)
 
 
 def load_weights(network, path):

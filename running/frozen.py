@@ -20,7 +20,7 @@ from modeling.inference import Features, Predictions, save_views
 from modeling.losses import class_weights
 from modeling.memory import peak_memory_bytes, reset_peak_memory
 from modeling.norms import fused
-from modeling.train import finish, seed_everything
+from modeling.train import seed_everything, write_fit
 from running.executor import Job
 from running.fits import augments_of
 from running.place import Notes, need_weights, with_loading
@@ -79,6 +79,8 @@ def features_stage(prepared, backbone, compute):
     settings = {"augment": config.augment, "image_size_px": config.data.image_size_px,
                 "resize": config.data.resize, "n_views": n_views(config), "seed": config.seed,
                 "compute": compute, "pad_type": prepared.weights[backbone].pad_type}
+    if tagged := prepared.weights[backbone].tagged:
+        settings["tagged"] = tagged      # another mean and standard deviation
     inputs = [*prepared.keys, prepared.digests[backbone]]
     return Stage.of(prepared.folder / "frozen", backbone, version=1, settings=settings,
                     inputs=inputs)
@@ -234,7 +236,7 @@ class FrozenJob:
         reading, fitting = (read_json(stage.folder / "cost.json")
                             for stage in (self.features, self.heads))
         seconds = (reading["seconds"] + fitting["seconds"]) / self.prepared.folds.n_folds
-        finish(spec, network, [{
+        write_fit(network, [{
             "epoch": 1, "loss": head.loss, "skipped_steps": 0, "seconds": seconds,
             "images_per_second": reading["images"] / reading["seconds"],
             "micro_batch_size": self.prepared.config.optim.micro_batch_size,

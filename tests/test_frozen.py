@@ -1,5 +1,6 @@
 """Frozen members: pretrained networks that are not trained, with a classifier in every fold."""
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from grandmaster_train import main
 from modeling.frozen import STRENGTHS, fit_heads
 from modeling.inference import Features, Predictions
 from running import pipeline
+from running.export import export_onnx
 from running.pipeline import with_networks
 from running.predictor import load_predictor
 from shift.distortions import Distortion, ShiftPolicy
@@ -145,6 +147,15 @@ def test_new_images_are_predicted_as_the_run_predicted_its_own(blended, contest)
     found, _ = predictor.predict(catalog)
     assert any(spec.frozen for spec in predictor.fits)
     np.testing.assert_allclose(found.align(ids), stored.probs, atol=1e-5)
+
+
+def test_the_onnx_model_of_a_frozen_fit_gives_what_torch_gives(blended, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    predictor = load_predictor(blended, Config())
+    frozen = {spec: fit for spec, fit in predictor.fits.items() if spec.frozen}
+    said = export_onnx(replace(predictor, fits=frozen).fast(), tmp_path / "frozen.onnx")
+    assert re.search("probabilities as torch's to [0-9.e-]+$", said)
 
 
 def test_without_backbones_nothing_is_trained_and_every_row_counts(contest, weights, tmp_path,

@@ -27,7 +27,7 @@ from utils import read_json
 MOST_RECENT = 9          # experiments that are listed
 TRAIN = Path(__file__).resolve().parent / "grandmaster_train.py"
 PREDICT = TRAIN.with_name("predict.py")
-FIRST_LOOK = ("--set", "model.backbones=")      # only the frozen member is left
+FIRST_LOOK = ("--set", "model.frozen=auto", "model.backbones=")
 TEXTS = {
     "en": {
         "quick_test": "one backbone, one fold: an honest score and a submission soon",

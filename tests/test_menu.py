@@ -124,7 +124,7 @@ def test_the_first_look_trains_nothing(results, monkeypatch, capsys):
     typed(monkeypatch, "f\n/data\n\n--weights_dir /w\n")
     assert menu(results) == 0
     assert str(["--mode", "quick_test", "--data_path", "/data", "--weights_dir", "/w", "--set",
-                "model.backbones="]) in capsys.readouterr().out
+                "model.frozen=auto", "model.backbones="]) in capsys.readouterr().out
 
 
 def test_predict_is_there_when_its_command_is(results, monkeypatch, capsys, tmp_path):

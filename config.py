@@ -573,7 +573,7 @@ PRESETS = {
 # ---------------------------------------------------------------- --set KEY=VALUE
 
 # flags of grandmaster_train.py that are no settings
-FLAGS_ONLY = ("mode", "data_path", "experiment_name", "demo_size", "dry_run", "verify")
+FLAGS_ONLY = ("mode", "data_path", "experiment_name", "demo_size", "dry_run", "verify", "version")
 SWITCHES = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
 
 

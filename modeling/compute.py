@@ -145,7 +145,7 @@ def unseen_gpu():
         done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=10,
                               check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return ""      # a driver that does not answer: torch has said what it sees
     found = [line.split(" (UUID")[0] for line in done.stdout.splitlines() if line.startswith("GPU")]
     if not found:
         return ""

@@ -419,14 +419,19 @@ def restart_diverged(spec, state, tally, lr, peak, compute):
     """The Restart of a fit with too many non-finite steps in a row.
 
     RunError if it began again before as often as it may: its images or its arithmetic may be to
-    blame, and the sentence says what to lower.
+    blame.
     """
     n_steps = tally.in_a_row or tally.n_skipped
     restart = state.restart(peak, f"had {n_steps} non-finite steps in a row")
-    if not restart.is_last:
-        return restart
+    if restart.is_last:
+        raise diverged(spec, n_steps, lr, peak, compute)
+    return restart
+
+
+def diverged(spec, n_steps, lr, peak, compute):
+    """A RunError that says what to lower: a third of the `peak` learning rate."""
     exact = "" if compute.precision == "fp32" else ", or --set runtime.precision=fp32"
-    raise RunError(
+    return RunError(
         f"the fit {spec.title} had {n_steps} non-finite steps in a row at learning rate "
         f"{lr:.2e}: use --set optim.lr={peak / 3:.1e}{exact}")
 

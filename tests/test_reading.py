@@ -31,7 +31,6 @@ from shift.search import (
     chosen,
     decided,
     earned,
-    energy_distance,
     separability,
     simpler,
     split_kind,
@@ -516,46 +515,6 @@ def test_a_kind_earns_its_place_by_a_simulation_that_is_more_like_the_test_set(m
     distances |= {frozenset({"jpeg", "blur"}): 1.2, frozenset({"jpeg", "noise"}): 0.5,
                   frozenset({"jpeg"}): 0.5, frozenset({"noise"}): 9.0, frozenset(): 9.0}
     assert set(earned(odd, "train", "test", 6, 1).kinds) == {"jpeg"}
-
-
-def test_unlikeness_is_the_auc_and_the_distance_of_one_simulation(monkeypatch):
-    rng = np.random.default_rng(0)
-    blurred = Belief({"blur": KindReading("blur", 0.5, 1.0, 2.0, 99, 0)})
-    test = statistics_of(drawn_values(50, rng, blur=0.9), rng)
-    asked = []
-
-    def told(*passed):
-        asked.append(passed)
-        return {"value": 0.7}
-
-    monkeypatch.setattr(search, "separability", told)
-    train = Train()
-    known = {}
-    auc, distance = unlikeness(blurred, train, test, 3, 1, 60, known)
-    assert train.made == len(known) == 60
-    assert [(len(drawn), seed, workers) for drawn, seed, workers in train.asked] == [(60, 3, 1)]
-    (rows, others, *rest), = asked
-    assert rows.shape == (60, 3) and others is test and rest == [3, 1, search.TREES]
-    assert auc == 0.7 and distance == energy_distance(rows, test) > 0.1
-    again = unlikeness(blurred, train, test, 3, 1, 60, known)
-    assert again == (auc, distance) and train.made == 0
-
-
-def test_energy_distance_is_that_of_its_definition_in_standard_deviations_of_both():
-    rng = np.random.default_rng(0)
-    one = rng.normal(size=(7, 3)) * [1.0, 0.001, 50.0]
-    other = rng.normal(size=(5, 3)) * [1.0, 0.001, 50.0] + [2.0, 0.0, 9.0]
-    both = [*one, *other]
-    scale = np.std(both, axis=0) + 0.001
-
-    def mean_distance(rows, others):
-        return np.mean([np.sqrt((((a - b) / scale)**2).sum()) for a in rows for b in others])
-
-    expected = (2 * mean_distance(one, other) - mean_distance(one, one)
-                - mean_distance(other, other))
-    assert energy_distance(one, other) == pytest.approx(expected, rel=1e-9)
-    assert energy_distance(other, one) == pytest.approx(expected, rel=1e-9)
-    assert energy_distance(one, one[::-1]) == pytest.approx(0, abs=1e-9)
 
 
 # ---------------------------------------------------------------- rounds of the search

@@ -165,8 +165,8 @@ def test_a_verdict_takes_epochs_and_steps_and_more_of_them_from_random_weights()
     assert may_judge(2, 80, 12, is_pretrained=True)
     assert not may_judge(2, 8, 12, is_pretrained=True)
     assert not may_judge(9, 900, 60, is_pretrained=True)
-    assert may_judge(30, 900, 60, is_pretrained=False)
-    assert not may_judge(5, 900, 12, is_pretrained=False)
+    assert may_judge(30, 900, 60, is_pretrained=True)
+    assert not may_judge(30, 900, 60, is_pretrained=False)
     assert not may_judge(12, 900, 12, is_pretrained=True)      # nothing is left to begin again for
 
 

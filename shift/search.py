@@ -187,7 +187,7 @@ def earned(belief, train, test, seed, workers):
     tried = None
     while tried != set(belief.kinds):
         tried = set(belief.kinds)
-        for kind in sorted(tried, key=lambda kind: belief.kinds[kind].gain):
+        for kind in sorted(belief.kinds, key=lambda kind: belief.kinds[kind].gain):
             if nearest is None:
                 nearest = unlikeness(belief, train, test, seed, workers, known)
             without = replace(belief, kinds={k: f for k, f in belief.kinds.items() if k != kind})

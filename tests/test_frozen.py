@@ -20,9 +20,7 @@ from running import pipeline
 from running.export import export_onnx
 from running.pipeline import with_networks
 from running.predictor import load_predictor
-from shift.distortions import Distortion, ShiftPolicy
-from shift.match import match_shift
-from tests.conftest import small_argv
+from tests.conftest import darker, small_argv
 from tests.kills import outcome
 from utils import RunError, UserError, read_json
 
@@ -182,12 +180,6 @@ def test_a_frozen_member_needs_pretrained_weights(contest, tmp_path, capsys):
 def test_where_test_images_differ_a_classifier_also_learns_from_images_made_like_them(
     contest, weights, tmp_path, monkeypatch
 ):
-    def darker(train_paths, labels, test_paths, **named):
-        policy = ShiftPolicy((Distortion("brightness", 1.0, 0.3, 0.4),))
-        report = match_shift(train_paths, labels, [], **named)
-        groups = tuple(replace(group, policy=policy) for group in report.groups)
-        return replace(report, policy=policy, groups=groups)
-
     monkeypatch.setattr("running.preparing.match_shift", darker)
     assert main(argv_of(contest, tmp_path, weights, "model.backbones=",
                         "augment.policy=matched")) == 0

@@ -8,7 +8,6 @@ import shutil
 import socket
 import stat
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,9 +21,7 @@ from data_loader import letterbox
 from grandmaster_train import main as train
 from predict import main as predict
 from running.predictor import load_predictor
-from shift.distortions import Distortion, ShiftPolicy
-from shift.match import match_shift
-from tests.conftest import CLASSES, identity, make_contest, small_argv
+from tests.conftest import CLASSES, darker, identity, make_contest, small_argv
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,12 +75,6 @@ def test_the_runs_own_test_folder_gives_the_runs_own_test_probabilities(contest,
 
 
 def test_where_the_test_images_differ_some_views_are_adapted_to_them(tmp_path, monkeypatch):
-    def darker(train_paths, labels, test_paths, **named):
-        policy = ShiftPolicy((Distortion("brightness", 1.0, 0.3, 0.4),))
-        report = match_shift(train_paths, labels, [], **named)
-        groups = tuple(replace(group, policy=policy) for group in report.groups)
-        return replace(report, policy=policy, groups=groups)
-
     monkeypatch.setattr("running.preparing.match_shift", darker)
     contest = make_contest(tmp_path / "shapes", n_test=40)
     for path in (contest / "test").iterdir():

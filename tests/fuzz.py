@@ -128,12 +128,15 @@ WITH_TABLE = ("numbered", "named", "one_hot")
 # ---------------------------------------------------------------- damages to tables
 
 def some_table(root, rng):
-    """A table that is there, or a new one."""
+    """A table that is there, or a new one. Raises FileExistsError where something else has its
+    name: a link to /dev/zero has no end."""
     found = sorted(p for p in root.rglob("*.csv") if p.is_file() and not p.is_symlink())
+    new = root / "train.csv"
     if not found:
-        write(root / "train.csv",
-              [("ID", "target"), *((n, i % 3) for i, n in enumerate(names("a", 12)))])
-    return rng.choice(found or [root / "train.csv"])
+        if os.path.lexists(new):
+            raise FileExistsError(new)
+        write(new, [("ID", "target"), *((n, i % 3) for i, n in enumerate(names("a", 12)))])
+    return rng.choice(found or [new])
 
 
 def edit_bytes(change):

@@ -1,13 +1,14 @@
 """Slices of tests/fuzz.py and tests/kills.py, each in a process that may fork; and the
 fuzz's judge can say no."""
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.fuzz import NAME, content_of, wrong_in, wrong_labels
+from tests.fuzz import NAME, content_of, some_table, wrong_in, wrong_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -83,3 +84,9 @@ def test_an_image_that_a_second_damage_makes_whole_is_not_destroyed(tmp_path):
     path.unlink()
     path.symlink_to("/etc/passwd")
     assert content_of(path) not in (before, b"whole", None)
+
+
+def test_a_damage_does_not_read_a_table_without_end(tmp_path):
+    (tmp_path / "train.csv").symlink_to("/dev/zero")
+    with pytest.raises(FileExistsError):
+        some_table(tmp_path, random.Random(0))

@@ -325,6 +325,14 @@ def test_the_plan_that_a_small_disk_is_sent_to_is_one(monkeypatch, numbered):
     assert said(numbered, advice.split("see ")[1].removesuffix("--dry_run")) == ""
 
 
+def test_ids_without_a_file_do_not_make_a_folder_too_large_to_be_decoded(tmp_path):
+    folder = drawn(tmp_path / "contest")
+    with (folder / "sample_submission.csv").open("a", encoding="utf-8") as sample:
+        sample.writelines(f"ghost{i}.png,0\n" for i in range(checks.MOST_AUDITED))
+    with pytest.raises(UserError, match="none of the 36 training images can be used"):
+        checks.check_data(build_config("debug"), folder)
+
+
 # ---------------------------------------------------------------- training
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -4,6 +4,7 @@ Read in this order:
 
 metrics   scores, their intervals, calibration
 blend     out-of-fold predictions -> views, weights, temperatures
+control   a score on few rows, moved by what another model scores on many
 scores    the blend of a run, its nested score, the score to expect
 teachers  what a later round learns from the models of the round before
 

@@ -469,6 +469,31 @@ class Ladder:
         return used, results
 
 
+def what_each_adds(blend, sources, labels, parts, metric, *, groups, draws=1000, seed=0):
+    """{source: {"adds", "adds_ci90"}} of each source with a weight: how much better the blend is
+    than without it, larger is better, and the 90 % interval; {} of a single one.
+
+    Both blends are nested over `parts` (n,) and made by the blend's method; the others' views,
+    temperatures and weights are found anew.
+    """
+    names = blend.weighted_names()
+    if len(names) < 2:
+        return {}
+
+    def answers(kept):
+        fits = Fits({name: sources[name] for name in kept}, labels, parts, [blend.method])
+        return nested(fits, metric).answers
+
+    whole = answers(names)
+    found = {}
+    for name in names:
+        before = answers([other for other in names if other != name])
+        change, ci90 = paired_change(metric, labels, before, whole, groups=groups, draws=draws,
+                                     seed=seed)
+        found[name] = {"adds": change, "adds_ci90": tuple(ci90)}
+    return found
+
+
 def with_unused(blend, sources):
     """The Blend over all sources, with weight 0 for sources of unused rounds."""
     out = {name: "its round does not help" for name in sources if name not in blend.weights}

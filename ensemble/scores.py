@@ -11,7 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from config import key_settings
-from ensemble.blend import Blend, OutOfFold, aligned, fit_rounds, mean_of, nested_cut
+from ensemble.blend import (
+    Blend,
+    OutOfFold,
+    aligned,
+    fit_rounds,
+    mean_of,
+    nested_cut,
+    what_each_adds,
+)
+from ensemble.control import Control, control_variate
 from ensemble.metrics import bootstrap_ci90, confident_scores, normalized
 from ensemble.teachers import PSEUDO_LABELS, load_pseudo_labels
 from modeling.inference import Predictions, joined_views
@@ -27,7 +36,9 @@ class SourceRow(NamedTuple):
 
     folds: how many it was trained in. score: out of fold, in the folds that all sources have.
     fold_sd: the score's standard deviation over those folds, None with a single fold.
-    note: why its weight is 0.
+    note: why its weight is 0. adds, adds_ci90: how much better the blend is than without it, None
+    and () without a weight or others. rescues: {other source: share of the rows that this one
+    answers right and the other wrong}.
     """
 
     name: str
@@ -39,6 +50,9 @@ class SourceRow(NamedTuple):
     views_dropped: tuple[str, ...]
     note: str
     seconds: float
+    adds: float | None = None
+    adds_ci90: tuple[float, ...] = ()
+    rescues: dict[str, float] | None = None
 
 
 class FoldScores:
@@ -118,12 +132,17 @@ class Rows:
     testlike: dict
 
 
+def frozen_of(sources):
+    """The sources that are frozen members."""
+    return {name: members for name, members in sources.items()
+            if any(fitted.result.spec.frozen for _, fitted in members)}
+
+
 def rows_of(prepared, sources, log):
     """The Rows of these sources."""
     common = set.intersection(*folds_of(sources))
     # frozen members have all folds, also those that the run was asked to leave out
-    trained = {name: members for name, members in sources.items()
-               if not any(fitted.result.spec.frozen for _, fitted in members)}
+    trained = {name: sources[name] for name in sources if name not in frozen_of(sources)}
     every = set.union(*folds_of(trained or sources))
     if common < every:
         log.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all "
@@ -135,16 +154,26 @@ def rows_of(prepared, sources, log):
         clean = {name: out_of_fold(members, lambda _: "valid", common)
                  for name, members in sources.items()}
 
-    first_view = next(iter(next(iter(clean.values())).values()))
-    ids = first_view.sample_id.tolist()
+    ids = ids_of(clean)
     train = prepared.audit.train
-    row_of = {sample: row for row, sample in enumerate(train.sample_id.tolist())}
-    rows = [row_of[sample] for sample in ids]
+    rows = rows_in(train, ids)
     folds = prepared.folds.fold[rows]
     groups = groups_to_resample(train.group[rows], log)
     return Rows(ids, train.label[rows], folds, groups,
                 blend_parts(folds, groups, seed_of(prepared.config.seed, "blend")), clean,
                 aligned(testlike, ids))
+
+
+def ids_of(predictions):
+    """The samples of {source: {view: Predictions}}."""
+    first_view = next(iter(next(iter(predictions.values())).values()))
+    return first_view.sample_id.tolist()
+
+
+def rows_in(train, ids):
+    """The row of each of these samples in a Catalog."""
+    row_of = {sample: row for row, sample in enumerate(train.sample_id.tolist())}
+    return [row_of[sample] for sample in ids]
 
 
 def groups_to_resample(groups, log):
@@ -208,25 +237,33 @@ def blended(prepared, metric, fits, log, is_kept=True):
         clean = OutOfFold(probs, answers)
 
     score = out_of_fold_scores(config, metric, rows, clean, nested)
+    control = by_frozen(prepared, sources, rows, nested.answers, metric)
+    score |= moved_by(control, score["oof_testlike"], score["oof_testlike_ci90"], metric.limits)
+    believed = "oof_moved" if control.strength else "oof_testlike"
     test = None
     if len(prepared.audit.test):
         sureness = by_confidence(config.seed, sources, blend, nested.probs, rows, metric)
-        score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], *sureness,
-                             metric.limits)
+        score |= expectation(score[believed], score[f"{believed}_ci90"],
+                             *(value + control.change for value in sureness), metric.limits)
         warn_of_sureness(score, metric, log)
         test = blend.apply({
             name: joined_views([fitted.views("test") for _, fitted in sources[name]],
                                Predictions.mean)
             for name in blend.weighted_names()})
     else:
-        score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
+        score |= {"expected": score[believed], "expected_ci90": score[f"{believed}_ci90"]}
 
     stage = ensemble_stage(prepared, metric, fits)
     tables = {"oof_clean": clean.probs, "oof_testlike": nested.probs}
     if is_kept:
         make(stage, lambda folder: save_blend(folder, blend, tables, test, rows.ids,
                                               prepared.classes, tuple(sources)), log)
-    table = [source_row(name, members, blend, rows, metric) for name, members in sources.items()]
+    adds = what_each_adds(blend, rows.testlike, rows.labels, rows.parts, metric, groups=rows.groups,
+                          draws=config.ensemble.bootstrap_draws, seed=seed_of(config.seed, "adds"))
+    right = {name: rows.labels == mean_of(rows.testlike[name], blend.views[name]).argmax(1)
+             for name in blend.weighted_names()}
+    table = [source_row(name, members, blend, rows, metric)._replace(
+        **adds.get(name, {}), rescues=rescues(name, right)) for name, members in sources.items()]
     return Blended(score, blend, table, test, stage.folder,
                    [round_row(config, fits, result, prepared.classes) for result in rounds])
 
@@ -245,6 +282,15 @@ def save_blend(folder, blend, out_of_fold_probs, test, ids, classes, sources):
         Predictions(np.array(ids), probs, classes, "valid", sources).save(folder / f"{name}.npz")
     if test:
         test.save(folder / "test.npz")
+
+
+def rescues(name, right):
+    """{other source: share of the rows that `name` answers right and the other wrong}.
+
+    right: {source: (n,) bool}.
+    """
+    return {other: float((right[name] & ~theirs).mean()) for other, theirs in right.items()
+            if name in right and other != name}
 
 
 def source_row(name, members, blend, rows, metric):
@@ -316,6 +362,35 @@ def out_of_fold_scores(config, metric, rows, clean, nested):
             metric, rows.labels, answers, groups=rows.groups, draws=config.ensemble.bootstrap_draws,
             seed=seed_of(config.seed, "bootstrap"))
     return score
+
+
+def by_frozen(prepared, sources, rows, answers, metric):
+    """The Control of the score of `answers`, by what frozen members score on all folds."""
+    frozen = frozen_of(sources)
+    if not frozen:
+        return Control()
+    every = set.union(*folds_of(frozen))
+    views = {name: out_of_fold(members, lambda fitted: fitted.testlike, every)
+             for name, members in frozen.items()}
+    ids = ids_of(views)
+    other = np.mean([mean_of(each, each) for each in aligned(views, ids).values()], axis=0)
+    train = prepared.audit.train
+    own = rows_in(train, ids)
+    row_of = {sample: row for row, sample in enumerate(ids)}
+    config = prepared.config
+    return control_variate(metric, train.label[own], answers, other,
+                           np.array([row_of[sample] for sample in rows.ids]),
+                           groups=rows.groups, draws=config.ensemble.bootstrap_draws,
+                           seed=seed_of(config.seed, "control"))
+
+
+def moved_by(control, score, ci90, limits):
+    """{"oof_moved"} of a Control and the interval, {} where it says nothing."""
+    if not control.strength:
+        return {}
+    ends = [score + control.change + control.width * (end - score) for end in ci90]
+    value, *interval = np.clip([score + control.change, *ends], *limits).tolist()
+    return {"oof_moved": value, "oof_moved_ci90": interval}
 
 
 def by_confidence(seed, sources, blend, nested, rows, metric):

@@ -7,6 +7,7 @@ from utils import write_json
 # of a run's scores, in the order they are shown
 SCORES = {"oof_clean": "out of fold, images as they are",
           "oof_testlike": "out of fold, made like the test set",
+          "oof_moved": "moved by frozen members on all folds",
           "by_confidence": "by sureness on the test images",
           "expected": "expected of the submission", "test": "got on the test set (answers known)"}
 
@@ -42,7 +43,7 @@ def closing_lines(final, table, folder):
 
 
 def source_lines(table):
-    """The table of sources, then the views that each has dropped."""
+    """The table of sources, then what each adds and which views it has dropped."""
     width = max(len("source"), *(len(row.name) for row in table))
     yield f"{'source':<{width}}  folds  out of fold  fold sd  views  weight  seconds"
     for row in table:
@@ -50,6 +51,10 @@ def source_lines(table):
         line = (f"{row.name:<{width}}  {row.folds:>5}  {row.score:>11.4f}  {fold_sd:>7}  "
                 f"{row.views:>5}  {row.weight:>6.3f}  {row.seconds:>7.0f}")
         yield f"{line}  {row.note}" if row.note else line
+    for row in table:
+        if row.adds is not None:
+            low, high = row.adds_ci90
+            yield f"{row.name}: adds {row.adds:+.4f} to the blend ({low:+.4f} to {high:+.4f})"
     for row in table:
         if row.views_dropped:
             yield (f"{row.name}: dropped as they hurt on out-of-fold rows: "

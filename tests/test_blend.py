@@ -27,6 +27,7 @@ from ensemble.blend import (
     only_rows,
     simplex_weights,
     useless,
+    what_each_adds,
 )
 from ensemble.metrics import METRICS, fit_temperature, with_temperature
 from modeling.inference import Predictions
@@ -482,3 +483,28 @@ def test_what_is_nested_without_a_part_is_fitted_on_no_row_of_it():
         assert not rows.probs[held].any() and rows.probs[~held].any(1).all()
         np.testing.assert_array_equal(rows.probs, other.probs)
         np.testing.assert_array_equal(rows.answers, other.answers)
+
+
+def test_what_a_source_adds_is_the_blend_less_the_blend_of_the_others():
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    half = np.arange(240) % 2 == 0
+    parts = np.arange(240) // 48
+
+    def source(known):
+        """Right on the rows `known`, a guess elsewhere."""
+        odds = np.exp(rng.standard_normal((240, 3)) + 4.0 * np.eye(3)[labels] * known[:, None])
+        return {"v": odds / odds.sum(1, keepdims=True)}
+
+    sources = {"even": source(half), "odd": source(~half)}
+    blend, rows = fit_blend(sources, labels, parts, METRICS["accuracy"], "mean")
+    adds = what_each_adds(blend, sources, labels, parts, METRICS["accuracy"],
+                          groups=np.arange(240), draws=50)
+    alone = METRICS["accuracy"](labels, sources["odd"]["v"])
+    both = METRICS["accuracy"](labels, rows.answers)
+    assert adds["even"]["adds"] == pytest.approx(both - alone)
+    low, high = adds["even"]["adds_ci90"]
+    assert 0 < low < adds["even"]["adds"] < high
+    single = replace(blend, weights={"even": 1.0, "odd": 0.0})
+    assert what_each_adds(single, sources, labels, parts, METRICS["accuracy"],
+                          groups=np.arange(240)) == {}

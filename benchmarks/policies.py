@@ -1,12 +1,12 @@
-"""Is it worth matching the test set? Matched against standard augmentation on pretended contests.
+"""What does a setting gain on pretended contests? By default: is it worth matching the test set?
 
     python -m benchmarks.policies ../shared/data/docmix ../shared/data/signs26 --only dark fog -- \\
         --weights_dir ../shared/weights --set model.backbones=mobilenetv2_100 \\
         data.image_size_px=128 optim.epochs=8
 
 Half of a contest's labelled training images play the test set, damaged by a recipe of
-`benchmarks.damages`. Prints both macro-F1 for each set and recipe, then their mean difference and
-the worst.
+`benchmarks.damages`. Each of --variants is a run with these settings on top. Prints their macro-F1
+and what the last one expected, then the mean and the worst gain of each over the first.
 """
 import argparse
 import statistics
@@ -17,22 +17,22 @@ from benchmarks.damages import DAMAGES
 from benchmarks.pretend import write_pretended
 from benchmarks.seeds import read_pairs, run_seed, split_argv
 
-POLICIES = ("matched", "standard")
+VARIANTS = ("augment.policy=standard", "augment.policy=matched")
 
 
-def scores(data_dir, recipe, seed, argv):
-    """{policy: (macro-F1, expected)} on one pretended contest."""
+def scores(data_dir, recipe, seed, argv, variants):
+    """([macro-F1 of each variant], expected of the last) on one pretended contest."""
     settings = argv if "--set" in argv else [*argv, "--set"]
-    found = {}
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_pretended(data_dir, folder, DAMAGES.get(recipe), seed)
         answers = read_pairs(folder / "answers.csv")
-        for policy in POLICIES:
+        for variant in variants:      # in one folder: fits that are alike are made once
             score, final, _ = run_seed(folder / "contest", answers, seed,
-                                       [*settings, f"augment.policy={policy}"], folder / policy)
-            found[policy] = (score, final["score"]["expected"])
-    return found
+                                       [*settings, *variant.split()], folder / "runs")
+            found.append(score)
+    return found, final["score"]["expected"]
 
 
 def main():
@@ -40,22 +40,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data_dirs", type=Path, nargs="+")
     parser.add_argument("--only", nargs="*", default=[*DAMAGES], choices=[*DAMAGES, "none"])
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="'KEY=VALUE ...'")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(own)
 
     rows = []
     for recipe in args.only:
         for data_dir in args.data_dirs:
-            rows.append((recipe, data_dir.name, scores(data_dir, recipe, args.seed, passed)))
+            found, expected = scores(data_dir, recipe, args.seed, passed, args.variants)
+            rows.append(found)
+            print(f"row  {recipe:8}  {data_dir.name:10}"
+                  + "".join(f"  {score:.4f}" for score in found)
+                  + f"  expected {expected:.4f}", flush=True)
 
-    print("\nrecipe    set         matched  standard  difference  expected")
-    for recipe, name, found in rows:
-        matched, standard = (found[policy][0] for policy in POLICIES)
-        print(f"{recipe:8}  {name:10}  {matched:.4f}   {standard:.4f}    {matched - standard:+.4f}"
-              f"     {found['matched'][1]:.4f}")
-    differences = [found["matched"][0] - found["standard"][0] for *_, found in rows]
-    print(f"mean {statistics.mean(differences):+.4f}, worst {min(differences):+.4f}, "
-          f"n={len(differences)}")
+    print(f"\nover {args.variants[0]}, n={len(rows)}:")
+    for k, variant in enumerate(args.variants[1:], 1):
+        gains = [found[k] - found[0] for found in rows]
+        print(f"{variant}: mean {statistics.mean(gains):+.4f}, worst {min(gains):+.4f}")
 
 
 if __name__ == "__main__":

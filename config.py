@@ -744,6 +744,12 @@ def member(backbone, scale):
     return backbone
 
 
+def has_own_backbones(config):
+    """Whether the networks of a resolved Config are others than its mode trains by itself."""
+    own = PRESETS[config.mode].model.backbones
+    return config.model.backbones != tuple(member(name, config.scale) for name in own)
+
+
 def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
     """A new Config whose automatic values that keys depend on are replaced by plain ones.
 

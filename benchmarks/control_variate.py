@@ -2,7 +2,7 @@
 
     python grandmaster_train.py --data_path DIR --weights_dir W --results_dir R --set \\
         model.frozen=mobilenetv2_100,vit_small_patch14_dinov2 model.backbones= \\
-        data.test_usage=none data.image_size_px=98
+        data.test_usage=none data.image_size_px=128
     python -m benchmarks.control_variate R/RUN [R/RUN ...]
 
 Each of two frozen members plays the trained one in turn: its score on one fold's rows, alone and

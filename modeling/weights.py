@@ -4,6 +4,7 @@
 """
 import errno
 import functools
+import math
 import os
 import socket
 from dataclasses import dataclass
@@ -166,6 +167,27 @@ def file_in(weights_dir, model_name):
         return not is_own, has_other_tag, WEIGHT_SUFFIXES.index(path.suffix), path.name
 
     return min(found, key=order, default=None)
+
+
+def networks_in(weights_dir):
+    """Names of timm's networks that have a file in a folder, in order of name."""
+    if not weights_dir:
+        return []
+    stems = {path.name.split(".")[0] for path in Path(weights_dir).iterdir()
+             if path.suffix in WEIGHT_SUFFIXES}
+    # mobilenetv2_100_in1k_imagenetnorm: the longest name that the file's begins with
+    names = {max((name for name in timm.list_models() if stem.startswith(name)), key=len,
+                 default="") for stem in stems}
+    return sorted(name for name in names if name and file_in(weights_dir, name))
+
+
+def nearest_in_size(names, model_name):
+    """`names` in the order of how near they come to a network in number of parameters."""
+    def log_size(name):
+        return math.log(sum(p.numel() for p in without_weights(name).parameters()))
+
+    size = log_size(model_name)
+    return sorted(names, key=lambda name: abs(log_size(name) - size))
 
 
 def cached_file(hub_id):

@@ -104,6 +104,11 @@ def introduce(setup, log):
 def introduce_weights(setup, log):
     """Say where weights come from; warn of random ones and of those not for commercial use."""
     runtime = setup.config.runtime
+    if setup.instead_of:
+        log.warn(f"no pretrained weights were found for {', '.join(setup.instead_of)}: "
+                 f"{', '.join(setup.config.model.backbones)} of {runtime.weights_dir} is trained "
+                 "instead (--set model.backbones=NAME takes another, model.pretrained=off random "
+                 "weights)")
     for source in setup.weights.values():
         log.say(f"weights: {source.describe()}")
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from huggingface_hub import constants as hub_constants
 
-from config import AUTO, FAMILIES, member, resolve
+from config import AUTO, FAMILIES, has_own_backbones, member, resolve
 from contest.intake import read_contest
 from ensemble.metrics import find_metric
 from ensemble.scores import FoldScores, blended
 from modeling.compute import pick_device
-from modeling.weights import find_weights, into_weights_dir
+from modeling.weights import find_weights, into_weights_dir, nearest_in_size, networks_in
 from reporting.page import Page
 from reporting.summary import closing_lines
 from running.conclusion import conclude, first_look
@@ -129,21 +129,25 @@ def understand(config, data_path, folder, executor, start, command):
                      n_train=len(contest.train), metric=metric.name)
     contest = contest.for_metric(metric)
     named_classes(config.augment.groups, contest.train.classes)
-    config, weights = with_networks(config)
+    config, weights, instead_of = with_networks(config)
     return Setup(config, contest, metric, folder, device,
                  machine={**machine, "cores": executor.cores, "workers": runtime.workers},
-                 weights=weights, command=shlex.join(command), deadline=deadline_of(runtime, start),
+                 weights=weights, instead_of=instead_of, command=shlex.join(command),
+                 deadline=deadline_of(runtime, start),
                  short=short_paths(runtime, folder.parent, contest.folder, data_path))
 
 
 def with_networks(config):
-    """(the Config without auto in model.frozen, {network: where its weights lie}).
+    """(the Config without auto in model.frozen, {network: where its weights lie}, the networks that
+    others were taken for).
 
-    UserError unless all frozen members have pretrained weights.
+    Where none of a mode's own networks has pretrained weights, those that lie in the weights folder
+    are trained. UserError unless all frozen members have pretrained weights.
     """
-    model = config.model
     find = partial(find_weights, weights_dir=config.runtime.weights_dir,
-                             pretrained=model.pretrained)
+                   pretrained=config.model.pretrained)
+    config, instead_of = with_weights_at_hand(config, find)
+    model = config.model
     asked = [name for name in model.frozen if name != AUTO]
     weights = {name: find(name) for name in [*model.backbones, *asked]}
     random = [name for name in asked if not weights[name].is_pretrained]
@@ -157,7 +161,9 @@ def with_networks(config):
     frozen = asked
     if AUTO in model.frozen:
         families = [member(family, config.scale) for family in FAMILIES]
-        found = ((name, weights.get(name) or find(name)) for name in model.backbones or families)
+        lying = networks_in(config.runtime.weights_dir)
+        found = ((name, weights.get(name) or find(name))
+                 for name in model.backbones or [*families, *lying])
         first = dict(itertools.islice((pair for pair in found if pair[1].is_pretrained), 1))
         weights |= first
         frozen = list(dict.fromkeys([*first, *asked]))
@@ -166,7 +172,23 @@ def with_networks(config):
             "with an empty model.backbones a run needs pretrained weights, and none were found for "
             f"{', '.join(families)}: put one {into_weights_dir('NAME', config.runtime.weights_dir)}"
             ", or name a network in model.frozen")
-    return replace(config, model=replace(model, frozen=tuple(frozen))), weights
+    return replace(config, model=replace(model, frozen=tuple(frozen))), weights, instead_of
+
+
+def with_weights_at_hand(config, find):
+    """(the Config, the networks that it trains others for), as `with_networks` says.
+
+    Those nearest in size to the mode's first network are taken, as many as it has.
+    """
+    model = config.model
+    if (has_own_backbones(config) or model.pretrained != "auto"
+            or any(find(name).is_pretrained for name in model.backbones)):
+        return config, ()
+    lying = nearest_in_size(networks_in(config.runtime.weights_dir), model.backbones[0])
+    if not lying:
+        return config, ()
+    taken = tuple(lying[:len(model.backbones)])
+    return replace(config, model=replace(model, backbones=taken)), model.backbones
 
 
 def short_paths(runtime, *folders):

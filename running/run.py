@@ -35,7 +35,8 @@ class Setup:
     """What was asked and understood, and where it runs.
 
     device: of this process. machine: the smallest machine on which fits run, by `machine_facts`.
-    weights: {backbone: where its weights lie}. command: what a person types to repeat the run.
+    weights: {backbone: where its weights lie}. instead_of: the mode's networks, without weights,
+    that the ones at hand are trained for. command: what a person types to repeat the run.
     deadline: of the last fit, by time.perf_counter(); infinite without a time budget.
     short: what is kept of a value, with shorter paths.
     """
@@ -47,6 +48,7 @@ class Setup:
     device: torch.device
     machine: dict
     weights: dict[str, WeightsSource]
+    instead_of: tuple[str, ...] = ()
     command: str = ""
     deadline: float = math.inf
     short: ShortPaths = field(default_factory=ShortPaths)

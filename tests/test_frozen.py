@@ -202,7 +202,8 @@ def networks(weights, *settings):
     config = build_config("quick_test", ["model.frozen=auto", *settings],
                           {"runtime.weights_dir": str(weights)})
     config = resolve(config, gpu_memory_bytes=0, n_train=100)
-    return with_networks(config)
+    config, sources, _ = with_networks(config)
+    return config, sources
 
 
 def test_auto_takes_the_first_backbone_with_pretrained_weights(weights):
@@ -215,11 +216,16 @@ def test_auto_takes_the_first_backbone_with_pretrained_weights(weights):
 
 def test_auto_without_backbones_takes_the_first_family_with_pretrained_weights(weights, tmp_path):
     with pytest.raises(UserError, match="none were found for tf_efficientnetv2_b0, convnext_atto"):
-        networks(weights, "model.backbones=")
+        networks(tmp_path, "model.backbones=")
     for name in ("vit_tiny_patch16_224", "convnext_atto"):
         (tmp_path / f"{name}.pth").touch()
     config, sources = networks(tmp_path, "model.backbones=")
     assert config.model.frozen == ("convnext_atto",) == tuple(sources)
+
+
+def test_auto_takes_what_lies_in_the_folder_if_no_family_has_weights(weights):
+    config, _ = networks(weights, "model.backbones=")
+    assert config.model.frozen == (NAME,)
 
 
 def test_a_submission_and_an_expected_score_are_there_before_anything_is_trained(

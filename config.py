@@ -100,6 +100,10 @@ class DataConfig:
     sample_submission: str = setting(
         "", "path in the contest folder of the file that the submission must look like; '': found"
     )
+    label_fixes: str = setting(
+        "", "csv of labels mended in a report: columns id and label, an empty label leaves the "
+        "image out; '': label_fixes.csv in the contest folder, if it is there"
+    )
     near_duplicate_agreement: float = setting(
         0.94, "correlation that the details of near-duplicates exceed; 1: only equal files share a "
         "fold", low=0.5, high=1.0,
@@ -839,6 +843,9 @@ def key_settings(config, *names):
     parts = {name: getattr(config, name) for name in names}
     if "model" in parts:
         parts["model"] = trained_model(config.model)
+    if "data" in parts:      # the labels themselves are in the keys of the stages that read them
+        parts["data"] = asdict(config.data)
+        del parts["data"]["label_fixes"]
     return parts
 
 

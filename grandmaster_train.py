@@ -84,6 +84,8 @@ def make_parser():
     add("--device", help="auto, cpu, cuda, cuda:1, mps")
     add("--metric", help=f"{', '.join(METRICS)} (default macro_f1, or log_loss if the submission "
         "has one column per class)")
+    add("--label_fixes", metavar="FILE", help="labels mended in a report, which saves the file "
+        "(default: label_fixes.csv in the contest folder, if it is there)")
     add("--group_column", help="rows with the same value in this column stay in one fold")
     add("--time_budget", type=float, metavar="HOURS", help="hours that the run may take")
     add("--engine", help="where fits run: local, or ray for side by side on every GPU or core")
@@ -105,6 +107,7 @@ FLAGS = {
     "scale": "scale",
     "device": "runtime.device",
     "metric": "metric",
+    "label_fixes": "data.label_fixes",
     "group_column": "data.group_column",
     "time_budget": "runtime.time_budget_hours",
     "engine": "runtime.engine",

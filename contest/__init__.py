@@ -9,6 +9,7 @@ tables      csv and tsv tables: which holds labels, which is the sample submissi
 catalog     Catalog: the samples of a split. Contest: two catalogs and a form
 labels      where the labels are: a table, class folders, file names
 submission  Form: columns, rows and values of the submission
+fixes       label_fixes.csv: labels mended in a report
 intake      read_contest: all of the above
 pixels      the images of a split, reduced, in one mapped file
 likeness    whether two images show one picture: turned, mirrored, cropped, brightened

@@ -55,6 +55,7 @@ from utils import (
 THUMBNAIL_PX = 32
 CLIPPED_LEVELS = (5, 250)        # at or beyond them a level may have been cut off
 FEWER_BITS = (8, 10, 12, 14)     # that 16-bit files may hold
+CONTRADICTED = "equal files with different labels"      # why they are left out
 CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
 
 
@@ -260,7 +261,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
         "white_level": white_level,
         "same_pictures": [ids[rows].tolist() for rows in pictures],
     }
-    left_out = np.where(usable, "", "equal files with different labels")
+    left_out = np.where(usable, "", CONTRADICTED)
     left_out = np.where(train.is_readable, left_out, train.reason)
     write_catalog(folder / "catalog_train.csv",
                   with_fields(contest.train, sha256=train.sha256, group=group), left_out,
@@ -405,7 +406,9 @@ def summary_of(contest, train, test, usable, group):
     classes = contest.train.classes
     counts = np.bincount(contest.train.label[usable], minlength=len(classes)).tolist()
     sizes = Counter(group[usable].tolist())
+    fixes = {"label_fixes": [fix._asdict() for fix in contest.fixes]} if contest.fixes else {}
     return {
+        **fixes,
         "n_train": int(usable.sum()),
         "n_train_left_out": int((~usable).sum()),
         "n_test": int(test.is_readable.sum()),
@@ -482,7 +485,8 @@ class Audit:
     """What training may use: usable training images and readable test images.
 
     The rows of the pixel stores are those of the catalogs. bad_test_ids: test ids without a
-    readable image, in the submission's order; each still needs a row there.
+    readable image, in the submission's order; each still needs a row there. contradicted,
+    contradicted_pixels: training images left out because equal files have different labels.
     """
 
     train: Catalog
@@ -492,6 +496,8 @@ class Audit:
     train_pixels: PixelStore
     test_pixels: PixelStore
     bad_test_ids: tuple[str, ...]
+    contradicted: Catalog | None = None
+    contradicted_pixels: PixelStore | None = None
 
     @property
     def white_level(self):
@@ -510,12 +516,15 @@ def load_audit(folder, contest_folder):
                                          contest_folder)
         is_used = left_out == ""
         pixels = PixelStore.open(folder / f"pixels_{split}")
-        unused_ids = set(catalog.sample_id[~is_used].tolist())
-        return catalog.take(is_used), pixels.take(is_used), unused_ids
+        return catalog, pixels, left_out, is_used
 
-    train, train_pixels, _ = load_split("train")
-    test, test_pixels, bad = load_split("test")
+    every, pixels, left_out, is_used = load_split("train")
+    train, train_pixels = every.take(is_used), pixels.take(is_used)
+    contradicted = every.take(left_out == CONTRADICTED)
+    contradicted_pixels = pixels.take(left_out == CONTRADICTED)
+    test, pixels, _, is_used = load_split("test")
+    bad = set(test.sample_id[~is_used].tolist())
     problems = [Problem(**{**p, "sample_ids": tuple(p["sample_ids"])}) for p in stored["problems"]]
     bad_test_ids = dict.fromkeys(i for i in stored["summary"]["submission_ids"] if i in bad)
-    return Audit(train, test, tuple(problems), stored["summary"], train_pixels, test_pixels,
-                 tuple(bad_test_ids))
+    return Audit(train, test.take(is_used), tuple(problems), stored["summary"], train_pixels,
+                 pixels.take(is_used), tuple(bad_test_ids), contradicted, contradicted_pixels)

@@ -96,7 +96,8 @@ class Contest:
     """A contest folder as understood, before any image is decoded.
 
     class_names: of train.classes, in the same order. form: what the submission must look like.
-    understood: how labels, classes and groups were read, one line each.
+    understood: how labels, classes and groups were read, one line each. fixes: contest.fixes.Fix
+    of each image that label_fixes.csv names.
     """
 
     folder: Path
@@ -106,6 +107,7 @@ class Contest:
     form: Form
     problems: tuple[Problem, ...]
     understood: tuple[str, ...]
+    fixes: tuple = ()
 
     @property
     def submission_ids(self):

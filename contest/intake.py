@@ -30,6 +30,7 @@ from contest.files import (
     split_of,
     without_suffix,
 )
+from contest.fixes import find_fixes, mended, without_fixes
 from contest.labels import (
     fail_without_images,
     labelled_rows,
@@ -77,8 +78,9 @@ WORDS_OF_TEST = frozenset((
 def read_contest(folder, data):
     """The Contest in a folder. data: DataConfig. UserError with all fatal problems at once."""
     files = scan_folder(folder)
+    fixes = find_fixes(files, data.label_fixes)
     try:
-        return read_files(files, data)
+        return mended(read_files(without_fixes(files), data), fixes)
     except UserError as error:
         if not files.closed_folders or closed_folders(files) in error.args:
             raise

@@ -9,6 +9,8 @@ import cv2
 
 THUMBNAIL_PX = 132
 STRIP_PX = 192
+WHOLE_PX = 400           # of an image that is shown whole at a click
+WHOLE_BYTES = 14_000     # of its JPEG: the page shows up to MOST_SUSPECTS and others
 
 # a panel of learning curves and its margins, px
 PANEL_WIDTH = 320
@@ -93,9 +95,22 @@ def quantile_bars(values, width=180):
 
 def thumbnail(image, side_px=THUMBNAIL_PX):
     """uint8 (H, W, 3) RGB as a small base64 JPEG, its long side at most `side_px`."""
+    return base64.b64encode(jpeg_of(image, side_px)).decode()
+
+
+def whole(image):
+    """uint8 (H, W, 3) RGB as a base64 JPEG of at most WHOLE_PX and WHOLE_BYTES."""
+    side_px = WHOLE_PX
+    while len(jpeg := jpeg_of(image, side_px)) > WHOLE_BYTES and side_px > THUMBNAIL_PX / 2:
+        side_px = 0.8 * min(side_px, max(image.shape[:2]))
+    return base64.b64encode(jpeg).decode()
+
+
+def jpeg_of(image, side_px):
+    """The bytes of a JPEG, its long side at most `side_px`."""
     scale = min(1.0, side_px / max(image.shape[:2]))
     width = max(1, round(image.shape[1] * scale))
     height = max(1, round(image.shape[0] * scale))
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     _, jpeg = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return base64.b64encode(jpeg.tobytes()).decode()
+    return jpeg.tobytes()

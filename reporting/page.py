@@ -7,7 +7,10 @@
 It shows what stored files hold: predictions by sample_id, the audit, the shift. A page that cannot
 be written is a line in the log and never ends the run.
 """
+import base64
 import functools
+import hashlib
+import json
 import os
 import time
 from collections import Counter
@@ -17,7 +20,9 @@ import jinja2
 import numpy as np
 
 from contest.catalog import titles_of
+from contest.duplicates import equal_rows
 from contest.files import path_inside
+from contest.fixes import in_words
 from modeling.inference import Predictions
 from modeling.licences import class_of, sentence
 from reporting import review
@@ -30,6 +35,7 @@ from reporting.figures import (
     quantile_bars,
     reliability_points,
     thumbnail,
+    whole,
 )
 from reporting.summary import SCORES
 from shift.distortions import DISTORTIONS, distort
@@ -44,6 +50,8 @@ MOST_CLASSES = 30
 MOST_PAIRS = 6
 PAIR_IMAGES = 4
 MOST_IMAGES = 12
+MOST_SUSPECTS = 100
+OPEN_SUSPECTS = 24      # of them, before the rest is folded
 MOST_SETS = 8
 SET_IMAGES = 4
 STRIP_IMAGES = 8
@@ -85,6 +93,8 @@ class Page:
         metric = self.setup.metric
         scores = {spec: self.scores.of(done) for spec, done in fitted.items()}
         out_of_fold = stored_oof(blended.folder) if blended else oof_so_far(fitted)
+        oof = oof_content(prepared.audit, out_of_fold, metric, prepared.shift,
+                          {fix.sample_id for fix in self.setup.contest.fixes if fix.is_kept})
         return {
             **self.heading(),
             **self.fixed,
@@ -99,7 +109,8 @@ class Page:
             "fits": fit_rows(specs, fitted, scores),
             "source_chart": source_chart(specs, scores, blended, metric),
             "blend": blended.blend if blended else None,
-            "oof": oof_content(prepared.audit, out_of_fold, metric, prepared.shift),
+            "oof": oof,
+            "mend": self.mend(oof),
         }
 
     @functools.cached_property
@@ -113,6 +124,26 @@ class Page:
             "weights": self.setup.short(weight_rows(prepared.weights.values())),
         }
 
+    def mend(self, oof):
+        """What report.js mends: JSON. Each picture to check gets its place in it as `n`."""
+        setup = self.setup
+        train = setup.contest.train
+        images = {}
+        pictures = [*(oof["suspects"] + oof["hardest"] if oof else []),
+                    *(image for each in self.fixed["sets"] for image in each["images"])]
+        for image in pictures:
+            of_id = images.setdefault(image["id"], {"n": len(images), **image})
+            image["n"] = of_id["n"]
+        value_of = dict(zip(class_names(self.prepared.audit), train.classes, strict=True))
+        command = setup.short(setup.command)
+        if "--label_fixes" not in command:
+            command += " --label_fixes label_fixes.csv"
+        return json.dumps({
+            "name": setup.folder.name, "command": command, "classes": train.classes,
+            "titles": list(value_of), "fixes": [fix._asdict() for fix in setup.contest.fixes],
+            "images": [[str(sample), value_of[image["label"]], value_of.get(image.get("answer"))]
+                       for sample, image in images.items()]})
+
     def heading(self):
         """What is known before the first fit."""
         setup = self.setup
@@ -125,6 +156,8 @@ class Page:
             "better": setup.metric.better,
             "understood": setup.contest.describe(setup.metric, config.metric != "auto"),
             "folder": setup.short(str(setup.contest.folder)),
+            "fixes": in_words(setup.contest.fixes),
+            "mend_titles": titles_of(setup.contest.train.classes, setup.contest.class_names)[:9],
             "written": time.strftime("%Y-%m-%d %H:%M"),
             "command": setup.short(setup.command),
             "config": json_text(setup.short(config), indent=1).split("\n"),
@@ -137,7 +170,11 @@ def write_page(path, content):
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent),
                                      autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      finalize=shown, undefined=jinja2.StrictUndefined)
-    write_atomic(path, environment.get_template("report.html.jinja").render(content))
+    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    page = environment.get_template("report.html.jinja").render(
+        content, script=script, script_sha256=base64.b64encode(digest).decode())
+    write_atomic(path, page)
 
 
 def shown(value):
@@ -273,10 +310,11 @@ def oof_so_far(fitted):
             "valid_testlike": joined(lambda done: done.testlike)}
 
 
-def oof_content(audit, out_of_fold, metric, shift):
+def oof_content(audit, out_of_fold, metric, shift, confirmed=frozenset()):
     """The sections that read out-of-fold predictions; None without any.
 
-    Confusions, suspect labels, hard images, calibration.
+    Confusions, suspect labels, hard images, calibration. confirmed: ids whose labels someone has
+    looked at and kept.
     """
     if not out_of_fold:
         return None
@@ -292,8 +330,9 @@ def oof_content(audit, out_of_fold, metric, shift):
     matrices = {split: review.confusion(labels, each) for split, each in probs.items()}
     stack = list(probs.values())
     mean = np.mean(stack, axis=0)
-    suspect = review.suspect_labels(labels, probs["valid"], MOST_IMAGES)
-    hardest = review.hardest(labels, mean, MOST_IMAGES, suspect)
+    sure = np.flatnonzero([sample in confirmed for sample in ids])
+    suspect = review.suspect_labels(labels, probs["valid"], MOST_SUSPECTS, sure)
+    hardest = review.hardest(labels, mean, MOST_IMAGES, [*suspect, *sure])
 
     return {
         "n": len(ids),
@@ -304,6 +343,7 @@ def oof_content(audit, out_of_fold, metric, shift):
         "by_class": class_rows(matrices, names),
         "pairs": pair_rows(audit, rows, probs, matrices, names),
         "suspects": [picture(audit, rows[k], names, probs["valid"][k]) for k in suspect],
+        "n_open": OPEN_SUSPECTS,
         "sure": review.SUSPECT_PROBABILITY,
         "hardest": [picture(audit, rows[k], names, mean[k]) for k in hardest],
         "reliability": reliability_rows(labels, probs),
@@ -372,12 +412,19 @@ def image_of(audit, row, names):
             "label": names[audit.train.label[row]]}
 
 
+def whole_image_of(catalog, pixels, row, names):
+    """An image with its id and label, large enough to be looked at."""
+    return {"id": catalog.sample_id[row], "data": whole(pixels[row]),
+            "label": names[catalog.label[row]]}
+
+
 def picture(audit, row, names, probs, answer=None):
     """A training image with an answer and its probability among `probs` (C,); None: the likeliest.
     """
     if answer is None:
         answer = int(probs.argmax())
-    return {**image_of(audit, row, names), "answer": names[answer], "sure": float(probs[answer])}
+    return {**whole_image_of(audit.train, audit.train_pixels, row, names),
+            "answer": names[answer], "sure": float(probs[answer])}
 
 
 def image_of_test(audit, row):
@@ -413,11 +460,15 @@ def duplicates(audit):
     """Sets of training images that are the same picture; pairs of a training and a test image."""
     names = class_names(audit)
     train = audit.train
-    sets = review.duplicate_sets(train.sample_id, train.label, audit.summary["same_pictures"])
-    shown = [{"differ": len(set(train.label[rows].tolist())) > 1,
+    lost = audit.contradicted
+    sets = [(rows, lost, audit.contradicted_pixels) for rows in equal_rows(
+        lost.sha256, np.ones(len(lost), dtype=bool))] if lost else []
+    sets += [(rows, train, audit.train_pixels) for rows in review.duplicate_sets(
+        train.sample_id, train.label, audit.summary["same_pictures"])]
+    shown = [{"differ": len(set(catalog.label[rows].tolist())) > 1, "is_lost": catalog is lost,
               "more": max(0, len(rows) - SET_IMAGES),
-              "images": [image_of(audit, row, names) for row in rows[:SET_IMAGES]]}
-             for rows in sets[:MOST_SETS]]
+              "images": [whole_image_of(catalog, pixels, row, names) for row in rows[:SET_IMAGES]]}
+             for rows, catalog, pixels in sets[:MOST_SETS]]
 
     train_row = {sample: row for row, sample in enumerate(train.sample_id.tolist())}
     test_row = {sample: row for row, sample in enumerate(audit.test.sample_id.tolist())}

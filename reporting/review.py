@@ -55,9 +55,11 @@ def examples_of(pair, labels, probs, most):
     return rows[np.argsort(-probs[rows, answer], kind="stable")][:most]
 
 
-def suspect_labels(labels, probs, most):
-    """Rows whose likeliest class is not the label and reaches SUSPECT_PROBABILITY, surest first."""
+def suspect_labels(labels, probs, most, without=()):
+    """Rows whose likeliest class is not the label and reaches SUSPECT_PROBABILITY, surest first,
+    except rows `without`."""
     rows = np.flatnonzero((probs.argmax(1) != labels) & (probs.max(1) >= SUSPECT_PROBABILITY))
+    rows = rows[~np.isin(rows, without)]
     return rows[np.argsort(-probs[rows].max(1), kind="stable")][:most]
 
 

@@ -134,7 +134,8 @@ def understand(config, data_path, folder, executor, start, command):
                  machine={**machine, "cores": executor.cores, "workers": runtime.workers},
                  weights=weights, instead_of=instead_of, command=shlex.join(command),
                  deadline=deadline_of(runtime, start),
-                 short=short_paths(runtime, folder.parent, contest.folder, data_path))
+                 short=short_paths(runtime, folder.parent, contest.folder, data_path,
+                                   config.data.label_fixes or "."))
 
 
 def with_networks(config):

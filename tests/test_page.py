@@ -1,6 +1,8 @@
 """The page of a real small run whose first class is called <script>: at each point of the run, and
 at its end."""
+import base64
 import contextlib
+import hashlib
 import io
 import json
 from dataclasses import replace
@@ -28,11 +30,13 @@ class Tags(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.fetched = [], []
+        self.tags, self.fetched, self.policy = [], [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        if ("http-equiv", "Content-Security-Policy") in attributes:
+            self.policy = dict(attributes)["content"]
         self.fetched += [v for k, v in attributes if k in ("src", "href", "srcset", "data",
                                                            "action") and v]
 
@@ -58,9 +62,20 @@ def shown(tmp_path_factory):
 def test_a_class_name_is_text_and_nothing_is_fetched(shown):
     text = (shown[0] / "report.html").read_text()
     page = Tags(text)
-    assert EVIL not in text and "&lt;script&gt;alert(1)" in text and "script" not in page.tags
+    assert EVIL not in text and "&lt;script&gt;alert(1)" in text
     assert all(v.startswith(("data:", "#"))
                for v in page.fetched) and "url(" not in text and len(text) < 5_000_000
+
+
+def test_the_one_script_of_the_page_is_the_one_that_its_policy_names(shown):
+    text = (shown[0] / "report.html").read_text()
+    assert Tags(text).tags.count("script") == 1
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    assert script == (Path(page_module.__file__).parent / "report.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = Tags(text).policy
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+    assert "connect-src" not in policy and "innerHTML" not in script
 
 
 def test_the_page_grows_while_the_run_goes_on(shown):

@@ -323,6 +323,7 @@ class RuntimeConfig:
     )
     time_budget_hours: float = setting(0.0, "hours that the run may take; 0: no limit", low=0.0)
     quiet: bool = setting(False, "print only warnings and the closing table")
+    json: bool = setting(False, "print one JSON object a line, the events, in place of sentences")
     record_paths: bool = setting(
         False,
         "keep absolute paths of this machine in what a run leaves; off: without what lies above "

@@ -13,6 +13,7 @@ import argparse
 import os
 import platform
 import sys
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,10 +23,19 @@ from contest.files import ascii_safe
 from ensemble.metrics import METRICS
 from running.checks import run_checks
 from running.pipeline import run
-from system.command import DONE, FAILED, Parser, run_command
+from system.command import (
+    DONE,
+    FAILED,
+    JSON,
+    Parser,
+    failure_of,
+    run_command,
+    set_up_packages,
+)
 from system.log import show
+from system.machine import signals_interrupt
 from system.stages import RESULTS_MANIFEST, changed_files
-from utils import UserError, csv_rows
+from utils import UserError, csv_rows, json_text, plain
 
 VERSION = "1.0"
 
@@ -94,6 +104,9 @@ def make_parser():
     add("--quiet", action="store_const", const=True,
         help="print only warnings and the closing table")
 
+    add(JSON, action="store_const", const=True,
+        help="print one JSON object a line, the last one the result")
+
     # instead of a run
     add("--dry_run", action="store_true", help="print the plan with each stage's state and stop")
     add("--verify", metavar="EXPERIMENT",
@@ -112,6 +125,7 @@ FLAGS = {
     "time_budget": "runtime.time_budget_hours",
     "engine": "runtime.engine",
     "quiet": "runtime.quiet",
+    "json": "runtime.json",
 }
 
 
@@ -150,7 +164,7 @@ def contest_folder(args, config):
         return Path(args.data_path).expanduser(), None
     folder = Path(config.runtime.results_dir) / f"demo_contest_{args.demo_size:g}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if not config.runtime.quiet:
+    if not (config.runtime.quiet or config.runtime.json):
         show(f"no --data_path: using the embedded contest in {folder}")
 
     demo_contest.draw_contest(folder, args.demo_size)
@@ -158,26 +172,26 @@ def contest_folder(args, config):
     return folder, {row["ID"]: row["target"] for row in rows}
 
 
-def verify(folder):
-    """Print which files of a run changed after they were written; returns the exit status."""
+def verify(folder, as_json):
+    """Print which files of a run changed after they were written; returns {"n_files", "changed"}.
+    """
     n_files, changed = changed_files(folder, RESULTS_MANIFEST)
     if not n_files:
         raise UserError(
             f"--verify must name an experiment that has completed a stage, and there is none in "
             f"{str(folder)!r}: check the name and --results_dir"
         )
-    for name in changed:
-        show(f"changed: {name}")
-    summary = f"{n_files - len(changed)} of {n_files} files of {folder} are as they were written"
-    if changed:
-        show(f"{summary}; the run's own command makes the others again")
-        return FAILED
-    show(summary)
-    return DONE
+    if not as_json:
+        for name in changed:
+            show(f"changed: {name}")
+        also = "; the run's own command makes the others again" if changed else ""
+        show(f"{n_files - len(changed)} of {n_files} files of {folder} are as they were written"
+             f"{also}")
+    return {"n_files": n_files, "changed": changed}
 
 
-def command(argv):
-    """Do what the arguments ask for; returns the exit status."""
+def answered(argv):
+    """Do what the arguments ask for; returns (exit status, what --json prints last)."""
     args = make_parser().parse_args(argv)
     for flag in ("data_path", "results_dir", "experiment_name", "verify"):
         if getattr(args, flag) == "":
@@ -188,14 +202,83 @@ def command(argv):
 
     config = config_of(args)
     if args.verify:
-        return verify(Path(config.runtime.results_dir) / args.verify)
+        found = verify(Path(config.runtime.results_dir) / args.verify, config.runtime.json)
+        return FAILED if found["changed"] else DONE, found
     data_path, answers = contest_folder(args, config)
     folder = experiment_folder(args, config, data_path)
     if config.mode == "debug":
-        return run_checks(config, data_path, folder)
+        counts = run_checks(config, data_path, folder)
+        return FAILED if counts["FAILED"] else DONE, {k.lower(): n for k, n in counts.items()}
     words = ["python", "grandmaster_train.py", *argv]
-    run(config, data_path, folder, answers=answers, dry_run=args.dry_run, command=words)
-    return DONE
+    final = run(config, data_path, folder, answers=answers, dry_run=args.dry_run, command=words)
+    return DONE, {**plain(final), "folder": str(folder)}
+
+
+def command(argv):
+    """Do what the arguments ask for; returns the exit status."""
+    status, final = answered(argv)
+    if JSON in argv:
+        show(json_text({"event": "final", "status": status, **final}))
+    return status
+
+
+# ---------------------------------------------------------------- from Python
+
+class TrainError(Exception):
+    """Why `train` has not finished, in sentences. status: as the command's exit status."""
+
+    def __init__(self, status, sentences):
+        super().__init__("\n".join(sentences))
+        self.status = status
+        self.sentences = sentences
+
+
+class Result(dict):
+    """What the last line of --json holds. A notebook shows its report below the cell."""
+
+    def _repr_html_(self):
+        page = Path(self.get("folder", "")) / "report.html"
+        if not page.is_file():
+            return None
+        text = escape(page.read_text(encoding="utf-8"))
+        return f'<iframe srcdoc="{text}" style="width:100%;height:48rem;border:0"></iframe>'
+
+
+def train(data_path=None, mode="quick_test", settings=None, **flags):
+    """Train as the command does; returns its Result. TrainError if it does not finish.
+
+    data_path: the contest folder, None for the embedded contest. settings: {"optim.epochs": 20}, as
+    --set. flags: as the command's, without dashes: metric="auc", quiet=True, time_budget=2.
+    """
+    argv = ["--mode", str(mode)]
+    if data_path is not None:
+        argv += ["--data_path", str(data_path)]
+    for name, value in flags.items():
+        if value is True:
+            argv += [f"--{name}"]
+        elif value is not None and value is not False:
+            argv += [f"--{name}", str(value)]
+    if settings:
+        argv += ["--set", *(f"{key}={word_of(value)}" for key, value in settings.items())]
+    set_up_packages()
+    try:
+        with signals_interrupt():
+            status, final = answered(argv)
+    except Exception as error:
+        failure = failure_of(error, "call train again to continue")
+        if failure.is_ours:
+            raise
+        raise TrainError(failure.status, failure.sentences) from None
+    return Result(event="final", status=status, **final)
+
+
+def word_of(value):
+    """A value as --set takes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def main(argv=None):

@@ -29,7 +29,7 @@ from modeling.weights import WeightsSource, find_weights, into_weights_dir
 from running.costs import machine_facts
 from system.log import Timer, show
 from system.machine import fault_of, free_bytes, usable_cores
-from utils import RunError, UserError
+from utils import RunError, UserError, json_text
 
 PASSED = "passed"
 WARNING = "warning"
@@ -42,7 +42,7 @@ MOST_AUDITED = 3000      # larger folders are listed, not decoded, to stay under
 
 
 def run_checks(config, data_path, folder):
-    """Print the table of all checks; returns the exit status 0, or 1 when one failed."""
+    """Print the table of all checks; returns how many ended in each state: {state: number}."""
     checks = {
         "data": partial(check_data, config, data_path),
         "python": check_python,
@@ -51,18 +51,29 @@ def run_checks(config, data_path, folder):
         "disk": partial(check_disk, config, folder),
         **{name: partial(check_backbone, config, name) for name in config.model.backbones},
     }
-    states = []
-    show(f"{'check':<17} {'state':<8} found")
+    tell = show_as_json if config.runtime.json else show_row
+    counts = dict.fromkeys((PASSED, FAILED, WARNING), 0)
+    if not config.runtime.json:
+        show(f"{'check':<17} {'state':<8} found")
     for name, check in checks.items():
         state, found, advice = attempt(check)
-        states.append(state)
-        show(f"{name:<17} {state:<8} {found}")
-        for line in [advice] if isinstance(advice, str) else advice:
-            if line:
-                show(f"{'':<26} -> {line}")
-    show(f"{states.count(PASSED)} passed, {states.count(FAILED)} failed, "
-         f"{states.count(WARNING)} warnings")
-    return 1 if FAILED in states else 0
+        counts[state] += 1
+        lines = [advice] if isinstance(advice, str) else advice
+        tell(name, state, found, [line for line in lines if line])
+    if not config.runtime.json:
+        show(f"{counts[PASSED]} passed, {counts[FAILED]} failed, {counts[WARNING]} warnings")
+    return counts
+
+
+def show_row(name, state, found, advice):
+    show(f"{name:<17} {state:<8} {found}")
+    for line in advice:
+        show(f"{'':<26} -> {line}")
+
+
+def show_as_json(name, state, found, advice):
+    show(json_text({"event": "check", "name": name, "state": state.lower(), "found": found,
+                    "advice": advice}))
 
 
 def attempt(check):

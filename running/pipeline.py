@@ -50,13 +50,14 @@ QUIET_EVENTS = ("warning", "result")      # whose sentences --quiet leaves
 
 
 def run(config, data_path, folder, answers=None, dry_run=False, command=()):
-    """From a contest folder to a submission; returns the content of final_results.json.
+    """From a contest folder to a submission; returns the content of final_results.json, or {"plan":
+    lines} of a dry run.
 
     answers: {id: class value} of the test images where they are known (the embedded contest), for
     the last number only. command: what was typed, word by word, for the record.
     """
     keep_freed_memory()
-    with Timer() as timer, no_bars(config.runtime.quiet), executor_of(config, folder) as executor:
+    with Timer() as timer, no_bars(is_silent(config)), executor_of(config, folder) as executor:
         setup = understand(config, data_path, Path(folder), executor, timer.start, command)
         with exclusive(setup.folder), opened_log(setup, dry_run) as log:
             if dry_run:
@@ -84,6 +85,11 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             return final
 
 
+def is_silent(config):
+    """Whether no bars are shown."""
+    return config.runtime.quiet or config.runtime.json
+
+
 def kept_fits(fits):
     """The fits that the blend is made of. RunError if all of {FitSpec: Fitted} were given up."""
     kept = {spec: done for spec, done in usable(fits).items() if spec.fold is not None}
@@ -108,7 +114,7 @@ def opened_log(setup, dry_run):
     with tracker("none" if dry_run else runtime.tracker, setup.folder) as track:
         path = os.devnull if dry_run else setup.folder / "events.jsonl"
         yield EventLog(path, events=QUIET_EVENTS if runtime.quiet else None, also=track,
-                       short=setup.short)
+                       short=setup.short, as_json=runtime.json)
 
 
 def understand(config, data_path, folder, executor, start, command):

@@ -35,22 +35,29 @@ class NoiseImages:
 def print_plan(setup, executor, log):
     """Every fit with its state, epochs, seconds and memory. Unfinished fits are timed.
 
-    Changes nothing in the run's folder but what is kept of the timing.
+    Changes nothing in the run's folder but what is kept of the timing. Returns {"plan": lines}.
     """
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        log.say(line, event="result")
+
     prepared = prepare(setup, log, may_measure=False)
     if prepared is None:
         log.say("the images were not read yet: steps are timed on noise images, and reading them "
                 "and measuring the shift come on top")
         prepared = rehearsed(setup, log)
     for line in described(setup, prepared):
-        log.say(line, event="result")
+        say(line)
     specs = specs_left(prepared)
     if not specs:
-        return
+        return {"plan": lines}
     scores = FoldScores(prepared.label_of, setup.metric)
     planner = Planner(setup, prepared, specs, executor, scores, log, is_asked=True)
     for line in planner.describe():
-        log.say(line, event="result")
+        say(line)
+    return {"plan": lines}
 
 
 def rehearsed(setup, log):

@@ -4,10 +4,11 @@ import logging
 import os
 import sys
 import traceback
+from typing import NamedTuple
 
 from system.log import safe_streams, show
 from system.machine import fault_of, signals_interrupt, usable_cores
-from utils import RunError, UserError, printable
+from utils import RunError, UserError, json_text, printable
 
 DONE = 0
 FAILED = 1
@@ -15,6 +16,7 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 # in a run's folder until it ends: what was typed, for the menu
 TYPED = ".command.json"
+JSON = "--json"      # the flag that asks for one JSON object a line
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,20 +29,25 @@ class Parser(argparse.ArgumentParser):
 def run_command(command, argv=None, goes_on="run the same command again to continue"):
     """Call command(argv) and return its exit status, or that of the error that ended it.
 
-    A user's mistake and a fault of the machine are one sentence on standard error. A traceback
-    means a mistake of ours.
+    A user's mistake and a fault of the machine are one sentence on standard error, and with --json
+    a last line on standard output. A traceback means a mistake of ours.
     """
-    import torch  # here, because the menu starts without it
-
     if argv is None:
         read_names_as_utf8()
         argv = sys.argv[1:]
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    # torch ignores a container's quota
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    set_up_packages()
     say_any_text()
     with safe_streams():
         return status_of(command, argv, goes_on)
+
+
+def set_up_packages():
+    """What a run needs of this process's packages."""
+    import torch  # here, because the menu starts without it
+
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    # torch ignores a container's quota
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
 def read_names_as_utf8():
@@ -60,26 +67,43 @@ def status_of(command, argv, goes_on):
     try:
         with signals_interrupt():
             return command(argv)
-    except UserError as error:
-        first, *others = error.args or ("",)
-        show(f"error: {first}", to=sys.stderr)
+    except (Exception, KeyboardInterrupt) as error:      # each is told, ours with its traceback
+        failure = failure_of(error, goes_on)
+        if failure.is_ours:
+            show_traceback(error)
+        first, *others = failure.sentences
+        show(failure.before + first, above="\n" * (failure.status == INTERRUPTED), to=sys.stderr)
         for sentence in others:
             show(sentence, to=sys.stderr)
-        return BAD_INPUT
-    except RunError as error:
-        show(f"the run failed: {error}", to=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        show(f"interrupted: {goes_on}", above="\n", to=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:      # all that is left: the machine's faults and our mistakes
-        if fault := fault_of(error):
-            show(f"the run failed: {fault}", to=sys.stderr)
-            return FAILED
-        show_traceback(error)
-        show("the run failed by a mistake of ours: please report the lines above; "
-             "the same command continues the run", to=sys.stderr)
-        return FAILED
+        if JSON in argv:
+            show(json_text({"event": "error", "status": failure.status,
+                            "sentences": failure.sentences}))
+        return failure.status
+
+
+class Failure(NamedTuple):
+    """How a command ended. before: the words before its first sentence. is_ours: by a mistake of
+    the program."""
+
+    status: int
+    before: str
+    sentences: list[str]
+    is_ours: bool = False
+
+
+def failure_of(error, goes_on):
+    """The Failure that an exception means."""
+    if isinstance(error, UserError):
+        return Failure(BAD_INPUT, "error: ", [str(text) for text in error.args] or [""])
+    if isinstance(error, RunError):
+        return Failure(FAILED, "the run failed: ", [str(error)])
+    if isinstance(error, KeyboardInterrupt):
+        return Failure(INTERRUPTED, "interrupted: ", [goes_on])
+    if fault := fault_of(error):
+        return Failure(FAILED, "the run failed: ", [fault])
+    return Failure(FAILED, "the run failed by a mistake of ours: ",
+                   ["please report the lines above; the same command continues the run"],
+                   is_ours=True)
 
 
 def show_traceback(error):

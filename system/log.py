@@ -101,16 +101,17 @@ class EventLog:
 
     events: the kinds of events whose sentences are printed, None for all.
     also(event, values): called with each event, for trackers. short(value): the value as it is
-    kept, which the terminal shows whole.
+    kept, which the terminal shows whole. as_json: print every event as JSON in place of sentences.
     """
 
     def __init__(self, path, echo=True, events=None, also=lambda event, values: None,
-                 short=lambda value: value):
+                 short=lambda value: value, as_json=False):
         self.path = Path(path)
         self.echo = echo
         self.events = events
         self.also = also
         self.short = short
+        self.as_json = as_json
         self.warnings = []
         self.end_torn_line()
 
@@ -124,7 +125,10 @@ class EventLog:
 
     def record(self, event, **values):
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        values = self.short(plain(values))
+        values = plain(values)
+        if self.as_json:
+            show(json_text({"time": now, "event": event, **values}))
+        values = self.short(values)
         line = {"time": now, "event": event, **values}
         with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as f:
             f.write(json_text(line) + "\n")
@@ -133,7 +137,7 @@ class EventLog:
     def say(self, text, event="note", above="", **values):
         """above: what to print before the sentence, such as an empty line."""
         self.record(event, text=text, **values)
-        if self.echo and (self.events is None or event in self.events):
+        if self.echo and not self.as_json and (self.events is None or event in self.events):
             tqdm.write(above + printable(text), file=sys.stdout)
             sys.stdout.flush()
 

@@ -21,6 +21,7 @@ import demo_contest
 from config import PRESETS, SCALES, Config, build_config, settings_text, with_values
 from contest.files import ascii_safe
 from ensemble.metrics import METRICS
+from reporting.compare import compare, lines_of
 from running.checks import run_checks
 from running.pipeline import run
 from system.command import (
@@ -109,6 +110,8 @@ def make_parser():
 
     # instead of a run
     add("--dry_run", action="store_true", help="print the plan with each stage's state and stop")
+    add("--compare", nargs=2, metavar=("A", "B"),
+        help="print how much better experiment B is than A, with its interval, and stop")
     add("--verify", metavar="EXPERIMENT",
         help="check that a run's files are as it wrote them, and stop")
     return parser
@@ -204,6 +207,12 @@ def answered(argv):
     if args.verify:
         found = verify(Path(config.runtime.results_dir) / args.verify, config.runtime.json)
         return FAILED if found["changed"] else DONE, found
+    if args.compare:
+        folders = [Path(config.runtime.results_dir) / name for name in args.compare]
+        compared = compare(*folders, metric="" if config.metric == "auto" else config.metric)
+        for line in [] if config.runtime.json else lines_of(compared):
+            show(line)
+        return DONE, compared
     data_path, answers = contest_folder(args, config)
     folder = experiment_folder(args, config, data_path)
     if config.mode == "debug":

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import webbrowser
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,7 @@ TEXTS = {
         "nothing",
         "d": "how long a mode would take on your data: shows the plan, trains nothing",
         "r": "recent experiments: continue one, or see its report",
+        "a": "all runs side by side: scores, and what each changed",
         "p": "predict new images with a finished run",
         "l": "한국어",
         "q": "quit",
@@ -74,6 +76,7 @@ TEXTS = {
         "f": "첫 인상: 사전학습 가중치만으로 1분 안에 점수와 제출 파일, 학습하지 않음",
         "d": "내 데이터에서 모드별로 걸릴 시간: 계획만 보고 학습하지 않음",
         "r": "최근 실험: 이어서 실행하거나 결과 보고서 보기",
+        "a": "모든 실험을 나란히 보기: 점수와 바뀐 설정",
         "p": "끝난 실험으로 새 이미지 예측",
         "l": "English",
         "q": "종료",
@@ -320,6 +323,17 @@ def resume(recent, say, results_dir):
     return command(TRAIN, argv)
 
 
+def show_runs(say, results_dir):
+    """Print the path of the page of all runs, and open it where there is a screen."""
+    page = Path(results_dir).resolve() / "index.html"
+    if not page.exists():
+        show(say["none"].format(folder=results_dir))
+        return
+    show(say["page"].format(path=page))
+    if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY"):
+        webbrowser.open(page.as_uri())
+
+
 def predict(recent, say, results_dir):
     """Run predict.py on new images. Returns the exit status, None to go back to the menu."""
     finished = [experiment for experiment in recent if experiment.final]
@@ -335,8 +349,8 @@ def predict(recent, say, results_dir):
 def letters():
     """The menu's letters, without p if predict.py is missing."""
     if PREDICT.exists():
-        return ("f", "d", "r", "p", "l", "q")
-    return ("f", "d", "r", "l", "q")
+        return ("f", "d", "r", "a", "p", "l", "q")
+    return ("f", "d", "r", "a", "l", "q")
 
 
 def show_menu(recent, say):
@@ -393,6 +407,8 @@ def choose(tongue, results_dir):
             status = plan(say)
         elif answer == "r":
             status = resume(recent, say, results_dir)
+        elif answer == "a":
+            show_runs(say, results_dir)
         elif answer == "p":
             status = predict(recent, say, results_dir)
         else:

@@ -14,9 +14,7 @@ import json
 import os
 import time
 from collections import Counter
-from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from contest.catalog import titles_of
@@ -37,11 +35,12 @@ from reporting.figures import (
     thumbnail,
     whole,
 )
+from reporting.render import HERE, render
 from reporting.summary import SCORES
 from shift.distortions import DISTORTIONS, distort
 from shift.groups import by_class
 from system.log import Timer, duration
-from utils import json_text, printable, read_json, write_atomic
+from utils import json_text, read_json
 
 # after t seconds of writing, wait 20 t: under 5 % of the run
 PAUSE_FACTOR = 20
@@ -167,20 +166,10 @@ class Page:
 
 def write_page(path, content):
     """Fill the template."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent),
-                                     autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                                     finalize=shown, undefined=jinja2.StrictUndefined)
-    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    script = (HERE / "report.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
-    page = environment.get_template("report.html.jinja").render(
-        content, script=script, script_sha256=base64.b64encode(digest).decode())
-    write_atomic(path, page)
-
-
-def shown(value):
-    """A value of the template, a text in one line. HTML stays as it is: what macros return."""
-    is_text = isinstance(value, str) and not hasattr(value, "__html__")
-    return printable(value) if is_text else value
+    render("report.html.jinja", path, content | {
+        "script": script, "script_sha256": base64.b64encode(digest).decode()})
 
 
 # ---------------------------------------------------------------- scores, fits, sources

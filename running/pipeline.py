@@ -23,6 +23,7 @@ from ensemble.scores import FoldScores, blended
 from modeling.compute import pick_device
 from modeling.weights import find_weights, into_weights_dir, nearest_in_size, networks_in
 from reporting.page import Page
+from reporting.runs import write_index
 from reporting.summary import closing_lines
 from running.conclusion import conclude, first_look
 from running.costs import machine_facts
@@ -78,6 +79,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
                              planned=planned, seconds=timer.seconds)
             page.show(fits, list(fits), final, result)
+            list_runs(setup.folder.parent, log)
             (setup.folder / TYPED).unlink(missing_ok=True)
             lines = closing_lines(final, result.table, setup.folder)
             for number, line in enumerate(lines):
@@ -88,6 +90,15 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
 def is_silent(config):
     """Whether no bars are shown."""
     return config.runtime.quiet or config.runtime.json
+
+
+def list_runs(results_dir, log):
+    """Write the page of all runs. One that cannot be written never ends a run."""
+    try:
+        write_index(results_dir)
+    except Exception as error:      # whatever is wrong with other runs, this one is done
+        log.say(f"warning: index.html could not be written ({type(error).__name__}: {error})",
+                event="warning")
 
 
 def kept_fits(fits):

@@ -109,7 +109,7 @@ class Page:
             "source_chart": source_chart(specs, scores, blended, metric),
             "blend": blended.blend if blended else None,
             "oof": oof,
-            "mend": self.mend(oof),
+            "mend": self.mend(oof, is_running=final is None),
         }
 
     @functools.cached_property
@@ -123,8 +123,11 @@ class Page:
             "weights": self.setup.short(weight_rows(prepared.weights.values())),
         }
 
-    def mend(self, oof):
-        """What report.js mends: JSON. Each picture to check gets its place in it as `n`."""
+    def mend(self, oof, is_running):
+        """What report.js reads: JSON. Each picture to check gets its place in it as `n`.
+
+        stamp: of this page, which is loaded again and again while the run goes on.
+        """
         setup = self.setup
         train = setup.contest.train
         images = {}
@@ -138,7 +141,8 @@ class Page:
         if "--label_fixes" not in command:
             command += " --label_fixes label_fixes.csv"
         return json.dumps({
-            "name": setup.folder.name, "command": command, "classes": train.classes,
+            "running": is_running, "stamp": time.time(), "name": setup.folder.name,
+            "command": command, "classes": train.classes,
             "titles": list(value_of), "fixes": [fix._asdict() for fix in setup.contest.fixes],
             "images": [[str(sample), value_of[image["label"]], value_of.get(image.get("answer"))]
                        for sample, image in images.items()]})

@@ -250,7 +250,49 @@
     figures.forEach(show);
     count();
   }
+
+  // ------------------------------------------------------------ fresh while the run goes on
+
+  const SOON = 15, SELDOM = 300, LONGEST = 24 * 3600;      // seconds
   let isReloading = false;
+
+  function keepFresh() {      // less and less often while nothing is new
+    const last = kept(" fresh");
+    const isSame = last !== null && last.stamp === data.stamp;
+    const wait = isSame ? Math.min(2 * last.wait, SELDOM) : SOON;
+    const waited = isSame ? last.waited + wait : 0;
+    if (waited < LONGEST) setTimeout(reload, 1000 * wait, {stamp: data.stamp, wait, waited});
+  }
+
+  function reload(next) {
+    const isUsed = whole.open || document.activeElement.matches("select")
+      || String(getSelection()) !== "";
+    if (document.hidden || isUsed) {
+      setTimeout(reload, 2000, next);
+      return;
+    }
+    const focused = document.activeElement.closest("figure[data-image]");
+    kept(" fresh", next);
+    kept(" place", {focused: focused && imageOf(focused)[0],
+      folds: foldsOf().map(([text, fold]) => [text, fold.open])});
+    isReloading = true;
+    location.reload();
+  }
+
+  function foldsOf() {      // [(summary without numbers, details)]
+    return [...document.querySelectorAll("details")].map(
+      (fold) => [fold.querySelector("summary").textContent.replace(/[0-9]+/g, ""), fold]);
+  }
+
+  const place = kept(" place");
+  if (place) {
+    const open = new Map(place.folds);
+    for (const [text, fold] of foldsOf()) if (open.has(text)) fold.open = open.get(text);
+    const focused = figures.find((figure) => imageOf(figure)[0] === place.focused);
+    if (focused) focused.focus({preventScroll: true});
+    kept(" place", null);
+  }
+  if (data.running) keepFresh();
   window.addEventListener("beforeunload", (event) => {
     if (!isSaved && !isReloading) event.preventDefault();
   });

@@ -23,7 +23,7 @@ def write_index(results_dir):
         before = row
     scaled(rows)
     render("index.html.jinja", Path(results_dir) / NAME,
-           {"folder": Path(results_dir).resolve().name, "rows": rows,
+           {"folder": Path(results_dir).resolve().name, "rows": rows, "most": MOST_CHANGES,
             "written": time.strftime("%Y-%m-%d %H:%M")})
 
 

@@ -159,19 +159,28 @@ document.querySelector("#mending .save").click();
 """
 
 
-def saved_after(page, keys, folder):
-    """(rows of label_fixes.csv, the counts below) after these keys on the first image of a page."""
+def driven(page, script, folder, *changes):
+    """The DOM of a page after a script, in a browser. changes: (text, text in its place)."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if not browser:
         pytest.skip("there is no Chromium")
     text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text())
-    script = PRESS.replace("KEYS", json.dumps(keys))
-    driven = folder / "driven.html"
-    driven.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    path = folder / "driven.html"
+    path.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/user",
-         "--dump-dom", driven.as_uri()], capture_output=True, text=True, timeout=60, check=False)
-    saved = re.search(r'<pre id="saved">(.*?)</pre>', done.stdout, re.DOTALL)[1]
+         "--virtual-time-budget=60000", "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout
+
+
+def saved_after(page, keys, folder):
+    """(rows of label_fixes.csv, the counts below) after these keys on the first image of a page."""
+    dom = driven(page, PRESS.replace("KEYS", json.dumps(keys)), folder)
+    saved = re.search(r'<pre id="saved">(.*?)</pre>', dom, re.DOTALL)[1]
     text, _, counts = saved.rpartition("|")
     return list(csv.reader(text.splitlines())), counts
 
@@ -186,3 +195,10 @@ def test_keys_mend_labels_and_undo(runs, tmp_path):
     assert rows[0] == ["id", "label", "note"]
     assert [row[:2] for row in rows[1:]] == [[ids[0], "1"], [ids[1], ""], [ids[3], ""]]
     assert counts in ("1 relabelled, 2 left out, 0 kept", "0 relabelled, 2 left out, 1 kept")
+
+
+def test_a_page_reloads_itself_while_its_run_goes_on(runs, tmp_path):
+    dom = driven(runs["mended"] / "report.html", "", tmp_path,
+                 ("location.reload();", "document.title = 'loaded again';"),
+                 ("&#34;running&#34;: false", "&#34;running&#34;: true"))
+    assert "<title>loaded again</title>" in dom

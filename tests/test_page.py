@@ -81,6 +81,7 @@ def test_the_one_script_of_the_page_is_the_one_that_its_policy_names(shown):
 def test_the_page_grows_while_the_run_goes_on(shown):
     assert [c["n_done"] for c in shown[1]] == [0, 1, 2, 2]
     assert [bool(c["oof"]) for c in shown[1]] == [False, True, True, True]
+    assert [json.loads(c["mend"])["running"] for c in shown[1]] == [True, True, True, False]
     assert [len(c["oof"]["hardest"]) for c in shown[1][1:]] == [12, 12, 12]
     for content in shown[1][:-1]:
         write_page(shown[0] / "then.html", content)

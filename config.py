@@ -334,6 +334,11 @@ class RuntimeConfig:
         "also log to TensorBoard or MLflow, in the run's folder; their packages are optional",
         choices=("none", "tensorboard", "mlflow"),
     )
+    curves: bool = setting(
+        True,
+        "while a fit trains, score at most 512 of its valid images every few epochs, for the "
+        "report; nothing is chosen by it",
+    )
     measure: bool = setting(
         True,
         "time a few steps of each backbone first, to plan and to choose how it computes; off: fp32 "

@@ -245,12 +245,14 @@ class Watch:
 
     advance(): called after each step.
     shorten(history, n_epochs) -> n_epochs: asked after each epoch, so that a fit can end in time.
+    check(network, epoch, n_epochs): sees the averaged weights after each epoch; changes nothing.
     """
 
     log: object
     description: str = ""
     shorten: Callable = lambda history, n_epochs: n_epochs
     advance: Callable = lambda: None
+    check: Callable | None = None
 
 
 @stops_after_a_step()
@@ -369,6 +371,8 @@ def end_epoch(spec, training, state, learning, peak, n_epochs, folder, watch):
                      explained=state.explained[-1], **state.history[-1])
     if must_stop and not restart:
         raise KeyboardInterrupt
+    if watch.check and not restart:
+        watch.check(state.ema.module, n_done, n_epochs)
     return restart
 
 

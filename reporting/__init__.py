@@ -5,6 +5,7 @@ Read in this order:
 summary  training_results.json and the closing lines
 review   what out-of-fold rows say: confusions, suspect labels, hard images, calibration
 figures  numbers -> places on the page
+curves   what fits knew of valid images while they trained
 render   a template -> a page on disk
 page     report.html, while a run goes on and at its end
 runs     index.html: all runs, and what each changed

@@ -1,6 +1,6 @@
 """Numbers -> places on the page. report.html.jinja draws the marks, as inline SVG and HTML.
 
-    panel = learning_curves({"r0-vit fold 0": [2.0, 1.1, 0.7]}, low=0.5, high=2.2)
+    panel = learning_curves({"r0-vit fold 0": [(1, 2.0), (2, 1.1)]}, low=0.5, high=2.2)
 """
 import base64
 import math
@@ -49,22 +49,22 @@ def padded(values, share=0.08, limits=(-math.inf, math.inf)):
     return max(limits[0], low - room), min(limits[1], high + room)
 
 
-def learning_curves(losses, low, high):
-    """One panel of {name: loss by epoch}: lines [(name, SVG points)], ticks [(place, text)]."""
-    last = max(2, *map(len, losses.values()))
+def learning_curves(curves, low, high):
+    """One panel of {name: [(epoch, value)]}: lines [(name, SVG points)], ticks [(place, text)]."""
+    last = max(2, *(points[-1][0] for points in curves.values()))
 
     def x(epoch):
         return place(epoch, 1, last, LEFT, PANEL_WIDTH - RIGHT)
 
-    def y(loss):
-        return place(loss, low, high, PANEL_HEIGHT - BOTTOM, TOP)
+    def y(value):
+        return place(value, low, high, PANEL_HEIGHT - BOTTOM, TOP)
 
     def points(fit):
-        return " ".join(f"{x(epoch):.1f},{y(loss):.1f}" for epoch, loss in enumerate(fit, 1))
+        return " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in fit)
 
     epochs = [t for t in nice_ticks(1, last) if t == int(t)]
     return {
-        "lines": [(name, points(fit)) for name, fit in losses.items()],
+        "lines": [(name, points(fit)) for name, fit in curves.items()],
         "x_ticks": [(round(x(t), 1), f"{t:g}") for t in epochs],
         "y_ticks": [(round(y(t), 1), f"{t:g}") for t in nice_ticks(low, high)],
     }

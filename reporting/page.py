@@ -24,6 +24,7 @@ from contest.fixes import in_words
 from modeling.inference import Predictions
 from modeling.licences import class_of, sentence
 from reporting import review
+from reporting.curves import curve_path, read_curve, verdict
 from reporting.figures import (
     STRIP_PX,
     learning_curves,
@@ -104,7 +105,7 @@ class Page:
             "trained": duration(sum(done.result.seconds for done in fitted.values())),
             "warnings": self.log.warnings,
             "score_chart": score_chart(final["score"], metric) if final else None,
-            "panels": curve_panels(fitted),
+            "panels": curve_panels(fitted, self.setup.folder, metric),
             "fits": fit_rows(specs, fitted, scores),
             "source_chart": source_chart(specs, scores, blended, metric),
             "blend": blended.blend if blended else None,
@@ -205,24 +206,45 @@ def fold_name(spec):
 
 
 def losses_of(done):
-    """The training loss of each epoch of a Fitted."""
-    return [epoch["loss"] for epoch in done.result.epochs]
+    """[(epoch, training loss)] of a Fitted."""
+    return [(epoch["epoch"], epoch["loss"]) for epoch in done.result.epochs]
 
 
-def curve_panels(fitted):
-    """[(backbone, panel)] of the training loss of every fit, all on one scale of losses.
+def curve_panels(fitted, folder, metric):
+    """[(backbone, panels, sentences)]: training loss, then loss and score of valid images.
 
-    A frozen fit has no curve.
+    All panels of a kind share a scale. A frozen fit has no curve. folder: of the run.
     """
     fitted = {spec: done for spec, done in fitted.items() if not spec.frozen}
-    if not fitted:
-        return []
-    low, high = padded([loss for done in fitted.values() for loss in losses_of(done)])
-    panels = {}
-    for spec, done in fitted.items():
-        lines = panels.setdefault(spec.backbone, {})
-        lines[fold_name(spec), spec.round] = losses_of(done)
-    return [(name, learning_curves(lines, low, high)) for name, lines in panels.items()]
+    valid = {spec: read_curve(curve_path(folder, done.result.folder.name))
+             for spec, done in fitted.items()}
+    kinds = {
+        "training loss": {spec: losses_of(done) for spec, done in fitted.items()},
+        "loss on valid images": {spec: [(p.epoch, p.loss) for p in points]
+                                 for spec, points in valid.items() if points},
+        f"{metric.name} on valid images": {spec: [(p.epoch, p.score) for p in points]
+                                           for spec, points in valid.items() if points}}
+    found = {spec.backbone: [] for spec in fitted}
+    for kind, curves in kinds.items():
+        if not curves:
+            continue
+        low, high = padded([value for curve in curves.values() for _, value in curve])
+        for backbone, panels in found.items():
+            lines = {(fold_name(spec), spec.round): curve for spec, curve in curves.items()
+                     if spec.backbone == backbone}
+            if lines:
+                panels.append((kind, learning_curves(lines, low, high)))
+    return [(backbone, panels, sentences_of(backbone, valid, metric))
+            for backbone, panels in found.items()]
+
+
+def sentences_of(backbone, valid, metric):
+    """What the curves of a backbone's fits say, those of its last round."""
+    mine = {spec: points for spec, points in valid.items()
+            if spec.backbone == backbone and spec.fold is not None}
+    last = max((spec.round for spec in mine), default=0)
+    return verdict({fold_name(spec): points for spec, points in mine.items()
+                    if spec.round == last}, metric.sign)
 
 
 def fit_rows(specs, fitted, scores):

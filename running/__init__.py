@@ -10,6 +10,7 @@ rounds        which fits a round has, and which fits teach them
 executor      where fits run: in this process, or as Ray tasks
 place         a job's device, its loading processes, its log
 predicting    a finished fit predicts
+curves        loss and score of valid images while a fit trains
 fits          one fit as a job: what it learns from, how it is trained
 frozen        features of networks that are not trained, and their classifiers
 plan          what fits cost, and what to leave out to end in time

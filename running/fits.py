@@ -12,6 +12,7 @@ import numpy as np
 
 from config import FitSpec
 from data_loader import EpochSampler, ImageDataset, Targets, make_loader
+from ensemble.metrics import Metric
 from ensemble.teachers import (
     PSEUDO_LABELS,
     able,
@@ -34,6 +35,7 @@ from modeling.train import (
     load_weights,
     seed_everything,
 )
+from running.curves import curve_of
 from running.place import Notes, need_weights, with_loading
 from running.plan import Cost
 from running.predicting import Inference, predict_fit, square_of
@@ -51,6 +53,7 @@ class FitJob:
     before: {FitSpec: Fitted} of the fits that it reads, all of the round before.
     cost: what its backbone was measured to cost, UNKNOWN if it was not.
     seconds: the fit is shortened to end within them; infinite to train all epochs.
+    metric: of the curve on valid images, None for no curve.
     """
 
     spec: FitSpec
@@ -62,6 +65,7 @@ class FitJob:
     n_epochs: int
     seconds: float
     title: str
+    metric: Metric | None = None
 
     def __call__(self, site):
         """Train, then predict: two stages. A finished one is left as it is."""
@@ -245,7 +249,8 @@ def train_fit(job, place, folder, train_until, advance):
 
     n_steps = job.n_epochs * len(training.sampler)
     watch = Watch(log, f"{job.title} {spec.title}", shorten=partial(in_time, train_until),
-                  advance=partial(advance, 1 / n_steps))
+                  advance=partial(advance, 1 / n_steps),
+                  check=curve_of(job, place, len(targets.sample_id)))
     config = with_room(prepared.config, job.cost)
     result = fit(spec, training, config, job.n_epochs, place.device, folder, watch)
 

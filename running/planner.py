@@ -221,7 +221,7 @@ class Planner:
                       before=read_by(self.prepared.config, spec, fitted),
                       stages=self.stages(spec, fitted), n_epochs=n_epochs,
                       seconds=self.seconds_left - self.works[spec].seconds(self.costs, 0),
-                      title=title)
+                      title=title, metric=self.setup.metric)
 
     def leave_out(self, spec, made):
         """Leave out a fit with its later folds, in this round and in those to come.

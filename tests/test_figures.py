@@ -23,7 +23,7 @@ def test_a_scale_has_room_but_stays_inside_what_a_score_can_be():
 
 
 def test_learning_curves_span_the_panel():
-    panel = learning_curves({"a": [2.0, 1.0], "b": [3.0]}, low=1.0, high=3.0)
+    panel = learning_curves({"a": [(1, 2.0), (2, 1.0)], "b": [(1, 3.0)]}, low=1.0, high=3.0)
     assert panel["lines"] == [("a", "36.0,88.0 310.0,166.0"), ("b", "36.0,10.0")]
     assert [text for _, text in panel["x_ticks"]] == ["1", "2"] and panel["y_ticks"][0] == (166.0,
                                                                                             "1")

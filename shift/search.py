@@ -92,6 +92,7 @@ def decided(kept, read, belief, train, test, seed, workers):
     it comes close.
     """
     newcomers = [k for k in kept if k not in belief.kinds and AXES[k].group in USUAL]
+    known = {}
     for kind in newcomers:
         group = AXES[kind].group
         rivals = [f for f in read.values() if AXES[f.kind].group == group
@@ -101,7 +102,6 @@ def decided(kept, read, belief, train, test, seed, workers):
 
         others = {k: f for k, f in kept.items() if k != kind}
         auc = {}
-        known = {}
         for f in rivals:
             simulated = replace(belief, kinds=others | {f.kind: f})
             auc[f.kind] = told_apart(simulated, train, test, seed, workers, known)
@@ -157,6 +157,7 @@ def simulated_rows(belief, train, seed, workers, n, known=None):
 def simpler(belief, train, test, seed, workers, n):
     """`belief` without the kinds that others of their group, read anew, make up for."""
     limit = None
+    known = {}
     for kind in sorted(belief.kinds, key=lambda kind: belief.kinds[kind].gain):
         group = AXES[kind].group
         siblings = [k for k in belief.kinds if k != kind and AXES[k].group == group]
@@ -168,9 +169,9 @@ def simpler(belief, train, test, seed, workers, n):
         read = read_kinds(siblings, bank, test, seed, workers)
         without = replace(without, kinds=without.kinds | read)
         if limit is None:      # set once, by the first belief: no drift
-            limit = unlikeness(belief, train, test, seed, workers) * (1 + EARNED)
+            limit = unlikeness(belief, train, test, seed, workers, known) * (1 + EARNED)
         if (all(f.holds for f in read.values())
-                and unlikeness(without, train, test, seed, workers) <= limit):
+                and unlikeness(without, train, test, seed, workers, known) <= limit):
             belief = without
     return belief
 

@@ -345,13 +345,17 @@ def test_several_groups_are_decided_one_after_the_other(monkeypatch):
     read = readings(colour_cast=200.0, downscale=250.0, blur=240.0, grain=200.0, noise=190.0)
     auc = {"downscale": 0.8, "blur": 0.7, "grain": 0.8, "noise": 0.7}
 
-    def told(belief, *_):
+    shared = []
+
+    def told(belief, *passed):
+        shared.append(passed[-1])
         return sum(auc.get(kind, 0) for kind in belief.kinds)
 
     monkeypatch.setattr(search, "told_apart", told)
     kept = {kind: read[kind] for kind in ("colour_cast", "downscale", "grain")}
     assert set(decided(kept, read, Belief({}), None, None, 0, 1)) == {"colour_cast", "blur",
                                                                       "noise"}
+    assert all(known is shared[0] for known in shared)      # images drawn alike are distorted once
 
 
 class Train:
@@ -414,6 +418,7 @@ def test_images_drawn_alike_in_two_beliefs_are_distorted_once():
 def simpler_by(monkeypatch, distance, gains, holds=True):
     """Kinds that are left of `gains` with the distance of each set of kinds, and the calls."""
     calls = []
+    shared = []
 
     def make_bank(train, n, belief, kinds, free, seed, workers):
         assert (train, workers) == ("train", 1)
@@ -425,7 +430,10 @@ def simpler_by(monkeypatch, distance, gains, holds=True):
         return {kind: reading_of(kind, 500.0 if holds else 0.0) for kind in kinds}
 
     def unlike(belief, *passed):
-        assert passed == ("train", "test", 5, 1)
+        *passed, known = passed
+        assert passed == ["train", "test", 5, 1]
+        shared.append(known)
+        assert known is shared[0]      # images drawn alike are distorted once
         return distance[frozenset(belief.kinds)]
 
     monkeypatch.setattr(search, "make_bank", make_bank)

@@ -16,6 +16,7 @@ frozen        features of networks that are not trained, and their classifiers
 plan          what fits cost, and what to leave out to end in time
 costs         measuring that where fits run
 planner       the fits in order, planned anew before each one
+hurry         how many epochs end in minutes, where nobody gave a size
 rehearsal     --dry_run
 stored        model.json: what a finished run left for that, checked
 predictor     a finished run as one predictor for new images

@@ -29,6 +29,7 @@ from running.conclusion import conclude, first_look
 from running.costs import machine_facts
 from running.executor import CODE, make_executor
 from running.frozen import frozen_fits
+from running.hurry import hurried
 from running.introduction import begin, introduce
 from running.makers import stages_used, warn_of_other_versions
 from running.planner import Planner, nothing_planned, plan_stage, specs_left
@@ -50,16 +51,18 @@ RESERVE_SHARE = 0.03
 QUIET_EVENTS = ("warning", "result")      # whose sentences --quiet leaves
 
 
-def run(config, data_path, folder, answers=None, dry_run=False, command=()):
+def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends_by=math.inf):
     """From a contest folder to a submission; returns the content of final_results.json, or {"plan":
     lines} of a dry run.
 
     answers: {id: class value} of the test images where they are known (the embedded contest), for
-    the last number only. command: what was typed, word by word, for the record.
+    the last number only. command: what was typed, word by word, for the record. ends_by: when the
+    run should have ended, by time.perf_counter(): it trains for as many epochs as that leaves.
     """
     keep_freed_memory()
     with Timer() as timer, no_bars(is_silent(config)), executor_of(config, folder) as executor:
         setup = understand(config, data_path, Path(folder), executor, timer.start, command)
+        setup = replace(setup, ends_by=ends_by)
         with exclusive(setup.folder), opened_log(setup, dry_run) as log:
             if dry_run:
                 introduce(setup, log)
@@ -69,11 +72,15 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=()):
             introduce(setup, log)
             prepared = prepare(setup, log)
             scores = FoldScores(prepared.label_of, setup.metric)
-            page = Page(setup, prepared, scores, log)
             frozen = frozen_fits(setup, prepared, executor, log)
+            known = None
+            if setup.ends_by < math.inf and specs_left(prepared):
+                prepared, known = hurried(setup, prepared, executor, log)
+            page = Page(setup, prepared, scores, log)
             if frozen and specs_left(prepared):
                 page.first = first_look(setup, prepared, frozen, log, answers)
-            trained, planned = run_rounds(setup, prepared, executor, scores, page, frozen, log)
+            trained, planned = run_rounds(setup, prepared, executor, scores, page, frozen, log,
+                                          known)
             fits = frozen | trained
             result = blended(prepared, setup.metric, kept_fits(fits), log)
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
@@ -226,15 +233,15 @@ def deadline_of(runtime, start):
     return start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
 
 
-def run_rounds(setup, prepared, executor, scores, page, frozen, log):
+def run_rounds(setup, prepared, executor, scores, page, frozen, log, known=None):
     """({FitSpec: Fitted} of all rounds, what was planned). A round reads only the ones before.
 
-    frozen: {FitSpec: Fitted} that the page shows too.
+    frozen: {FitSpec: Fitted} that the page shows too. known: Measurements made before.
     """
     specs = specs_left(prepared)
     if not specs:
         return {}, nothing_planned(prepared)
-    planner = Planner(setup, prepared, specs, executor, scores, log)
+    planner = Planner(setup, prepared, specs, executor, scores, log, known=known)
     for line in planner.describe():
         log.say(line)
     warn_of_other_versions(setup.folder, stages_used(prepared, planner.folders_done()), log)

@@ -70,17 +70,20 @@ class Planner:
     the first one. first: the Plan before the first one.
     """
 
-    def __init__(self, setup, prepared, specs, executor, scores, log, is_asked=False):
-        """is_asked: what the fits cost is wanted for its own sake. scores: ensemble.FoldScores."""
+    def __init__(self, setup, prepared, specs, executor, scores, log, is_asked=False, known=None):
+        """is_asked: what the fits cost is wanted for its own sake. scores: ensemble.FoldScores.
+
+        known: Measurements that were made before.
+        """
         self.setup = setup
         self.prepared = prepared
         self.executor = executor
         self.scores = scores
         self.log = log
-        self.known = Measurements(prepared, setup.machine, executor, log)
+        self.known = known or Measurements(prepared, setup.machine, executor, log)
         self.state = self.states(specs)
         self.works = {spec: work_of(prepared, spec, specs) for spec in specs}
-        self.is_known = self.wants_costs(is_asked)
+        self.is_known = self.wants_costs(is_asked or known is not None)
         self.known.find(self.open_backbones(), self.is_known, self.has_time_for)
         if executor.n_devices > 1 and setup.deadline == math.inf:
             # under a budget what may be left out must come last instead

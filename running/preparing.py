@@ -1,4 +1,6 @@
 """The stages before the first fit: audit, weights, shift, folds -> Prepared."""
+import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +30,8 @@ from utils import RunError, counted, digest_bytes, read_json, seed_of, write_jso
 CACHE_FACTOR = 1.25      # cached images over the network's input: room for zooms and turns
 PROBE_SIZE_PX = 128      # input where pretrained features measure the shift and the padding
 PROBE_IMAGES = 64
+# of the time that is left then, which measuring the shift takes of a run that ends in minutes
+SHIFT_SHARE = 0.35
 
 
 def prepare(setup, log, may_measure=True):
@@ -154,6 +158,8 @@ def stage_of_shift(setup, audit, audit_key, weights, digests):
     source = pretrained_source(weights)
     settings = {"reads_test": reads_test(config, audit), "seed": config.seed,
                 "augment": config.augment.policy != "none", "groups": config.augment.groups}
+    if setup.ends_by < math.inf:
+        settings["in_time"] = True      # rows of the search are an outcome of the run
     return Stage.of(setup.folder, "shift", version=9, settings=settings,
                     inputs=[audit_key, digests[source.model_name] if source else "none"])
 
@@ -180,11 +186,12 @@ def measure_shift(setup, audit, weights):
     if config.augment.policy == "none":
         return unmeasured_shift(train.classes, len(train))
     test_paths = audit.test.path if reads_test(config, audit) else []
+    seconds = max(1.0, SHIFT_SHARE * (setup.ends_by - time.perf_counter()))
     report = match_shift(train.path, train.label, test_paths, seed=config.seed,
                          workers=usable_cores(), classes=train.classes,
                          embed=make_embed(setup, pretrained_source(weights)),
                          groups=config.augment.groups, white_level=audit.white_level,
-                         read=reader_of(audit))
+                         read=reader_of(audit), seconds=seconds)
     inside = {split: [path_inside(path, setup.contest.folder) for path in report.examples[split]]
               for split in ("train", "test") if split in report.examples}
     return replace(report, examples=report.examples | inside)

@@ -37,7 +37,8 @@ class Setup:
     device: of this process. machine: the smallest machine on which fits run, by `machine_facts`.
     weights: {backbone: where its weights lie}. instead_of: the mode's networks, without weights,
     that the ones at hand are trained for. command: what a person types to repeat the run.
-    deadline: of the last fit, by time.perf_counter(); infinite without a time budget.
+    deadline: of the last fit, by time.perf_counter(); infinite without a time budget. ends_by: when
+    a run of a size that nobody gave should have ended; infinite for other runs.
     short: what is kept of a value, with shorter paths.
     """
 
@@ -51,6 +52,7 @@ class Setup:
     instead_of: tuple[str, ...] = ()
     command: str = ""
     deadline: float = math.inf
+    ends_by: float = math.inf
     short: ShortPaths = field(default_factory=ShortPaths)
 
 

@@ -53,13 +53,17 @@ from utils import RunError, seed_of
 FEWEST_PX = 8           # least side of a measured image: one block of a JPEG
 FEWEST = 20             # images of each split, at least, to tell anything about a shift
 COMPARED = 400          # images of each split for the adversarial AUC
+FEWEST_ROWS = 300       # of a round of the search, however little time it has
+# a search with so many rows a round takes as long as the statistics of this many times as many
+# images (the embedded contest on two cores: 36)
+IMAGES_A_ROW = 40
 TURNED_BY_MISFIT = 0.05    # of the strongest kind's gain may be what turned images seem to gain
 VISIBLE_QUALITY = 70    # a JPEG of higher quality is no damage worth training on
 
 
 def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None,
                 max_images=1000, rows=1000, classes=None, groups="off",
-                white_level=WHITE_LEVEL, read=read_bytes):
+                white_level=WHITE_LEVEL, read=read_bytes, seconds=math.inf):
     """Measure the shift from train to test. Returns a ShiftReport; its policy distorts training
     images until they look like test images.
 
@@ -69,7 +73,7 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
     or any labels without `classes`. `rows`: most distorted images per round of the search, twice
     that in the second. `embed`: images -> (n, d) pretrained features, or None. `groups`: the
     setting augment.groups. `white_level`: of 16-bit images, as the audit found it. `read`: path ->
-    its bytes.
+    its bytes. `seconds`: about how long it may take; with too few, rounds have fewer rows.
     """
     if classes is None:
         classes, train_labels = np.unique(train_labels, return_inverse=True)
@@ -93,11 +97,26 @@ def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=N
             test = load(test_paths, seed + 1, workers, max_images, MEASURED_PX, white_level, read)
             if len(test.images) >= FEWEST:
                 n = min(rows, max(400, len(train.images) + len(test.images)))
-                report = with_match(report, train, train_style, test, embed, seed, workers, n)
+                with Timer() as reading:
+                    test_rows = trace_rows(test.images, workers)
+                left = seconds - timer.seconds
+                n = rows_in_time(n, left, reading.seconds / len(test.images))
+                report = with_match(report, train, train_style, test, test_rows, embed, seed,
+                                    workers, n)
                 examples = {"train": [str(train_paths[i]) for i in train.index[:8]],
                             "test": [str(test_paths[i]) for i in test.index[:8]], "seed": seed}
                 report = replace(report, examples=examples)
     return replace(report, seconds=timer.seconds)
+
+
+def rows_in_time(n, seconds, image_seconds):
+    """`n` rows a round, or as many as are searched in `seconds`, at least FEWEST_ROWS.
+
+    image_seconds: of one image's statistics.
+    """
+    if seconds == math.inf:
+        return n
+    return min(n, max(FEWEST_ROWS, int(seconds / (IMAGES_A_ROW * image_seconds))))
 
 
 def names_of_styles(groups):
@@ -182,13 +201,12 @@ class Reading(NamedTuple):
     grey_shares: tuple     # of grey images in train and test
 
 
-def with_match(report, train, train_style, test, embed, seed, workers, n):
+def with_match(report, train, train_style, test, test_rows, embed, seed, workers, n):
     """The report with the policies, of all test images and of each group, and what they achieve.
 
-    train_style: (n_images,) int.
+    train_style: (n_images,) int. test_rows: (m, d) statistics of the test images.
     """
     simulated = train._replace(quality=coupled(train.quality, test.quality))
-    test_rows = trace_rows(test.images, workers)
     n_styles = len(names_of_styles(report.groups))
     reading = read_test(simulated, train_style, n_styles, test, test_rows, seed, workers, n)
 

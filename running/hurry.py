@@ -1,0 +1,59 @@
+"""How many epochs a run trains that nobody gave a size: it ends in minutes on any machine.
+
+    prepared, known = hurried(setup, prepared, executor, log)      # if setup.ends_by is finite
+
+The choice is a stage: a resumed run trains as many epochs as were chosen when it began.
+"""
+import time
+from dataclasses import replace
+
+from config import key_settings
+from running.costs import Measurements, work_of
+from running.planner import specs_left
+from system.log import duration
+from system.stages import Stage, make
+from utils import read_json, write_json
+
+FEWEST_EPOCHS = 3
+CLOSING_SECONDS = 6      # of blend and report
+
+
+def epochs_stage(prepared):
+    """The number of epochs that was chosen."""
+    config = prepared.config
+    settings = {**key_settings(config, "data", "model", "augment", "optim", "predict"),
+                "backbones": config.model.backbones}
+    return Stage.of(prepared.folder, "epochs", version=1, settings=settings, inputs=prepared.keys)
+
+
+def hurried(setup, prepared, executor, log):
+    """(the Prepared with the epochs that end by setup.ends_by, the Measurements behind them)."""
+    known = Measurements(prepared, setup.machine, executor, log)
+    backbones = prepared.config.model.backbones
+    known.find(backbones)
+    stage = epochs_stage(prepared)
+    asked = prepared.config.optim.epochs
+    works = [work_of(prepared, spec) for spec in specs_left(prepared)]
+
+    def choose(folder):
+        left = setup.ends_by - time.perf_counter() - CLOSING_SECONDS
+        n_epochs = most_epochs(works, known.costs, left, asked)
+        write_json(folder / "epochs.json", {"epochs": n_epochs, "asked": asked})
+
+    make(stage, choose, log)
+    n_epochs = read_json(stage.folder / "epochs.json")["epochs"]
+    if n_epochs < asked:
+        seconds = sum(work.seconds(known.costs, n_epochs) for work in works)
+        log.say(f"{n_epochs} of {asked} epochs, in about {duration(seconds)} at this machine's "
+                f"rate, so that nobody waits long for a first result (--set optim.epochs={asked} "
+                "trains all)", event="hurried", epochs=n_epochs)
+    optim = replace(prepared.config.optim, epochs=n_epochs)
+    return replace(prepared, config=replace(prepared.config, optim=optim)), known
+
+
+def most_epochs(works, costs, seconds_left, asked):
+    """The most epochs, up to `asked`, with which all [Work] end in time, FEWEST_EPOCHS if none."""
+    for n_epochs in range(asked, FEWEST_EPOCHS, -1):
+        if sum(work.seconds(costs, n_epochs) for work in works) <= seconds_left:
+            return n_epochs
+    return min(asked, FEWEST_EPOCHS)

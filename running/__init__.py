@@ -15,6 +15,7 @@ fits          one fit as a job: what it learns from, how it is trained
 frozen        features of networks that are not trained, and their classifiers
 plan          what fits cost, and what to leave out to end in time
 costs         measuring that where fits run
+threads       how many threads compute beside other programs
 planner       the fits in order, planned anew before each one
 hurry         how many epochs end in minutes, where nobody gave a size
 rehearsal     --dry_run

@@ -36,6 +36,7 @@ from running.planner import Planner, nothing_planned, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
 from running.run import Setup, usable
+from running.threads import settle_threads
 from running.trackers import tracker
 from shift.groups import named_classes
 from system.command import TYPED
@@ -72,6 +73,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends
             introduce(setup, log)
             prepared = prepare(setup, log)
             scores = FoldScores(prepared.label_of, setup.metric)
+            settle_threads(setup, prepared, log)
             frozen = frozen_fits(setup, prepared, executor, log)
             known = None
             if setup.ends_by < math.inf and specs_left(prepared):

@@ -28,6 +28,7 @@ from reporting.summary import closing_lines
 from running.conclusion import conclude, first_look
 from running.costs import machine_facts
 from running.executor import CODE, make_executor
+from running.forecast import forecast
 from running.frozen import frozen_fits
 from running.hurry import hurried
 from running.introduction import begin, introduce
@@ -71,6 +72,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends
 
             begin(setup, data_path, log)
             introduce(setup, log)
+            forecast(setup, log)
             prepared = prepare(setup, log)
             scores = FoldScores(prepared.label_of, setup.metric)
             settle_threads(setup, prepared, log)

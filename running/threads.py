@@ -53,14 +53,14 @@ def settle_threads(setup, prepared, log):
         torch.set_num_threads(chosen)
 
 
-def step_of(prepared, backbone):
-    """A function that takes one training step on noise."""
+def step_of(prepared, backbone, compute=None):
+    """A function that takes one training step on TIMED_IMAGES of noise."""
     config = prepared.config
     n_classes = len(prepared.classes)
     device = torch.device("cpu")
     seed_everything(config.seed, "threads", backbone)
     network = new_network(prepared, FitSpec(backbone, config.seed, 0, 0)).train()
-    compute = Compute()
+    compute = compute or Compute()
     compute.prepare(network)
     batch = noise_batch(TIMED_IMAGES, n_classes, config.data.image_size_px)
     micro_batches = split_batch(batch, TIMED_IMAGES, device)

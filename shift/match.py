@@ -53,6 +53,8 @@ from utils import RunError, seed_of
 FEWEST_PX = 8           # least side of a measured image: one block of a JPEG
 FEWEST = 20             # images of each split, at least, to tell anything about a shift
 COMPARED = 400          # images of each split for the adversarial AUC
+MAX_IMAGES = 1000       # of each split that are read
+MAX_ROWS = 1000         # of a round of the search, twice as many in the second
 FEWEST_ROWS = 300       # of a round of the search, however little time it has
 # a search with so many rows a round takes as long as the statistics of this many times as many
 # images (the embedded contest on two cores: 36)
@@ -62,7 +64,7 @@ VISIBLE_QUALITY = 70    # a JPEG of higher quality is no damage worth training o
 
 
 def match_shift(train_paths, train_labels, test_paths, *, seed, workers, embed=None,
-                max_images=1000, rows=1000, classes=None, groups="off",
+                max_images=MAX_IMAGES, rows=MAX_ROWS, classes=None, groups="off",
                 white_level=WHITE_LEVEL, read=read_bytes, seconds=math.inf):
     """Measure the shift from train to test. Returns a ShiftReport; its policy distorts training
     images until they look like test images.

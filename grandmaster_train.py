@@ -90,9 +90,9 @@ def make_parser():
     add("--experiment_name", metavar="NAME", help="folder of the run (default MODE_FOLDER)")
     add("--results_dir", metavar="DIR", help="folder of all experiments (default training_results)")
     add("--weights_dir", metavar="DIR", help="folder with <timm model name>*.safetensors or .pth")
-    add("--demo_size", type=float, default=demo_contest.DEFAULT_SIZE, metavar="SHARE",
-        help="size of the embedded contest; 1 is 1,570 training and 3,140 test images "
-        f"(default {demo_contest.DEFAULT_SIZE})")
+    add("--demo_size", type=float, metavar="SHARE",
+        help="size of the embedded contest; 1 is 1,570 training and 3,140 test images (default "
+        f"{demo_contest.DEFAULT_SIZE}, or {demo_contest.SMALL_SIZE} on a very slow machine)")
 
     # settings
     add("--scale", help=f"size of the backbones: auto, {', '.join(SCALES)}")
@@ -169,12 +169,18 @@ def contest_folder(args, config):
     """
     if args.data_path is not None:
         return Path(args.data_path).expanduser(), None
-    folder = Path(config.runtime.results_dir) / f"demo_contest_{args.demo_size:g}"
+    results_dir = config.runtime.results_dir
+    size = args.demo_size
+    if size is None:
+        size = demo_contest.DEFAULT_SIZE
+        if is_first_command(args, config):
+            size = demo_contest.size_for(results_dir)
+    folder = demo_contest.folder_of(results_dir, size)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not (config.runtime.quiet or config.runtime.json):
         show(f"no --data_path: using the embedded contest in {folder}")
 
-    demo_contest.draw_contest(folder, args.demo_size)
+    demo_contest.draw_contest(folder, size)
     rows = csv_rows(demo_contest.answers_path(folder))
     return folder, {row["ID"]: row["target"] for row in rows}
 
@@ -299,7 +305,7 @@ def word_of(value):
 
 def is_first_command(args, config):
     """Whether this is quick_test on the embedded contest, and nobody gave a size of training."""
-    has_size = (args.data_path is not None or args.demo_size != demo_contest.DEFAULT_SIZE
+    has_size = (args.data_path is not None or args.demo_size is not None
                 or config.optim.epochs or config.runtime.time_budget_hours
                 or len(config.model.backbones) != 1 or len(config.rounds) != 1
                 or config.data.run_folds != 1)

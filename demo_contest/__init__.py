@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,10 @@ from utils import RunError, UserError, canonical_json, read_json, seed_of, write
 
 VERSION = 1                 # raise when a drawn byte changes: other versions are refused
 DEFAULT_SIZE = 0.25         # share of the full contest (1,570 + 3,140 images)
+SMALL_SIZE = 0.1            # for machines on which even few epochs of that would take minutes
+# CPU seconds of drawing a test image, on two cores, from which a machine is one: 2.5 times those of
+# the machine that the times in README are of
+SLOW_SECONDS = 0.045
 MAX_SIZE = 4
 MARK = ".demo.json"         # says what a drawn folder was made of
 MIN_CLASS_COUNT = 5         # train images of a class, however small the contest
@@ -68,6 +73,38 @@ def draw_contest(folder, size=DEFAULT_SIZE, seed=0, workers=None):
             answers = [(s.name, s.shown) for s in samples if s.split == "test"]
             write_atomic(answers_path(folder), _csv("ID,target", answers))
     return folder
+
+
+def size_for(results_dir, cores=None):
+    """The size that this machine ends with in minutes, and that is drawn already if one is.
+
+    results_dir: where `folder_of` puts the contest. Timed by CPU time, which other programs leave
+    alone.
+    """
+    for size in (DEFAULT_SIZE, SMALL_SIZE):
+        if (folder_of(results_dir, size) / MARK).is_file():
+            return size
+    cores = cores or usable_cores()
+    seconds = drawing_seconds() * 2 / min(2, cores)
+    return SMALL_SIZE if seconds > SLOW_SECONDS else DEFAULT_SIZE
+
+
+def folder_of(results_dir, size):
+    """Where the embedded contest of a size is drawn."""
+    return Path(results_dir) / f"demo_contest_{size:g}"
+
+
+def drawing_seconds():
+    """CPU seconds of drawing a test image of each class, the mean."""
+    first = {sample.label: sample for sample in plan(SMALL_SIZE, 0) if sample.split == "test"}
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    start = time.process_time()
+    for sample in first.values():
+        draw_sample(sample)
+    seconds = time.process_time() - start
+    cv2.setNumThreads(threads)
+    return seconds / len(first)
 
 
 def answers_path(folder):

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from demo_contest import CLASS_NAMES, DEFAULT_SIZE, answers_path, draw_contest, plan
+import demo_contest
+from demo_contest import CLASS_NAMES, DEFAULT_SIZE, SMALL_SIZE, answers_path, draw_contest, plan
 from demo_contest.canvas import natural_tilt
 from demo_contest.distort import draw_distortion
 from system.parallel import parallel_map
@@ -216,3 +217,23 @@ def test_two_starts_at_once_draw_one_contest(tmp_path):
     assert folders == [tmp_path / "demo"] * 2 and not (tmp_path / "demo.partial").exists()
     assert len(list((tmp_path / "demo" / "train").iterdir())) == len(pd.read_csv(tmp_path / "demo"
                                                                                  / "train.csv"))
+
+
+@pytest.mark.parametrize(("seconds", "cores", "size"), [
+    (0.02, 2, DEFAULT_SIZE), (0.05, 2, SMALL_SIZE), (0.02, 8, DEFAULT_SIZE), (0.03, 1, SMALL_SIZE),
+])
+def test_a_very_slow_machine_gets_a_smaller_contest(seconds, cores, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_contest, "drawing_seconds", lambda: seconds)
+    assert demo_contest.size_for(tmp_path, cores) == size
+
+
+def test_the_size_that_is_drawn_already_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_contest, "drawing_seconds", lambda: 0.001)
+    folder = demo_contest.folder_of(tmp_path, SMALL_SIZE)
+    folder.mkdir()
+    (folder / demo_contest.MARK).touch()
+    assert demo_contest.size_for(tmp_path, 2) == SMALL_SIZE
+
+
+def test_drawing_is_timed_in_cpu_seconds():
+    assert 0.001 < demo_contest.drawing_seconds() < 1

@@ -69,6 +69,7 @@ def test_only_the_embedded_contest_without_a_size_of_training_ends_in_minutes(
 ):
     ended_by = []
     monkeypatch.setattr(demo_contest, "draw_contest", lambda *_: None)
+    monkeypatch.setattr(demo_contest, "drawing_seconds", lambda: 0.01)
     monkeypatch.setattr(grandmaster_train, "csv_rows", lambda _: [])
     monkeypatch.setattr(grandmaster_train, "run", lambda *_, **named: ended_by.append(
         named["ends_by"]))

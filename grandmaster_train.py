@@ -26,6 +26,7 @@ from ensemble.metrics import METRICS
 from reporting.compare import compare, lines_of
 from running.checks import run_checks
 from running.pipeline import run
+from running.prune import prune
 from system.command import (
     DONE,
     FAILED,
@@ -118,6 +119,9 @@ def make_parser():
         help="print how much better experiment B is than A, with its interval, and stop")
     add("--verify", metavar="EXPERIMENT",
         help="check that a run's files are as it wrote them, and stop")
+    add("--prune", metavar="EXPERIMENT",
+        help="say what of a finished run can be deleted and what that saves; --yes deletes it")
+    add("--yes", action="store_true", help="with --prune: delete")
     return parser
 
 
@@ -207,9 +211,9 @@ def answered(argv):
     """Do what the arguments ask for; returns (exit status, what --json prints last)."""
     start = time.perf_counter()
     args = make_parser().parse_args(argv)
-    for flag in ("data_path", "results_dir", "experiment_name", "verify"):
+    for flag in ("data_path", "results_dir", "experiment_name", "verify", "prune"):
         if getattr(args, flag) == "":
-            other = "" if flag == "verify" else ", or leave the flag out"
+            other = "" if flag in ("verify", "prune") else ", or leave the flag out"
             raise UserError(
                 f"--{flag} must name something, got '': check the variable in its place{other}"
             )
@@ -224,6 +228,11 @@ def answered(argv):
         for line in [] if config.runtime.json else lines_of(compared):
             show(line)
         return DONE, compared
+    if args.prune:
+        lines = list(prune(Path(config.runtime.results_dir) / args.prune, args.yes))
+        for line in [] if config.runtime.json else lines:
+            show(line)
+        return DONE, {"lines": lines}
     data_path, answers = contest_folder(args, config)
     folder = experiment_folder(args, config, data_path)
     if config.mode == "debug":

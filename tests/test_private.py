@@ -5,6 +5,8 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,53 @@ ENVIRONMENT = {name: value for name, value in os.environ.items()
                if name not in ("CI", "PYTEST_CURRENT_TEST", "HF_HUB_OFFLINE",
                                "NO_ALBUMENTATIONS_UPDATE", "HF_HUB_DISABLE_TELEMETRY",
                                "MLFLOW_DISABLE_TELEMETRY")}
+
+# ---------------------------------------------------------------- nothing is left elsewhere
+
+WRITING = "wax+"
+CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate",
+           "os.chmod", "shutil.copyfile", "shutil.move", "shutil.rmtree")
+watching = []      # where the hook writes what it sees; a hook can never be removed
+
+
+def see(event, args):
+    """Notes paths that Python writes, makes, moves or deletes, and ports that are opened."""
+    if not watching or threading.get_ident() != watching[0][0]:
+        return
+    if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+        if (isinstance(args[1], str) and set(args[1]) & set(WRITING)) or (
+                args[1] is None and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            watching[0][1].append(os.path.abspath(os.fsdecode(args[0])))
+    elif event in CHANGES:
+        watching[0][1].extend(os.path.abspath(os.fsdecode(path)) for path in args
+                              if isinstance(path, str | bytes | os.PathLike))
+    elif event == "socket.bind" and isinstance(args[1], tuple):
+        watching[0][1].append(f"port {args[1]}")
+
+
+def test_a_run_writes_only_into_its_results_folder_and_opens_no_port(tmp_path, monkeypatch):
+    """Files of libraries outside Python are looked for in the person's folders, all empty."""
+    contest = make_contest(tmp_path / "contest")
+    before = {path: path.stat().st_mtime_ns for path in contest.rglob("*")}
+    mine = [tmp_path / name for name in ("home", "here", "temporary")]
+    for folder in mine:
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(mine[0]))
+    monkeypatch.chdir(mine[1])
+    monkeypatch.setenv("TMPDIR", str(mine[2]))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    sys.addaudithook(see)
+    watching.append((threading.get_ident(), touched := []))
+    try:
+        assert main(small_argv(contest, tmp_path / "results", "runtime.measure=on")) == 0
+    finally:
+        watching.clear()
+    assert len(touched) > 50
+    own = (str(tmp_path / "results"), str(mine[2]), os.devnull, "/dev/shm/", "/proc/self/")
+    assert [path for path in touched if not path.startswith(own)] == []
+    assert [path for folder in mine for path in folder.iterdir()] == []
+    assert {path: path.stat().st_mtime_ns for path in contest.rglob("*")} == before
+
 
 # ---------------------------------------------------------------- nothing goes out
 

@@ -1,0 +1,109 @@
+"""--prune: what a finished run can do without, and how much disk that saves.
+
+    for line in prune(folder, is_sure=False): print(line)      # is_sure: delete it
+
+Results, weights, the predictor and the report stay. The run's own command makes the rest again.
+"""
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from running.introduction import ENVIRONMENT, kept
+from system.stages import MANIFEST, RESULTS_MANIFEST, digests_in, exclusive
+from utils import UserError, read_json, write_json
+
+EARLIER = "of earlier settings: starting them again would take their whole time"
+IMAGES = "reduced images: starting the run again reads all images again"
+REPEATED = ("audit", "shift", "folds", "ensemble", "fold_", "refit")      # roots of long stages
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A folder that can go, and why."""
+
+    folder: Path
+    reason: str
+
+    @property
+    def n_bytes(self):
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def prune(folder, is_sure):
+    """Sentences about what can be deleted or, if `is_sure`, was.
+
+    UserError unless the folder holds a finished run that nobody is using.
+    """
+    folder = Path(folder)
+    if not (folder / "final_results.json").is_file():
+        raise UserError(
+            f"--prune must name a finished experiment, and there is none in {str(folder)!r}: check "
+            "the name and --results_dir, or finish the run by its own command")
+    with exclusive(folder):
+        spares = spare_folders(folder)
+        saved = 0
+        for spare in spares:
+            saved += spare.n_bytes
+            name = spare.folder.relative_to(folder).as_posix()
+            yield f"{size_text(spare.n_bytes):>9}  {name}  ({spare.reason})"
+        if is_sure:
+            forget(folder, [spare.folder for spare in spares])
+            yield f"{size_text(saved)} deleted in {folder}"
+        elif spares:
+            yield f"{size_text(saved)} can be deleted in {folder}: add --yes to delete"
+        else:
+            yield f"nothing to delete in {folder}: it holds only what its results need"
+
+
+def spare_folders(folder):
+    """[Spare] of a finished run, the largest first."""
+    makers = kept(folder / ENVIRONMENT).get("made_by", [])
+    used = {folder / name for maker in makers for name in maker["stages"]}
+    if not used:
+        raise UserError(f"{folder / ENVIRONMENT} must name the stages of the run, and names none: "
+                        "start the run again by its own command, which writes it anew")
+    spares = []
+    for stage in stage_folders(folder):
+        if stage not in used:
+            spares.append(Spare(stage, EARLIER))
+        elif stage.parent == folder and stage.name.startswith("audit-"):
+            spares.append(Spare(stage, IMAGES))
+    return sorted(spares, key=lambda spare: (-spare.n_bytes, spare.folder))
+
+
+def stage_folders(folder):
+    """Folders of the stages that take long to make, complete or begun. No link is followed."""
+    for top in sorted(folder.iterdir()):
+        if top.is_symlink() or not top.is_dir() or not top.name.startswith(REPEATED):
+            continue
+        inner = sorted(top.iterdir()) if top.name.startswith(("fold_", "refit")) else [top]
+        yield from (path for path in inner if path.is_dir() and not path.is_symlink()
+                    and ((path / MANIFEST).is_file() or path.name.endswith(".partial")))
+
+
+def forget(folder, stages):
+    """Delete stages, and first their names in the manifest of the run, for --verify."""
+    manifest = folder / RESULTS_MANIFEST
+    if digests_in(manifest):
+        gone = {(stage / MANIFEST).relative_to(folder).as_posix() for stage in stages}
+        content = read_json(manifest)
+        content["sha256"] = {name: digest for name, digest in content["sha256"].items()
+                             if name not in gone}
+        write_json(manifest, content)
+    for stage in stages:
+        # a kill leaves a begun stage, not one that looks complete
+        begun = stage
+        if not stage.name.endswith(".partial"):
+            begun = stage.with_name(stage.name + ".partial")
+            os.replace(stage, begun)
+        shutil.rmtree(begun)
+
+
+def size_text(n_bytes):
+    """'1.2 GB', '65 MB', '3 kB'."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.1f} {name}" if n_bytes < 10 * unit else (
+                f"{n_bytes / unit:.0f} {name}")
+    return f"{n_bytes / 1e3:.0f} kB"

@@ -20,11 +20,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import demo_contest
-from config import PRESETS, SCALES, Config, build_config, settings_text, with_values
+from config import (
+    AUTO,
+    PRESETS,
+    SCALES,
+    Config,
+    build_config,
+    resolve,
+    settings_text,
+    with_values,
+)
 from contest.files import ascii_safe
 from ensemble.metrics import METRICS
 from reporting.compare import compare, lines_of
 from running.checks import run_checks
+from running.costs import machine_facts
+from running.fetching import fetch_into
 from running.pipeline import run
 from running.prune import prune
 from system.command import (
@@ -119,6 +130,8 @@ def make_parser():
         help="print how much better experiment B is than A, with its interval, and stop")
     add("--verify", metavar="EXPERIMENT",
         help="check that a run's files are as it wrote them, and stop")
+    add("--fetch_weights", metavar="DIR",
+        help="download the weights that --mode and --scale need into a folder for --weights_dir")
     add("--prune", metavar="EXPERIMENT",
         help="say what of a finished run can be deleted and what that saves; --yes deletes it")
     add("--yes", action="store_true", help="with --prune: delete")
@@ -211,21 +224,21 @@ def answered(argv):
     """Do what the arguments ask for; returns (exit status, what --json prints last)."""
     start = time.perf_counter()
     args = make_parser().parse_args(argv)
-    for flag in ("data_path", "results_dir", "experiment_name", "verify", "prune"):
+    instead = ("verify", "prune", "fetch_weights")
+    for flag in ("data_path", "results_dir", "experiment_name", *instead):
         if getattr(args, flag) == "":
-            other = "" if flag in ("verify", "prune") else ", or leave the flag out"
+            other = "" if flag in instead else ", or leave the flag out"
             raise UserError(
                 f"--{flag} must name something, got '': check the variable in its place{other}"
             )
 
     config = config_of(args)
     if args.verify:
-        found = verify(Path(config.runtime.results_dir) / args.verify, config.runtime.json)
-        return FAILED if found["changed"] else DONE, found
-    if args.compare:
-        folders = [Path(config.runtime.results_dir) / name for name in args.compare]
-        compared = compare(*folders, metric="" if config.metric == "auto" else config.metric)
-        for line in [] if config.runtime.json else lines_of(compared):
+    if args.fetch_weights:
+        return DONE, {"lines": told(fetch(config, Path(args.fetch_weights).expanduser()), config)}
+    if args.prune:
+        lines = prune(Path(config.runtime.results_dir) / args.prune, args.yes)
+        return DONE, {"lines": told(lines, config)}
             show(line)
         return DONE, compared
     if args.prune:
@@ -310,6 +323,25 @@ def word_of(value):
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
     return str(value)
+
+
+def fetch(config, folder):
+    """`fetch_into` a folder what a Config needs on this machine, or at its scale."""
+    gpu_memory_bytes = machine_facts(config.runtime.device)["gpu_memory_bytes"]
+    config = resolve(config, gpu_memory_bytes=gpu_memory_bytes, n_train=1000)
+    frozen = [name for name in config.model.frozen if name != AUTO]
+    names = list(dict.fromkeys([*config.model.backbones, *frozen]))
+    yield from fetch_into(folder, names, config.scale)
+
+
+def told(lines, config):
+    """[line], each shown as it comes unless --json shows them all at the end."""
+    kept = []
+    for line in lines:
+        kept.append(line)
+        if not config.runtime.json:
+            show(line)
+    return kept
 
 
 def is_first_command(args, config):

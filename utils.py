@@ -94,6 +94,15 @@ def counted(names, noun):
     return f"{len(names)} {noun} ({first_few(names)})"
 
 
+def size_text(n_bytes):
+    """'1.2 GB', '65 MB', '3 kB'."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:.1f} {name}" if n_bytes < 10 * unit else (
+                f"{n_bytes / unit:.0f} {name}")
+    return f"{n_bytes / 1e3:.0f} kB"
+
+
 # ---------------------------------------------------------------- errors
 
 class UserError(Exception):

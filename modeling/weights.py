@@ -16,7 +16,6 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub import constants as hub_constants
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from timm.layers import SelectAdaptivePool2d
 
 from config import BACKBONES
@@ -235,8 +234,9 @@ def fetch_weights(source):
         try:
             path = huggingface_hub.hf_hub_download(hub_id, name)
             return WeightsSource(source.model_name, "hub_cache", path, source.licence)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            # networks fail in many ways; but a full disk is not the hub's fault
+        except Exception as error:
+            # a download that breaks off raises the errors of the client's own HTTP library; but a
+            # full disk is not the hub's fault
             if getattr(error, "errno", None) in OF_THE_CACHE:
                 raise
     raise UserError(

@@ -3,7 +3,8 @@
 Accelerator: GPU T4 x2, of which one is used. Attach:
 
 - this repository and the contest,
-- a dataset of weights named <timm model name>*.safetensors or .pth,
+- a dataset of weights: the folder that `python grandmaster_train.py --mode full_training
+  --scale base --fetch_weights weights` fills where there is a network,
 - to continue a version that ended too early, that version's output,
 - with the internet off, wheels made elsewhere by `pip download -r requirements.txt -d wheels`.
   Then run before this cell: !pip install --no-index --find-links /kaggle/input/wheels

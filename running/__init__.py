@@ -25,6 +25,7 @@ predictor     a finished run as one predictor for new images
 makers        which versions made what a run uses
 conclusion    submission, result files, predictor
 export        the best single fit as an ONNX model
+fetching      --fetch_weights: weights into a folder that can be carried
 prune         what a finished run can do without
 checks        the debug mode
 trackers      TensorBoard and MLflow, fed by the event log

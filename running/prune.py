@@ -11,7 +11,7 @@ from pathlib import Path
 
 from running.introduction import ENVIRONMENT, kept
 from system.stages import MANIFEST, RESULTS_MANIFEST, digests_in, exclusive
-from utils import UserError, read_json, write_json
+from utils import UserError, read_json, size_text, write_json
 
 EARLIER = "of earlier settings: starting them again would take their whole time"
 IMAGES = "reduced images: starting the run again reads all images again"
@@ -98,12 +98,3 @@ def forget(folder, stages):
             begun = stage.with_name(stage.name + ".partial")
             os.replace(stage, begun)
         shutil.rmtree(begun)
-
-
-def size_text(n_bytes):
-    """'1.2 GB', '65 MB', '3 kB'."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if n_bytes >= unit:
-            return f"{n_bytes / unit:.1f} {name}" if n_bytes < 10 * unit else (
-                f"{n_bytes / unit:.0f} {name}")
-    return f"{n_bytes / 1e3:.0f} kB"

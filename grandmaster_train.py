@@ -53,6 +53,10 @@ from system.stages import RESULTS_MANIFEST, changed_files
 from utils import UserError, csv_rows, json_text, plain
 
 VERSION = "1.0"
+# what a shell offers after a flag; the checks of values are elsewhere
+CHOICES = {"help": ["all"], "mode": [*PRESETS], "scale": [AUTO, *SCALES], "metric": [*METRICS],
+           "device": ["auto", "cpu", "cuda", "mps"], "engine": ["local", "ray"],
+           "print_completion": ["bash", "zsh", "tcsh", "fish"]}
 # of the first command, without a size of training: with the imports before it under 4 minutes
 FIRST_SECONDS = 215
 
@@ -82,6 +86,24 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
+class PrintCompletion(argparse.Action):
+    """--print-completion bash: what a shell must read to complete flags and their values."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        import shtab  # here, because only this needs it
+
+        if value not in shtab.SUPPORTED_SHELLS:
+            raise UserError(f"--print-completion must be one of {', '.join(shtab.SUPPORTED_SHELLS)}"
+                            f", got {value!r}")
+        for action in parser._actions:
+            action.choices = CHOICES.get(action.dest)
+            if action.metavar == "DIR":
+                action.complete = shtab.DIRECTORY
+        for line in shtab.complete(parser, value).splitlines():
+            print(line)
+        parser.exit()
+
+
 def make_parser():
     parser = Parser(
         prog="grandmaster_train.py",
@@ -94,6 +116,8 @@ def make_parser():
     add("-h", "--help", nargs="?", action=ShowHelp, metavar="all",
         help="show this and exit; with all, every setting too")
     add("--version", nargs=0, action=ShowVersion, help="show the versions and exit")
+    add("--print-completion", action=PrintCompletion, metavar="SHELL",
+        help="print completion for bash, zsh, tcsh or fish and exit")
 
     # the run
     add("--mode", default="quick_test", help=f"one of {', '.join(PRESETS)} (default quick_test)")
@@ -234,18 +258,19 @@ def answered(argv):
 
     config = config_of(args)
     if args.verify:
+        found = verify(Path(config.runtime.results_dir) / args.verify, config.runtime.json)
+        return FAILED if found["changed"] else DONE, found
+    if args.compare:
+        folders = [Path(config.runtime.results_dir) / name for name in args.compare]
+        compared = compare(*folders, metric="" if config.metric == "auto" else config.metric)
+        for line in [] if config.runtime.json else lines_of(compared):
+            show(line)
+        return DONE, compared
     if args.fetch_weights:
         return DONE, {"lines": told(fetch(config, Path(args.fetch_weights).expanduser()), config)}
     if args.prune:
         lines = prune(Path(config.runtime.results_dir) / args.prune, args.yes)
         return DONE, {"lines": told(lines, config)}
-            show(line)
-        return DONE, compared
-    if args.prune:
-        lines = list(prune(Path(config.runtime.results_dir) / args.prune, args.yes))
-        for line in [] if config.runtime.json else lines:
-            show(line)
-        return DONE, {"lines": lines}
     data_path, answers = contest_folder(args, config)
     folder = experiment_folder(args, config, data_path)
     if config.mode == "debug":

@@ -94,6 +94,12 @@ class DataConfig:
         "'': found",
     )
     id_column: str = setting("", "column of the image ids; '': the one that names image files")
+    task: str = setting(
+        "auto",
+        "what is predicted: one class an image (single), any number of them (multilabel), or "
+        "numbers (regression); auto: by the labels",
+        choices=("auto", "single", "multilabel", "regression"),
+    )
     target_column: str = setting(
         "", "column of the class, or comma-separated columns of 0 and 1, one per class; '': found"
     )
@@ -499,6 +505,18 @@ class Config:
         "auto", "size of the backbones; auto: by GPU memory", choices=("auto", *SCALES)
     )
     metric: str = setting("auto", "what is reported and optimised; auto: by the submission's form")
+    loss: str = setting(
+        "auto",
+        "of several classes an image: binary cross-entropy (auto), or the asymmetric loss, which "
+        "makes easy negatives count less",
+        choices=("auto", "asymmetric"),
+    )
+    flips: str = setting(
+        "auto",
+        "flips and turns of training images and views, which may change a number: those that look "
+        "natural (natural), for numbers none (auto)",
+        choices=("auto", "natural"),
+    )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -844,6 +862,10 @@ def trained_model(model):
     return settings
 
 
+# settings of how labels are read: the audit's key has what was read
+READ_BY_THE_AUDIT = ("task", "label_fixes")
+
+
 def key_settings(config, *names):
     """{name: part} of a Config for a stage's key, which `runtime` never enters."""
     assert "runtime" not in names
@@ -851,8 +873,8 @@ def key_settings(config, *names):
     if "model" in parts:
         parts["model"] = trained_model(config.model)
     if "data" in parts:      # the labels themselves are in the keys of the stages that read them
-        parts["data"] = asdict(config.data)
-        del parts["data"]["label_fixes"]
+        parts["data"] = {name: value for name, value in asdict(config.data).items()
+                         if name not in READ_BY_THE_AUDIT}
     return parts
 
 

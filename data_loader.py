@@ -88,18 +88,22 @@ def make_folds(catalog, n_folds, seed):
     """Stratified folds of a labelled Catalog that split no group, with every class in every fold if
     its groups allow that.
 
-    Takes the first of 20 seeded attempts that spreads all classes, else the one with the fewest
-    gaps (`spread_gaps`).
+    Images of several classes each are spread by `spread_sets`. For all others it takes the first of
+    20 seeded attempts that spreads all classes, or quantile bins of numbers, else the one with the
+    fewest gaps (`spread_gaps`).
     """
     n_groups = len(set(catalog.group.tolist()))
-    largest_class = int(np.bincount(catalog.label, minlength=1).max()) if len(catalog) else 0
-    most = min(n_groups, largest_class)
+    sizes = [catalog.of_class(k).sum() for k in range(len(catalog.classes))]
+    most = min(n_groups, int(max(sizes, default=0)))
     if most < n_folds:
         fewer = f"--set data.n_folds={most}, or add images" if most > 1 else "add images"
         raise UserError(
             f"data.n_folds must be at most {most}, the size of the largest class or the number of "
             f"groups, got {n_folds}: {fewer}")
 
+    if catalog.reading.values == "chances":
+        fold = spread_sets(catalog.target, catalog.group, n_folds, seed)
+        return Folds(catalog.sample_id, fold, n_folds)
     best = None
     fewest_gaps = math.inf
     for attempt in range(FOLD_ATTEMPTS):
@@ -132,6 +136,39 @@ def stratified(catalog, n_folds, seed):
         for k, (_, rows) in enumerate(splits):
             fold[rows] = k
     return fold
+
+
+def spread_sets(target, groups, n_folds, seed):
+    """The fold (n,) int8 of each sample: iterative stratification of whole groups (n,).
+
+    target (n, C) of 0 and 1. The class with the fewest images left is spread first, each of its
+    groups to the fold that lacks most of it, then to the one that lacks most images (Sechidis et
+    al., ECML 2011, algorithm 1; scikit-multilearn has it for single rows).
+    """
+    rng = np.random.default_rng(seed)
+    _, group = np.unique(groups, return_inverse=True)
+    n_groups = group.max() + 1
+    n_images = np.bincount(group).astype(float)
+    counts = np.stack([np.bincount(group, weights=column, minlength=n_groups)
+                       for column in target.T], axis=1)
+    # images of no class are spread like those of one more
+    counts = np.column_stack([counts, np.bincount(group, weights=~target.any(1),
+                                                  minlength=n_groups)])
+    lacks = np.tile(counts.sum(0) / n_folds, (n_folds, 1))
+    lacks_images = np.full(n_folds, n_images.sum() / n_folds)
+    fold_of = np.full(n_groups, -1)
+    order = rng.permutation(n_groups)
+    while (left := order[fold_of[order] < 0]).size:
+        of_class = (counts[left] > 0).sum(0)
+        k = np.where(of_class > 0, of_class, np.inf).argmin()
+        mine = left[counts[left, k] > 0]
+        # the largest first: later ones even out what they leave
+        for one in mine[np.argsort(-n_images[mine], kind="stable")]:
+            fold = max(range(n_folds), key=lambda f: (lacks[f, k], lacks_images[f], rng.random()))
+            fold_of[one] = fold
+            lacks[fold] -= counts[one]
+            lacks_images[fold] -= n_images[one]
+    return fold_of[group].astype(np.int8)
 
 
 def spread_gaps(catalog, fold, n_folds):
@@ -170,12 +207,28 @@ def load_folds(path):
 
 # ---------------------------------------------------------------- targets
 
+# what a row of targets or predictions may hold
+VALUES = {"shares": "probabilities that sum to 1", "chances": "probabilities",
+          "numbers": "finite numbers"}
+
+
+def are_rows_of(rows, values):
+    """(n,) bool: whether rows (n, C) are finite and hold `values`, of VALUES."""
+    is_row = np.isfinite(rows).all(axis=1)
+    if values != "numbers":
+        is_row &= ((rows >= 0) & (rows <= 1.001)).all(axis=1)
+    if values == "shares":
+        is_row &= np.abs(rows.sum(axis=1) - 1) <= 1e-3
+    return is_row
+
+
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What to learn: sample_id (n,), probs (n, C) float32 whose rows sum to 1, weight (n,) float32.
+    """What to learn: sample_id (n,), probs (n, C) float32, weight (n,) float32.
 
-    taught: some rows come from teachers. blind_fold: the fold whose labels no teacher has seen;
-    only its students may use these targets. None if the teachers have seen all folds.
+    values: what rows of `probs` hold, of VALUES: probabilities of classes, which sum to 1, or other
+    numbers. taught: some rows come from teachers. blind_fold: the fold whose labels no teacher has
+    seen; only its students may use these targets. None if the teachers have seen all folds.
     """
 
     sample_id: np.ndarray
@@ -183,6 +236,7 @@ class Targets:
     weight: np.ndarray
     blind_fold: int | None = None
     taught: bool = False
+    values: str = "shares"
 
     def __post_init__(self):
         object.__setattr__(self, "sample_id", as_strings(self.sample_id))
@@ -194,13 +248,12 @@ class Targets:
                 f"Targets of {n} samples need probs (n, C) and weight (n,), got "
                 f"{self.probs.shape} and {self.weight.shape}")
 
-        sums_to_1 = np.abs(self.probs.sum(axis=1) - 1) <= 1e-3
-        is_row = sums_to_1 & (self.probs >= 0).all(axis=1)
+        is_row = are_rows_of(self.probs, self.values)
         is_weight = np.isfinite(self.weight) & (self.weight >= 0)
         wrong = ~(is_row & is_weight)
         if wrong.any():
             raise RunError(
-                "rows of Targets must be probabilities that sum to 1, with finite weights >= 0; "
+                f"rows of Targets must be {VALUES[self.values]}, with finite weights >= 0; "
                 f"wrong for {first_few(self.sample_id[wrong])}")
         if self.blind_fold is not None and not self.taught:
             raise RunError(
@@ -212,13 +265,24 @@ class Targets:
 
     @classmethod
     def from_labels(cls, catalog):
-        """One-hot targets of weight 1 from a Catalog whose samples are all labelled."""
+        """Targets of weight 1 from a Catalog whose samples are all labelled: its own, or one-hot.
+        """
         missing = catalog.sample_id[catalog.label < 0]
         if len(missing):
             raise RunError(
                 f"targets from labels need a label for every sample; none for {first_few(missing)}")
+        values = catalog.reading.values
+        if catalog.target is not None:
+            return cls(catalog.sample_id, catalog.target, np.ones(len(catalog)), values=values)
         one_hot = np.eye(len(catalog.classes), dtype=np.float32)[catalog.label]
         return cls(catalog.sample_id, one_hot, np.ones(len(catalog)))
+
+    @property
+    def kind(self):
+        """(n,) int: as Catalog.kind."""
+        if self.values != "shares":
+            return np.zeros(len(self), dtype=np.int64)
+        return self.probs.argmax(1)
 
     def for_fold(self, fold):
         """These targets, if a student validated on `fold` may see them; RunError if not. A refit
@@ -251,6 +315,7 @@ class Targets:
             weight=np.concatenate([self.weight, other.weight]),
             blind_fold=taught.blind_fold,
             taught=taught.taught,
+            values=self.values,
         )
 
 

@@ -31,7 +31,7 @@ from config import (
     with_values,
 )
 from contest.files import ascii_safe
-from ensemble.metrics import METRICS
+from ensemble.tasks import EVERY_METRIC
 from reporting.compare import compare, lines_of
 from running.checks import run_checks
 from running.costs import machine_facts
@@ -133,8 +133,10 @@ def make_parser():
     # settings
     add("--scale", help=f"size of the backbones: auto, {', '.join(SCALES)}")
     add("--device", help="auto, cpu, cuda, cuda:1, mps")
-    add("--metric", help=f"{', '.join(METRICS)} (default macro_f1, or log_loss if the submission "
-        "has one column per class)")
+    add("--metric", help=f"{', '.join(EVERY_METRIC)} (default macro_f1, or log_loss if the "
+        "submission has one column per class; of several classes an image samples_f1, or auc; of "
+        "numbers rmse)")
+    add("--task", help="auto (by the labels), single (one class an image), multilabel, regression")
     add("--label_fixes", metavar="FILE", help="labels mended in a report, which saves the file "
         "(default: label_fixes.csv in the contest folder, if it is there)")
     add("--group_column", help="rows with the same value in this column stay in one fold")
@@ -170,6 +172,7 @@ FLAGS = {
     "metric": "metric",
     "label_fixes": "data.label_fixes",
     "group_column": "data.group_column",
+    "task": "data.task",
     "time_budget": "runtime.time_budget_hours",
     "engine": "runtime.engine",
     "quiet": "runtime.quiet",

@@ -81,26 +81,19 @@ def find_images(paths, classes):
 
 
 def table(predictor, predictions):
-    """The csv's text. Columns: id, prob_<class> of each class, label, confidence.
-
-    If the classes have names, class_name follows the label.
+    """The csv's text. Columns: id, then what the task says: of one class an image prob_<class> of
+    each class, label, class_name if the classes have names, confidence.
     """
     classes = predictor.classes
-    names = predictor.class_names
-    named = names != classes
-    labels = predictor.labels(predictions.probs)
-
-    header = ["id", *(f"prob_{c}" for c in classes), "label"]
-    if named:
-        header.append("class_name")
-    rows = [[*header, "confidence"]]
-    for sample, probs, k in zip(
-        predictions.sample_id.tolist(), predictions.probs, labels, strict=True
+    answers = predictor.answers(predictions.probs)
+    rows = []
+    for sample, probs, answer in zip(
+        predictions.sample_id.tolist(), predictions.probs, answers, strict=True
     ):
-        row = [quoted_cell(sample), *(f"{p:.9g}" for p in probs), quoted_cell(classes[k])]
-        if named:
-            row.append(quoted_cell(names[k]))
-        rows.append([*row, f"{probs[k]:.9g}"])
+        said = predictor.task.row(answer, probs, classes, predictor.class_names)
+        if not rows:
+            rows.append(["id", *said])
+        rows.append([quoted_cell(sample), *map(quoted_cell, said.values())])
     return csv_text(rows)
 
 

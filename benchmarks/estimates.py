@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.metrics import METRICS, confident_scores
+from ensemble.judges import confident_scores
+from ensemble.metrics import METRICS
 from modeling.inference import Predictions
 
 

@@ -56,6 +56,7 @@ THUMBNAIL_PX = 32
 CLIPPED_LEVELS = (5, 250)        # at or beyond them a level may have been cut off
 FEWER_BITS = (8, 10, 12, 14)     # that 16-bit files may hold
 CONTRADICTED = "equal files with different labels"      # why they are left out
+TARGET = "target_train.npy"      # where labels are more than a class
 CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
 
 
@@ -245,7 +246,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     # images of the same picture stay in one fold
     same = [*copies, *near_train.tolist()]
     group = joined_groups(contest.train.group, usable, [*same, *turned.tolist()])
-    group, divided = divided_classes(contest.train.label, group, usable, data.n_folds)
+    group, divided = divided_classes(contest.train, group, usable, data.n_folds)
     report_divided([contest.train.classes[k] for k in divided], findings)
     report_classes(contest, train, usable, group, data.n_folds, findings)
 
@@ -269,8 +270,16 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     write_catalog(folder / "catalog_test.csv", with_fields(contest.test, sha256=test.sha256),
                   test.reason, contest.folder)
     write_json(folder / "audit.json", {"problems": findings.problems, "summary": summary,
-                                       "classes": contest.train.classes})
+                                       **written_target(contest.train, folder)})
     findings.stop_if_fatal()
+
+
+def written_target(catalog, folder):
+    """Write what labels say beyond a class, if they do; returns what audit.json says of classes."""
+    if catalog.target is None:
+        return {"classes": catalog.classes}
+    np.save(folder / TARGET, catalog.target)
+    return {"classes": catalog.classes, "task": catalog.task}
 
 
 def report_unreadable(contest, train, test, findings):
@@ -338,8 +347,8 @@ def report_twins(twins, findings):
 def report_classes(contest, looks, usable, group, n_folds, findings):
     """Problems of the classes that the usable images leave."""
     classes = contest.train.classes
-    label = contest.train.label[usable]
-    counts = np.bincount(label, minlength=len(classes))
+    shows = [contest.train.of_class(k) & usable for k in range(len(classes))]
+    counts = np.array([mine.sum() for mine in shows])
     if not usable.any():
         reasons = Counter(reason for reason in looks.reason.tolist() if reason)
         why = "".join(f" ({reason})" for reason, _ in reasons.most_common(1))
@@ -348,7 +357,7 @@ def report_classes(contest, looks, usable, group, n_folds, findings):
             f"none of the {len(usable)} training images can be used{why}: check that the files are "
             "complete",
         )
-    elif (counts > 0).sum() < 2:
+    elif (counts > 0).sum() < min(2, len(classes)):
         findings.fail(
             "too_few_classes",
             f"training needs usable images of at least 2 classes, got {(counts > 0).sum()}",
@@ -358,7 +367,7 @@ def report_classes(contest, looks, usable, group, n_folds, findings):
         findings.warn("class_without_images",
                       f"{counted(gone, 'class')} without a usable training image: never predicted",
                       gone)
-    n_groups = [len(set(group[usable][label == k].tolist())) for k in range(len(classes))]
+    n_groups = [len(set(group[mine].tolist())) for mine in shows]
     small = [c for c, n in zip(classes, n_groups, strict=True) if 0 < n < n_folds]
     if small:
         fewest = min(n for n in n_groups if n)
@@ -371,14 +380,17 @@ def report_classes(contest, looks, usable, group, n_folds, findings):
         )
 
 
-def divided_classes(label, group, usable, n_folds):
+def divided_classes(catalog, group, usable, n_folds):
     """(group (n,), classes): `group` with that of each class that lies in one group divided.
 
     Such a class, one video or one patient, would lie in one fold as a whole: its fold validates
     what it never trained on. Its images become `n_folds` groups of neighbours by id.
     """
+    label = catalog.label
     group = group.astype(object)
     divided = []
+    if not catalog.reading.one_class:
+        return as_strings(group), divided
     for k in np.unique(label[usable]).tolist():
         rows = np.flatnonzero(usable & (label == k))
         if len(rows) < 2 or len(set(group[rows].tolist())) > 1:
@@ -404,7 +416,7 @@ def report_divided(classes, findings):
 def summary_of(contest, train, test, usable, group):
     """Numbers for the report: counts, quantiles of sizes, groups."""
     classes = contest.train.classes
-    counts = np.bincount(contest.train.label[usable], minlength=len(classes)).tolist()
+    counts = [int((contest.train.of_class(k) & usable).sum()) for k in range(len(classes))]
     sizes = Counter(group[usable].tolist())
     fixes = {"label_fixes": [fix._asdict() for fix in contest.fixes]} if contest.fixes else {}
     return {
@@ -449,14 +461,15 @@ def write_catalog(path, catalog, left_out, contest_folder):
     write_atomic(path, csv_text(rows))
 
 
-def read_catalog(path, classes, contest_folder):
-    """(Catalog, left_out (n,) str) that write_catalog wrote."""
+def read_catalog(path, classes, contest_folder, task="single", target_path=None):
+    """(Catalog, left_out (n,) str) that write_catalog wrote. target_path: of its target, if any."""
     rows = csv_rows(path)
     columns = {name: [unquoted_cell(row[name]) for row in rows] for name in CATALOG_COLUMNS}
     paths = [str(Path(contest_folder) / p) if p else "" for p in columns["path"]]
     labels = [int(v) for v in columns["label"]]
+    target = np.load(target_path) if target_path and target_path.exists() else None
     catalog = Catalog(columns["sample_id"], paths, columns["sha256"], labels, columns["group"],
-                      classes)
+                      classes, task, target)
     return catalog, as_strings(columns["left_out"])
 
 
@@ -513,7 +526,8 @@ def load_audit(folder, contest_folder):
 
     def load_split(split):
         catalog, left_out = read_catalog(folder / f"catalog_{split}.csv", stored["classes"],
-                                         contest_folder)
+                                         contest_folder, stored.get("task", "single"),
+                                         folder / TARGET if split == "train" else None)
         is_used = left_out == ""
         pixels = PixelStore.open(folder / f"pixels_{split}")
         return catalog, pixels, left_out, is_used

@@ -9,6 +9,7 @@ import numpy as np
 from contest.files import path_inside
 from contest.problems import Problem
 from contest.submission import Form
+from contest.targets import READINGS
 from utils import UserError, first_few, seed_of
 
 PROOF_IMAGES = 3
@@ -26,10 +27,13 @@ def titles_of(classes, names):
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """n samples, sorted by id. All fields but `classes` have shape (n,).
+    """n samples, sorted by id. All fields but the last three have shape (n,).
 
     path: absolute, '' = no file. sha256: of the file's bytes, '' = not read. label: index in
     classes, -1 = missing. group: samples with the same value stay in one fold.
+
+    task: what labels are, of READINGS. target (n, C) float32: what is learnt, None where the label
+    says it all. With a target that gives an image no one class, equal labels are equal targets.
     """
 
     sample_id: np.ndarray
@@ -38,6 +42,8 @@ class Catalog:
     label: np.ndarray
     group: np.ndarray
     classes: tuple[str, ...]
+    task: str = "single"
+    target: np.ndarray | None = None
 
     def __post_init__(self):
         for name in ("sample_id", "path", "sha256", "group"):
@@ -54,8 +60,11 @@ class Catalog:
             raise UserError(f"sample ids must be unique, but these repeat: {first_few(repeated)}")
         if np.any(self.sample_id[:-1] > self.sample_id[1:]):
             raise UserError("the samples of a Catalog must be sorted by id")
+        if self.target is not None and self.target.shape != (len(self), len(self.classes)):
+            raise UserError(f"the target of a Catalog must be of shape ({len(self)}, "
+                            f"{len(self.classes)}), got {self.target.shape}")
         wrong = self.sample_id[(self.label < -1) | (self.label >= len(self.classes))]
-        if len(wrong):
+        if len(wrong) and self.reading.one_class:
             raise UserError(
                 f"labels must be -1 or an index of the {len(self.classes)} classes; wrong for "
                 f"{first_few(wrong)}")
@@ -66,8 +75,46 @@ class Catalog:
     def take(self, rows):
         """The samples at `rows` (indices or a mask) as a Catalog. Rows must keep the order by id.
         """
+        target = None if self.target is None else self.target[rows]
         return Catalog(self.sample_id[rows], self.path[rows], self.sha256[rows], self.label[rows],
-                       self.group[rows], self.classes)
+                       self.group[rows], self.classes, self.task, target)
+
+    @property
+    def reading(self):
+        return READINGS[self.task]
+
+    @property
+    def truth(self):
+        """What predictions are compared with: label (n,), or target (n, C) where there is one."""
+        return self.label if self.target is None else self.target
+
+    @property
+    def known(self):
+        """What teachers are judged by: label (n,) where an image shows one class, else target."""
+        return self.label if self.reading.one_class else self.target
+
+    @property
+    def kinds(self):
+        """Names of the kinds of images that may be augmented in their own way: the classes."""
+        return self.classes if self.reading.one_class else ("images",)
+
+    @property
+    def kind(self):
+        """(n,) int: the kind of each image, an index in `kinds`."""
+        return self.label if self.reading.one_class else np.zeros_like(self.label)
+
+    def of_class(self, k):
+        """(n,) bool: the images that show class k."""
+        if self.target is None:
+            return self.label == k
+        if self.reading.values == "numbers":
+            return np.ones(len(self), dtype=bool)
+        return self.label == k if self.reading.one_class else self.target[:, k] > 0
+
+    def title(self, row, names):
+        """The label of a sample for people. names: of the classes."""
+        target = None if self.target is None else self.target[row]
+        return self.reading.title(target, self.label[row], names)
 
     def with_paths_of(self, other):
         """These samples where another Catalog, which holds them all, says that they lie."""
@@ -75,12 +122,13 @@ class Catalog:
         return with_fields(self, path=[path_of[i] for i in self.sample_id.tolist()])
 
     @classmethod
-    def of(cls, rows, classes):
-        """From dicts with sample_id, path, and perhaps label and group, in any order.
+    def of(cls, rows, classes, task="single"):
+        """From dicts with sample_id, path, and perhaps label, target and group, in any order.
 
         A sample without a group is a group of its own.
         """
         rows = sorted(rows, key=lambda r: r["sample_id"])
+        targets = [r["target"] for r in rows if r.get("target") is not None]
         return cls(
             sample_id=[r["sample_id"] for r in rows],
             path=[r["path"] for r in rows],
@@ -88,6 +136,8 @@ class Catalog:
             label=[r.get("label", -1) for r in rows],
             group=[r.get("group") or r["sample_id"] for r in rows],
             classes=classes,
+            task=task,
+            target=np.stack(targets) if targets else None,
         )
 
 
@@ -125,7 +175,7 @@ class Contest:
         """
         if is_asked:
             why = "as asked"
-        elif self.form.has_class_columns:
+        elif self.form.has_class_columns and self.form.kind != "numbers":
             why = "by the submission's class columns"
         else:
             why = "the default"
@@ -143,5 +193,5 @@ class Contest:
         images = []
         for row in sorted(rows.tolist()):
             name = path_inside(self.train.path[row], self.folder)
-            images.append(f"{name} is {titles[self.train.label[row]]}")
+            images.append(f"{name} is {self.train.title(row, titles)}")
         return f"proof:      {'; '.join(images)}"

@@ -95,6 +95,9 @@ def mended(contest, table):
     """The Contest with the labels of a Table of fixes. UserError for ids or classes it lacks."""
     if table is None or not table.n_rows:
         return contest
+    if contest.train.target is not None:
+        raise UserError(f"{table.path!r} mends labels of one class an image, and these are "
+                        f"{contest.train.task}: mend the label table itself and take the file away")
     fixes = fixes_of(contest, table)
     train = contest.train
     label_of = {fix.sample_id: fix.label for fix in fixes}

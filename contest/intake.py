@@ -41,7 +41,6 @@ from contest.labels import (
 from contest.problems import Findings
 from contest.submission import Form, match_columns
 from contest.tables import (
-    are_whole_numbers,
     check_used_table,
     find_class_names,
     find_form,
@@ -118,7 +117,8 @@ def read_files(files, data):
     refuse_classes_like_test(files, labelled, findings)
     findings.stop_if_fatal()
     others = [t for t in tables if t not in (label_table, sample)]
-    names, names_path = find_class_names(files, others, labelled.labels, findings)
+    values = [part for label in labelled.labels for part in labelled.reading.parts(label)]
+    names, names_path = find_class_names(files, others, values, findings)
     train = train_catalog(files.root, labelled, names, findings)
     class_names = tuple(names.get(c, c) for c in train.classes)
 
@@ -152,19 +152,14 @@ def in_names(files):
 
 # ---------------------------------------------------------------- catalogs
 
-def sorted_classes(labels):
-    """The distinct labels: whole numbers by value, anything else as text."""
-    found = set(labels)
-    if are_whole_numbers(found):
-        return tuple(sorted(found, key=lambda c: (int(c), c)))
-    return tuple(sorted(found))
-
-
 def train_catalog(root, labelled, names, findings):
     """Catalog of the training rows. If classes have `names`, rows with other labels are left out.
     """
-    known = [i for i, label in enumerate(labelled.labels) if not names or label in names]
-    classes = sorted_classes(labelled.labels[i] for i in known)
+    reading = labelled.reading
+    known = [i for i, label in enumerate(labelled.labels)
+             if not names or all(part in names for part in reading.parts(label))]
+    classes, label, target = reading.build([labelled.labels[i] for i in known],
+                                           labelled.target_columns)
     alike = [c for c in classes if sum(c.casefold() == other.casefold() for other in classes) > 1]
     if alike:
         findings.warn("classes_alike",
@@ -175,7 +170,7 @@ def train_catalog(root, labelled, names, findings):
         findings.warn("class_without_images",
                       f"{counted(empty, 'class')} of the class list without any training image: "
                       "they are never predicted", empty)
-    if len(classes) < 2:
+    if len(classes) < reading.fewest or not known:
         lost = [p.text for p in findings.problems if p.kind in LOST_ROWS]
         advice = lost[0] if lost else "check the label table and that the images lie in the folder"
         findings.fail(
@@ -184,10 +179,10 @@ def train_catalog(root, labelled, names, findings):
             f"({first_few(classes) or 'no labelled image was found'}) from {labelled.source}: "
             f"{advice}",
         )
-    index = {c: k for k, c in enumerate(classes)}
     rows = [{"sample_id": labelled.ids[i], "path": str(root / labelled.paths[i]),
-             "label": index[labelled.labels[i]], "group": labelled.groups[i]} for i in known]
-    return Catalog.of(rows, classes)
+             "label": label[k], "group": labelled.groups[i],
+             "target": None if target is None else target[k]} for k, i in enumerate(known)]
+    return Catalog.of(rows, classes, labelled.task)
 
 
 def test_catalog(files, test_list, labelled, classes, findings):
@@ -379,7 +374,8 @@ def refuse_groups_of_classes(train, group_column, findings):
     """An error if each class lies in one group, so that no fold could train on what it validates.
     """
     pairs = set(zip(train.label.tolist(), train.group.tolist(), strict=True))
-    if group_column and len(train) > len(train.classes) == len(pairs):
+    are_classes = train.reading.one_class
+    if group_column and are_classes and len(train) > len(train.classes) == len(pairs):
         findings.fail(
             "group_column",
             f"--group_column must name groups within classes, but each of the "
@@ -455,11 +451,16 @@ def refuse_short_list(files, table, labelled, test, findings):
 def make_form(table, labelled, ids, classes, class_names, findings):
     """The Form of a sample submission, or the usual one if `table` is None. Class columns that do
     not fit the classes become problems."""
-    target = labelled.target_columns[0] if len(labelled.target_columns) == 1 else "target"
+    target = labelled.target_columns[:1] if len(labelled.target_columns) == 1 else ("target",)
+    if not labelled.reading.one_class:
+        target = labelled.target_columns
+    written = {"joint": labelled.joint, "backwards": labelled.backwards}
     if table is None or len(table.columns) < 2:
-        return Form((labelled.id_column, target), labelled.id_column, ids)
+        form = Form((labelled.id_column, *target), labelled.id_column, ids, **written)
+        class_of = match_columns(form.columns, classes) if form.has_class_columns else ()
+        return with_fields(form, class_of=class_of)
     form = Form(tuple(table.columns), id_column_of(table, labelled), ids, source=table.path,
-                separator=table.separator)
+                separator=table.separator, **written)
     class_of = match_columns(form.columns, classes, class_names)
     if not form.has_class_columns:
         return form if -1 in class_of else with_fields(form, class_of=class_of)
@@ -484,8 +485,9 @@ def make_form(table, labelled, ids, classes, class_names, findings):
 
 def understood_lines(labelled, train, class_names, names_path, data):
     """How labels, classes and groups were read, one line each, with the flag that changes it."""
-    kind = target_kind(labelled, train.classes)
-    counts = np.bincount(train.label, minlength=len(train.classes))
+    is_table = labelled.source.startswith("table")
+    words = labelled.reading.words(labelled.target_columns, train.classes, is_table)
+    counts = np.array([train.of_class(k).sum() for k in range(len(train.classes))])
     named = f", named by {names_path}" if names_path else ""
     group = "near-duplicates only"
     if data.group_column:
@@ -495,23 +497,10 @@ def understood_lines(labelled, train, class_names, names_path, data):
     return (
         f"labels:     {labelled.source}, {len(train)} images (--set data.label_table=FILE "
         "data.id_column=NAME)",
-        f"classes:    {len(train.classes)}, {kind}, {counts.min()} to {counts.max()} images each"
-        f"{named}: {first_few(class_names)} (--set data.target_column=NAME)",
+        labelled.reading.line(words, counts, train.target, train.classes,
+                              first_few(class_names), named),
         f"groups:     {group} (--group_column NAME)",
     )
-
-
-def target_kind(labelled, classes):
-    """What the class is written as, and where."""
-    columns = labelled.target_columns
-    if len(columns) > 1:
-        return f"one-hot in {len(columns)} columns"
-    kind = "whole numbers" if are_whole_numbers(classes) else "names"
-    if len(classes) == 2:
-        kind = f"binary, {kind}"
-    if labelled.source.startswith("table"):
-        return f"{kind} in column {columns[0]!r}"
-    return kind
 
 
 # ---------------------------------------------------------------- digests
@@ -520,7 +509,9 @@ def contest_digests(contest, workers):
     """[sha256 of each train and test file in catalog order ('' = unreadable), then one digest of
     everything else that was read]."""
     train = contest.train
+    target = {} if train.target is None else {"task": train.task, "target": train.target.tolist()}
     rest = {
+        **target,
         "train": [train.sample_id, train.label, train.group, train.classes],
         "test": contest.test.sample_id,
         "class_names": contest.class_names,

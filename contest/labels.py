@@ -34,6 +34,7 @@ from contest.tables import (
     says_split,
     split_words_of,
 )
+from contest.targets import READINGS, how_written, merged
 from utils import counted, first_few, nearest
 
 # what pandas, R and SQL write where there is no value; the second may be classes
@@ -67,7 +68,8 @@ class Labelled:
     """Training rows as found: ids, relative paths, labels as text, group values ('' = none), and
     where they come from.
 
-    offered_groups: columns that could be --group_column.
+    offered_groups: columns that could be --group_column. task: of READINGS; labels are texts as it
+    reads them.
     """
 
     ids: tuple[str, ...]
@@ -79,6 +81,18 @@ class Labelled:
     source: str
     offered_groups: tuple[str, ...] = ()
     setting: str = ""       # of data.label_table that takes this reading
+    task: str = "single"
+    joint: str = " "            # between the classes in a cell
+    backwards: bool = False     # they stand in descending order
+
+    @property
+    def reading(self):
+        return READINGS[self.task]
+
+    @property
+    def are_classes(self):
+        """Whether each label is one class value."""
+        return self.reading.one_class and bool(self.reading.parts("class"))
 
 
 def fail_without_images(files, findings):
@@ -410,7 +424,7 @@ def rows_of_table(files, table, sample, folders, data, findings):
     if not target:
         return None
     ids = table.columns[table.id_column]
-    labels = labels_of(table, target, findings, bool(data.target_column))
+    task, labels = labels_of(table, target, data, findings, sample)
     groups = table.columns[group] if group else ("",) * len(ids)
     offered = offered_groups(table, target, group, labels)
 
@@ -423,6 +437,7 @@ def rows_of_table(files, table, sample, folders, data, findings):
     left_out = rows_of_test(table, target, findings)
     ids, labels, groups = at([row for row in range(len(ids)) if row not in left_out],
                              ids, labels, groups)
+    task, voted, ids, labels, groups = with_votes(table, task, data, ids, labels, groups, findings)
     keep = unrepeated_rows(table.path, ids, labels, findings)
     ids, labels, groups = at(keep, ids, labels, groups)
     refuse_several_lines(table.path, ids, labels, findings)
@@ -434,15 +449,29 @@ def rows_of_table(files, table, sample, folders, data, findings):
     tables = " and ".join([table.path, *table.joined])
     source = (f"table {tables}, {table.n_rows} rows, ids in column {table.id_column!r}"
               f"{table.naming.describe()}")
-    found = Labelled(ids, paths, labels, groups, table.id_column, target, source, offered,
-                     table.path)
+    found = Labelled(ids, paths, labels, groups, table.id_column, voted or target, source, offered,
+                     table.path, task, *how_written(table.columns[target[0]]))
 
     is_named_by_sample = set(target) & set(form_columns) or len(form_columns) > 1
-    if not data.label_table and not data.target_column and not is_named_by_sample:
+    is_guessed = not data.label_table and not data.target_column and not is_named_by_sample
+    if is_guessed and found.are_classes:
         others = [rows for rows in (folders, rows_of_names(files)) if rows is not None]
         refuse_other_names(found, others, findings)
         refuse_other_labels(found, others, findings)
     return found
+
+
+def with_votes(table, task, data, ids, labels, groups, findings):
+    """(task, classes, ids, labels, groups) of one row an id, see `targets.merged`."""
+    if data.task == "single":      # which takes no votes
+        return task, (), ids, labels, groups
+    task, classes, kept, labels = merged(task, ids, labels)
+    if len(kept) < len(ids):
+        findings.warn("annotators", f"{table.path!r} has {len(ids)} rows of {len(kept)} ids: what "
+                      "they say of one id is averaged, as of several annotators")
+        group_of = dict(zip(ids, groups, strict=True))
+        groups = tuple(group_of[i] for i in kept)
+    return task, classes, kept, labels, groups
 
 
 def told_apart_by_folder(files, ids, labels, values, naming):

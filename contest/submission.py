@@ -22,6 +22,9 @@ from utils import RunError, UserError, csv_text, first_few, write_atomic
 
 OF_A_CLASS = "macro_f1 or accuracy"      # metrics that any submission of one column holds
 RANKED = 5      # classes in a cell that holds a ranking
+KINDS = ("class", "ranking", "positive", "probabilities", "set", "flags", "chances", "numbers")
+DIVIDED = KINDS[:4]     # of which the probabilities of a row sum to 1
+BY_COLUMN = ("probabilities", "flags", "chances", "numbers")       # a column per class
 NEGATION = re.compile(r"(?:.*[\W_])?(?:non?|not|without|is_?nt|un|anti)[\s_\-]*")
 
 
@@ -71,8 +74,8 @@ class Form:
     header: column names, in order. ids: one per row, in order. class_of: for each column except the
     ids', the index of the class it is named after (-1 = a class without training images); () if
     columns are not named after classes. source: the table that dictates the form, '' = none.
-    kind: what the cells hold: class, ranking, positive or probabilities; '' until `for_metric`.
-    separator: between cells.
+    kind: what the cells hold, of KINDS; '' until `for_metric`. separator: between cells. joint:
+    between the classes in a cell of kind set. backwards: these stand in descending order.
     """
 
     header: tuple[str, ...]
@@ -83,6 +86,8 @@ class Form:
     kind: str = ""
     classes: tuple[str, ...] = ()
     separator: str = ","
+    joint: str = " "
+    backwards: bool = False
 
     @property
     def columns(self):
@@ -102,9 +107,15 @@ class Form:
     def for_metric(self, metric, answer, classes):
         """This form with its kind, decided by its columns and by what the metric scores.
 
-        answer: class, grade, ranking or probability. UserError if the columns cannot hold it.
+        answer: as ensemble.metrics.Metric says. UserError if the columns cannot hold it.
         """
         form = replace(self, classes=classes)
+        if answer == "set":
+            return replace(form, kind="flags" if self.has_class_columns else "set")
+        if answer == "chance":
+            return form.for_chances(metric)
+        if answer == "number":
+            return form.for_numbers()
         if self.has_class_columns:
             if answer in ("grade", "ranking"):
                 raise UserError(
@@ -130,6 +141,30 @@ class Form:
                 f"{first_few(classes)}: choose {OF_A_CLASS}"
             )
         return replace(form, kind="ranking" if answer == "ranking" else "class")
+
+    def for_numbers(self):
+        """This form, for a number in each column."""
+        n_columns = len(self.columns)
+        if n_columns != len(self.classes):
+            raise UserError(
+                f"{self.source!r} must have a column for each of the {len(self.classes)} numbers "
+                f"{first_few(self.classes)}, got {first_few(self.columns)}: --set "
+                "data.target_column=NAME,NAME names those to predict")
+        is_named = len(self.class_of) == n_columns and -1 not in self.class_of
+        return replace(self, kind="numbers",
+                       class_of=self.class_of if is_named else tuple(range(n_columns)))
+
+    def for_chances(self, metric):
+        """This form, for a metric that scores a probability of each class by itself."""
+        if self.has_class_columns:
+            return replace(self, kind="chances")
+        if self.source:
+            raise UserError(
+                f"--metric {metric} needs one column for each of the {len(self.classes)} classes, "
+                f"but {self.source!r} has the column {first_few(self.columns)} alone: choose "
+                "samples_f1")
+        return replace(self, kind="chances", header=(self.id_column, *self.classes),
+                       class_of=tuple(range(len(self.classes))))
 
     def for_probabilities(self, metric):
         """This form, with one column besides the ids, for a metric that scores probabilities."""
@@ -164,6 +199,10 @@ class Form:
             "ranking": f"the {n_ranked} likeliest class values, separated by spaces",
             "positive": positive,
             "probabilities": "the probability of each class",
+            "set": f"the class values, separated by {self.joint!r}",
+            "flags": "1 for each class in the image, else 0 (--metric auc: its probability)",
+            "chances": "the probability of each class (--metric samples_f1: 1 or 0)",
+            "numbers": "numbers within the range of the training labels",
         }[self.kind]
 
     # ------------------------------------------------------------ from predictions to rows and back
@@ -172,7 +211,8 @@ class Form:
         """Rows of text, cells in the header's order. probs: (n, C), rows as `ids`."""
         place = self.header.index(self.id_column)
         probs = np.asarray(probs, dtype=np.float64)
-        probs = probs / probs.sum(1, keepdims=True)     # float32 rows sum to 1 only roughly
+        if self.kind in DIVIDED:
+            probs = probs / probs.sum(1, keepdims=True)     # float32 rows sum to 1 only roughly
         rows = []
         for sample_id, row in zip(self.ids, probs, strict=True):
             cells = self.cells(row)
@@ -188,6 +228,9 @@ class Form:
             return (" ".join(self.classes[k] for k in best),)
         if self.kind == "positive":
             return (f"{row[self.positive]:.12g}",)
+        if self.kind == "set":
+            names = [c for c, has in zip(self.classes, row, strict=True) if has]
+            return (self.joint.join(names[::-1] if self.backwards else names),)
         return tuple(f"{row[k]:.12g}" if k >= 0 else "0" for k in self.class_of)
 
     def probs(self, rows):
@@ -202,12 +245,15 @@ class Form:
             if self.kind == "positive":
                 out[i] = 1 - float(cells[0])
                 out[i, self.positive] = float(cells[0])
-            elif self.kind == "probabilities":
+            elif self.kind in BY_COLUMN:
                 for k, cell in zip(self.class_of, cells, strict=True):
                     if k >= 0:
                         out[i, k] = float(cell)
             else:
                 named = self.named_classes(cells)
+                if self.kind == "set":
+                    out[i, [index[c] for c in named]] = 1
+                    continue
                 shares = np.arange(len(named), 0, -1) / math.comb(len(named) + 1, 2)
                 out[i, [index[c] for c in named]] = shares
         return out
@@ -218,7 +264,9 @@ class Form:
         return row[:place] + row[place + 1:]
 
     def named_classes(self, cells):
-        """The classes in the cells of a form of kind class or ranking."""
+        """The classes in the cells of a form of kind class, ranking or set."""
+        if self.kind == "set":
+            return cells[0].split(self.joint) if cells[0] else []
         return cells[0].split(" ") if self.kind == "ranking" else cells
 
     # ------------------------------------------------------------ the file
@@ -243,6 +291,10 @@ class Form:
 
     def problem_of(self, cells, known):
         """What is wrong with a row's cells, '' for nothing. known: the classes."""
+        if self.kind == "set":
+            named = self.named_classes(cells)
+            is_set = len(named) == len(set(named)) and known.issuperset(named)
+            return "" if is_set else "must name known classes, each once"
         if self.kind in ("class", "ranking"):
             named = self.named_classes(cells)
             wanted = 1 if self.kind == "class" else min(RANKED, len(self.classes))
@@ -254,8 +306,12 @@ class Form:
             values = [float(cell) for cell in cells]
         except ValueError:
             return "must hold numbers"
+        if self.kind == "numbers":
+            return "" if all(map(math.isfinite, values)) else "must hold finite numbers"
         if not all(0 <= v <= 1 for v in values):
             return "must hold probabilities from 0 to 1"
+        if self.kind == "flags" and not set(values) <= {0, 1}:
+            return "must hold 0 or 1"
         if self.kind == "probabilities" and abs(sum(values) - 1) > 1e-4:
             return "must sum to 1"
         return ""

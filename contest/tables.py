@@ -24,12 +24,23 @@ from contest.files import (
     without_suffix,
 )
 from contest.submission import match_columns
+from contest.targets import (
+    SEPARATOR,
+    are_measurements,
+    are_shares,
+    are_whole_numbers,
+    joined_set,
+    mark_of,
+    number_of,
+    parts_of_cell,
+    sets_in,
+)
 from utils import counted, first_few, nearest
 
 SUPPORTED = (
-    "supported are contests with one class per image: a table with an id column and a class column "
-    "or one column of 0 and 1 per class, folders train/<class>/, or the class in the file name as "
-    "cat.0.jpg"
+    "supported are contests with one class per image, several, or numbers: a table with an id "
+    "column and a class column, one column of 0 and 1 per class or columns of numbers, folders "
+    "train/<class>/, or the class in the file name as cat.0.jpg"
 )
 # columns that the program itself writes: its tables are no labels
 OWN_COLUMNS = (("id", "confidence"), ("sample_id", "fold"), ("sample_id", "sha256", "left_out"),
@@ -39,7 +50,7 @@ SPLIT_WORDS = frozenset(("train", "training", "test", "testing", "val", "valid",
 ROW_NUMBER = re.compile(r"index|level_\d+|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
 VALIDATION_WORD = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|dev)(?=$|[^a-z])")
 AT_THE_END = "unexpected end of data"      # what csv says of a quote that is never closed
-MOST_WITHOUT_CLASS = 0.2    # largest share of one-hot rows without a 1 that count as gaps
+MOST_WITHOUT_CLASS = 0.2    # more one-hot rows without a 1 are images of none of the classes
 LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table besides tables
 
 
@@ -529,7 +540,9 @@ def find_form(files, tables, label_table, labelled, findings):
         shared = [c for c in others if c in label_table.columns]
         if len(others) == 1 or are_one_hot(label_table, shared):
             return set(table.columns) <= set(label_table.columns)
-        return any(are_named(others, label_table.columns[c]) for c in label_table.others())
+        return any(are_named(others, label_table.columns[c])
+                   or are_named(others, in_sets(label_table.columns[c]))
+                   for c in label_table.others())
 
     return the_one([t for t in tables if t is not label_table and is_form(t)], findings)
 
@@ -632,7 +645,8 @@ def find_target(table, form_columns, data, findings):
     if readings and len(readings) == len(form_columns):
         return tuple(readings)
     if len(form_columns) > 1:   # a column per class
-        readings = [c for c in choices if are_named(form_columns, table.columns[c])]
+        readings = ([c for c in choices if are_named(form_columns, table.columns[c])]
+                    or [c for c in choices if are_named(form_columns, in_sets(table.columns[c]))])
         readings = narrow(readings, lambda c: set(table.columns[c]) <= {*form_columns, ""})
 
     left = readings or choices
@@ -695,6 +709,14 @@ def are_named(columns, values):
     return len(found) == len(classes) >= len(columns) / 2
 
 
+def in_sets(values):
+    """The class values in a column of sets; () in another."""
+    if not sets_in([value for value in values if value])[0]:
+        return ()
+    mark = mark_of(values)
+    return tuple(part for value in set(values) for part in parts_of_cell(value, mark))
+
+
 def as_flag(cell):
     """0 or 1 from a cell of a one-hot column ('' is 0), None for anything else."""
     match = re.fullmatch(r"([01]?)(?:\.0*)?", cell)
@@ -709,45 +731,105 @@ def are_one_hot(table, columns):
     return sum(any(map(as_flag, row)) for row in rows) > table.n_rows / 2
 
 
-def labels_of(table, columns, findings, is_asked=False):
-    """The class of each row as text ('' = missing), from one class column or from one-hot columns.
+def labels_of(table, columns, data, findings, sample=None):
+    """(task, the label of each row as text, '' = missing), from one column or from one-hot columns.
 
-    is_asked: a setting names the column, so each of its values is a class.
+    sample: the sample submission's table, or None. data: DataConfig. Its `task` decides what labels
+    are, else their content does. A column that `target_column` names holds no sets unless `task`
+    says so.
     """
     if len(columns) > 1:
-        return one_hot_labels(table, columns, findings)
+        return flag_labels(table, columns, data.task, findings)
     labels = tuple(map(normal, table.columns[columns[0]]))
-    refuse_regression(table, columns[0], labels, findings)
-    if not is_asked:
-        refuse_sets(table, columns[0], labels, findings)
-    return labels
+    task = data.task
+    is_open = task == "auto" and not data.target_column
+    if is_open and holds_sets(table, columns[0], labels, findings):
+        task = "multilabel"
+    if task == "auto" and are_measurements(
+            [label for label in labels if not is_no_number(label)], asks_for_numbers(sample)):
+        task = "regression"
+    if task == "regression":
+        return task, numbers_in(table, columns, findings)
+    if task == "multilabel":
+        mark = mark_of(labels)
+        return task, tuple(
+            joined_set(parts_of_cell(label, mark)) if label else "" for label in labels)
+    if data.task != "single":
+        refuse_regression(table, columns[0], labels, findings)
+    return "single", labels
 
 
-def one_hot_labels(table, columns, findings):
-    """The name of the column with the 1 in each row, '' if there is none. Errors for other values,
-    for rows with several 1s, and for too many rows with none."""
+def asks_for_numbers(sample):
+    """Whether a sample submission holds fractions above 1, which are no probabilities."""
+    cells = () if sample is None else {v for c in sample.others() for v in sample.columns[c]}
+    return any(is_fraction(cell) and abs(float(cell)) > 1 for cell in cells)
+
+
+def is_no_number(cell):
+    """Whether a cell of numbers is empty, or a word that programs write there."""
+    return cell.strip().lower() in ("", "nan", "na", "n/a", "<na>", "null", "none")
+
+
+def numbers_in(table, columns, findings):
+    """The numbers of each row as one text, '' where one is missing. An error for other texts."""
+    for column in columns:
+        odd = [v for v in table.columns[column] if not is_no_number(v) and number_of(v) is None]
+        if odd:
+            findings.fail(
+                "no_number", f"column {column!r} of {table.path!r} must hold numbers, got "
+                f"{odd[0]!r}: mend it, or --task single or multilabel reads classes")
+            return ("",) * table.n_rows
+    rows = zip(*(table.columns[column] for column in columns), strict=True)
+    return tuple("" if any(map(is_no_number, row)) else SEPARATOR.join(row) for row in rows)
+
+
+def holds_sets(table, column, labels, findings):
+    """Whether cells of a column hold several classes; an error if that is unsure."""
+    several, is_unsure = sets_in([label for label in labels if label])
+    if is_unsure:
+        found = [label for label in labels if label in several]
+        findings.fail(
+            "ambiguous_sets",
+            f"column {column!r} of {table.path!r} may give several classes to {len(found)} of "
+            f"{table.n_rows} images ({first_few(dict.fromkeys(found))}): --task multilabel reads "
+            "sets of classes, --task single each value as one class")
+    return bool(several)
+
+
+def flag_labels(table, columns, asked, findings):
+    """As `labels_of`, from columns of 0 and 1. Several 1s in a row, or none in many, make sets.
+
+    asked: data.task. Errors for other values, and for rows with several 1s if one is asked for.
+    """
     odd = next((v for c in columns for v in table.columns[c] if as_flag(v) is None), None)
+    is_number = odd is not None and number_of(odd) is not None
+    if asked == "regression" or (asked == "auto" and is_number):
+        numbers = numbers_in(table, columns, findings)
+        is_soft = asked == "auto" and are_shares(numbers)
+        return "soft" if is_soft else "regression", numbers
     if odd is not None:
         findings.fail(
             "unsupported",
             f"the columns {first_few(columns)} of {table.path!r} must hold 0 or 1, got {odd!r}; "
             f"{SUPPORTED}",
         )
-        return ("",) * table.n_rows
+        return "single", ("",) * table.n_rows
 
     rows = zip(*(table.columns[c] for c in columns), strict=True)
     found = [[c for c, v in zip(columns, row, strict=True) if as_flag(v)] for row in rows]
     several = [" ".join(names) for names in found if len(names) > 1]
-    fail_multi_label(table, several, findings)
     n_none = sum(not names for names in found)
-    if n_none > MOST_WITHOUT_CLASS * len(found):
+    are_sets = several or n_none > MOST_WITHOUT_CLASS * len(found)
+    if asked == "multilabel" or (asked == "auto" and are_sets):
+        return "multilabel", tuple(joined_set(map(normal, names)) for names in found)
+    if several:
         findings.fail(
-            "unsupported",
-            f"{n_none} of {table.n_rows} rows of {table.path!r} have no 1 in the columns "
-            f"{first_few(columns)}: add a column for the class 'none of them', or remove those "
-            "rows",
+            "multi_label",
+            f"--task single needs one 1 in each row, but {table.path!r} gives several classes to "
+            f"{len(several)} of {table.n_rows} images ({first_few(dict.fromkeys(several))}): use "
+            "--task multilabel",
         )
-    return tuple(normal(names[0]) if names else "" for names in found)
+    return "single", tuple(normal(names[0]) if names else "" for names in found)
 
 
 def is_fraction(text):
@@ -763,39 +845,6 @@ def refuse_regression(table, column, labels, findings):
             f"column {column!r} of {table.path!r} has {len(values)} different values in "
             f"{len(labels)} rows ({first_few(sorted(values))}), which are not classes; {SUPPORTED}",
         )
-
-
-def refuse_sets(table, column, labels, findings):
-    """An error if a cell holds several classes, as `rust scab` beside `rust` and `scab`, or `3 17`.
-
-    A value of several words is one class if the words are not classes themselves.
-    """
-    parts = {value: re.split(r"[\s,;|]+", value) for value in set(labels)}
-    lists = {value: found for value, found in parts.items() if len(found) > 1 and all(found)}
-    words = {word for found in parts.values() for word in found}
-    lengths = {len(found) for found in parts.values()}
-    if lists and len(lengths) > 1 and 2 * len(words) < len(parts):
-        several = set(lists)    # few words, in all combinations
-    else:
-        several = {value for value, found in lists.items()
-                   if set(found) <= parts.keys() or are_whole_numbers(found)}
-    fail_multi_label(table, [label for label in labels if label in several], findings,
-                     f"; --set data.target_column={column} takes each value as one class")
-
-
-def fail_multi_label(table, several, findings, advice=""):
-    """An error if rows have `several` classes."""
-    if several:
-        findings.fail(
-            "multi_label",
-            f"table {table.path!r} gives several classes to {len(several)} of {table.n_rows} "
-            f"images ({first_few(dict.fromkeys(several))}), which makes it a multi-label contest; "
-            f"{SUPPORTED}{advice}",
-        )
-
-
-def are_whole_numbers(texts):
-    return all(re.fullmatch(r"[+-]?\d{1,18}", text) for text in texts)
 
 
 # ---------------------------------------------------------------- names of the classes

@@ -15,23 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ensemble.metrics import (
-    calibrated,
-    fit_temperature,
-    least_loss_weights,
-    likelihoods,
-    log_loss,
-    normalized,
-    paired_change,
-    row_losses,
-    with_temperature,
-)
-from modeling.inference import Predictions
+from ensemble.judges import JUDGES
+from ensemble.metrics import least_loss_weights, likelihoods, paired_change
 from utils import RunError
 
 GREEDY_STEPS = 30
 CLEAR_STANDARD_ERRORS = 2.5     # from which a paired difference in log loss is clear
-SAME = 0.005            # mean total variation below which two sources are the same
+SAME = 0.005            # mean distance below which two sources are the same
+SHARES = JUDGES["shares"]
 MOST_ROWS = 4000        # to choose views on
 
 
@@ -44,13 +35,13 @@ class Recipe:
     weights: dict[str, float]
     left_out: dict[str, str]
 
-    def probs(self, sources):
+    def probs(self, sources, judge=SHARES):
         """Blend {source: {view: probs (n, C)}} to (n, C); sources of weight 0 are not read."""
         names = self.weighted_names()
         each = []
         for name in names:
             mean = mean_of(sources[name], self.views[name])
-            each.append(with_temperature(mean, self.temperature[name]))
+            each.append(judge.tempered(mean, self.temperature[name]))
         return np.tensordot([self.weights[name] for name in names], np.stack(each), axes=1)
 
     def weighted_names(self):
@@ -64,8 +55,8 @@ class Blend(Recipe):
 
     score: on the rows it was fitted on. score_nested: on held-out parts, each by the method that
     won on the others. nested_by_method: on held-out parts by one method, from which the winner is
-    taken. cuts: fitted thresholds between grades; () if halfway ones are better or the metric
-    scores no grades.
+    taken. cuts: fitted thresholds (Metric.fit_cuts); () if plain ones are better or the metric cuts
+    nothing.
     """
 
     method: str
@@ -85,8 +76,9 @@ class Blend(Recipe):
         first = next(iter(predictions[names[0]].values()))
         ids = first.sample_id.tolist()
         weighted = {name: predictions[name] for name in names}
-        probs = normalized(self.probs(aligned(weighted, ids))).astype(np.float32)
-        return Predictions(first.sample_id, probs, first.classes, first.split, tuple(names))
+        judge = JUDGES[first.values]
+        probs = judge.tidy(self.probs(aligned(weighted, ids), judge)).astype(np.float32)
+        return replace(first, probs=probs, sources=tuple(names))
 
 
 def aligned(sources, ids):
@@ -109,7 +101,7 @@ def clearly_below_zero(difference):
     return difference.mean() < -bound
 
 
-def choose_views(views, labels):
+def choose_views(views, labels, judge=SHARES):
     """Views of {name: probs (n, C)} to average: the first, and all others that do not hurt."""
     if len(views) == 1:
         return tuple(views)
@@ -118,14 +110,14 @@ def choose_views(views, labels):
     views = {name: p[rows] for name, p in views.items()}
     labels = labels[rows]
     kept = list(views)
-    losses = row_losses(labels, calibrated(labels, mean_of(views, kept)))
+    losses = judge.row_losses(labels, judge.calibrated(labels, mean_of(views, kept)))
 
     while len(kept) > 1:
         changes = {}
         for view in kept[1:]:
             others = [v for v in kept if v != view]
-            probs = calibrated(labels, mean_of(views, others))
-            changes[view] = row_losses(labels, probs) - losses
+            probs = judge.calibrated(labels, mean_of(views, others))
+            changes[view] = judge.row_losses(labels, probs) - losses
         worst = min(changes, key=lambda view: changes[view].mean())
         if not clearly_below_zero(changes[worst]):
             break
@@ -134,23 +126,23 @@ def choose_views(views, labels):
     return tuple(kept)
 
 
-def useless(stack, labels, names):
+def useless(stack, labels, names, judge=SHARES):
     """{name: why} of the calibrated sources (m, n, C) to leave out.
 
-    A source is useless if it knows no more than the class shares, or the same as an earlier one.
+    A source is useless if it knows no more than a constant answer, or the same as an earlier one.
     Returns {} if that would leave none.
     """
     out = {}
-    prior = np.bincount(labels, minlength=stack.shape[2]) / len(labels)
+    constant = judge.constant(labels, stack.shape[2])
+    least = judge.row_losses(labels, np.broadcast_to(constant, stack.shape[1:]))
     for i, name in enumerate(names):
         # over the loss of always answering the class shares
-        losses = row_losses(labels, calibrated(labels, stack[i]))
-        excess = losses + np.log(np.maximum(prior[labels], 1e-7))
+        excess = judge.row_losses(labels, judge.calibrated(labels, stack[i])) - least
         if not clearly_below_zero(excess):
             out[name] = "no better than the class shares"
             continue
         for k in range(i):
-            if names[k] not in out and np.abs(stack[k] - stack[i]).sum(1).mean() / 2 < SAME:
+            if names[k] not in out and judge.distance(stack[k], stack[i]) < SAME:
                 out[name] = f"the same as {names[k]}"
                 break
 
@@ -200,25 +192,26 @@ METHODS = {"mean": mean_weights, "greedy": greedy_weights, "simplex": simplex_we
 
 # ---------------------------------------------------------------- the blend
 
-def fit_recipes(sources, labels, methods):
+def fit_recipes(sources, labels, methods, judge=SHARES):
     """{method: Recipe} fitted on {source: {view: probs (n, C)}} and labels (n,)."""
     names = list(sources)
     views = {}
     temperature = {}
     calibrated = []
     for name in names:
-        views[name] = choose_views(sources[name], labels)
+        views[name] = choose_views(sources[name], labels, judge)
         mean = mean_of(sources[name], views[name])
-        temperature[name] = fit_temperature(labels, mean)
-        calibrated.append(with_temperature(mean, temperature[name]))
+        temperature[name] = judge.fit_temperature(labels, mean)
+        calibrated.append(judge.tempered(mean, temperature[name]))
 
     stack = np.stack(calibrated)
-    left_out = useless(stack, labels, names) if len(names) > 1 else {}
+    left_out = useless(stack, labels, names, judge) if len(names) > 1 else {}
     is_kept = [name not in left_out for name in names]
     recipes = {}
     for method in methods:
         weights = np.zeros(len(names))
-        weights[is_kept] = METHODS[method](stack[is_kept], labels)
+        rows, kept = judge.rows(labels, stack[is_kept])
+        weights[is_kept] = (judge.methods or METHODS)[method](kept, rows)
         weight_of = dict(zip(names, weights.tolist(), strict=True))
         recipes[method] = Recipe(views, temperature, weight_of, left_out)
     return recipes
@@ -257,7 +250,8 @@ def methods_of(method, sources, parts):
 class Fits:
     """Recipes of rows (n,) in `parts` (n,), each fitted once, by the parts that are left out."""
 
-    def __init__(self, sources, labels, parts, methods):
+    def __init__(self, sources, labels, parts, methods, judge=SHARES):
+        self.judge = judge
         self.sources = sources
         self.labels = labels
         self.parts = parts
@@ -276,7 +270,7 @@ class Fits:
         if key not in self.known:
             rows = self.rows_without(left_out)
             self.known[key] = fit_recipes(only_rows(self.sources, rows), self.labels[rows],
-                                          self.methods)
+                                          self.methods, self.judge)
         return self.known[key]
 
     def rows_without(self, left_out):
@@ -293,7 +287,7 @@ class Fits:
             held = self.parts == part
             held_sources = only_rows(self.sources, held)
             for method, recipe in self.without(left_out | {part}).items():
-                out[method][held] = recipe.probs(held_sources)
+                out[method][held] = recipe.probs(held_sources, self.judge)
         return out
 
 
@@ -308,9 +302,9 @@ def choose(fits, metric, left_out=frozenset()):
         probs = every[rows]
         plain = metric(labels, probs)
         cut = metric(labels, nested_cut(metric, labels, probs, fits.parts[rows]))
-        cuts_help[method] = metric.sign * cut > metric.sign * plain
+        cuts_help[method] = metric.always_cut or metric.sign * cut > metric.sign * plain
         scores[method] = cut if cuts_help[method] else plain
-        losses[method] = log_loss(labels, probs)
+        losses[method] = fits.judge.loss(labels, probs)
     winner = max(fits.methods, key=lambda method: (metric.sign * scores[method], -losses[method]))
     return Choice(winner, cuts_help[winner], scores)
 
@@ -321,7 +315,7 @@ def fitted(fits, metric, choice, left_out=frozenset()):
     if not choice.cuts_help:
         return recipe, ()
     rows = fits.rows_without(left_out)
-    probs = recipe.probs(only_rows(fits.sources, rows))
+    probs = recipe.probs(only_rows(fits.sources, rows), fits.judge)
     return recipe, metric.fit_cuts(fits.labels[rows], probs)
 
 
@@ -331,8 +325,8 @@ def nested(fits, metric, left_out=frozenset()):
     Rows of `left_out` parts are 0, and nothing is fitted on them.
     """
     parts = np.unique(fits.parts[fits.rows_without(left_out)]).tolist()
-    is_choice = len(parts) > 2 and (len(fits.methods) > 1 or metric.answer == "grade")
-    choice = Choice(fits.methods[0], cuts_help=False, scores={})
+    is_choice = len(parts) > 2 and (len(fits.methods) > 1 or metric.is_cut)
+    choice = Choice(fits.methods[0], cuts_help=metric.always_cut, scores={})
     probs = np.zeros(fits.shape)
     answers = np.zeros(fits.shape)
     for part in parts:
@@ -341,7 +335,7 @@ def nested(fits, metric, left_out=frozenset()):
             choice = choose(fits, metric, others_out)
         recipe, cuts = fitted(fits, metric, choice, others_out)
         held = fits.parts == part
-        probs[held] = recipe.probs(only_rows(fits.sources, held))
+        probs[held] = recipe.probs(only_rows(fits.sources, held), fits.judge)
         answers[held] = metric.cut(probs[held], cuts) if cuts else probs[held]
     return OutOfFold(probs, answers)
 
@@ -352,7 +346,7 @@ def fit_blend(sources, labels, parts, metric, method="auto"):
     parts (n,): what the blend is nested over. `method` auto takes the best; a single source needs
     no weights, and a choice needs three parts: it is made on two of them and scored on the third.
     """
-    fits = Fits(sources, labels, parts, methods_of(method, sources, parts))
+    fits = Fits(sources, labels, parts, methods_of(method, sources, parts), JUDGES[metric.values])
     out_of_fold = nested(fits, metric)
     return blend_of(fits, metric, out_of_fold), out_of_fold
 
@@ -363,7 +357,7 @@ def blend_of(fits, metric, out_of_fold):
     recipe, cuts = fitted(fits, metric, choice)
     return Blend(
         **vars(recipe), method=choice.method,
-        score=metric.with_cuts(cuts)(fits.labels, recipe.probs(fits.sources)),
+        score=metric.with_cuts(cuts)(fits.labels, recipe.probs(fits.sources, fits.judge)),
         score_nested=metric(fits.labels, out_of_fold.answers),
         nested_by_method=choice.scores, cuts=cuts)
 
@@ -437,7 +431,8 @@ class Ladder:
             mine = {name: views for name, views in self.sources.items()
                     if self.round_of[name] in rounds}
             methods = methods_of(self.method, mine, self.parts)
-            self.known_fits[rounds] = Fits(mine, self.labels, self.parts, methods)
+            self.known_fits[rounds] = Fits(mine, self.labels, self.parts, methods,
+                                           JUDGES[self.metric.values])
         return self.known_fits[rounds]
 
     def rows(self, rounds, left_out=frozenset()):
@@ -481,7 +476,8 @@ def what_each_adds(blend, sources, labels, parts, metric, *, groups, draws=1000,
         return {}
 
     def answers(kept):
-        fits = Fits({name: sources[name] for name in kept}, labels, parts, [blend.method])
+        fits = Fits({name: sources[name] for name in kept}, labels, parts, [blend.method],
+                    JUDGES[metric.values])
         return nested(fits, metric).answers
 
     whole = answers(names)
@@ -507,7 +503,7 @@ def with_unused(blend, sources):
 
 
 def nested_cut(metric, labels, probs, parts):
-    """probs (n, C), each part cut by thresholds fitted on the others if grades are scored."""
+    """probs (n, C), each part cut by thresholds fitted on the others if answers are cut."""
     out = np.array(probs)
     for part in np.unique(parts):
         held = parts == part

@@ -7,14 +7,18 @@
     low, high = bootstrap_ci90(metric, labels, probs, groups=groups, draws=1000, seed=0)
 """
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
+from scipy.special import xlogy
+from scipy.stats import rankdata
 from sklearn import metrics as sk
 
 from shift.mixtures import mixture_weights
-from utils import UserError, nearest
 
 MOST_DRAWN_ROWS = 4000      # in one draw of confident_scores
 
@@ -25,7 +29,9 @@ class Metric:
 
     sign: 1 if larger is better, else -1. answer: what is scored: the likeliest `class`, the
     `grade` (a class on a scale, cut from the expected grade), the `ranking` of the five likeliest
-    classes, or the `probability`. limits: lowest and highest possible score.
+    classes, the `probability`; of several classes an image, the `set` of them or the `chance` of
+    each; or a `number`. limits: lowest and highest possible score. values: of
+    ensemble.judges.JUDGES.
     """
 
     name: str
@@ -33,6 +39,17 @@ class Metric:
     sign: int = 1
     answer: str = "class"
     limits: tuple[float, float] = (0.0, 1.0)
+    values: str = "shares"
+
+    @property
+    def is_cut(self):
+        """Whether thresholds turn predictions into answers."""
+        return self.answer in CUTS
+
+    @property
+    def always_cut(self):
+        """Whether cuts are used whether they score better or not."""
+        return self.answer == "number"
 
     @property
     def better(self):
@@ -43,10 +60,14 @@ class Metric:
         return float(self.function(np.asarray(labels), np.asarray(probs)))
 
     def fit_cuts(self, labels, probs):
-        """Thresholds (C-1) between grades that score best here; () unless grades are scored."""
-        if self.answer != "grade":
+        """Thresholds that score best here, as many as `n_cuts` says; () if answers are not cut."""
+        if not self.is_cut:
             return ()
-        return fit_cuts(labels, probs)
+        return CUTS[self.answer].fit(labels, probs)
+
+    def n_cuts(self, n_classes):
+        """How many thresholds this metric fits for so many classes."""
+        return CUTS[self.answer].count(n_classes) if self.is_cut else 0
 
     def with_cuts(self, cuts):
         """This metric, scoring rows cut at these thresholds."""
@@ -56,10 +77,10 @@ class Metric:
         return replace(self, function=score)
 
     def cut(self, probs, cuts):
-        """One-hot rows (n, C) of the `grades`; `probs` itself unless grades are scored."""
-        if self.answer != "grade":
+        """Rows (n, C), the answers: of 0 and 1, or clipped numbers. `probs` if they are not cut."""
+        if not self.is_cut:
             return probs
-        return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)]
+        return CUTS[self.answer].cut(probs, cuts)
 
 
 def macro_f1(labels, probs):
@@ -139,19 +160,153 @@ METRICS = {m.name: m for m in (
 )}
 
 
-def find_metric(name, has_class_columns=False):
-    """The metric of that name; `auto` is macro-F1, or log loss with a submission column per class.
+# ---------------------------------------------------------------- of sets of classes
 
-    Raises UserError, with the nearest name, for an unknown one.
-    """
-    plain = name.lower().replace("-", "_").replace("@", "_at_")
-    if plain == "auto":
-        return METRICS["log_loss" if has_class_columns else "macro_f1"]
-    if plain not in METRICS:
-        choices = ("auto", *METRICS)
-        raise UserError(
-            f"--metric must be one of {', '.join(choices)}, got {name!r}{nearest(plain, choices)}")
-    return METRICS[plain]
+def truth_and_taken(truth, probs):
+    """Two (n, C) bool: what rows have, and what they are said to have."""
+    return np.asarray(truth) > 0.5, np.asarray(probs) >= 0.5
+
+
+def f1_of(truth, taken, axis):
+    """F1 along an axis, 0 where there is nothing and nothing is said, as in scikit-learn."""
+    right = (truth & taken).sum(axis)
+    both = truth.sum(axis) + taken.sum(axis)
+    return 2 * right / np.maximum(both, 1)
+
+
+def samples_f1(truth, probs):
+    return f1_of(*truth_and_taken(truth, probs), axis=1).mean()
+
+
+def macro_f1_of_sets(truth, probs):
+    return f1_of(*truth_and_taken(truth, probs), axis=0).mean()
+
+
+def micro_f1_of_sets(truth, probs):
+    return float(f1_of(*truth_and_taken(truth, probs), axis=None))
+
+
+def exact_match(truth, probs):
+    """Share of rows whose set is right as a whole."""
+    truth, taken = truth_and_taken(truth, probs)
+    return (truth == taken).all(1).mean()
+
+
+def mean_column_auc(truth, probs):
+    """Area under the ROC curve, the mean over classes that some rows have and some have not; 0.5
+    if there is none."""
+    truth = np.asarray(truth) > 0.5
+    positive = truth.sum(0)
+    scored = (positive > 0) & (positive < len(truth))
+    if not scored.any():
+        return 0.5
+    positive = positive[scored]
+    ranks = rankdata(np.asarray(probs)[:, scored], axis=0)
+    above = (ranks * truth[:, scored]).sum(0) - positive * (positive + 1) / 2
+    return (above / (positive * (len(truth) - positive))).mean()
+
+
+def mean_average_precision(truth, probs):
+    """Average precision, the mean over classes that some rows have; 0 if there is none."""
+    truth = np.asarray(truth) > 0.5
+    scored = np.flatnonzero(truth.any(0))
+    if not len(scored):
+        return 0.0
+    return np.mean([sk.average_precision_score(truth[:, k], probs[:, k]) for k in scored])
+
+
+def mean_column_log_loss(truth, probs):
+    """Binary log loss, the mean over rows and classes."""
+    probs = np.clip(np.asarray(probs, dtype=np.float64), 1e-7, 1 - 1e-7)
+    return -(truth * np.log(probs) + (1 - truth) * np.log(1 - probs)).mean()
+
+
+def log_loss_of_shares(truth, probs):
+    """Cross-entropy of probabilities with the shares (n, C) that annotators gave the classes."""
+    return share_losses(truth, normalized(probs)).mean()
+
+
+def share_losses(truth, probs):
+    """(n,) cross-entropy of each row."""
+    return -(truth * np.log(np.maximum(probs, 1e-7))).sum(1)
+
+
+def kl_divergence(truth, probs):
+    """Log loss less the entropy of the shares."""
+    truth = np.asarray(truth, dtype=np.float64)
+    return log_loss_of_shares(truth, probs) + xlogy(truth, truth).sum(1).mean()
+
+
+def of_likeliest(score, truth, probs):
+    """The score of labels, which are the likeliest class of each row of shares."""
+    return score(truth.argmax(1), probs)
+
+
+SOFT_METRICS = {m.name: m for m in (
+    Metric("log_loss", log_loss_of_shares, sign=-1, answer="probability", limits=(0.0, math.inf),
+           values="soft"),
+    Metric("kl_divergence", kl_divergence, sign=-1, answer="probability", limits=(0.0, math.inf),
+           values="soft"),
+    *(replace(METRICS[name], function=partial(of_likeliest, METRICS[name].function), values="soft")
+      for name in ("macro_f1", "micro_f1", "accuracy", "balanced_accuracy", "auc", "map_at_5")),
+)}
+
+
+SET_METRICS = {m.name: m for m in (
+    Metric("samples_f1", samples_f1, answer="set", values="chances"),
+    Metric("micro_f1", micro_f1_of_sets, answer="set", values="chances"),
+    Metric("macro_f1", macro_f1_of_sets, answer="set", values="chances"),
+    Metric("exact_match", exact_match, answer="set", values="chances"),
+    Metric("auc", mean_column_auc, answer="chance", values="chances"),
+    Metric("map", mean_average_precision, answer="chance", values="chances"),
+    Metric("log_loss", mean_column_log_loss, sign=-1, answer="chance", limits=(0.0, math.inf),
+           values="chances"),
+)}
+
+
+# ---------------------------------------------------------------- of numbers
+
+def rmse(truth, numbers):
+    """Root of the mean squared error, the mean over columns."""
+    return np.sqrt(((truth - numbers) ** 2).mean(0)).mean()
+
+
+def mae(truth, numbers):
+    return np.abs(truth - numbers).mean()
+
+
+def r2(truth, numbers):
+    """1 - squared error over variance, the mean over columns; 0 for a constant column."""
+    error = ((truth - numbers) ** 2).mean(0)
+    variance = truth.var(0)
+    return np.where(variance > 0, 1 - error / np.where(variance > 0, variance, 1), 0.0).mean()
+
+
+def rmsle(truth, numbers):
+    """RMSE of log(1 + number); numbers below 0 count as 0."""
+    return rmse(np.log1p(np.maximum(truth, 0)), np.log1p(np.maximum(numbers, 0)))
+
+
+NUMBER_METRICS = {name: Metric(name, function, sign, "number", limits, "numbers")
+                  for name, function, sign, limits in (
+    ("rmse", rmse, -1, (0.0, math.inf)),
+    ("mae", mae, -1, (0.0, math.inf)),
+    ("r2", r2, 1, (-math.inf, 1.0)),
+    ("rmsle", rmsle, -1, (0.0, math.inf)),
+)}
+
+
+def fit_range(truth, numbers):
+    """The least and the largest number of each column of the truth, 2 C of them."""
+    return (*truth.min(0).tolist(), *truth.max(0).tolist())
+
+
+def clipped(numbers, cuts):
+    """(n, C) within the ranges of `fit_range`."""
+    if not len(cuts):
+        return numbers
+    n_columns = len(cuts) // 2
+    return np.clip(numbers, cuts[:n_columns], cuts[n_columns:])
 
 
 # ---------------------------------------------------------------- grades
@@ -189,6 +344,64 @@ def fit_cuts(labels, probs, candidates=64, sweeps=3):
             moved = [np.concatenate([cuts[:k], [place], cuts[k + 1:]]) for place in places]
             cuts = max(moved, key=kappa)
     return tuple(cuts.tolist())
+
+
+def cut_grades(probs, cuts):
+    """One-hot rows (n, C) of the `grades`."""
+    return np.eye(probs.shape[1], dtype=np.float32)[grades(probs, cuts)]
+
+
+# ---------------------------------------------------------------- sets
+
+def sets(probs, cuts=()):
+    """(n, C) of 0 and 1: the classes whose chance reaches their threshold, 0.5 without `cuts`.
+
+    cuts: a threshold per class, then the least share of it that a row's best class must reach. Of
+    a row without any class at its threshold, the best one is taken if it reaches that share.
+    """
+    thresholds = np.asarray(cuts[:-1]) if len(cuts) else 0.5
+    least = cuts[-1] if len(cuts) else 1.0
+    ratio = probs / thresholds
+    taken = ratio >= 1
+    best = ratio.argmax(1)
+    rows = np.flatnonzero(~taken.any(1) & (ratio.max(1) >= least))
+    taken[rows, best[rows]] = True
+    return taken.astype(np.float32)
+
+
+def fit_sets(truth, probs, candidates=40):
+    """Cuts (C+1) for `sets`: per class the threshold of the best F1, halfway between chances.
+
+    A class without images keeps 0.5. Where each image has a class, so has each answer.
+    """
+    cuts = []
+    for k in range(probs.shape[1]):
+        own = probs[:, k]
+        points = np.unique(np.quantile(own, np.linspace(0, 1, candidates)))
+        places = (points[1:] + points[:-1]) / 2
+        if not truth[:, k].any() or not len(places):
+            cuts.append(0.5)
+            continue
+        taken = own[:, None] >= places
+        right = taken[truth[:, k] > 0].sum(0)
+        f1 = 2 * right / (taken.sum(0) + truth[:, k].sum())
+        best = np.flatnonzero(f1 >= f1.max() - 1e-12)
+        cuts.append(float(places[best[np.abs(places[best] - 0.5).argmin()]]))
+    cuts = [min(max(cut, 1e-6), 1.0) for cut in cuts]
+    return (*cuts, 0.0 if (truth.sum(1) > 0).all() else 1.0)
+
+
+class Cutting(NamedTuple):
+    """fit(truth, probs) -> cuts. cut(probs, cuts) -> rows of 0 and 1. count(C): how many cuts."""
+
+    fit: Callable
+    cut: Callable
+    count: Callable
+
+
+CUTS = {"grade": Cutting(fit_cuts, cut_grades, lambda n_classes: n_classes - 1),
+        "set": Cutting(fit_sets, sets, lambda n_classes: n_classes + 1),
+        "number": Cutting(fit_range, clipped, lambda n_columns: 2 * n_columns)}
 
 
 # ---------------------------------------------------------------- how sure a score is
@@ -236,36 +449,6 @@ def paired_change(metric, labels, before, after, *, groups, draws, seed):
         return metric.sign * (new - old)
 
     return change(np.arange(len(labels))), percentile_ci90(change, groups, draws, seed)
-
-
-def confident_scores(metric, labels, probs, others, *, n_scored, seed, draws=200):
-    """(here, alike, there): mean scores against labels drawn from the predictions themselves.
-
-    here: on `n_scored` rows like the labelled ones (n, C), because averages over classes grow with
-    the number of rows. alike: on as many such rows as there are `others`. there: on the unlabelled
-    `others` (m, C), predicted by the same models. alike and there differ by confidence alone.
-
-    One temperature first makes the mean confidence on the labelled rows equal their accuracy
-    (calibrated confidence, arXiv 2401.08348).
-    """
-    rng = np.random.default_rng(seed)
-    temperature = accuracy_temperature(labels, probs)
-    ours = with_temperature(probs, temperature)
-    theirs = with_temperature(others, temperature)
-
-    def mean_score(probs, n):
-        scores = []
-        for _ in range(draws):
-            rows = probs[rng.integers(len(probs), size=n)]
-            drawn = (rng.random((n, 1)) > rows.cumsum(1)[:, :-1]).sum(1)
-            scores.append(metric(drawn, rows))
-        return float(np.mean(scores))
-
-    m = min(len(others), MOST_DRAWN_ROWS)
-    here = mean_score(ours, n_scored)
-    alike = mean_score(ours, m)
-    there = mean_score(theirs, m)
-    return here, alike, there
 
 
 def normalized(probs, floor=1e-7):

@@ -4,7 +4,7 @@
     result.blend, result.score["expected"], result.test
 """
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,8 @@ from ensemble.blend import (
     what_each_adds,
 )
 from ensemble.control import Control, control_variate
-from ensemble.metrics import bootstrap_ci90, confident_scores, normalized
+from ensemble.judges import JUDGES, confident_scores
+from ensemble.metrics import bootstrap_ci90
 from ensemble.teachers import PSEUDO_LABELS, load_pseudo_labels
 from modeling.inference import Predictions, joined_views
 from system.stages import Stage, make
@@ -59,7 +60,7 @@ class FoldScores:
     """Scores of fits on their own valid images, each computed once."""
 
     def __init__(self, label_of, metric):
-        """label_of: {sample id: label}."""
+        """label_of: {sample id: its truth}, as of running.run.Prepared."""
         self.label_of = label_of
         self.metric = metric
         self.known = {}
@@ -119,7 +120,8 @@ def out_of_fold(members, split_of, of_folds):
 class Rows:
     """The valid images of the folds that all sources have: n of them.
 
-    labels, folds, groups (n,). parts (n,): what the blend is nested over.
+    labels: Catalog.truth (n,) or (n, C). folds, groups (n,). parts (n,): what the blend is nested
+    over.
     clean: {source: {view: Predictions}}. testlike: {source: {view: probs (n, C)}}.
     """
 
@@ -159,7 +161,7 @@ def rows_of(prepared, sources, log):
     rows = rows_in(train, ids)
     folds = prepared.folds.fold[rows]
     groups = groups_to_resample(train.group[rows], log)
-    return Rows(ids, train.label[rows], folds, groups,
+    return Rows(ids, train.truth[rows], folds, groups,
                 blend_parts(folds, groups, seed_of(prepared.config.seed, "blend")), clean,
                 aligned(testlike, ids))
 
@@ -241,27 +243,29 @@ def blended(prepared, metric, fits, log, is_kept=True):
     score |= moved_by(control, score["oof_testlike"], score["oof_testlike_ci90"], metric.limits)
     believed = "oof_moved" if control.strength else "oof_testlike"
     test = None
-    if len(prepared.audit.test):
+    has_test = len(prepared.audit.test) > 0
+    if has_test and JUDGES[metric.values].draw:
         sureness = by_confidence(config.seed, sources, blend, nested.probs, rows, metric)
         score |= expectation(score[believed], score[f"{believed}_ci90"],
                              *(value + control.change for value in sureness), metric.limits)
         warn_of_sureness(score, metric, log)
+    else:
+        score |= {"expected": score[believed], "expected_ci90": score[f"{believed}_ci90"]}
+    if has_test:
         test = blend.apply({
             name: joined_views([fitted.views("test") for _, fitted in sources[name]],
                                Predictions.mean)
             for name in blend.weighted_names()})
-    else:
-        score |= {"expected": score[believed], "expected_ci90": score[f"{believed}_ci90"]}
 
     stage = ensemble_stage(prepared, metric, fits)
     tables = {"oof_clean": clean.probs, "oof_testlike": nested.probs}
     if is_kept:
-        make(stage, lambda folder: save_blend(folder, blend, tables, test, rows.ids,
-                                              prepared.classes, tuple(sources)), log)
+        make(stage, lambda folder: save_blend(folder, blend, tables, test, rows.ids, Predictions(
+            np.array([]), np.zeros((0, len(prepared.classes))), prepared.classes, "valid",
+            tuple(sources), prepared.task.values)), log)
     adds = what_each_adds(blend, rows.testlike, rows.labels, rows.parts, metric, groups=rows.groups,
                           draws=config.ensemble.bootstrap_draws, seed=seed_of(config.seed, "adds"))
-    right = {name: rows.labels == mean_of(rows.testlike[name], blend.views[name]).argmax(1)
-             for name in blend.weighted_names()}
+    right = rows_right(metric, rows, blend)
     table = [source_row(name, members, blend, rows, metric)._replace(
         **adds.get(name, {}), rescues=rescues(name, right)) for name, members in sources.items()]
     return Blended(score, blend, table, test, stage.folder,
@@ -274,14 +278,24 @@ def ensemble_stage(prepared, metric, fits):
                     inputs=[fitted.predict_stage.key for fitted in fits.values()])
 
 
-def save_blend(folder, blend, out_of_fold_probs, test, ids, classes, sources):
-    """blend.json, and the blend's predictions out of fold and of the test images."""
+def save_blend(folder, blend, out_of_fold_probs, test, ids, empty):
+    """blend.json, and the blend's predictions out of fold and of the test images.
+
+    empty: the Predictions out of fold without their rows.
+    """
     write_json(folder / "blend.json", blend)
     for name, probs in out_of_fold_probs.items():
-        probs = normalized(probs).astype(np.float32)
-        Predictions(np.array(ids), probs, classes, "valid", sources).save(folder / f"{name}.npz")
+        probs = JUDGES[empty.values].tidy(probs).astype(np.float32)
+        replace(empty, sample_id=np.array(ids), probs=probs).save(folder / f"{name}.npz")
     if test:
         test.save(folder / "test.npz")
+
+
+def rows_right(metric, rows, blend):
+    """{source: (n,) bool, the rows that it answers right}; {} where no answer is right or wrong."""
+    is_right = JUDGES[metric.values].right
+    return {name: is_right(rows.labels, mean_of(rows.testlike[name], blend.views[name]))
+            for name in blend.weighted_names() if is_right}
 
 
 def rescues(name, right):
@@ -378,7 +392,7 @@ def by_frozen(prepared, sources, rows, answers, metric):
     own = rows_in(train, ids)
     row_of = {sample: row for row, sample in enumerate(ids)}
     config = prepared.config
-    return control_variate(metric, train.label[own], answers, other,
+    return control_variate(metric, train.truth[own], answers, other,
                            np.array([row_of[sample] for sample in rows.ids]),
                            groups=rows.groups, draws=config.ensemble.bootstrap_draws,
                            seed=seed_of(config.seed, "control"))

@@ -17,7 +17,8 @@ alone would have (`losses.class_weights`). Lower thresholds for hard classes (Fl
 import numpy as np
 
 from data_loader import Targets
-from ensemble.metrics import calibrated, fit_temperature, least_loss_weights, with_temperature
+from ensemble.judges import JUDGES
+from ensemble.metrics import with_temperature
 from modeling.inference import Predictions
 from utils import RunError, csv_rows, csv_text, quoted_cell, unquoted_cell, write_atomic
 
@@ -32,7 +33,7 @@ def teachers_temperature(folds, label_of):
         return 1.0
     rows = Predictions.concat([Predictions.mean(teachers) for teachers in folds])
     labels = np.array([label_of[i] for i in rows.sample_id.tolist()])
-    return fit_temperature(labels, rows.probs)
+    return JUDGES[rows.values].fit_temperature(labels, rows.probs)
 
 
 def able(names, folds, label_of):
@@ -51,8 +52,10 @@ def able(names, folds, label_of):
     predictions = [Predictions.concat([fold[name] for fold in folds]) for name in names]
     ids = predictions[0].sample_id.tolist()
     labels = np.array([label_of[i] for i in ids])
-    stack = np.stack([calibrated(labels, each.align(ids)) for each in predictions])
-    weights = least_loss_weights(stack, labels)
+    judge = JUDGES[predictions[0].values]
+    stack = np.stack([judge.calibrated(labels, each.align(ids)) for each in predictions])
+    labels, stack = judge.rows(labels, stack)
+    weights = judge.least(stack, labels)
     least = 0.5 / len(names)
     return [name for name, weight in zip(names, weights, strict=True) if weight >= least]
 

@@ -18,7 +18,7 @@ import functools
 import math
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -109,13 +109,13 @@ def framed(image, size_px, resize, jitter, rng):
 
 
 def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0, share=1.0,
-                  n_epochs=1):
+                  n_epochs=1, turns=True):
     """The training augmentation of an AugmentConfig for a ClassGroup.
 
     `matched`: the distortions of the group's test images, a bit wider, on a share of the images,
     then the group's jitter. The share is whole in the last of `n_epochs`, and rises to it from none
     in the first: a network that has learnt the classes from clear images learns more from damaged
-    ones (curriculum learning, Bengio et al., 2009).
+    ones (curriculum learning, Bengio et al., 2009). turns: whether an image may be turned a bit.
     """
     if augment.policy == "none":
         return plain_view(image_size_px, resize)
@@ -123,7 +123,8 @@ def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0, sh
         policy = group.policy.widened()
     else:
         policy = ShiftPolicy(natural=group.policy.natural)
-    return Augment(image_size_px, resize, policy, native_scale, group.jitter, share,
+    jitter = group.jitter if turns else replace(group.jitter, rotate=0.0)
+    return Augment(image_size_px, resize, policy, native_scale, jitter, share,
                    whole_from=n_epochs - 1)
 
 

@@ -7,11 +7,8 @@
 A rate that is too high can leave a network that gives one answer to every image. It does not
 recover at the lower rates that follow. Such a fit begins again at a lower rate, see `train.fit`.
 """
-import math
-
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 # a fit begins again at this share of its rate, at most so many times
 SLOWER = 0.25
@@ -45,24 +42,23 @@ class Learning(nn.Module):
     @torch.no_grad()
     def add(self, logits, batch):
         """Count a batch. Rows of logits that are not finite are left out."""
-        entropy = -(batch.targets * F.log_softmax(logits.float(), dim=1)).sum(1)
+        entropy, counts = self.objective.surprise(logits, batch.targets)
         is_finite = torch.isfinite(entropy)
         weights = torch.where(is_finite, self.objective.sample_weights(batch), 0)
         total = (weights * torch.where(is_finite, entropy, 0)).sum()
-        sums = torch.cat([total[None], weights @ batch.targets])
+        sums = torch.cat([total[None], weights @ counts])
         self.sums = sums if self.sums is None else self.sums + sums
 
     def explained(self):
         """1 - cross-entropy / entropy of the classes, since `begin`.
 
         The entropy of the class shares is the least cross-entropy of a constant answer. 1.0 if
-        all rows are of one class or none was counted.
+        all rows are of one class or none was counted. Numbers have squared errors in its place.
         """
         if self.sums is None:
             return 1.0
-        total, *classes = self.sums.tolist()
-        shares = [value / sum(classes) for value in classes if value > 0]
-        entropy = -sum(classes) * sum(share * math.log(share) for share in shares)
+        total, *counts = self.sums.tolist()
+        entropy = self.objective.least_surprise(counts)
         return 1 - total / entropy if entropy > 0 else 1.0
 
     def begin(self, sums=(), device=None):

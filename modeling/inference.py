@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from data_loader import VALUES, are_rows_of
 from system.log import progress
 from utils import RunError
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of the samples of one split.
+    """Predictions of the samples of one split.
 
-    sample_id (n,) str; probs (n, C) float32, rows sum to 1; classes (C,); sources: names of the
-    fits.
+    sample_id (n,) str; probs (n, C) float32; classes (C,); sources: names of the fits. values: what
+    rows of `probs` hold, of VALUES: probabilities of classes, which sum to 1, or other numbers.
     """
 
     sample_id: np.ndarray
@@ -29,6 +30,7 @@ class Predictions:
     classes: tuple[str, ...]
     split: str
     sources: tuple[str, ...]
+    values: str = "shares"
 
     def __post_init__(self):
         if self.probs.shape != (len(self.sample_id), len(self.classes)):
@@ -37,10 +39,10 @@ class Predictions:
                 f"got {self.probs.shape}")
         if len(set(self.sample_id.tolist())) != len(self.sample_id):
             raise RunError(f"Predictions.sample_id of {self.split} must be unique")
-        if not np.isfinite(self.probs).all() or np.abs(self.probs.sum(1) - 1).max(initial=0) > 1e-3:
+        if not are_rows_of(self.probs, self.values).all():
             raise RunError(
                 f"Predictions.probs of {self.split} by {', '.join(self.sources)} must be finite "
-                "rows that sum to 1")
+                f"{VALUES[self.values]}")
 
     def align(self, ids):
         """probs in the order of `ids`. RunError with the first missing and the first extra id,
@@ -57,14 +59,17 @@ class Predictions:
 
     def save(self, path, **more):
         """Write them as one file, with `more` arrays."""
+        if self.values != Predictions.values:      # files of earlier versions do not say
+            more["values"] = self.values
         np.savez(path, sample_id=self.sample_id, probs=self.probs, classes=np.array(self.classes),
                  split=self.split, sources=np.array(self.sources), **more)
 
     @classmethod
     def load(cls, path):
         with np.load(path, allow_pickle=False) as f:
+            values = str(f["values"]) if "values" in f else Predictions.values
             return cls(f["sample_id"], f["probs"], tuple(f["classes"].tolist()), str(f["split"]),
-                       tuple(f["sources"].tolist()))
+                       tuple(f["sources"].tolist()), values)
 
     @classmethod
     def mean(cls, many):
@@ -73,7 +78,7 @@ class Predictions:
         aligned = [p.align(first.sample_id.tolist()) for p in many]
         probs = np.mean(aligned, axis=0, dtype=np.float64).astype(np.float32)
         sources = tuple(dict.fromkeys(s for p in many for s in p.sources))
-        return cls(first.sample_id, probs, first.classes, first.split, sources)
+        return replace(first, probs=probs, sources=sources)
 
     @classmethod
     def concat(cls, many):
@@ -82,7 +87,7 @@ class Predictions:
         ids = np.concatenate([p.sample_id for p in many])
         probs = np.concatenate([p.probs for p in many])
         sources = tuple(s for p in many for s in p.sources)
-        return cls(ids, probs, first.classes, first.split, sources)
+        return replace(first, sample_id=ids, probs=probs, sources=sources)
 
 
 @dataclass(frozen=True)
@@ -246,21 +251,28 @@ def see(loader, out, read, *, views, room, autocast, title):
         out[:, batch.index.numpy()] = torch.cat(parts, dim=1).numpy()
 
 
+def softmax(logits):
+    """Shares of the classes, (B, C)."""
+    return logits.softmax(1)
+
+
 def predict(network, loader, sample_id, classes, *, split, source, views, room, autocast,
-            adapted=None):
-    """Softmax of each image of `loader` in each of `views`: {view name: Predictions}.
+            adapted=None, decode=softmax, values=Predictions.values):
+    """What each image of `loader` is in each of `views`: {view name: Predictions}.
 
     As `see`; the rows are those of `sample_id`. adapted: the network of the adapted views.
+    decode(logits (B, C)) -> (B, C), which holds `values`.
     """
     network.eval()
     probs = np.zeros((len(views), len(sample_id), len(classes)), dtype=np.float32)
 
     def answer(view, images):
         seeing = adapted if view.adapted else network
-        return seeing(view(images)).float().softmax(1)
+        return decode(seeing(view(images)).float())
 
     see(loader, probs, answer, views=views, room=room, autocast=autocast, title=f"predict {split}")
-    return {view.name: Predictions(np.asarray(sample_id), p, tuple(classes), split, (source,))
+    return {view.name: Predictions(np.asarray(sample_id), p, tuple(classes), split, (source,),
+                                   values)
             for view, p in zip(views, probs, strict=True)}
 
 

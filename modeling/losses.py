@@ -3,7 +3,11 @@ objective(network, batch) -> LossParts.
 
 All losses take soft targets (B, C) and return one value per sample (B,), so weights apply in one
 place. Class weights too multiply a whole sample, and so do not change its soft target.
+
+An objective also says what its logits mean: `decoded` (the answers of a network), `apart` (how far
+a student is from its teachers) and, for guard.Learning, `surprise` and `least_surprise`.
 """
+import math
 from typing import NamedTuple
 
 import torch
@@ -61,6 +65,12 @@ def class_weights(counts, power, learnt=None):
     return weights * learnt.sum() / (weights * learnt).sum()
 
 
+def entropy_of(totals):
+    """The least cross-entropy of a constant answer to targets that sum to totals [C]."""
+    shares = [value / sum(totals) for value in totals if value > 0]
+    return -sum(totals) * sum(share * math.log(share) for share in shares)
+
+
 class Supervised(nn.Module):
     """Focal loss with label smoothing on a batch's targets, weighted by sample and by class."""
 
@@ -89,6 +99,172 @@ class Supervised(nn.Module):
         loss = self.weighted(per_sample, batch)
         return LossParts(loss, logits, {"supervised": loss.detach()})
 
+    def decoded(self, logits, temperature):
+        """What logits answer at a temperature, (B, C)."""
+        return (logits / temperature).softmax(dim=1)
+
+    def settle(self, network):
+        """Put what the loss takes off its targets into the head of a trained network."""
+
+    def unsettle(self, network):
+        """Undo `settle`."""
+
+    def in_units(self, answers):
+        """What a network in training answers (n, C), as a settled one would."""
+        return answers
+
+    def apart(self, logits, answers, temperature):
+        """How far logits are from teachers' answers at the temperature, (B,)."""
+        return distillation_loss(logits, answers, temperature)
+
+    def surprise(self, logits, targets):
+        """(cross-entropy (B,), what `least_surprise` needs the weighted sums of (B, C))."""
+        return -(targets * F.log_softmax(logits.float(), dim=1)).sum(1), targets
+
+    def least_surprise(self, totals):
+        """The least cross-entropy of a constant answer."""
+        return entropy_of(totals)
+
+
+class EachByItself(nn.Module):
+    """Binary cross-entropy of each class, weighted by sample; targets (B, C) of 0 to 1.
+
+    Label smoothing goes towards the class's share of the images, so mean chances stay right.
+    negative_gamma, positive_gamma, shift: of the asymmetric loss (arXiv 2009.14119), which makes
+    easy negatives count less; all 0 for plain cross-entropy.
+    """
+
+    def __init__(self, label_smoothing, shares, negative_gamma=0.0, positive_gamma=0.0, shift=0.0):
+        """shares (C,): of the training images that have each class."""
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.negative_gamma = negative_gamma
+        self.positive_gamma = positive_gamma
+        self.shift = shift
+        self.register_buffer("shares", torch.as_tensor(shares, dtype=torch.float32))
+
+    def sample_weights(self, batch):
+        return batch.weight
+
+    def weighted(self, per_sample, batch):
+        return (per_sample * batch.weight).mean()
+
+    def losses(self, logits, targets):
+        """(B,) mean over classes."""
+        logits = logits.float()
+        if not (self.negative_gamma or self.positive_gamma or self.shift):
+            return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+        chance = logits.sigmoid()
+        against = (1 - chance + self.shift).clamp(max=1)
+        losses = (targets * chance.clamp(min=1e-8).log() * (1 - chance) ** self.positive_gamma
+                  + (1 - targets) * against.clamp(min=1e-8).log()
+                  * (1 - against) ** self.negative_gamma)
+        return -losses.mean(1)
+
+    def forward(self, network, batch):
+        logits = network(batch.images)
+        targets = batch.targets + self.label_smoothing * (self.shares - batch.targets)
+        loss = self.weighted(self.losses(logits, targets), batch)
+        return LossParts(loss, logits, {"supervised": loss.detach()})
+
+    def decoded(self, logits, temperature):
+        return (logits / temperature).sigmoid()
+
+    def settle(self, network):
+        """Nothing: targets are taken as they are."""
+
+    def unsettle(self, network):
+        """Nothing."""
+
+    def in_units(self, answers):
+        return answers
+
+    def apart(self, logits, answers, temperature):
+        """T^2 times the mean over classes of the KL divergence from each answer."""
+        logits = logits.float() / temperature
+        crossed = F.binary_cross_entropy_with_logits(logits, answers, reduction="none")
+        own = F.binary_cross_entropy(answers, answers, reduction="none")
+        return temperature ** 2 * (crossed - own).mean(1)
+
+    def surprise(self, logits, targets):
+        losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+        return losses.sum(1), torch.cat([targets, 1 - targets], dim=1)
+
+    def least_surprise(self, totals):
+        n_classes = len(totals) // 2
+        return sum(map(entropy_of, zip(totals[:n_classes], totals[n_classes:], strict=True)))
+
+
+class Numbers(nn.Module):
+    """Smooth L1 loss on standardised targets (B, C), weighted by sample.
+
+    A network in training answers in standard deviations from the mean; `settle` puts both into its
+    head, so a finished one answers in the targets' own units.
+    """
+
+    def __init__(self, mean, deviation):
+        """mean, deviation (C,): of the targets that are learnt from."""
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
+        deviation = torch.as_tensor(deviation, dtype=torch.float32)
+        self.register_buffer("deviation", torch.where(deviation > 0, deviation, 1.0))
+
+    def sample_weights(self, batch):
+        return batch.weight
+
+    def weighted(self, per_sample, batch):
+        return (per_sample * batch.weight).mean()
+
+    def standard(self, numbers):
+        return (numbers - self.mean) / self.deviation
+
+    def forward(self, network, batch):
+        logits = network(batch.images)
+        per_sample = self.apart(logits, batch.targets, 1.0)
+        loss = self.weighted(per_sample, batch)
+        return LossParts(loss, logits, {"supervised": loss.detach()})
+
+    def decoded(self, logits, temperature):
+        """Of a settled network."""
+        return logits
+
+    def apart(self, logits, answers, temperature):
+        return F.smooth_l1_loss(logits.float(), self.standard(answers), reduction="none").mean(1)
+
+    @torch.no_grad()
+    def settle(self, network):
+        linear = network.head.linear
+        mean = self.mean.to(linear.bias.device)
+        deviation = self.deviation.to(linear.bias.device)
+        linear.weight *= deviation[:, None]
+        linear.bias.copy_(linear.bias * deviation + mean)
+
+    @torch.no_grad()
+    def unsettle(self, network):
+        linear = network.head.linear
+        mean = self.mean.to(linear.bias.device)
+        deviation = self.deviation.to(linear.bias.device)
+        linear.weight /= deviation[:, None]
+        linear.bias.copy_((linear.bias - mean) / deviation)
+
+    def in_units(self, answers):
+        return answers * self.deviation.cpu().numpy() + self.mean.cpu().numpy()
+
+    def surprise(self, logits, targets):
+        """Squared errors, and what makes up the variance."""
+        standard = self.standard(targets)
+        ones = torch.ones_like(standard[:, :1])
+        errors = (logits.float() - standard).square().sum(1)
+        return errors, torch.cat([ones, standard, standard.square()], dim=1)
+
+    def least_surprise(self, totals):
+        """The least squared error of a constant answer."""
+        n_columns = len(totals) // 2
+        n = totals[0]
+        sums = totals[1:n_columns + 1]
+        squares = totals[n_columns + 1:]
+        return sum(square - each**2 / n for each, square in zip(sums, squares, strict=True))
+
 
 class Distilled(nn.Module):
     """A Supervised; for the share alpha of the loss, what frozen teachers say of the same augmented
@@ -111,14 +287,29 @@ class Distilled(nn.Module):
     @torch.no_grad()
     def teacher_probs(self, images):
         """Mean of the teachers' probabilities at the temperature, (B, C)."""
-        probs = [(teacher(images).float() / self.temperature).softmax(dim=1)
+        probs = [self.supervised.decoded(teacher(images).float(), self.temperature)
                  for teacher in self.teachers]
         return torch.stack(probs).mean(0)
+
+    def settle(self, network):
+        self.supervised.settle(network)
+
+    def unsettle(self, network):
+        self.supervised.unsettle(network)
+
+    def in_units(self, answers):
+        return self.supervised.in_units(answers)
+
+    def surprise(self, logits, targets):
+        return self.supervised.surprise(logits, targets)
+
+    def least_surprise(self, totals):
+        return self.supervised.least_surprise(totals)
 
     def forward(self, network, batch):
         own = self.supervised(network, batch)
         teacher_probs = self.teacher_probs(batch.images)
-        per_sample = distillation_loss(own.logits, teacher_probs, self.temperature)
+        per_sample = self.supervised.apart(own.logits, teacher_probs, self.temperature)
         distilled = self.supervised.weighted(per_sample, batch)
         loss = (1 - self.alpha) * own.loss + self.alpha * distilled
         return LossParts(loss, own.logits, own.parts | {"distilled": distilled.detach()})

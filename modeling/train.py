@@ -277,7 +277,7 @@ def fit(spec, training, config, n_epochs, device, folder, watch):
             break
         state.history = []
         state.save(folder)
-    return finish(spec, state, folder)
+    return finish(spec, state, folder, training.objective)
 
 
 def train(spec, training, config, n_epochs, state, folder, watch):
@@ -440,8 +440,10 @@ def diverged(spec, n_steps, lr, peak, compute):
         f"{lr:.2e}: use --set optim.lr={peak / 3:.1e}{exact}")
 
 
-def finish(spec, state, folder):
+def finish(spec, state, folder, objective):
     """Write the averaged weights, the history and restarts; returns the FitResult."""
+    fold_heads(state.ema.module)
+    objective.settle(state.ema.module)
     write_fit(state.ema.module, state.history, folder)
     if state.restarts:
         write_json(Path(folder) / RESTARTS, [vars(restart) for restart in state.restarts])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from contest.audit import read_catalog
-from ensemble.metrics import METRICS, find_metric, paired_change
+from contest.audit import TARGET, read_catalog
+from ensemble.metrics import paired_change
 from ensemble.scores import FEWEST_GROUPS
+from ensemble.tasks import TASKS
 from modeling.inference import Predictions
 from reporting.summary import SCORES
 from utils import UserError, read_json, seed_of
@@ -63,7 +64,11 @@ def common_metric(finals, asked):
         raise UserError("--compare needs one metric for both runs, got "
                         f"{' and '.join(sorted(names))}: add --metric NAME")
     name, = names
-    return METRICS.get(name) or find_metric(name)
+    tasks = {final.get("task", "single") for final in finals}
+    if len(tasks) > 1:
+        raise UserError(f"--compare needs two runs of one task, got {' and '.join(sorted(tasks))}: "
+                        "name two runs on one contest folder")
+    return TASKS[tasks.pop()].find_metric(name)
 
 
 def truth(one, other, finals):
@@ -73,25 +78,29 @@ def truth(one, other, finals):
         raise UserError(f"--compare needs two runs with the same classes, and {Path(one).name!r} "
                         f"has {len(classes[0])}, {Path(other).name!r} {len(classes[1])}, not all "
                         "alike: name two runs on one contest folder")
-    first, second = (labelled(folder, names)
-                     for folder, names in zip((one, other), classes, strict=True))
+    first, second = (labelled(folder, final)
+                     for folder, final in zip((one, other), finals, strict=True))
     n_relabelled = sum(first[i][0] != second[i][0] for i in first.keys() & second.keys())
     index = {name: k for k, name in enumerate(classes[1])}
-    return ({i: index[label] for i, (label, _) in second.items()},
+    return ({i: index.get(label, label) for i, (label, _) in second.items()},
             {i: group for i, (_, group) in second.items()}, n_relabelled)
 
 
-def labelled(folder, classes):
-    """{id: (class value, group)} of the labelled images of a run, by its latest audit."""
+def labelled(folder, final):
+    """{id: (class value or row of the target, group)} of the labelled images of a run, by its
+    latest audit."""
     found = sorted(Path(folder).glob("audit-*/catalog_train.csv"),
                    key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"--compare needs the labels of {str(folder)!r}, whose audit-* is gone: "
                         "run its own command again")
-    catalog, left_out = read_catalog(found[-1], classes, "/")
-    return {sample: (classes[label], group) for sample, label, group, reason in zip(
-        catalog.sample_id.tolist(), catalog.label.tolist(), catalog.group.tolist(),
-        left_out.tolist(), strict=True) if not reason}
+    catalog, left_out = read_catalog(found[-1], final["classes"], "/", final.get("task", "single"),
+                                     found[-1].with_name(TARGET))
+    said = [catalog.classes[k] for k in catalog.label.tolist()] if catalog.target is None else (
+        map(tuple, catalog.target.tolist()))
+    return {sample: (label, group) for sample, label, group, reason in zip(
+        catalog.sample_id.tolist(), said, catalog.group.tolist(), left_out.tolist(), strict=True)
+        if not reason}
 
 
 def paired(metric, ids, said, labels, groups):

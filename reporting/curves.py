@@ -45,10 +45,13 @@ def write_curve(path, points):
     write_atomic(path, csv_text([Point._fields, *points]))
 
 
-def prior_loss(labels):
-    """The log loss of the class shares on these labels (n,)."""
-    shares = np.unique(labels, return_counts=True)[1] / len(labels)
-    return float(-(shares * np.log(shares)).sum())
+def prior_loss(truth, n_columns, judge):
+    """The loss of the best answer that is the same for all of these images, as the class shares.
+
+    truth: Catalog.truth. judge: an ensemble.judges.Judge.
+    """
+    constant = judge.constant(truth, n_columns)
+    return float(judge.row_losses(truth, np.broadcast_to(constant, (len(truth), n_columns))).mean())
 
 
 # ---------------------------------------------------------------- in a sentence

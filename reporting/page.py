@@ -34,9 +34,11 @@ from reporting.figures import (
     quantile_bars,
     reliability_points,
     thumbnail,
-    whole,
 )
+from reporting.numbers import numbers_content
+from reporting.pictures import MOST_IMAGES, SPLITS, class_names, image_of, whole_image_of
 from reporting.render import HERE, render
+from reporting.sets import sets_content
 from reporting.summary import SCORES
 from shift.distortions import DISTORTIONS, distort
 from shift.groups import by_class
@@ -49,14 +51,12 @@ MOST_SAMPLES = 40
 MOST_CLASSES = 30
 MOST_PAIRS = 6
 PAIR_IMAGES = 4
-MOST_IMAGES = 12
 MOST_SUSPECTS = 100
 OPEN_SUSPECTS = 24      # of them, before the rest is folded
 MOST_SETS = 8
 SET_IMAGES = 4
 STRIP_IMAGES = 8
 MOST_STATISTICS = 12
-SPLITS = {"valid": "as they are", "valid_testlike": "made like the test set"}
 
 
 class Page:
@@ -93,7 +93,7 @@ class Page:
         metric = self.setup.metric
         scores = {spec: self.scores.of(done) for spec, done in fitted.items()}
         out_of_fold = stored_oof(blended.folder) if blended else oof_so_far(fitted)
-        oof = oof_content(prepared.audit, out_of_fold, metric, prepared.shift,
+        oof = oof_content(prepared, out_of_fold, metric, blended.blend.cuts if blended else (),
                           {fix.sample_id for fix in self.setup.contest.fixes if fix.is_kept})
         return {
             **self.heading(),
@@ -143,9 +143,9 @@ class Page:
             command += " --label_fixes label_fixes.csv"
         return json.dumps({
             "running": is_running, "stamp": time.time(), "name": setup.folder.name,
-            "command": command, "classes": train.classes,
+            "command": command, "classes": train.classes if train.target is None else [],
             "titles": list(value_of), "fixes": [fix._asdict() for fix in setup.contest.fixes],
-            "images": [[str(sample), value_of[image["label"]], value_of.get(image.get("answer"))]
+            "images": [[str(sample), *(value_of.get(image.get(key)) for key in ("label", "answer"))]
                        for sample, image in images.items()]})
 
     def heading(self):
@@ -325,33 +325,40 @@ def oof_so_far(fitted):
             "valid_testlike": joined(lambda done: done.testlike)}
 
 
-def oof_content(audit, out_of_fold, metric, shift, confirmed=frozenset()):
+def oof_content(prepared, out_of_fold, metric, cuts=(), confirmed=frozenset()):
     """The sections that read out-of-fold predictions; None without any.
 
-    Confusions, suspect labels, hard images, calibration. confirmed: ids whose labels someone has
-    looked at and kept.
+    Confusions, suspect labels, hard images, calibration: as the task's part of the page shows them.
+    confirmed: ids whose labels someone has looked at and kept.
     """
     if not out_of_fold:
         return None
+    audit = prepared.audit
     row_of = {sample: row for row, sample in enumerate(audit.train.sample_id.tolist())}
     ids = out_of_fold["valid"].sample_id.tolist()
     rows = np.array([row_of[sample] for sample in ids])
-    labels = audit.train.label[rows]
     probs = {split: predictions.align(ids) for split, predictions in out_of_fold.items()}
-    if shift.is_empty:      # test images were not found to differ
+    if prepared.shift.is_empty:      # test images were not found to differ
         del probs["valid_testlike"]
+    sure = np.flatnonzero([sample in confirmed for sample in ids])
+    return PARTS[prepared.task.part](audit, rows, probs, metric, cuts, sure)
 
+
+def classes_content(audit, rows, probs, metric, cuts, sure):
+    """What the page shows of out-of-fold rows of images of one class each. As `sets_content`."""
+    labels = audit.train.label[rows]
     names = class_names(audit)
     matrices = {split: review.confusion(labels, each) for split, each in probs.items()}
     stack = list(probs.values())
     mean = np.mean(stack, axis=0)
-    sure = np.flatnonzero([sample in confirmed for sample in ids])
     suspect = review.suspect_labels(labels, probs["valid"], MOST_SUSPECTS, sure)
     hardest = review.hardest(labels, mean, MOST_IMAGES, [*suspect, *sure])
 
     return {
-        "n": len(ids),
-        "scores": [(SPLITS[split], metric(labels, each)) for split, each in probs.items()],
+        "part": "classes",
+        "n": len(rows),
+        "scores": [(SPLITS[split], metric(audit.train.truth[rows], each))
+                   for split, each in probs.items()],
         "names": names,
         "classes": list(audit.train.classes),
         "matrices": matrix_tables(matrices),
@@ -363,6 +370,10 @@ def oof_content(audit, out_of_fold, metric, shift, confirmed=frozenset()):
         "hardest": [picture(audit, rows[k], names, mean[k]) for k in hardest],
         "reliability": reliability_rows(labels, probs),
     }
+
+
+# how a task's out-of-fold rows are shown; each but the first has a template of its name
+PARTS = {"classes": classes_content, "sets": sets_content, "numbers": numbers_content}
 
 
 def class_rows(matrices, names):
@@ -415,23 +426,6 @@ def matrix_tables(matrices):
 
 
 # ---------------------------------------------------------------- images
-
-def class_names(audit):
-    """Class values with their names, where the contest has names for them."""
-    return titles_of(audit.train.classes, audit.summary["class_names"])
-
-
-def image_of(audit, row, names):
-    """A training image with its id and label."""
-    return {"id": audit.train.sample_id[row], "data": thumbnail(audit.train_pixels[row]),
-            "label": names[audit.train.label[row]]}
-
-
-def whole_image_of(catalog, pixels, row, names):
-    """An image with its id and label, large enough to be looked at."""
-    return {"id": catalog.sample_id[row], "data": whole(pixels[row]),
-            "label": names[catalog.label[row]]}
-
 
 def picture(audit, row, names, probs, answer=None):
     """A training image with an answer and its probability among `probs` (C,); None: the likeliest.
@@ -512,8 +506,8 @@ def strips(prepared):
     """[(caption, base64 JPEGs)]: training images, test images, training images as matched."""
     train = prepared.audit.train_pixels
     test = prepared.audit.test_pixels
-    labels = prepared.audit.train.label
-    policies = by_class(prepared.shift.groups, prepared.classes, lambda group: group.policy)
+    catalog = prepared.audit.train
+    policies = by_class(prepared.shift.groups, catalog.kinds, lambda group: group.policy)
     rng = np.random.default_rng(prepared.shift.examples.get("seed", 0))
     rows = rng.permutation(len(train))[:STRIP_IMAGES].tolist()
     test_rows = rng.permutation(len(test))[:STRIP_IMAGES].tolist()
@@ -521,7 +515,7 @@ def strips(prepared):
     def donor(seed):
         return train[seed % len(train)]
 
-    matched = [distort(train[row], policies[labels[row]], row, donor, prepared.native_scale)
+    matched = [distort(train[row], policies[catalog.kind[row]], row, donor, prepared.native_scale)
                for row in rows]
     return [("Training images", [thumbnail(train[row], STRIP_PX) for row in rows]),
             ("Test images", [thumbnail(test[row], STRIP_PX) for row in test_rows]),

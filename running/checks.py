@@ -17,7 +17,7 @@ from config import MICRO_BATCH_SIZE, member, resolve
 from contest.audit import audit_contest, load_audit
 from contest.intake import read_contest
 from data_loader import noise_batch
-from ensemble.metrics import find_metric
+from ensemble.tasks import TASKS
 from modeling.compute import pick_device, precisions, suits_channels_last, unseen_gpu, untimed
 from modeling.losses import Supervised
 from modeling.memory import is_too_large
@@ -131,7 +131,7 @@ def check_disk(config, folder):
 def check_data(config, data_path):
     """Read the contest folder and, unless it has many image files, each of them."""
     contest = read_contest(data_path, config.data)
-    metric = find_metric(config.metric, contest.form.has_class_columns)
+    metric = TASKS[contest.train.task].find_metric(config.metric, contest.form.has_class_columns)
     contest = contest.for_metric(metric)
     found = (f"{len(contest.train)} train and {len(contest.test)} test images, "
              f"{len(contest.train.classes)} classes")

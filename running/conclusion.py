@@ -89,7 +89,7 @@ def write_submission(setup, prepared, result, score, answers):
         (setup.folder / name).unlink(missing_ok=True)      # of a run that had test images
         return ""
     train = prepared.audit.train
-    prior = np.bincount(train.label, minlength=len(train.classes)) / len(train)
+    prior = prepared.task.judge.constant(train.truth, len(train.classes))
     probs = probs_of_ids(form.ids, result.test, prior)
     rows = form.rows(setup.metric.cut(probs, result.blend.cuts))
     form.write(rows, setup.folder / name)
@@ -111,7 +111,7 @@ def final_results(setup, prepared, result, warnings):
     predictions = {split: f"{result.folder.name}/{name}.npz" for split, name in PREDICTIONS.items()
                    if (result.folder / f"{name}.npz").exists()}
     return {"mode": prepared.config.mode, "experiment_name": setup.folder.name,
-            "metric": metric.name, "better": metric.better,
+            "task": prepared.task.name, "metric": metric.name, "better": metric.better,
             "classes": list(prepared.classes), "predictions": predictions,
             "rounds": result.rounds, "blend": result.blend,
             "sources": [row._asdict() for row in result.table],

@@ -314,7 +314,7 @@ def measure_cost(job, compute, place):
     training = measured_training(prepared, spec, compute, place)
     splits = predicted_splits(prepared, spec)
     ids, images, transform = splits.get("test", splits["valid"])
-    inference = Inference(config, prepared.classes, place)
+    inference = Inference(config, prepared.classes, place, prepared.task)
 
     def train():
         with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ensemble.metrics import row_losses
 from modeling.inference import views_for
 from reporting.curves import Point, curve_path, prior_loss, read_curve, write_curve
 from running.predicting import Inference, splits_of
@@ -24,30 +23,33 @@ COST = 0.03                 # of the training, at most
 STEP_OVER_FORWARD = 3       # what a training step costs, in forward passes
 
 
-def curve_of(job, place, epoch_images):
+def curve_of(job, place, epoch_images, objective=None):
     """The Curve of a FitJob; None for a refit, or where none is asked for.
 
-    epoch_images: of an epoch of training.
+    epoch_images: of an epoch of training. objective: what the network is trained by.
     """
     rows = job.prepared.folds.valid_rows(job.spec.fold) if job.spec.fold is not None else []
     if job.metric is None or not job.prepared.config.runtime.curves or not len(rows):
         return None
-    return Curve(job, place, rows, epoch_images)
+    return Curve(job, place, rows, epoch_images, objective)
 
 
 class Curve:
     """Call it after each epoch: curve(network, epoch, n_epochs)."""
 
-    def __init__(self, job, place, rows, epoch_images):
+    def __init__(self, job, place, rows, epoch_images, objective=None):
+        self.objective = objective
         prepared = job.prepared
         rng = np.random.default_rng(seed_of("curve"))
         self.rows = np.sort(rng.permutation(rows)[:MOST_IMAGES])
         self.job = job
         self.log = place.log
-        self.inference = Inference(prepared.config, prepared.classes, replace(place, workers=0))
+        self.inference = Inference(prepared.config, prepared.classes, replace(place, workers=0),
+                                   prepared.task)
         self.loader = self.inference.loader(
             {"valid": splits_of(prepared, self.rows)["valid"]})
-        self.labels = prepared.audit.train.label[self.rows]
+        self.judge = prepared.task.judge
+        self.truth = prepared.audit.train.truth[self.rows]
         self.every = math.ceil(len(self.rows) / (COST * STEP_OVER_FORWARD * epoch_images))
         self.path = curve_path(prepared.folder, job.stages.training.folder.name)
         self.points = {point.epoch: point for point in read_curve(self.path)}
@@ -82,5 +84,8 @@ class Curve:
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
         probs = views["identity"].probs
-        return Point(epoch, float(row_losses(self.labels, probs).mean()),
-                     job.metric(self.labels, probs), prior_loss(self.labels))
+        if self.objective:
+            probs = self.objective.in_units(probs)
+        loss = float(self.judge.row_losses(self.truth, probs).mean())
+        return Point(epoch, loss, job.metric(self.truth, probs),
+                     prior_loss(self.truth, probs.shape[1], self.judge))

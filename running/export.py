@@ -26,13 +26,14 @@ RESIZE = {
 class Exported(nn.Module):
     """images (B, 3, S, S) uint8 RGB -> probabilities (B, C) float32, as `predict.py --fast`."""
 
-    def __init__(self, network, temperature):
+    def __init__(self, network, temperature, decode):
         super().__init__()
         self.network = network
         self.temperature = temperature
+        self.decode = decode
 
     def forward(self, images):
-        return (self.network(images) / self.temperature).softmax(1)
+        return self.decode(self.network(images) / self.temperature)
 
 
 def description(predictor):
@@ -64,6 +65,7 @@ def description(predictor):
             "dtype": "float32",
             "shape": ["batch", len(predictor.classes)],
         },
+        "task": predictor.task.name,
         "classes": predictor.classes,
         "class_names": predictor.class_names,
         "cuts": predictor.blend.cuts,
@@ -81,7 +83,8 @@ def export_onnx(predictor, path):
     onnx = import_extra("onnx", "--export onnx")
     import_extra("onnxscript", "--export onnx")      # torch's exporter needs it
     module = Exported(predictor.network(predictor.best).cpu(),
-                      predictor.blend.temperature[predictor.best.name]).eval()
+                      predictor.blend.temperature[predictor.best.name],
+                      predictor.task.decode).eval()
     facts = plain(description(predictor))
     images = coarse_noise(facts["image_size_px"])
     try:

@@ -24,7 +24,7 @@ from ensemble.teachers import (
 from modeling.augment import BatchMix, train_augment
 from modeling.compute import Compute
 from modeling.inference import Predictions
-from modeling.losses import Distilled, Supervised, class_weights
+from modeling.losses import Distilled
 from modeling.network import build_network
 from modeling.norms import fused
 from modeling.train import (
@@ -111,7 +111,7 @@ def fit_targets(prepared, spec, taught=None):
 def able_teachers(job):
     """([FitSpec] that teach a fit, the temperature of their mean)."""
     config = job.prepared.config
-    label_of = job.prepared.label_of
+    label_of = job.prepared.known_of
     teachers = teachers_of(config, job.spec, job.before)
     folds = []
     for fold in calibrators_of(config, job.spec, job.before):
@@ -155,7 +155,7 @@ def distilled_from(job, teachers, place):
         place.log.warn(f"{job.spec.title} learns without distillation: no fit of the round before "
                        "was made in its fold")
 
-    inference = Inference(prepared.config, prepared.classes, place)
+    inference = Inference(prepared.config, prepared.classes, place, prepared.task)
     networks = []
     for teacher in teachers:
         done = job.before[teacher]
@@ -177,9 +177,10 @@ def new_network(prepared, spec):
 def augments_of(prepared, n_epochs=1):
     """The training augmentation of each class, for a fit of `n_epochs`."""
     config = prepared.config
-    return by_class(prepared.shift.groups, prepared.classes, lambda group: train_augment(
+    return by_class(prepared.shift.groups, prepared.audit.train.kinds, lambda group: train_augment(
         config.augment, group, native_scale=prepared.native_scale,
-        share=prepared.shift.trained_share, n_epochs=n_epochs, **square_of(config)))
+        share=prepared.shift.trained_share, n_epochs=n_epochs, turns=prepared.task.turns(config),
+        **square_of(config)))
 
 
 def new_training(prepared, spec, compute, pixels, targets, place, n_epochs, teachers=()):
@@ -189,7 +190,7 @@ def new_training(prepared, spec, compute, pixels, targets, place, n_epochs, teac
     # what begins with trained weights knows the classes already
     n_rising = 1 if start_of(config, spec) else n_epochs
     augments = augments_of(prepared, n_rising)
-    transforms = [augments[k] for k in targets.probs.argmax(1)]
+    transforms = [augments[k] for k in targets.kind]
     dataset = ImageDataset(pixels, targets.sample_id, transforms, names, targets.probs,
                            targets.weight)
     sampler = EpochSampler(len(dataset), config.optim.batch_size, names)
@@ -206,11 +207,8 @@ def new_training(prepared, spec, compute, pixels, targets, place, n_epochs, teac
 def new_objective(prepared, spec, network, targets, teachers):
     """What the network is asked to do: its targets, and its teachers' answers where it has any."""
     config = prepared.config
-    labels = prepared.audit.train.label[training_rows(prepared, spec)]
-    n_labelled = np.bincount(labels, minlength=targets.probs.shape[1])
-    n_taught = (targets.probs * targets.weight[:, None]).sum(0)
-    weights = class_weights(n_labelled, config.optim.class_weight_power, n_taught)
-    objective = Supervised(config.optim, weights, network.head.with_margin)
+    truth = prepared.audit.train.truth[training_rows(prepared, spec)]
+    objective = prepared.task.objective(config, truth, targets, network.head.with_margin)
     if not teachers:
         return objective
     round_ = config.rounds[spec.round]
@@ -245,12 +243,12 @@ def train_fit(job, place, folder, train_until, advance):
     networks = distilled_from(job, teachers, place)
     training = new_training(prepared, spec, job.compute, pixels, targets, place,
                             job.n_epochs, networks)
-    warm_start(job, training.network, log)
+    warm_start(job, training.network, log, training.objective)
 
     n_steps = job.n_epochs * len(training.sampler)
     watch = Watch(log, f"{job.title} {spec.title}", shorten=partial(in_time, train_until),
                   advance=partial(advance, 1 / n_steps),
-                  check=curve_of(job, place, len(targets.sample_id)))
+                  check=curve_of(job, place, len(targets.sample_id), training.objective))
     config = with_room(prepared.config, job.cost)
     result = fit(spec, training, config, job.n_epochs, place.device, folder, watch)
 
@@ -264,11 +262,13 @@ def train_fit(job, place, folder, train_until, advance):
     keep_warnings(log.warnings, folder)
 
 
-def warm_start(job, network, log):
+def warm_start(job, network, log, objective=None):
     """Load the weights that a fit begins with, in a round that begins with those of the last."""
     start = start_of(job.prepared.config, job.spec)
     if start in job.before:
         load_weights(network, job.before[start].result.weights)
+        if objective:
+            objective.unsettle(network)
     elif start:
         log.warn(f"{job.spec.title} begins like the first round: there is no {start.name} of that "
                  "fold")

@@ -74,9 +74,14 @@ def changed_settings(before, now):
     def deciding(settings):      # of the runtime only the time budget
         return settings | {"runtime": settings.get("runtime", {}).get("time_budget_hours")}
 
+    def differs(now, before):      # a setting that an older version lacks was at its default
+        if isinstance(now, dict) and isinstance(before, dict):
+            return any(differs(now[key], before[key]) for key in now.keys() & before.keys())
+        return now != before
+
     before = deciding(before)
     now = deciding(now)
-    changed = [key for key in now if now[key] != before.get(key)]
+    changed = [key for key in now if differs(now[key], before.get(key, now[key]))]
     return ["--time_budget" if key == "runtime" else key for key in changed]
 
 
@@ -96,6 +101,8 @@ def introduce(setup, log):
             f"{config.optim.batch_size}, on {setup.machine['device']}")
     introduce_weights(setup, log)
     if setup.config.runtime.device == "auto" and (text := unseen_gpu()):
+        log.warn(text)
+    for text in setup.adapted:
         log.warn(text)
     for problem in setup.contest.problems:
         log.warn(problem.text)

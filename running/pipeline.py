@@ -18,8 +18,8 @@ from huggingface_hub import constants as hub_constants
 
 from config import AUTO, FAMILIES, has_own_backbones, member, resolve
 from contest.intake import read_contest
-from ensemble.metrics import find_metric
 from ensemble.scores import FoldScores, blended
+from ensemble.tasks import TASKS
 from modeling.compute import pick_device
 from modeling.weights import find_weights, into_weights_dir, nearest_in_size, networks_in
 from reporting.page import Page
@@ -152,7 +152,9 @@ def understand(config, data_path, folder, executor, start, command):
                         "machine's one GPU (mps): use --engine local, or --device cpu")
     machines = executor.survey(partial(machine_facts, runtime.device))
     machine = min(machines, key=lambda facts: facts["gpu_memory_bytes"])
-    metric = find_metric(config.metric, contest.form.has_class_columns)
+    task = TASKS[contest.train.task]
+    metric = task.find_metric(config.metric, contest.form.has_class_columns)
+    config, adapted = task.adapt(config)
     config = resolve(config, gpu_memory_bytes=machine["gpu_memory_bytes"],
                      n_train=len(contest.train), metric=metric.name)
     contest = contest.for_metric(metric)
@@ -163,7 +165,7 @@ def understand(config, data_path, folder, executor, start, command):
                  weights=weights, instead_of=instead_of, command=shlex.join(command),
                  deadline=deadline_of(runtime, start),
                  short=short_paths(runtime, folder.parent, contest.folder, data_path,
-                                   config.data.label_fixes or "."))
+                                   config.data.label_fixes or "."), adapted=adapted)
 
 
 def with_networks(config):

@@ -12,6 +12,7 @@ import numpy as np
 
 from config import Config
 from data_loader import ImageDataset, SplitLoader
+from ensemble.tasks import SINGLE, Task
 from modeling.augment import plain_view, testlike_view
 from modeling.inference import predict, read_features, save_views, views_for
 from modeling.memory import Room
@@ -37,6 +38,7 @@ class Inference:
     config: Config
     classes: tuple[str, ...]
     place: Place
+    task: Task = SINGLE
 
     def network(self, spec, source, compute, weights):
         """The network of a finished fit, on the device. weights: the fit's file."""
@@ -58,7 +60,8 @@ class Inference:
         return predict(network, loader.batches(split), loader.datasets[split].sample_id,
                        self.classes, split=split, source=source_of(spec), views=views,
                        room=self.room(loader, spec.title), adapted=adapted,
-                       autocast=compute.autocast(self.place.device))
+                       autocast=compute.autocast(self.place.device), decode=self.task.decode,
+                       values=self.task.values)
 
     def features(self, backbone, compute, network, loader, split, views):
         """Features of a loader's split; smaller batches where memory runs out."""
@@ -125,8 +128,8 @@ def splits_of(prepared, rows):
     pixels = audit.train_pixels.take(rows)
     splits["valid"] = (valid.sample_id, pixels, plain)
     if not prepared.shift.is_empty:
-        testlike = testlike_views(prepared, valid.classes)
-        splits["valid_testlike"] = (valid.sample_id, pixels, [testlike[k] for k in valid.label])
+        testlike = testlike_views(prepared, valid.kinds)
+        splits["valid_testlike"] = (valid.sample_id, pixels, [testlike[k] for k in valid.kind])
     return splits
 
 
@@ -150,7 +153,7 @@ def predict_fit(job, place, folder):
     """Leave valid.npz, valid_testlike.npz, test.npz of a FitJob: each its views and their mean."""
     prepared = job.prepared
     spec = job.spec
-    inference = Inference(prepared.config, prepared.classes, place)
+    inference = Inference(prepared.config, prepared.classes, place, prepared.task)
     source = prepared.weights[spec.backbone]
     weights = job.stages.training.folder / WEIGHTS
     network = inference.network(spec, source, job.compute, weights)

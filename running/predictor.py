@@ -53,6 +53,7 @@ def write_predictor(setup, prepared, fits, blend):
              *views_of(prepared.config, prepared.shift, with_adapted=True)]
     write_json(setup.folder / NAME, {
         "experiment_name": setup.folder.name,
+        "task": prepared.task.name,
         "metric": setup.metric.name,
         "classes": prepared.classes,
         "class_names": setup.contest.class_names,
@@ -107,7 +108,8 @@ def predictor_of(stored):
         fits[spec] = fit if can_do else replace(fit, compute=otherwise)
 
     place = place_on(device, runtime, usable_cores(), EventLog(os.devnull, echo=False))
-    return Predictor(Inference(stored.config, stored.classes, place), fits, stored.views,
+    inference = Inference(stored.config, stored.classes, place, stored.task)
+    return Predictor(inference, fits, stored.views,
                      stored.blend, stored.metric, stored.long_side_px, stored.class_names,
                      stored.white_level)
 
@@ -166,12 +168,14 @@ class Predictor:
         fit = self.fits[spec]
         return self.inference.network(spec, fit.source, fit.compute, fit.weights).eval()
 
-    def labels(self, probs):
-        """(n,) class index of each row of probs (n, C), as in the submission.
+    @property
+    def task(self):
+        return self.inference.task
 
-        The likeliest class, or the grade.
-        """
-        return self.metric.cut(probs, self.blend.cuts).argmax(1)
+    def answers(self, probs):
+        """Rows (n, C) that are largest at the answers to rows of probs (n, C), as in the
+        submission."""
+        return self.metric.cut(probs, self.blend.cuts)
 
     def describe(self):
         n_views = [len(self.blend.views[spec.name]) for spec in self.fits]

@@ -11,6 +11,7 @@ from contest.decoding import read_bytes
 from contest.files import path_inside
 from contest.intake import contest_digests
 from data_loader import load_folds, make_folds, save_folds
+from ensemble.tasks import TASKS
 from modeling.augment import plain_view
 from modeling.compute import Compute, precisions
 from modeling.network import build_network, with_padding
@@ -50,12 +51,15 @@ def prepare(setup, log, may_measure=True):
     if not (may_measure or shift_stage.is_done):
         return None
     shift = matched(setup, audit, weights, shift_stage, log)
+    task = TASKS[audit.train.task]
+    if not task.turns(setup.config):
+        shift = shift.without_turns()
     folds_stage = stage_of_folds(setup, audit_stage.key)
     folds = folded(setup, audit, folds_stage, log)
     keys = Keys(audit_stage.key, shift_stage.key, folds_stage.key)
     rounds = allowed_rounds(setup.config, len(audit.test), log)
     return Prepared(replace(setup.config, rounds=rounds), setup.folder, audit, shift, folds,
-                    weights, digests, keys)
+                    weights, digests, keys, task)
 
 
 # ---------------------------------------------------------------- audit
@@ -184,11 +188,11 @@ def measure_shift(setup, audit, weights):
     config = setup.config
     train = audit.train
     if config.augment.policy == "none":
-        return unmeasured_shift(train.classes, len(train))
+        return unmeasured_shift(train.kinds, len(train))
     test_paths = audit.test.path if reads_test(config, audit) else []
     seconds = max(1.0, SHIFT_SHARE * (setup.ends_by - time.perf_counter()))
-    report = match_shift(train.path, train.label, test_paths, seed=config.seed,
-                         workers=usable_cores(), classes=train.classes,
+    report = match_shift(train.path, train.kind, test_paths, seed=config.seed,
+                         workers=usable_cores(), classes=train.kinds,
                          embed=make_embed(setup, pretrained_source(weights)),
                          groups=config.augment.groups, white_level=audit.white_level,
                          read=reader_of(audit), seconds=seconds)

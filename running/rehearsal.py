@@ -6,6 +6,7 @@ import numpy as np
 from contest.audit import Audit
 from data_loader import make_folds
 from ensemble.scores import FoldScores
+from ensemble.tasks import TASKS
 from modeling.weights import WeightsSource
 from running.frozen import described
 from running.planner import Planner, specs_left
@@ -72,7 +73,8 @@ def rehearsed(setup, log):
                   test_pixels=NoiseImages(len(contest.test), side_px), bad_test_ids=())
     return Prepared(
         replace(config, rounds=allowed_rounds(config, len(contest.test), log)), setup.folder, audit,
-        shift=unmeasured_shift(contest.train.classes, len(contest.train)),
+        shift=unmeasured_shift(contest.train.kinds, len(contest.train)),
         folds=make_folds(contest.train, config.data.n_folds, config.seed),
         weights={name: WeightsSource(name, "random") for name in setup.weights},
-        digests=dict.fromkeys(setup.weights, ""), keys=Keys("", "", ""))
+        digests=dict.fromkeys(setup.weights, ""), keys=Keys("", "", ""),
+        task=TASKS[contest.train.task])

@@ -17,6 +17,7 @@ from contest.audit import Audit
 from contest.catalog import Contest
 from data_loader import Folds
 from ensemble.metrics import Metric
+from ensemble.tasks import SINGLE, Task
 from modeling.compute import Compute
 from modeling.inference import Predictions, load_views
 from modeling.train import FitResult, load_result
@@ -39,7 +40,7 @@ class Setup:
     that the ones at hand are trained for. command: what a person types to repeat the run.
     deadline: of the last fit, by time.perf_counter(); infinite without a time budget. ends_by: when
     a run of a size that nobody gave should have ended; infinite for other runs.
-    short: what is kept of a value, with shorter paths.
+    short: what is kept of a value, with shorter paths. adapted: sentences on what the task changed.
     """
 
     config: Config
@@ -54,6 +55,7 @@ class Setup:
     deadline: float = math.inf
     ends_by: float = math.inf
     short: ShortPaths = field(default_factory=ShortPaths)
+    adapted: tuple[str, ...] = ()
 
 
 class Keys(NamedTuple):
@@ -80,10 +82,12 @@ class Prepared:
     weights: dict[str, WeightsSource]
     digests: dict[str, str]
     keys: Keys
+    task: Task = SINGLE
 
     def __getstate__(self):
         """Without what is worked out of it, which another process can do by itself."""
-        return {name: value for name, value in vars(self).items() if name != "label_of"}
+        return {name: value for name, value in vars(self).items()
+                if name not in ("label_of", "known_of")}
 
     @property
     def classes(self):
@@ -91,9 +95,15 @@ class Prepared:
 
     @functools.cached_property
     def label_of(self):
-        """{sample id: label} of the training images."""
+        """{sample id: its label, or row of the target} of the training images."""
         train = self.audit.train
-        return dict(zip(train.sample_id.tolist(), train.label.tolist(), strict=True))
+        return dict(zip(train.sample_id.tolist(), train.truth.tolist(), strict=True))
+
+    @functools.cached_property
+    def known_of(self):
+        """As `label_of`, what teachers are judged by."""
+        train = self.audit.train
+        return dict(zip(train.sample_id.tolist(), train.known.tolist(), strict=True))
 
     @property
     def native_scale(self):
@@ -169,6 +179,7 @@ def fit_stages(prepared, spec, compute_of, available=None, known=None):
     }
     if tagged := prepared.weights[spec.backbone].tagged:
         settings["tagged"] = tagged      # another mean and standard deviation
+    settings |= prepared.task.settings(config)
     if config.runtime.time_budget_hours:
         settings["time_budget_hours"] = config.runtime.time_budget_hours
 

@@ -15,7 +15,8 @@ import torch
 from config import Config, FitSpec, with_values
 from contest.decoding import WHITE_LEVEL
 from ensemble.blend import Blend
-from ensemble.metrics import METRICS, Metric
+from ensemble.metrics import Metric
+from ensemble.tasks import TASKS, Task
 from modeling.compute import Compute
 from modeling.inference import SYMMETRIES, View
 from modeling.weights import WeightsSource
@@ -57,6 +58,7 @@ class StoredRun:
     views: tuple[View, ...]
     blend: Blend
     metric: Metric
+    task: Task
     long_side_px: int
     made_on: torch.device
     white_level: int
@@ -94,7 +96,8 @@ def unlike_written(folder, problem):
 # ---------------------------------------------------------------- model.json's values
 
 def stored_run(stored, folder, config):
-    """The StoredRun of model.json's content."""
+    """The StoredRun of model.json's content. Those of older versions have no task."""
+    task = TASKS[stored.get("task", "single")]
     fits = [stored_fit(fit, folder) for fit in stored["fits"]]
     if len(dict(fits)) < len(fits):
         raise ValueError("it names a fit twice")
@@ -106,7 +109,8 @@ def stored_run(stored, folder, config):
         fits=dict(fits),
         views=tuple(made(View, view) for view in stored["views"]),
         blend=made(Blend, stored["blend"]),
-        metric=METRICS[stored["metric"]],
+        metric=task.metrics[stored["metric"]],
+        task=task,
         long_side_px=checked("long_side_px", stored["long_side_px"], int),
         made_on=torch.device(checked("device", stored["device"], str)),
         white_level=checked("white_level", stored.get("white_level", WHITE_LEVEL), int))
@@ -195,8 +199,8 @@ def problems_of_blend(run):
     if named != set(blend.weighted_names()):
         yield f"blend.weights must weigh the fits {first_few(sorted(named))}, got {blend.weights}"
         return
-    if len(blend.cuts) not in (0, len(run.classes) - 1):
-        yield f"blend.cuts must be between {len(run.classes)} classes, got {blend.cuts}"
+    if len(blend.cuts) not in (0, run.metric.n_cuts(len(run.classes))):
+        yield f"blend.cuts must be those of {len(run.classes)} classes, got {blend.cuts}"
 
     view_of = {view.name: view for view in run.views}
     for name in named:

@@ -1,5 +1,5 @@
 """ShiftReport: what was measured of the shift, as JSON and as sentences."""
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shift.distortions import DISTORTIONS, SYMMETRIES, ShiftPolicy
 from shift.groups import ClassGroup
@@ -47,6 +47,12 @@ class ShiftReport:
         """The identity, the natural symmetries and those of the test images."""
         shown = [d.kind for d in self.policy.distortions if d.kind in SYMMETRIES]
         return ("identity", *dict.fromkeys([*self.natural_symmetries, *shown]))
+
+    def without_turns(self):
+        """This report without natural symmetries, for images whose answer turns with them."""
+        groups = tuple(replace(g, policy=replace(g.policy, natural=())) for g in self.groups)
+        return replace(self, groups=groups, natural_symmetries=(),
+                       policy=replace(self.policy, natural=()))
 
     def to_json(self):
         return plain(self) | {"groups": plain([g.to_json() for g in self.groups])}

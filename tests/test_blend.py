@@ -29,6 +29,7 @@ from ensemble.blend import (
     useless,
     what_each_adds,
 )
+from ensemble.judges import JUDGES
 from ensemble.metrics import METRICS, fit_temperature, with_temperature
 from modeling.inference import Predictions
 from utils import RunError
@@ -218,7 +219,7 @@ class Seen:
         self.rows = rows
         self.log = log
 
-    def probs(self, sources):
+    def probs(self, sources, judge):
         rows = sources["m"]["v"]
         held = set(rows[:, 0].astype(int).tolist())
         self.log.append((self.method, self.rows, held))
@@ -232,7 +233,7 @@ def test_no_row_is_blended_or_chosen_for_by_what_was_fitted_on_it(monkeypatch, n
     labels, parts = np.arange(n) % 3, np.arange(n) % n_parts + 4
     fits_made, blended, scored = [], [], []
 
-    def fit_recipes(sources, labels, methods):
+    def fit_recipes(sources, labels, methods, judge):
         rows = frozenset(sources["m"]["v"][:, 0].astype(int).tolist())
         assert labels.tolist() == [i % 3 for i in sorted(rows)]
         fits_made.append(rows)
@@ -243,9 +244,9 @@ def test_no_row_is_blended_or_chosen_for_by_what_was_fitted_on_it(monkeypatch, n
         return 0.5
 
     monkeypatch.setattr(blend, "fit_recipes", fit_recipes)
-    monkeypatch.setattr(blend, "log_loss", lambda labels, probs: 0.0)
     metric = replace(ACCURACY, function=score)
-    fits = Fits({"m": {"v": numbers}}, labels, parts, ["mean", "greedy"])
+    judge = replace(JUDGES["shares"], loss=lambda labels, probs: 0.0)
+    fits = Fits({"m": {"v": numbers}}, labels, parts, ["mean", "greedy"], judge)
     rows = nested(fits, metric)
     np.testing.assert_array_equal(rows.probs, numbers)
     np.testing.assert_array_equal(rows.answers, numbers)

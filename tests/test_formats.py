@@ -519,32 +519,43 @@ def test_two_class_columns_without_a_sample_stop_with_both_named(tmp_path):
     ("haze primary", "agriculture clear primary water", "clear primary", "clear water",
      "haze water", "agriculture haze", "primary water", "clear", "haze clear primary water",
      "agriculture water", "agriculture primary")])
-def test_sets_of_classes_are_refused(labels, tmp_path):
+def test_cells_of_several_classes_are_sets_unless_one_class_is_asked_for(labels, tmp_path):
     rows = [(f"a{i}.jpg", k) for i, k in labelled(labels)]
     images(tmp_path / "train_images", [i for i, _ in rows])
     table(tmp_path / "train.csv", ("image", "labels"), *rows)
-    with pytest.raises(UserError,
-                       match=r"gives several classes to \d+ of \d+ images .*multi-label") as error:
-        read_contest(tmp_path, DataConfig())
-    assert "\n" not in str(error.value)
+    contest = read_contest(tmp_path, DataConfig())
+    words = {word for label in labels for word in label.replace(",", " ").split()}
+    assert contest.train.task == "multilabel" and set(contest.train.classes) == words
+    assert "--task single" in contest.understood[1]
+    shown = dict(zip(contest.train.sample_id.tolist(), contest.train.target, strict=True))
+    for name, label in rows:
+        own = {c for c, has in zip(contest.train.classes, shown[name], strict=True) if has}
+        assert own == set(label.replace(",", " ").split())
+    single = read_contest(tmp_path, DataConfig(task="single")).train
+    assert single.task == "single" and set(single.classes) == set(labels)
 
 
-def test_several_ones_in_a_row_are_refused(tmp_path):
+def test_several_ones_in_a_row_are_a_set_unless_one_class_is_asked_for(tmp_path):
     plant_pathology_2020(tmp_path)
     edit(tmp_path / "train.csv", lambda header, rows: [header, [rows[0][0], 0, 0, 1, 1], *rows[1:]])
+    train = read_contest(tmp_path, DataConfig()).train
+    assert train.task == "multilabel" and train.target[0].tolist() == [0, 0, 1, 1]
     with pytest.raises(
-        UserError, match=r"several classes to 1 of 12 images \('rust scab'\), .*multi-label"
+        UserError, match=r"several classes to 1 of 12 images \('rust scab'\): use --task multilabel"
     ) as error:
-        read_contest(tmp_path, DataConfig())
+        read_contest(tmp_path, DataConfig(task="single"))
     assert "\n" not in str(error.value)
 
 
-def test_soft_labels_are_refused(tmp_path):
+def test_shares_are_soft_labels_unless_one_class_is_asked_for(tmp_path):
     plant_pathology_2020(tmp_path)
     edit(tmp_path / "train.csv", lambda header, rows: [header, [rows[0][0], 0, 0.4, 0.6, 0],
                                                        *rows[1:]])
+    train = read_contest(tmp_path, DataConfig()).train
+    assert train.task == "soft" and train.target.sum(1) == pytest.approx(1)
+    assert train.label[0] == 2 and train.target[0] == pytest.approx([0, 0.4, 0.6, 0])
     with pytest.raises(UserError, match=r"must hold 0 or 1, got '0.4'"):
-        read_contest(tmp_path, DataConfig())
+        read_contest(tmp_path, DataConfig(task="single"))
 
 
 def test_pixels_in_a_table_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Contest folders as people download them, and as they break: read_contest and the audit."""
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -447,9 +448,11 @@ def test_two_target_columns(root):
         read_contest(root, DATA)
 
 
-def test_measurements_are_no_classes(root):
+def test_another_text_in_each_row_is_no_class(tmp_path):
+    root = plain_contest(tmp_path, n_train=24)
     (root / "sample_submission.csv").unlink()
-    write(root / "train.csv", "ID,age", *(f"a{i}.png,{i}.25" for i in range(8)))
+    (root / "meta.csv").unlink()
+    write(root / "train.csv", "ID,note", *(f"a{i}.png,note_{i}" for i in range(24)))
     with pytest.raises(
         UserError, match=r"which are not classes; supported are contests with one class per image"
     ) as error:
@@ -468,15 +471,16 @@ def test_one_hot_columns_need_no_sample_submission(root):
     assert "one-hot in 2 columns" in contest.understood[1]
 
 
-def test_images_of_no_class_have_no_column(root):
+def test_many_rows_without_a_1_are_images_of_none_of_the_classes(root):
     (root / "meta.csv").unlink()
     write(root / "sample_submission.csv", "ID,dent,rust", *(f"t{i}.png,0,0" for i in range(4)))
     write(root / "train.csv", "ID,dent,rust",
           *(f"a{i}.png,{int(i < 2)},{int(2 <= i < 4)}" for i in range(8)))
-    with pytest.raises(
-        UserError, match=r"4 of 8 rows of 'train\.csv' have no 1 in the columns 'dent', 'rust'"
-    ):
-        read_contest(root, DATA)
+    train = read_contest(root, DATA).train
+    assert train.task == "multilabel"
+    assert train.target.tolist() == [[1, 0]] * 2 + [[0, 1]] * 2 + [[0, 0]] * 4
+    single = read_contest(root, replace(DATA, task="single"))
+    assert single.train.task == "single" and len(problem(single, "missing_label").sample_ids) == 4
 
 
 def test_names_of_several_words_are_classes_where_their_column_is_asked_for(tmp_path):
@@ -489,11 +493,12 @@ def test_names_of_several_words_are_classes_where_their_column_is_asked_for(tmp_
           *(f"a{i}.png,{card}" for i, card in enumerate(2 * cards)))
     with pytest.raises(
         UserError,
-        match=r"several classes to 104 of 106 .*data\.target_column=target takes each value",
+        match=r"several classes to 104 of 106 .*--task multilabel .*--task single each value",
     ):
         read_contest(root, DATA)
-    contest = read_contest(root, DataConfig(n_folds=2, target_column="target"))
-    assert len(contest.train.classes) == 53 and "9 of clubs" in contest.train.classes
+    for asked in ({"target_column": "target"}, {"task": "single"}):
+        contest = read_contest(root, DataConfig(n_folds=2, **asked))
+        assert len(contest.train.classes) == 53 and "9 of clubs" in contest.train.classes
 
 
 def test_one_class_in_the_file_names_is_none(tmp_path):

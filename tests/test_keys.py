@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from config import FitSpec, build_config, resolve
-from ensemble.metrics import find_metric
 from ensemble.scores import ensemble_stage
+from ensemble.tasks import SINGLE
 from modeling.compute import Compute
 from modeling.weights import WeightsSource
 from running import preparing
@@ -74,7 +74,7 @@ def test_what_is_measured_planned_and_blended(prepared):
     assert cost_stage(prepared, MACHINE, NAMES[1], Compute()).key == "550e52dc60df"
     assert plan_stage(prepared).key == "ecc9c197b8b3"
     fits = {name: SimpleNamespace(predict_stage=SimpleNamespace(key=name)) for name in ("p0", "p1")}
-    assert ensemble_stage(prepared, find_metric("macro_f1"), fits).key == "7550715a15d4"
+    assert ensemble_stage(prepared, SINGLE.find_metric("macro_f1"), fits).key == "7550715a15d4"
 
 
 def first_of_these_versions():

@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score, log_loss, recall_score, roc_auc_score
 
+from ensemble.judges import confident_scores
 from ensemble.metrics import (
     METRICS,
     accuracy_temperature,
     bootstrap_ci90,
     calibrated,
-    confident_scores,
-    find_metric,
     fit_cuts,
     fit_temperature,
     least_loss_weights,
@@ -19,6 +18,7 @@ from ensemble.metrics import (
     row_losses,
     with_temperature,
 )
+from ensemble.tasks import SINGLE
 from shift.mixtures import mixture_weights
 from utils import UserError
 
@@ -157,12 +157,12 @@ def test_fitted_thresholds_undo_a_grade_that_is_seen_too_low():
 
 
 def test_an_unknown_metric_names_the_nearest():
-    assert find_metric("auto") is find_metric("macro-F1") is METRICS["macro_f1"]
-    assert find_metric("auto",
-                       has_class_columns=True) is METRICS["log_loss"] and find_metric(
+    assert SINGLE.find_metric("auto") is SINGLE.find_metric("macro-F1") is METRICS["macro_f1"]
+    assert SINGLE.find_metric("auto",
+                       has_class_columns=True) is METRICS["log_loss"] and SINGLE.find_metric(
                            "MAP@5") is METRICS["map_at_5"]
     with pytest.raises(UserError, match="did you mean 'macro_f1'"):
-        find_metric("macrof1")
+        SINGLE.find_metric("macrof1")
 
 
 def test_mixture_recovers_shares_through_a_blurry_classifier():

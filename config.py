@@ -340,6 +340,10 @@ class RuntimeConfig:
         "also log to TensorBoard or MLflow, in the run's folder; their packages are optional",
         choices=("none", "tensorboard", "mlflow"),
     )
+    heatmaps: bool = setting(
+        True,
+        "show in the report where the networks looked, for suspect labels and confused pairs",
+    )
     curves: bool = setting(
         True,
         "while a fit trains, score at most 512 of its valid images every few epochs, for the "

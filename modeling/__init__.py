@@ -16,6 +16,7 @@ guard          whether a fit learns, beside the best constant answer
 memory         less at a time where memory runs out
 train          the training loop: fit()
 inference      Predictions, views, the inference loop
+evidence       where in an image a network sees a class
 frozen         classifiers on the features of a network that is not trained
 torch_private  private parts of torch, each behind a named function
 

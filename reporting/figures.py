@@ -6,6 +6,7 @@ import base64
 import math
 
 import cv2
+import numpy as np
 
 THUMBNAIL_PX = 132
 STRIP_PX = 192
@@ -104,6 +105,17 @@ def whole(image):
     while len(jpeg := jpeg_of(image, side_px)) > WHOLE_BYTES and side_px > THUMBNAIL_PX / 2:
         side_px = 0.8 * min(side_px, max(image.shape[:2]))
     return base64.b64encode(jpeg).decode()
+
+
+def heated(image, values):
+    """uint8 (S, S, 3) RGB with a map (S, S) over it: grey where it is lowest, glowing where it is
+    highest."""
+    values = np.clip(values, 0, None)
+    share = values / max(float(values.max()), 1e-12)
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    colours = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    alpha = 0.75 * share[..., None]
+    return ((1 - alpha) * grey + alpha * colours).astype(np.uint8)
 
 
 def jpeg_of(image, side_px):

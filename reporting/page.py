@@ -70,6 +70,7 @@ class Page:
         self.log = log
         self.pause_until = 0.0
         self.first = None      # running.conclusion.first_look's
+        self.seen = None       # running.heatmaps.HeatMaps, at the end
 
     def show(self, fitted, specs, final=None, blended=None):
         """Write the page of {FitSpec: Fitted} out of all specs.
@@ -95,6 +96,8 @@ class Page:
         out_of_fold = stored_oof(blended.folder) if blended else oof_so_far(fitted)
         oof = oof_content(prepared, out_of_fold, metric, blended.blend.cuts if blended else (),
                           {fix.sample_id for fix in self.setup.contest.fixes if fix.is_kept})
+        if oof and final:
+            self.show_maps(oof)
         return {
             **self.heading(),
             **self.fixed,
@@ -112,6 +115,17 @@ class Page:
             "oof": oof,
             "mend": self.mend(oof, is_running=final is None),
         }
+
+    def show_maps(self, oof):
+        """Give suspect images and those of confused pairs what the networks looked at."""
+        if self.seen is None:
+            return
+        asked = [*oof["suspects"][:OPEN_SUSPECTS],
+                 *(image for pair in oof["pairs"] for image in pair["images"])]
+        maps = self.seen(list(dict.fromkeys((str(p["id"]), p["answer_index"]) for p in asked)))
+        for p in asked:
+            if (key := (str(p["id"]), p["answer_index"])) in maps:
+                p["heat"] = thumbnail(maps[key])
 
     @functools.cached_property
     def fixed(self):
@@ -433,7 +447,7 @@ def picture(audit, row, names, probs, answer=None):
     if answer is None:
         answer = int(probs.argmax())
     return {**whole_image_of(audit.train, audit.train_pixels, row, names),
-            "answer": names[answer], "sure": float(probs[answer])}
+            "answer": names[answer], "answer_index": int(answer), "sure": float(probs[answer])}
 
 
 def image_of_test(audit, row):

@@ -27,6 +27,7 @@ conclusion    submission, result files, predictor
 export        the best single fit as an ONNX model
 fetching      --fetch_weights: weights into a folder that can be carried
 prune         what a finished run can do without
+heatmaps      what the networks looked at
 checks        the debug mode
 trackers      TensorBoard and MLflow, fed by the event log
 

@@ -30,6 +30,7 @@ from running.costs import machine_facts
 from running.executor import CODE, make_executor
 from running.forecast import forecast
 from running.frozen import frozen_fits
+from running.heatmaps import HeatMaps
 from running.hurry import hurried
 from running.introduction import begin, introduce
 from running.makers import stages_used, warn_of_other_versions
@@ -89,6 +90,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends
             result = blended(prepared, setup.metric, kept_fits(fits), log)
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
                              planned=planned, seconds=timer.seconds)
+            page.seen = HeatMaps(setup, prepared, usable(fits), result.blend, log)
             page.show(fits, list(fits), final, result)
             list_runs(setup.folder.parent, log)
             (setup.folder / TYPED).unlink(missing_ok=True)

@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.mended import flags_of, flipped, listed
 from config import DataConfig
 from contest.intake import read_contest
 from grandmaster_train import config_of, make_parser
@@ -187,7 +189,7 @@ def saved_after(page, keys, folder):
 
 def test_keys_mend_labels_and_undo(runs, tmp_path):
     page = runs["plain"] / "report.html"
-    mend = json.loads(re.search(r'data-mend="([^"]*)"', page.read_text())[1].replace("&#34;", '"'))
+    mend = json.loads(unescape(re.search(r'data-mend="([^"]*)"', page.read_text())[1]))
     ids = [image[0] for image in mend["images"]]
     keys = ["2", "ArrowRight", "x", "ArrowRight", "k", "ArrowRight", "1", "u", "ArrowLeft", "u",
             "ArrowRight", "0"]
@@ -202,3 +204,24 @@ def test_a_page_reloads_itself_while_its_run_goes_on(runs, tmp_path):
                  ("location.reload();", "document.title = 'loaded again';"),
                  ("&#34;running&#34;: false", "&#34;running&#34;: true"))
     assert "<title>loaded again</title>" in dom
+
+
+# ---------------------------------------------------------------- the benchmark of mending
+
+def test_the_benchmark_flips_a_share_of_labels_and_reads_what_a_page_lists(runs, tmp_path):
+    labels = {f"i{k}": "abc"[k % 3] for k in range(100)}
+    wrong = flipped(labels, 0.05, seed=0)
+    assert sum(wrong[i] != labels[i] for i in labels) == 5 and set(wrong.values()) <= set("abc")
+    assert flipped(labels, 0.05, seed=1) != wrong == flipped(labels, 0.05, seed=0)
+
+    text = (runs["plain"] / "report.html").read_text()
+    page = tmp_path / "page.html"
+    heading = "Labels that may be wrong</h3>"
+    page.write_text(text.replace(heading, f'{heading}<figure data-image="2"></figure>'))
+    images = json.loads(unescape(re.search(r'data-mend="([^"]*)"', text)[1]))["images"]
+    assert listed(page)[0] == images[2][0]
+
+
+def test_the_benchmark_passes_flags_and_settings_on():
+    assert flags_of(["--weights_dir", "W", "--set", "seed=1", "model.backbones="]) == (
+        {"weights_dir": "W"}, {"seed": "1", "model.backbones": ""})

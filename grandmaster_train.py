@@ -54,7 +54,7 @@ from utils import UserError, csv_rows, json_text, plain
 
 VERSION = "1.0"
 # what a shell offers after a flag; the checks of values are elsewhere
-CHOICES = {"help": ["all"], "mode": [*PRESETS], "scale": [AUTO, *SCALES], "metric": [*METRICS],
+CHOICES = {"help": ["all"], "mode": [*PRESETS], "scale": [AUTO, *SCALES], "metric": [*EVERY_METRIC],
            "device": ["auto", "cpu", "cuda", "mps"], "engine": ["local", "ray"],
            "print_completion": ["bash", "zsh", "tcsh", "fish"]}
 # of the first command, without a size of training: with the imports before it under 4 minutes

@@ -23,6 +23,7 @@ from ensemble.scores import (
     warn_of_rounds,
     warn_of_sureness,
 )
+from ensemble.tasks import TASKS
 from ensemble.teachers import PSEUDO_LABELS, save_pseudo_labels
 from modeling.compute import Compute
 from modeling.inference import Predictions, load_views, save_views
@@ -96,7 +97,8 @@ def prepared_of(folder, shift=None, groups=None, tested=True, settings=()):
     train = Catalog(IDS, [""] * N, [""] * N, LABELS, groups or IDS, CLASSES)
     audit = SimpleNamespace(train=train, test=TEST_IDS if tested else [])
     return SimpleNamespace(config=config, folder=folder, audit=audit, classes=CLASSES,
-                           shift=shift or ShiftReport(), folds=Folds(IDS, FOLDS, N_FOLDS))
+                           shift=shift or ShiftReport(), folds=Folds(IDS, FOLDS, N_FOLDS),
+                           task=TASKS["single"])
 
 
 @pytest.fixture

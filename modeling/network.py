@@ -27,18 +27,19 @@ from utils import UserError
 
 # modules of timm.models whose convolutions take pad_type
 PAD_TYPE_MODULES = ("efficientnet", "mobilenetv3")
+FEWEST_BLOCKS = 8      # of one width: a ViT, not a few stages
 
 
 class Network(nn.Module):
     """backbone -> pooled features (B, D) -> head -> logits (B, C). Takes raw pixels 0..255 of any
     square size.
 
-    n_stages: the means of so many last stages' maps join the features.
+    stages: of timm's feature_info, whose maps' means join the features.
     """
 
-    def __init__(self, backbone, head, mean, std, input_size_px, n_stages=0):
+    def __init__(self, backbone, head, mean, std, input_size_px, stages=()):
         super().__init__()
-        self.n_stages = n_stages
+        self.stages = stages
         self.backbone = backbone
         self.head = head
         self.input_size_px = input_size_px
@@ -56,9 +57,9 @@ class Network(nn.Module):
         if images.shape[-1] != self.input_size_px:
             images = F.interpolate(images, size=self.input_size_px, mode="bilinear", antialias=True)
         images = images.contiguous(memory_format=self.memory_format)
-        if not self.n_stages:
+        if not self.stages:
             return self.backbone(images)
-        last, maps = self.backbone.forward_intermediates(images, indices=self.n_stages)
+        last, maps = self.backbone.forward_intermediates(images, indices=list(self.stages))
         pooled = self.backbone.forward_head(last)
         return torch.cat([pooled, *(each.mean((2, 3)) for each in maps)], dim=1)
 
@@ -151,20 +152,30 @@ def unchanged_share(backbone, fresh):
     return same / max(1, total)
 
 
-def build_network(model_name, *, n_classes, image_size_px, weights, model, n_stages=0):
-    """A Network ready to train. `weights`: a WeightsSource. `model`: a ModelConfig. n_stages: as
-    Network's, where timm's model tells of its stages. Draws from torch's random state."""
+def telling_stages(feature_info):
+    """The two stages whose maps tell most beside the last features: the last two; of blocks that
+    are all alike, as a ViT's, those at half and three quarters of the depth
+    (benchmarks/records/2026-11-30-frozen-members.md)."""
+    n = len(feature_info)
+    if n >= FEWEST_BLOCKS and len({stage["num_chs"] for stage in feature_info}) == 1:
+        return n // 2 - 1, 3 * n // 4 - 1
+    return n - 2, n - 1
+
+
+def build_network(model_name, *, n_classes, image_size_px, weights, model, reads_stages=False):
+    """A Network ready to train. `weights`: a WeightsSource. `model`: a ModelConfig. reads_stages:
+    the `telling_stages` join its features. Draws from torch's random state."""
     check_model_name(model_name)
     size_px = input_size_px(model_name, image_size_px)
     backbone = build_backbone(size_px, weights, model.drop_path_rate)
     n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     cfg = backbone.pretrained_cfg
-    if not hasattr(backbone, "forward_intermediates"):
-        n_stages = 0
-    if n_stages:
-        n_features += sum(stage["num_chs"] for stage in backbone.feature_info[-n_stages:])
+    stages = ()
+    if reads_stages and hasattr(backbone, "forward_intermediates"):
+        stages = telling_stages(backbone.feature_info)
+        n_features += sum(backbone.feature_info[k]["num_chs"] for k in stages)
     head = build_head(model, n_features, n_classes, weights)
-    return Network(backbone, head, cfg["mean"], cfg["std"], size_px, n_stages)
+    return Network(backbone, head, cfg["mean"], cfg["std"], size_px, stages)
 
 
 # ---------------------------------------------------------------- padding

@@ -25,7 +25,6 @@ from shift.groups import by_class
 from system.log import Timer
 
 PREDICT_BATCH_SIZE = 32
-FROZEN_STAGES = 2      # benchmarks/records/2026-11-30-frozen-members.md
 ADAPTED = "adapted.safetensors"      # in a prediction's folder: statistics of the test images
 ADAPTED_IMAGES = 512
 ADAPTED_BATCH_SIZE = 64
@@ -82,7 +81,7 @@ def network_of(config, spec, classes, source):
     model = replace(config.model, head="linear") if spec.frozen else config.model
     return build_network(spec.backbone, n_classes=len(classes), weights=source, model=model,
                          image_size_px=config.data.image_size_px,
-                         n_stages=FROZEN_STAGES if spec.frozen else 0)
+                         reads_stages=spec.frozen)
 
 
 def source_of(spec):

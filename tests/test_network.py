@@ -10,7 +10,14 @@ from safetensors.torch import save_file
 from config import BACKBONES, FAMILIES, ModelConfig, build_config
 from modeling import norms
 from modeling.heads import ArcFaceHead, LinearHead, fold_heads
-from modeling.network import Network, build_network, takes, timm_arguments, with_padding
+from modeling.network import (
+    Network,
+    build_network,
+    takes,
+    telling_stages,
+    timm_arguments,
+    with_padding,
+)
 from modeling.norms import adapted_to, fused, norm_statistics, with_statistics
 from modeling.weights import WeightsSource, address_towards, find_weights
 from utils import UserError
@@ -52,6 +59,30 @@ def test_the_network_normalises_with_the_backbones_own_mean_and_std():
     net.eval()(images)
     expected = (1 - torch.tensor(cfg.mean)) / torch.tensor(cfg.std)
     torch.testing.assert_close(seen[0][0, :, 0, 0], expected)
+
+
+@pytest.mark.parametrize(("name", "stages"), [
+    ("mobilenetv3_small_050", (3, 4)), ("vit_tiny_patch16_224", (5, 8)), ("convnext_atto", (2, 3))])
+def test_a_frozen_network_is_read_at_its_last_stages_and_a_vit_in_the_middle(name, stages):
+    with torch.device("meta"):
+        assert telling_stages(timm.create_model(name).feature_info) == stages
+
+
+def test_stages_join_the_features_in_order():
+    name = "vit_tiny_patch16_224"
+    plain, network = (build_network(name, n_classes=3, image_size_px=64, reads_stages=reads,
+                                    weights=WeightsSource(name, "random"),
+                                    model=ModelConfig()).eval() for reads in (False, True))
+    network.backbone.load_state_dict(plain.backbone.state_dict())
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        last, read = plain.features(images), network.features(images)
+        seen = network.backbone.forward_intermediates(
+            (images.float() - network.mean) / network.std, indices=[5, 8],
+            intermediates_only=True)
+    assert read.shape == (2, 3 * 192)
+    torch.testing.assert_close(read[:, :192], last)
+    torch.testing.assert_close(read[:, 192:], torch.cat([m.mean((2, 3)) for m in seen], dim=1))
 
 
 def test_weights_come_from_the_folder_first_and_a_longer_name_is_another_model(tmp_path, no_hub):

@@ -6,7 +6,6 @@ metrics   scores, their intervals, calibration
 judges    how predictions of one kind are judged whatever the metric
 tasks     what a contest asks of its images: loss, decoding, metrics, settings
 blend     out-of-fold predictions -> views, weights, temperatures
-control   a score on few rows, moved by what another model scores on many
 scores    the blend of a run, its nested score, the score to expect
 teachers  what a later round learns from the models of the round before
 

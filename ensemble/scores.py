@@ -20,7 +20,6 @@ from ensemble.blend import (
     nested_cut,
     what_each_adds,
 )
-from ensemble.control import Control, control_variate
 from ensemble.judges import JUDGES, confident_scores
 from ensemble.metrics import bootstrap_ci90
 from ensemble.teachers import PSEUDO_LABELS, load_pseudo_labels
@@ -134,17 +133,12 @@ class Rows:
     testlike: dict
 
 
-def frozen_of(sources):
-    """The sources that are frozen members."""
-    return {name: members for name, members in sources.items()
-            if any(fitted.result.spec.frozen for _, fitted in members)}
-
-
 def rows_of(prepared, sources, log):
     """The Rows of these sources."""
     common = set.intersection(*folds_of(sources))
     # frozen members have all folds, also those that the run was asked to leave out
-    trained = {name: sources[name] for name in sources if name not in frozen_of(sources)}
+    trained = {name: members for name, members in sources.items()
+               if not any(fitted.result.spec.frozen for _, fitted in members)}
     every = set.union(*folds_of(trained or sources))
     if common < every:
         log.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all "
@@ -156,26 +150,16 @@ def rows_of(prepared, sources, log):
         clean = {name: out_of_fold(members, lambda _: "valid", common)
                  for name, members in sources.items()}
 
-    ids = ids_of(clean)
+    first_view = next(iter(next(iter(clean.values())).values()))
+    ids = first_view.sample_id.tolist()
     train = prepared.audit.train
-    rows = rows_in(train, ids)
+    row_of = {sample: row for row, sample in enumerate(train.sample_id.tolist())}
+    rows = [row_of[sample] for sample in ids]
     folds = prepared.folds.fold[rows]
     groups = groups_to_resample(train.group[rows], log)
     return Rows(ids, train.truth[rows], folds, groups,
                 blend_parts(folds, groups, seed_of(prepared.config.seed, "blend")), clean,
                 aligned(testlike, ids))
-
-
-def ids_of(predictions):
-    """The samples of {source: {view: Predictions}}."""
-    first_view = next(iter(next(iter(predictions.values())).values()))
-    return first_view.sample_id.tolist()
-
-
-def rows_in(train, ids):
-    """The row of each of these samples in a Catalog."""
-    row_of = {sample: row for row, sample in enumerate(train.sample_id.tolist())}
-    return [row_of[sample] for sample in ids]
 
 
 def groups_to_resample(groups, log):
@@ -239,18 +223,15 @@ def blended(prepared, metric, fits, log, is_kept=True):
         clean = OutOfFold(probs, answers)
 
     score = out_of_fold_scores(config, metric, rows, clean, nested)
-    control = by_frozen(prepared, sources, rows, nested.answers, metric)
-    score |= moved_by(control, score["oof_testlike"], score["oof_testlike_ci90"], metric.limits)
-    believed = "oof_moved" if control.strength else "oof_testlike"
     test = None
     has_test = len(prepared.audit.test) > 0
     if has_test and JUDGES[metric.values].draw:
         sureness = by_confidence(config.seed, sources, blend, nested.probs, rows, metric)
-        score |= expectation(score[believed], score[f"{believed}_ci90"],
-                             *(value + control.change for value in sureness), metric.limits)
+        score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], *sureness,
+                             metric.limits)
         warn_of_sureness(score, metric, log)
     else:
-        score |= {"expected": score[believed], "expected_ci90": score[f"{believed}_ci90"]}
+        score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
     if has_test:
         test = blend.apply({
             name: joined_views([fitted.views("test") for _, fitted in sources[name]],
@@ -376,35 +357,6 @@ def out_of_fold_scores(config, metric, rows, clean, nested):
             metric, rows.labels, answers, groups=rows.groups, draws=config.ensemble.bootstrap_draws,
             seed=seed_of(config.seed, "bootstrap"))
     return score
-
-
-def by_frozen(prepared, sources, rows, answers, metric):
-    """The Control of the score of `answers`, by what frozen members score on all folds."""
-    frozen = frozen_of(sources)
-    if not frozen:
-        return Control()
-    every = set.union(*folds_of(frozen))
-    views = {name: out_of_fold(members, lambda fitted: fitted.testlike, every)
-             for name, members in frozen.items()}
-    ids = ids_of(views)
-    other = np.mean([mean_of(each, each) for each in aligned(views, ids).values()], axis=0)
-    train = prepared.audit.train
-    own = rows_in(train, ids)
-    row_of = {sample: row for row, sample in enumerate(ids)}
-    config = prepared.config
-    return control_variate(metric, train.truth[own], answers, other,
-                           np.array([row_of[sample] for sample in rows.ids]),
-                           groups=rows.groups, draws=config.ensemble.bootstrap_draws,
-                           seed=seed_of(config.seed, "control"))
-
-
-def moved_by(control, score, ci90, limits):
-    """{"oof_moved"} of a Control and the interval, {} where it says nothing."""
-    if not control.strength:
-        return {}
-    ends = [score + control.change + control.width * (end - score) for end in ci90]
-    value, *interval = np.clip([score + control.change, *ends], *limits).tolist()
-    return {"oof_moved": value, "oof_moved_ci90": interval}
 
 
 def by_confidence(seed, sources, blend, nested, rows, metric):

@@ -7,7 +7,6 @@ from utils import write_json
 # of a run's scores, in the order they are shown
 SCORES = {"oof_clean": "out of fold, images as they are",
           "oof_testlike": "out of fold, made like the test set",
-          "oof_moved": "moved by frozen members on all folds",
           "by_confidence": "by sureness on the test images",
           "expected": "expected of the submission", "test": "got on the test set (answers known)"}
 

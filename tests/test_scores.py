@@ -198,25 +198,6 @@ def test_expected_is_made_of_the_sureness_of_the_runs_own_folds(damaged):
     assert result.score["by_confidence"] == pytest.approx(said["by_confidence"], abs=1e-3)
 
 
-def test_a_score_of_one_fold_is_moved_by_what_a_frozen_member_scores_on_all(tmp_path):
-    fits = fits_of(tmp_path, {("x", 0): 2.0}, test_strength=2.0, folds=[0])
-    frozen = {replace(spec, frozen=True): fitted for spec, fitted in
-              fits_of(tmp_path, {("y", 0): 1.5}, test_strength=1.5).items()}
-    for spec, fitted in frozen.items():
-        fits[spec] = replace(fitted, result=replace(fitted.result, spec=spec))
-    prepared = prepared_of(tmp_path)
-    score = blended(prepared, ACCURACY, fits, EventLog(tmp_path / "events.jsonl")).score
-    assert 0 < score["oof_moved"] < 1 and score["oof_moved"] != score["oof_testlike"]
-    low, high = score["oof_testlike_ci90"]
-    moved_low, moved_high = score["oof_moved_ci90"]
-    assert moved_high - moved_low < high - low
-
-    before = blended(prepared, ACCURACY, {spec: fitted for spec, fitted in fits.items()
-                                          if not spec.frozen},
-                     EventLog(tmp_path / "plain.jsonl")).score
-    assert "oof_moved" not in before
-
-
 def test_a_source_rescues_the_rows_that_it_answers_right_and_the_other_wrong():
     right = {"a": np.array([True, True, False, False]), "b": np.array([True, False, True, False]),
              "c": np.array([True, True, True, True])}

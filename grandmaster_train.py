@@ -280,7 +280,11 @@ def answered(argv):
         counts = run_checks(config, data_path, folder)
         return FAILED if counts["FAILED"] else DONE, {k.lower(): n for k, n in counts.items()}
     words = ["python", "grandmaster_train.py", *argv]
-    ends_by = start + FIRST_SECONDS if is_first_command(args, config) else math.inf
+    ends_by = math.inf
+    if is_first_command(args, config):
+        ends_by = start + FIRST_SECONDS
+        if config.runtime.compile == "auto":      # a minute of compiling could not pay in that time
+            config = with_values(config, {"runtime.compile": "off"})
     final = run(config, data_path, folder, answers=answers, dry_run=args.dry_run, command=words,
                 ends_by=ends_by)
     return DONE, {**plain(final), "folder": str(folder)}

@@ -68,15 +68,18 @@ def test_only_the_embedded_contest_without_a_size_of_training_ends_in_minutes(
     words, is_hurried, tmp_path, monkeypatch
 ):
     ended_by = []
+    compiles = []
+
+    def run(config, *_, ends_by, **__):
+        ended_by.append(ends_by)
+        compiles.append(config.runtime.compile)
+        return {}
+
     monkeypatch.setattr(demo_contest, "draw_contest", lambda *_: None)
     monkeypatch.setattr(demo_contest, "drawing_seconds", lambda: 0.01)
     monkeypatch.setattr(grandmaster_train, "csv_rows", lambda _: [])
-
-    def run(*_, **named):
-        ended_by.append(named["ends_by"])
-        return {}
-
     monkeypatch.setattr(grandmaster_train, "run", run)
     assert main([*words, "--results_dir", str(tmp_path)]) == 0
     limit = time.perf_counter() + FIRST_SECONDS if is_hurried else math.inf
     assert ended_by == [pytest.approx(limit, abs=10)]
+    assert compiles == ["off" if is_hurried else "auto"]

@@ -45,6 +45,9 @@ LARGEST_MAP_BYTES = 2**20
 TEXTS_ABOUT = frozenset(("readme", "read_me", "license", "licence", "copying", "changelog",
                          "citation", "notice", "authors", "requirements"))
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt")
+# archives, and the module of Python that unpacks them
+PACKED = {".zip": "zipfile", ".tar": "tarfile", ".tgz": "tarfile", ".gz": "tarfile",
+          ".bz2": "tarfile", ".xz": "tarfile"}
 MAP_SUFFIXES = (".json", ".jsonl", ".ndjson")
 # may hold labels and are not read
 CLOSED_SUFFIXES = (".xlsx", ".xls", ".ods", ".feather", ".pkl", ".pickle", ".mat", ".xml", ".arff",
@@ -116,6 +119,9 @@ def scan_folder(folder):
     root = Path(folder).expanduser()
     try:
         if not stat.S_ISDIR(os.stat(root).st_mode):
+            if root.suffix.lower() in PACKED:
+                refuse_folder(folder, "is an archive", "unpack it (python -m "
+                              f"{PACKED[root.suffix.lower()]} -e FILE DIR), then name DIR")
             refuse_folder(folder, "is a file")
     except (FileNotFoundError, NotADirectoryError):
         refuse_folder(folder, "does not exist")

@@ -13,6 +13,7 @@ from dataclasses import replace as with_fields
 
 from contest.decoding import ZERO_BYTES, read_bytes
 from contest.files import (
+    IMAGE_SUFFIXES,
     PLAIN,
     Naming,
     candidates,
@@ -51,6 +52,7 @@ ROW_NUMBER = re.compile(r"index|level_\d+|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|
 VALIDATION_WORD = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|dev)(?=$|[^a-z])")
 AT_THE_END = "unexpected end of data"      # what csv says of a quote that is never closed
 MOST_WITHOUT_CLASS = 0.2    # more one-hot rows without a 1 are images of none of the classes
+COCO = ("images", "annotations", "categories")
 LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table besides tables
 
 
@@ -255,8 +257,9 @@ def are_row_numbers(values):
 
 
 def tables_of_maps(files):
-    """A Table of each json file that names images: {id: class}, {class: [ids]}, or objects with one
-    value a name, in a list or one a line."""
+    """A Table of each json file that names images: {id: class}, {id: [classes]}, {class: [ids]},
+    objects with one value a name, in a list or one a line, or COCO's images, annotations and
+    categories."""
     tables = []
     for path in files.maps:
         columns = columns_of_json(files.root / path)
@@ -284,10 +287,14 @@ def report_broken_maps(files, findings):
 def columns_of_json(full):
     """{column: values} of a json file that holds rows, {} of any other."""
     value = json_value(full)
+    if isinstance(value, dict) and set(COCO) <= set(value):
+        return columns_of_coco(value)
     if isinstance(value, dict) and value:
         if all(isinstance(v, (str, int)) for v in value.values()):
             return {"file": tuple(value), "label": tuple(map(str, value.values()))}
         if all(isinstance(v, list) and all(isinstance(i, str) for i in v) for v in value.values()):
+            if all(name.lower().endswith(IMAGE_SUFFIXES) for name in value):
+                return {"file": tuple(value), "label": tuple(map("|".join, value.values()))}
             pairs = [(name, key) for key, names in value.items() for name in names]
             columns = zip(*pairs, strict=True)
             return dict(zip(("file", "label"), columns, strict=True)) if pairs else {}
@@ -296,6 +303,21 @@ def columns_of_json(full):
                  if all(isinstance(row.get(name, ""), (str, int, float)) for row in value)]
         return {name: tuple(str(row.get(name, "")) for row in value) for name in names}
     return {}
+
+
+def columns_of_coco(value):
+    """{column: values} of COCO's json: each image and the names of its annotations' categories,
+    {} if its parts are not as COCO's."""
+    try:
+        name_of = {category["id"]: str(category["name"]) for category in value["categories"]}
+        file_of = {image["id"]: str(image["file_name"]) for image in value["images"]}
+        labels = {key: set() for key in file_of}
+        for annotation in value["annotations"]:
+            labels[annotation["image_id"]].add(name_of[annotation["category_id"]])
+    except (KeyError, TypeError):
+        return {}
+    return {"file": tuple(file_of.values()),
+            "label": tuple("|".join(sorted(labels[key])) for key in file_of)}
 
 
 def json_value(full):

@@ -144,15 +144,31 @@ def voted(root):
     return Asked(["file", "class"], ids, "class", ["a", "b"])
 
 
-SETS = [planet, protein, xray, flagged]
+def coco(root):
+    """COCO's json of training images and annotations, a test folder, no sample."""
+    classes, ids = ["cat", "dog", "traffic light"], ["0.jpg", "1.jpg"]
+    sets = sets_of(classes, 24, seed=9)
+    images(root / "train", [f"{i:04}.jpg" for i in range(24)])
+    draw_test(root / "test", ids)
+    annotations = [{"id": 100 * i + k, "image_id": i, "category_id": classes.index(c) + 1,
+                    "bbox": [0, 0, 4, 4]} for i, s in enumerate(sets) for k, c in enumerate(s + s)]
+    (root / "annotations").mkdir()
+    (root / "annotations" / "instances_train.json").write_text(json.dumps({
+        "images": [{"id": i, "file_name": f"{i:04}.jpg"} for i in range(24)],
+        "annotations": annotations,
+        "categories": [{"id": k + 1, "name": c} for k, c in enumerate(classes)]}))
+    return Asked(["file", "label"], ids, "bars", classes)
+
+
+SETS = [planet, protein, xray, flagged, coco]
 every_set = pytest.mark.parametrize("layout", SETS, ids=lambda layout: layout.__name__)
 
 
 # ---------------------------------------------------------------- the checker
 
 def cell_problem(cells, asked):
-    if asked.cells in ("set", "descending"):
-        names = cells[0].split(" ")
+    if asked.cells in ("set", "descending", "bars"):
+        names = cells[0].split("|" if asked.cells == "bars" else " ")
         if len(set(names)) < len(names) or not set(names) <= set(asked.classes):
             return "not known classes, each once"
         order = sorted(names, key=asked.classes.index, reverse=asked.cells == "descending")
@@ -194,6 +210,7 @@ def problems(rows, asked):
 
 
 BAD_CELLS = {
+    "bars": [["cat dog"], ["cat|cat"], ["Cat"], [""], ["dog|cat"], ["cat|"]],
     "set": [["clear,water"], ["clear clear"], ["Clear"], [""], ["water clear"], [" clear"]],
     "descending": [["0 16"], ["16 16"], ["3"], ["16, 0"], ["16.0"], [""]],
     "chances": [["0.5", "0.5", "1.2"], ["0.5", "0.5", "-0.1"], ["0.5", "0.5", "nan"],
@@ -232,8 +249,8 @@ def test_sets_of_classes_go_through_debug_and_a_run_to_a_submission(layout, tmp_
     folder, out, asked = run_folder(layout, tmp_path, capsys)
     final = json.loads((folder / "final_results.json").read_text())
     assert final["task"] == "multilabel" and "--task single" in out.splitlines()[1]
-    assert final["metric"] == {"set": "samples_f1", "descending": "macro_f1", "chances": "auc",
-                               "flags": "micro_f1"}[asked.cells]
+    assert final["metric"] == {"descending": "macro_f1", "chances": "auc",
+                               "flags": "micro_f1"}.get(asked.cells, "samples_f1")
     low, high = final["score"]["expected_ci90"]
     assert low <= final["score"]["expected"] <= high
     rows = rows_of(folder / final["submission"])
@@ -253,8 +270,9 @@ def test_sets_of_classes_go_through_debug_and_a_run_to_a_submission(layout, tmp_
     by_name = {row[0].rsplit("/", 1)[-1].split(".")[0]: row for row in predicted}
     for row in rows[1:]:
         said = by_name[row[0].split(".")[0]]
-        if asked.cells in ("set", "descending"):
-            assert set(said[-1].split("|")) == set(row[1].split(" "))
+        if asked.cells in ("set", "descending", "bars"):
+            joint = "|" if asked.cells == "bars" else " "
+            assert set(said[-1].split("|")) == set(row[1].split(joint))
         if asked.cells == "chances":
             chances = [float(said[header.index(f"prob_{c}")]) for c in asked.classes]
             assert chances == pytest.approx([float(cell) for cell in row[1:]], abs=1e-5)
@@ -434,6 +452,23 @@ def test_the_separator_and_order_of_sets_are_those_of_the_labels(tmp_path):
     assert form.rows([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0]]) == [("a", "agriculture | haze"), ("b", "")]
     assert form.probs(form.rows([[1, 0, 1, 0, 0], [0] * 5])).tolist() == [[1, 0, 1, 0, 0], [0] * 5]
     assert as_text([form.header])
+
+
+def test_a_json_of_files_and_lists_of_classes_holds_sets(tmp_path):
+    sets = sets_of("abc", 12)
+    images(tmp_path / "train", [f"{i}.jpg" for i in range(12)])
+    (tmp_path / "labels.json").write_text(json.dumps({f"{i}.jpg": s for i, s in enumerate(sets)}))
+    train = read_contest(tmp_path, DataConfig()).train
+    found = {name.split(".")[0]: row.tolist() for name, row in zip(train.sample_id.tolist(),
+                                                                   train.target, strict=True)}
+    assert train.classes == ("a", "b", "c")
+    assert found == {str(i): [float(c in s) for c in "abc"] for i, s in enumerate(sets)}
+
+
+def test_an_archive_in_place_of_the_folder_says_how_to_unpack_it(tmp_path, capsys):
+    (tmp_path / "contest.zip").write_bytes(b"PK")
+    assert main(["--data_path", str(tmp_path / "contest.zip")]) == 2
+    assert "is an archive: unpack it (python -m zipfile -e FILE DIR)" in capsys.readouterr().err
 
 
 def test_the_digest_of_a_contest_holds_its_sets(tmp_path):

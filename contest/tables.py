@@ -671,6 +671,9 @@ def find_target(table, form_columns, data, findings):
                     or [c for c in choices if are_named(form_columns, in_sets(table.columns[c]))])
         readings = narrow(readings, lambda c: set(table.columns[c]) <= {*form_columns, ""})
 
+    flags = [c for c in choices if are_flags(table.columns[c])]
+    if not readings and data.task == "multilabel" and len(flags) > 1:
+        return tuple(flags)
     left = readings or choices
     if len(left) == 1 or len({table.columns[c] for c in readings}) == 1:
         return (left[0],)
@@ -745,9 +748,14 @@ def as_flag(cell):
     return int(match[1] or 0) if match else None
 
 
+def are_flags(values):
+    """Whether a column holds only 0 and 1."""
+    return all(as_flag(value) is not None for value in set(values))
+
+
 def are_one_hot(table, columns):
     """Whether two or more columns hold only 0 and 1, and a 1 in most rows."""
-    if len(columns) < 2 or any(as_flag(v) is None for c in columns for v in set(table.columns[c])):
+    if len(columns) < 2 or not all(are_flags(table.columns[c]) for c in columns):
         return False
     rows = zip(*(table.columns[c] for c in columns), strict=True)
     return sum(any(map(as_flag, row)) for row in rows) > table.n_rows / 2

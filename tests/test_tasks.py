@@ -1,6 +1,8 @@
 """Other tasks than one class an image: read as downloaded, trained, blended and submitted."""
 import json
 import math
+import pickle
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -36,6 +38,7 @@ from tests.test_formats import (
     rows_of,
     table,
 )
+from tests.test_layers import PRODUCT, ROOT
 from utils import UserError
 
 # ---------------------------------------------------------------- the layouts
@@ -463,6 +466,36 @@ def test_a_json_of_files_and_lists_of_classes_holds_sets(tmp_path):
                                                                    train.target, strict=True)}
     assert train.classes == ("a", "b", "c")
     assert found == {str(i): [float(c in s) for c in "abc"] for i, s in enumerate(sets)}
+
+
+def test_rare_classes_without_a_sample_are_columns_of_0_and_1_where_they_are_asked_for(tmp_path):
+    xray(tmp_path)
+    (tmp_path / "sample_submission.csv").unlink()
+    edit(tmp_path / "train.csv", lambda header, rows: [
+        header, *([name, *(cell if i < 6 else 0 for cell in cells), group]
+                  for i, (name, *cells, group) in enumerate(rows))])
+    with pytest.raises(UserError, match=r"must have one class column"):
+        read_contest(tmp_path, DataConfig())
+    contest = read_contest(tmp_path, DataConfig(task="multilabel"))
+    assert len(contest.train) == 24 and 0 < contest.train.target.any(1).sum() <= 6
+    form = contest.for_metric(SET_METRICS["auc"]).form
+    assert form.kind == "chances" and form.header == ("image", *contest.train.classes)
+
+
+def test_tasks_travel_to_other_processes():
+    for task in TASKS.values():
+        again = pickle.loads(pickle.dumps(task))
+        assert again.metrics.keys() == task.metrics.keys() and again.decode is task.decode
+
+
+def test_no_code_outside_its_files_names_a_task():
+    readers = {"config.py", "contest/targets.py", "contest/tables.py", "contest/labels.py",
+               "ensemble/tasks.py", "grandmaster_train.py"}
+    for path in PRODUCT:
+        name = path.relative_to(ROOT).as_posix()
+        if name not in readers:
+            assert not re.search(r'"(multilabel|regression)"', path.read_text()), name
+            assert not re.search(r"task(\.name)? (==|!=|in) ", path.read_text()), name
 
 
 def test_an_archive_in_place_of_the_folder_says_how_to_unpack_it(tmp_path, capsys):

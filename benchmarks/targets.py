@@ -70,15 +70,17 @@ def draw(make, data, folder):
     order = rng.permutation(len(images))
     held = len(images) // 4
     parts = {"test": (order[:held], N_TEST), "train": (order[held:], N_TRAIN)}
+    tables = {}
     for split, (rows, n) in parts.items():
         (folder / split).mkdir(parents=True, exist_ok=True)
-        table = []
+        table = tables[split] = []
         for i in range(n):
             image, label = make([images[row] for row in rows], rng)
             cv2.imwrite(str(folder / split / f"{split}{i}.png"), image)
             table.append((f"{split}{i}.png", label))
         write(folder.parent / "answers.csv" if split == "test" else folder / "train.csv", table)
-    write(folder / "sample_submission.csv", [(name, table[0][1]) for name, _ in table])
+    write(folder / "sample_submission.csv", [(name, label) for (name, _), (_, label) in zip(
+        tables["test"], tables["train"], strict=False)])
 
 
 def write(path, rows):

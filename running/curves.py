@@ -19,7 +19,7 @@ from utils import RunError, seed_of
 
 MOST_IMAGES = 512
 MOST_POINTS = 20
-COST = 0.03                 # of the training, at most
+COST = 0.05                 # of the training, at most
 STEP_OVER_FORWARD = 3       # what a training step costs, in forward passes
 
 

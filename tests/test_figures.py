@@ -1,12 +1,14 @@
 import numpy as np
 
 from reporting.figures import (
+    WHOLE_BYTES,
     learning_curves,
     nice_ticks,
     padded,
     quantile_bars,
     reliability_points,
     thumbnail,
+    whole,
 )
 from reporting.review import Bin
 
@@ -44,3 +46,10 @@ def test_quantile_bars_share_one_scale():
 def test_a_thumbnail_is_small_and_keeps_a_thin_image():
     assert len(thumbnail(np.zeros((400, 4000, 3), np.uint8))) < 2000
     assert thumbnail(np.zeros((1, 4000, 3), np.uint8))
+
+
+def test_even_an_image_of_noise_is_small_enough_to_be_shown_whole():
+    noise = np.random.default_rng(0).integers(256, size=(480, 300, 3), dtype=np.uint8)
+    assert len(whole(noise)) <= WHOLE_BYTES * 4 / 3 + 4
+    plain = np.full((300, 200, 3), 90, np.uint8)
+    assert whole(plain) == thumbnail(plain, 400)

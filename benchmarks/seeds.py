@@ -47,8 +47,12 @@ def run_seed(data_path, answers, seed, argv, results_dir):
 
 def member_score(folder, source, final, answers):
     """Test macro-F1 of one source alone: the mean over its folds and the views it keeps."""
-    files = sorted(folder.glob(f"fold_*/predict-{source}-*[0-9a-f]/test.npz"))
-    views = [load_views(file)[view] for file in files for view in final["blend"]["views"][source]]
+    files = {}      # of each fold, the newest: runs with other settings may have left theirs
+    for file in sorted(folder.glob(f"fold_*/predict-{source}-*[0-9a-f]/test.npz"),
+                       key=lambda file: file.stat().st_mtime):
+        files[file.parent.parent] = file
+    kept = final["blend"]["views"][source]
+    views = [load_views(file)[view] for file in files.values() for view in kept]
     mean = Predictions.mean(views)
     ids = mean.sample_id.tolist()
     return f1_score([answers[i] for i in ids], [final["classes"][k] for k in mean.probs.argmax(1)],

@@ -164,7 +164,7 @@ def stage_of_shift(setup, audit, audit_key, weights, digests):
                 "augment": config.augment.policy != "none", "groups": config.augment.groups}
     if setup.ends_by < math.inf:
         settings["in_time"] = True      # rows of the search are an outcome of the run
-    return Stage.of(setup.folder, "shift", version=9, settings=settings,
+    return Stage.of(setup.folder, "shift", version=10, settings=settings,
                     inputs=[audit_key, digests[source.model_name] if source else "none"])
 
 
@@ -232,10 +232,10 @@ def shift_warning(config, audit, shift):
                 f"and {len(audit.test)} test images, and a shift shows in {FEWEST} readable ones "
                 "of each at the earliest")
     if shift.trained_share < 1:
-        return ("training images with the measured distortions are still told from test images "
-                f"(AUC {shift.auc_after['value']:.2f}), so that only {shift.trained_share:.0%} of "
-                "those trained on have them: compare the strips of images in report.html, and the "
-                "score with --set augment.policy=standard")
+        return (f"the measured distortions explain {max(0.0, shift.explained):.0%} of how test "
+                f"images differ, so that only {shift.trained_share:.0%} of the training images "
+                "have them: compare the strips of images in report.html, and the score with --set "
+                "augment.policy=standard")
     return ""
 
 

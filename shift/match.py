@@ -44,7 +44,7 @@ from shift.orientation import (
 )
 from shift.reading import Belief
 from shift.report import ShiftReport
-from shift.search import by_style, search, separability, styles_of_test
+from shift.search import by_style, energy_distance, search, separability, styles_of_test
 from shift.traces import STATISTIC_NAMES, jpeg_quality
 from system.log import Timer
 from system.parallel import parallel_map, process_map
@@ -279,10 +279,13 @@ def with_comparison(report, images, test_rows, embed, seed, workers):
     table = statistics_table(rows, STATISTIC_NAMES)
 
     compared = rows | {"test": test_rows[:COMPARED]}
+    distances = {f"distance_{when}": energy_distance(rows[name], compared["test"])
+                 for when, name in (("before", "train"), ("after", "matched"))}
     if embed is not None:
         compared = {name: np.concatenate([part, embed(images[name])], 1)
                     for name, part in compared.items()}
     return replace(report, statistics=table,
+                   **distances,
                    auc_before=separability(compared["train"], compared["test"], seed, workers),
                    auc_after=separability(compared["matched"], compared["test"], seed, workers))
 

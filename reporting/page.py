@@ -380,7 +380,7 @@ def classes_content(audit, rows, probs, metric, cuts, sure):
         "pairs": pair_rows(audit, rows, probs, matrices, names),
         "suspects": [picture(audit, rows[k], names, probs["valid"][k]) for k in suspect],
         "n_open": OPEN_SUSPECTS,
-        "sure": review.SUSPECT_PROBABILITY,
+        "sure": review.SUSPECT_RATIO,
         "hardest": [picture(audit, rows[k], names, mean[k]) for k in hardest],
         "reliability": reliability_rows(labels, probs),
     }

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-SUSPECT_PROBABILITY = 0.8       # least probability of another class that makes a label suspect
+# how many times as likely as the label another class makes it suspect; of flipped labels it finds
+# more than the surest other classes do (benchmarks/records/2026-11-30-mended-labels.md)
+SUSPECT_RATIO = 20
 
 
 def confusion(labels, probs):
@@ -56,11 +58,13 @@ def examples_of(pair, labels, probs, most):
 
 
 def suspect_labels(labels, probs, most, without=()):
-    """Rows whose likeliest class is not the label and reaches SUSPECT_PROBABILITY, surest first,
-    except rows `without`."""
-    rows = np.flatnonzero((probs.argmax(1) != labels) & (probs.max(1) >= SUSPECT_PROBABILITY))
+    """Rows with a class SUSPECT_RATIO times as likely as the label, the largest ratio first, except
+    rows `without`."""
+    own = np.maximum(probs[np.arange(len(labels)), labels], 1e-7)
+    ratio = probs.max(1) / own
+    rows = np.flatnonzero(ratio >= SUSPECT_RATIO)
     rows = rows[~np.isin(rows, without)]
-    return rows[np.argsort(-probs[rows].max(1), kind="stable")][:most]
+    return rows[np.argsort(-ratio[rows], kind="stable")][:most]
 
 
 def hardest(labels, probs, most, without=()):

@@ -118,7 +118,7 @@ class Page:
 
     def show_maps(self, oof):
         """Give suspect images and those of confused pairs what the networks looked at."""
-        if self.seen is None:
+        if self.seen is None or "pairs" not in oof:      # images that show no one class
             return
         asked = [*oof["suspects"][:OPEN_SUSPECTS],
                  *(image for pair in oof["pairs"] for image in pair["images"])]

@@ -117,8 +117,11 @@ class Page:
         }
 
     def show_maps(self, oof):
-        """Give suspect images and those of confused pairs what the networks looked at."""
-        if self.seen is None or "pairs" not in oof:      # images that show no one class
+        """Give suspect images and those of confused pairs what the networks looked at.
+
+        Of images of one class each: the maps show where one class is seen over all others.
+        """
+        if self.seen is None or "pairs" not in oof:
             return
         asked = [*oof["suspects"][:OPEN_SUSPECTS],
                  *(image for pair in oof["pairs"] for image in pair["images"])]
@@ -148,7 +151,8 @@ class Page:
         images = {}
         pictures = [*(oof["suspects"] + oof["hardest"] if oof else []),
                     *(image for each in self.fixed["sets"] for image in each["images"])]
-        for image in pictures:
+        may_mend = train.target is None      # a fix names one class
+        for image in pictures if may_mend else ():
             of_id = images.setdefault(image["id"], {"n": len(images), **image})
             image["n"] = of_id["n"]
         value_of = dict(zip(class_names(self.prepared.audit), train.classes, strict=True))
@@ -157,7 +161,7 @@ class Page:
             command += " --label_fixes label_fixes.csv"
         return json.dumps({
             "running": is_running, "stamp": time.time(), "name": setup.folder.name,
-            "command": command, "classes": train.classes if train.target is None else [],
+            "command": command, "classes": train.classes if may_mend else [],
             "titles": list(value_of), "fixes": [fix._asdict() for fix in setup.contest.fixes],
             "images": [[str(sample), *(value_of.get(image.get(key)) for key in ("label", "answer"))]
                        for sample, image in images.items()]})

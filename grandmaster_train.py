@@ -100,7 +100,7 @@ class PrintCompletion(argparse.Action):
             if action.metavar == "DIR":
                 action.complete = shtab.DIRECTORY
         for line in shtab.complete(parser, value).splitlines():
-            print(line)
+            show(line)
         parser.exit()
 
 
@@ -340,7 +340,7 @@ def train(data_path=None, mode="quick_test", settings=None, **flags):
     try:
         with signals_interrupt():
             status, final = answered(argv)
-    except Exception as error:
+    except Exception as error:      # as the command ends: a mistake of ours is raised
         failure = failure_of(error, "call train again to continue")
         if failure.is_ours:
             raise

@@ -61,7 +61,7 @@ def readable(folder, name, given):
             raise UserError(f"--label_fixes must name a file, and {given!r} is none: check the "
                             "path, or save the file from report.html")
         return read_table(folder, name)[0]
-    except (ValueError, csv.Error, OSError) as error:
+    except (ValueError, csv.Error, OSError) as error:      # said as it is: the file is a person's
         raise UserError(f"{given!r} must be a csv of mended labels, and cannot be read ({error}): "
                         f"{SAVED}") from None
 

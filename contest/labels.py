@@ -454,9 +454,10 @@ def rows_of_table(files, table, sample, folders, data, findings):
 
     is_named_by_sample = set(target) & set(form_columns) or len(form_columns) > 1
     is_guessed = not data.label_table and not data.target_column and not is_named_by_sample
-    if is_guessed and found.are_classes:
+    if is_guessed and (found.are_classes or data.task == "auto"):
         others = [rows for rows in (folders, rows_of_names(files)) if rows is not None]
-        refuse_other_names(found, others, findings)
+        if found.are_classes:
+            refuse_other_names(found, others, findings)
         refuse_other_labels(found, others, findings)
     return found
 

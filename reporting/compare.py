@@ -49,7 +49,7 @@ def final_of(folder):
     """final_results.json of a finished run."""
     try:
         final = read_json(Path(folder) / "final_results.json")
-    except (OSError, ValueError):
+    except (OSError, ValueError):      # the sentence below says so
         final = {}
     if not isinstance(final, dict) or set(SPLITS) - set(final.get("predictions", ())):
         raise UserError(f"--compare must name two finished runs, and {str(folder)!r} is none: "

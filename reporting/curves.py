@@ -35,7 +35,7 @@ def read_curve(path):
     try:
         points = [Point(int(row["epoch"]), *(float(row[name]) for name in Point._fields[1:]))
                   for row in csv_rows(path)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):      # cut short or edited: no curve
         return []
     return [p for p in points if math.isfinite(p.loss + p.score)]
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import time
+import uuid
 from collections import Counter
 
 import numpy as np
@@ -160,7 +161,7 @@ class Page:
         if "--label_fixes" not in command:
             command += " --label_fixes label_fixes.csv"
         return json.dumps({
-            "running": is_running, "stamp": time.time(), "name": setup.folder.name,
+            "running": is_running, "stamp": uuid.uuid4().hex, "name": setup.folder.name,
             "command": command, "classes": train.classes if may_mend else [],
             "titles": list(value_of), "fixes": [fix._asdict() for fix in setup.contest.fixes],
             "images": [[str(sample), *(value_of.get(image.get(key)) for key in ("label", "answer"))]

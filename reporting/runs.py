@@ -57,7 +57,7 @@ def read_kept(path):
     """A JSON object of a run; {} if it is missing or someone changed it."""
     try:
         value = read_json(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError):      # one unreadable run must not cost the list of all
         return {}
     return value if isinstance(value, dict) else {}
 

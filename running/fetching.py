@@ -139,8 +139,8 @@ def download(wanted, begun):
         with open(begun, "ab") as f:
             if (there := f.tell()) < wanted.n_bytes or not wanted.n_bytes:
                 http_get(wanted.url, f, resume_size=there, expected_size=wanted.n_bytes or None)
-    except Exception as error:
-        # the client's kinds change with its version; but a full disk is not the hub's fault
+    except Exception as error:      # the client's kinds change with its version
+        # a full disk is not the hub's fault
         if getattr(error, "errno", None) in OF_THE_CACHE:
             raise
         raise unreachable(wanted.model_name, wanted.hub_id, str(error).splitlines()[0]) from None

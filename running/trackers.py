@@ -15,11 +15,14 @@ MLFLOW_TAGS = {"mlflow.user": "", "mlflow.source.name": "grandmaster_train.py"}
 
 
 def numbers_of(event, values):
-    """(name, value, step) of each number in an event. A fit's numbers are named after it.
+    """(name, value, step) of each number in an event. A fit's numbers are named after it, those of
+    its valid images also after them.
 
     The step is its epoch.
     """
     place = f"{values['fit']}/fold {values['fold']}" if "fit" in values else event
+    if place != event and event == "valid":
+        place = f"{place}/valid"
     for name, value in values.items():
         if isinstance(value, (int, float)) and name not in ("fold", "epoch"):
             yield f"{place}/{name}", value, values.get("epoch", 0)

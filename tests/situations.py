@@ -234,8 +234,10 @@ def read(root, **data):
     """({path: class}, kinds of warnings)."""
     contest = read_contest(root, DataConfig(**data))
     train = contest.train
-    found = {os.path.relpath(path, contest.folder): contest.class_names[k]
-             for path, k in zip(train.path.tolist(), train.label.tolist(), strict=True)}
+    names = ["no class"] * len(train) if train.task != "single" else [
+        contest.class_names[k] for k in train.label.tolist()]
+    found = {os.path.relpath(path, contest.folder): name
+             for path, name in zip(train.path.tolist(), names, strict=True)}
     return found, {p.kind for p in contest.problems}
 
 

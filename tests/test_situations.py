@@ -999,11 +999,11 @@ def test_a_sample_submission_that_is_not_read_is_named(tmp_path, file):
     assert "may be the sample submission" in warned(tmp_path, "unread_sample")[0]
 
 
-def test_an_error_of_too_few_classes_says_where_the_rows_went(tmp_path):
+def test_ids_that_fit_several_images_are_named_before_their_labels_are_averaged(tmp_path):
     for i in range(SOME):
         touch(tmp_path / f"train/ward {'abcd'[i % 4]}/{i // 4}.jpg")
     write(tmp_path / "train.csv", ("id", "label"), [(i // 4, KINDS[i % 3]) for i in range(SOME)])
-    with pytest.raises(UserError, match=r"got 0 .*gives different labels to 6 ids"):
+    with pytest.raises(UserError, match=r"6 ids \('0', '1', '2' and 3 more\) fit several"):
         by_path(tmp_path)
 
 

@@ -41,6 +41,7 @@ def test_mlflow_gets_every_epoch_and_the_scores(contest, tmp_path, monkeypatch):
                          ("run", "run")]
     assert calls.pop(2) == {"mlflow.user": "", "mlflow.source.name": "grandmaster_train.py"}
     assert [step for name, step in calls[2:] if name == f"{FIT}/fold 0/loss"] == [1, 2]
+    assert [step for name, step in calls[2:] if name == f"{FIT}/fold 0/valid/loss"][-1] == 2
     assert ("scores/expected", 0) in calls
 
 

@@ -674,6 +674,10 @@ def find_target(table, form_columns, data, findings):
     flags = [c for c in choices if are_flags(table.columns[c])]
     if not readings and data.task == "multilabel" and len(flags) > 1:
         return tuple(flags)
+    numbers = [c for c in choices if are_measurements(
+        [cell for cell in table.columns[c] if not is_no_number(cell)])]
+    if not readings and data.task == "regression" and numbers:
+        return tuple(numbers)
     left = readings or choices
     if len(left) == 1 or len({table.columns[c] for c in readings}) == 1:
         return (left[0],)
@@ -693,7 +697,8 @@ def find_target(table, form_columns, data, findings):
         "ambiguous_target",
         f"table {table.path!r} must have one class column, got "
         f"{first_few(readings or classlike, 8) or 'none'} beside the ids in {table.id_column!r}: "
-        "--set data.target_column=NAME takes one",
+        "--set data.target_column=NAME takes one" + (
+            f", --task regression the numbers in {first_few(numbers)}" if numbers else ""),
     )
     return ()
 

@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 
 SEPARATOR = "\x1f"
 EMPTY_SET = SEPARATOR      # '' is a missing label
+SURE_MARKS = ("|", ";")      # in hardly any name of a class
 MARKS = ("|", ";", ",")    # between the classes of a cell, before blanks
 
 
@@ -138,15 +139,19 @@ def parts_of_cell(value, mark):
 def sets_in(values):
     """(the distinct values that hold several classes, whether that is unsure).
 
-    As `rust scab` beside `rust` and `scab`, or `3 17`. A value of several words is one class if the
-    words are not classes themselves. Few words in all combinations are unsure where they look like
-    names: all of one length, or with a word in common, as `9 of clubs`.
+    As `rust scab` beside `rust` and `scab`, `3 17`, or `rust;scab` beside `scab;mildew`. A value of
+    several words is one class if the words are not classes themselves. Few words in all
+    combinations are unsure where they look like names: all of one length, or with a word in common,
+    as `9 of clubs`.
     """
     mark = mark_of(values)
     parts = {value: parts_of_cell(value, mark) for value in set(values)}
     lists = {value: found for value, found in parts.items() if len(found) > 1}
     words = {word for found in parts.values() for word in found}
     lengths = {len(found) for found in parts.values()}
+    uses = Counter(word for found in parts.values() for word in set(found))
+    if mark in SURE_MARKS and any(uses[word] > 1 for found in lists.values() for word in found):
+        return set(lists), False
     if lists and len(lengths) > 1 and 2 * len(words) < len(parts):
         are_alike = len({len(found) for found in lists.values()}) == 1
         are_names = are_alike or set.intersection(*map(set, lists.values()))

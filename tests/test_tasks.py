@@ -522,6 +522,31 @@ def test_no_code_outside_its_files_names_a_task():
             assert not re.search(r"task(\.name)? (==|!=|in) ", path.read_text()), name
 
 
+def test_columns_of_fractions_without_a_sample_are_predicted_where_numbers_are_asked_for(tmp_path):
+    pasture(tmp_path)
+    (tmp_path / "sample_submission.csv").unlink()
+    with pytest.raises(UserError, match=r"--task regression the numbers in 'mass', 'height'"):
+        read_contest(tmp_path, DataConfig())
+    train = read_contest(tmp_path, DataConfig(task="regression")).train
+    assert train.classes == ("mass", "height", "slope") and len(train) == 23
+
+
+@pytest.mark.parametrize(("labels", "classes"), [
+    (["cat;dog", "cat", "dog;big bird", "big bird"], ("big bird", "cat", "dog")),
+    (["a|b", "b|c", "c|a"], ("a", "b", "c")),
+    (["a, b", "b", "a"], ("a", "b")),
+    (["tench, Tinca tinca", "goldfish, Carassius auratus", "shark"], None),
+    (["New York", "Boston", "Salt Lake City"], None),
+    (["a;1", "b;2", "c;3"], None)])
+def test_marks_between_words_make_sets_only_if_words_recur(labels, classes, tmp_path):
+    rows = [(f"a{i}.jpg", label) for i, label in enumerate(labels * 4)]
+    images(tmp_path / "train", [i for i, _ in rows])
+    table(tmp_path / "train.csv", ("image", "label"), *rows)
+    train = read_contest(tmp_path, DataConfig()).train
+    assert train.classes == (classes or tuple(sorted(labels)))
+    assert (train.target is None) == (classes is None)
+
+
 def test_an_archive_in_place_of_the_folder_says_how_to_unpack_it(tmp_path, capsys):
     (tmp_path / "contest.zip").write_bytes(b"PK")
     assert main(["--data_path", str(tmp_path / "contest.zip")]) == 2

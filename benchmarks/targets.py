@@ -27,10 +27,8 @@ from utils import csv_rows
 SIZE_PX = 64
 SIDE_PX = 96
 NETWORK = "resnet10t"
-EPOCHS = 12
 BATCH = 32
 LR = 1e-3
-N_TRAIN = 1500
 N_TEST = 500
 
 
@@ -63,13 +61,13 @@ def turned(images, rng):
     return cv2.resize(square, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), f"{angle:.3f}"
 
 
-def draw(make, data, folder):
+def draw(make, data, folder, n_train):
     """A contest of images and their labels; test images come from others than training images."""
     rng = np.random.default_rng(0)
     images = source(data)
     order = rng.permutation(len(images))
     held = len(images) // 4
-    parts = {"test": (order[:held], N_TEST), "train": (order[held:], N_TRAIN)}
+    parts = {"test": (order[:held], N_TEST), "train": (order[held:], n_train)}
     tables = {}
     for split, (rows, n) in parts.items():
         (folder / split).mkdir(parents=True, exist_ok=True)
@@ -90,15 +88,15 @@ def write(path, rows):
 
 # ---------------------------------------------------------------- the plain script
 
-def reference(folder, rows, test, targets, loss, flip):
+def reference(folder, rows, test, targets, loss, flip, n_epochs):
     """Logits (n, C) of the test images by a network trained on `rows` [(name, ..)] and targets."""
     seed_everything("reference")
     images = torch.stack([read(folder / "train" / name) for name in rows])
     network = timm.create_model(NETWORK, num_classes=targets.shape[1])
-    steps = EPOCHS * -(-len(rows) // BATCH)
+    steps = n_epochs * -(-len(rows) // BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), LR, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.1)
-    for _ in range(EPOCHS):
+    for _ in range(n_epochs):
         for batch in torch.randperm(len(rows)).split(BATCH):
             shown = images[batch]
             if flip and torch.rand(()) < 0.5:
@@ -127,11 +125,11 @@ def read(path):
 
 # ---------------------------------------------------------------- both
 
-def product(folder, out, metric):
+def product(folder, out, metric, n_epochs):
     """(final_results.json, the run's folder) of the program."""
     run = out / f"run-{metric}"
     settings = [f"model.backbones={NETWORK}", f"data.image_size_px={SIZE_PX}", "data.run_folds=1",
-                f"optim.epochs={EPOCHS}", f"optim.batch_size={BATCH}", "predict.tta_views=1",
+                f"optim.epochs={n_epochs}", f"optim.batch_size={BATCH}", "predict.tta_views=1",
                 "augment.policy=standard", "model.pretrained=off", "runtime.measure=off"]
     status = train(["--data_path", str(folder), "--results_dir", str(out), "--experiment_name",
                     run.name, "--metric", metric, "--set", *settings])
@@ -145,9 +143,9 @@ def of_fold(run):
     return folds.sample_id[folds.fold != 0].tolist()
 
 
-def compare_sets(folder, out, labels, answers):
+def compare_sets(folder, out, labels, answers, n_epochs):
     classes = sorted({c for text in labels.values() for c in text.split()})
-    final, run = product(folder, out, "samples_f1")
+    final, run = product(folder, out, "samples_f1", n_epochs)
 
     def flags(texts):
         return np.array([[float(c in text.split()) for c in classes] for text in texts])
@@ -157,7 +155,7 @@ def compare_sets(folder, out, labels, answers):
     rows = of_fold(run)
     logits = reference(folder, rows, test.sample_id.tolist(),
                        torch.tensor(flags([labels[name] for name in rows]), dtype=torch.float32),
-                       F.binary_cross_entropy_with_logits, flip=True)
+                       F.binary_cross_entropy_with_logits, True, n_epochs)
     auc, f1 = SET_METRICS["auc"], SET_METRICS["samples_f1"]
     written = {row["ID"]: row["target"] for row in csv_rows(run / final["submission"])}
     print(f"AUC: program {auc(truth, test.probs):.4f}, reference {auc(truth, logits):.4f}")
@@ -167,8 +165,8 @@ def compare_sets(folder, out, labels, answers):
           f"{final['score']['expected_ci90']}")
 
 
-def compare_angles(folder, out, labels, answers):
-    final, run = product(folder, out, "rmse")
+def compare_angles(folder, out, labels, answers, n_epochs):
+    final, run = product(folder, out, "rmse", n_epochs)
     rmse = NUMBER_METRICS["rmse"]
     names = list(answers)
     truth = np.array([[float(answers[name])] for name in names])
@@ -176,7 +174,7 @@ def compare_angles(folder, out, labels, answers):
     targets = torch.tensor([[float(labels[name])] for name in rows])
     mean, deviation = targets.mean(0), targets.std(0)
     said = reference(folder, rows, names, (targets - mean) / deviation, F.smooth_l1_loss,
-                     flip=False) * deviation.numpy() + mean.numpy()
+                     False, n_epochs) * deviation.numpy() + mean.numpy()
     written = {row["ID"]: float(row["target"]) for row in csv_rows(run / final["submission"])}
     own = np.array([[written[name]] for name in names])
     print(f"RMSE: program {rmse(truth, own):.3f}, reference {rmse(truth, said):.3f}; expected "
@@ -188,14 +186,17 @@ def main():
     parser.add_argument("kind", choices=("sets", "angle"))
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--images", type=int, default=1500, help="to train on (default 1500)")
+    parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
     folder = args.out / "contest"
     is_sets = args.kind == "sets"
     if not folder.exists():
-        draw(pasted if is_sets else turned, args.data, folder)
+        draw(pasted if is_sets else turned, args.data, folder, args.images)
     labels = {row["ID"]: row["target"] for row in csv_rows(folder / "train.csv")}
     answers = {row["ID"]: row["target"] for row in csv_rows(args.out / "answers.csv")}
-    (compare_sets if is_sets else compare_angles)(folder, args.out, labels, answers)
+    (compare_sets if is_sets else compare_angles)(folder, args.out, labels, answers,
+                                                     args.epochs)
 
 
 if __name__ == "__main__":

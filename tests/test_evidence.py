@@ -22,13 +22,13 @@ def images_of(n, side_px, seed=0):
         256, size=(n, 3, side_px, side_px), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(("family", "n_stages"), [
-    *((family, 0) for family in FAMILIES), ("convnext", 2), ("vit", 2)])
-def test_a_network_of_each_family_says_where_it_sees_a_class(family, n_stages):
-    """n_stages: of a frozen network, whose classifier also reads its last stages."""
+@pytest.mark.parametrize(("family", "reads_stages"), [
+    *((family, False) for family in FAMILIES), ("convnext", True), ("vit", True)])
+def test_a_network_of_each_family_says_where_it_sees_a_class(family, reads_stages):
+    """reads_stages: of a frozen network, whose classifier reads more than the last features."""
     name = BACKBONES[family][-1]
     torch.manual_seed(0)
-    network = build_network(name, n_classes=3, image_size_px=64, n_stages=n_stages,
+    network = build_network(name, n_classes=3, image_size_px=64, reads_stages=reads_stages,
                             weights=WeightsSource(name, "random"), model=ModelConfig())
     images = images_of(2, 64)
     with torch.no_grad():

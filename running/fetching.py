@@ -86,7 +86,8 @@ def fetch_into(folder, names, scale):
         fetch(w, folder)
         note_licence(w, folder)
         yield f"fetched {folder / w.target}"
-    shutil.rmtree(folder / BEGUN, ignore_errors=not (folder / BEGUN).exists())
+    if (folder / BEGUN).exists():
+        shutil.rmtree(folder / BEGUN)
     yield f"pass it on as --weights_dir {folder}"
 
 

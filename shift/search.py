@@ -106,7 +106,7 @@ def decided(kept, read, belief, train, test, seed, workers):
             simulated = replace(belief, kinds=others | {f.kind: f})
             auc[f.kind] = told_apart(simulated, train, test, seed, workers, known)
         limit = min(auc.values()) + NEARLY
-        usual = [k for k in USUAL[group] if auc.get(k, 1.0) <= limit]
+        usual = [k for k in USUAL[group] if k in auc and auc[k] <= limit]
         winner = usual[0] if usual else min(auc, key=auc.get)
         kept = others | {winner: read[winner]}
     return kept

@@ -324,6 +324,10 @@ def test_the_rival_that_is_hardest_to_tell_from_the_test_set_is_taken(monkeypatc
                           ("perspective",))[0]) == {"scale"}
     far = auc | {"blur": 0.621}
     assert set(decided_by(monkeypatch, far, read, ("downscale",))[0]) == {"motion_blur"}
+    # a usual kind that is no rival is not taken, however surely all rivals are told apart
+    alone = readings(downscale=250.0, motion_blur=200.0)
+    assert set(decided_by(monkeypatch, {"downscale": 1.0, "motion_blur": 0.99}, alone,
+                          ("downscale",))[0]) == {"motion_blur"}
 
 
 def test_no_rival_is_one_that_does_not_hold_is_weak_or_was_there(monkeypatch):

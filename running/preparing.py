@@ -231,6 +231,10 @@ def shift_warning(config, audit, shift):
         return (f"the augmentation is not matched to the test set: {len(audit.train)} training "
                 f"and {len(audit.test)} test images, and a shift shows in {FEWEST} readable ones "
                 "of each at the earliest")
+    if shift.left_out:
+        return (f"the augmentation is not matched to the test set: what was found "
+                f"({', '.join(shift.left_out)}) explains {max(0.0, shift.explained):.0%} of how "
+                "test images differ, too little to stand for it")
     if shift.trained_share < 1:
         return (f"the measured distortions explain {max(0.0, shift.explained):.0%} of how test "
                 f"images differ, so that only {shift.trained_share:.0%} of the training images "

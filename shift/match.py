@@ -35,6 +35,7 @@ from shift.distortions import (
 from shift.groups import find_styles, make_groups
 from shift.orientation import (
     ORIENTATIONS,
+    UPRIGHT,
     count_orientations,
     features,
     linear_ratios,
@@ -43,7 +44,7 @@ from shift.orientation import (
     orientations_differ,
 )
 from shift.reading import Belief
-from shift.report import ShiftReport
+from shift.report import LEAST_EXPLAINED, ShiftReport
 from shift.search import by_style, energy_distance, search, separability, styles_of_test
 from shift.traces import STATISTIC_NAMES, jpeg_quality
 from system.log import Timer
@@ -213,9 +214,16 @@ def with_match(report, train, train_style, test, test_rows, embed, seed, workers
     reading = read_test(simulated, train_style, n_styles, test, test_rows, seed, workers, n)
 
     # for images as measured, with the compression of test files
-    _, measured = policies_of(reading, 1.0)
+    of_all, measured = policies_of(reading, 1.0)
     images = compared_images(simulated, train_style, test, measured, seed, workers)
     report = with_comparison(report, images, test_rows, embed, seed, workers)
+
+    found = kinds_in([of_all, *measured])
+    if set(found) <= set(SYMMETRIES):      # which the statistics hardly show
+        report = replace(report, distance_before=None, distance_after=None)
+    elif report.explained < LEAST_EXPLAINED:
+        report = replace(report, left_out=found)
+        reading = nothing_in(reading)
 
     # and for the original images
     native = float(np.median(train.scale))
@@ -223,6 +231,18 @@ def with_match(report, train, train_style, test, test_rows, embed, seed, workers
     whole, of_styles = policies_of(reading, native, qualities)
     report = replace(report, orientation=reading.whole.orientation, n_test=len(test.images))
     return with_policies(report, whole, of_styles)
+
+
+def kinds_in(policies):
+    """The names of the kinds in any of the policies."""
+    return tuple(dict.fromkeys(d.kind for policy in policies for d in policy.distortions))
+
+
+def nothing_in(reading):
+    """The Reading of test images that do not differ; how files are compressed and whether images
+    are grey stays."""
+    nothing = Part(Belief({}), UPRIGHT)
+    return reading._replace(whole=nothing, of_styles=[nothing] * len(reading.of_styles))
 
 
 def trace_rows(images, workers):

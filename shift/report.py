@@ -8,6 +8,7 @@ from utils import plain
 # a policy that explains so much of the difference is for all training images; one that explains
 # less, for as many fewer
 EXPLAINED = 0.75
+LEAST_EXPLAINED = 0.4      # below it nothing is matched
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ShiftReport:
     # energy distance from train and from matched images to the test images, 0: alike
     distance_before: float | None = None
     distance_after: float | None = None
+    left_out: tuple[str, ...] = ()      # kinds that were read and explain too little
     # name -> train, test, matched: quantiles 10, 50, 90 %; auc
     statistics: dict = field(default_factory=dict)
     orientation: dict = field(default_factory=dict)    # symmetry -> share, ci90 in the test set
@@ -48,8 +50,8 @@ class ShiftReport:
     @property
     def explained(self):
         """How much of the distance to the test images the policy takes away, at most 1; None if
-        nothing was compared."""
-        if not self.distance_before or self.distance_after is None:
+        nothing was compared, or symmetries alone, which the distance hardly shows."""
+        if not self.distance_before:
             return None
         return 1 - self.distance_after / self.distance_before
 

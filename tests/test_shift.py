@@ -3,6 +3,7 @@ mirrors are told."""
 import errno
 import json
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -15,6 +16,7 @@ from benchmarks.finds import precision_and_recall
 from config import AugmentConfig
 from modeling.augment import train_augment
 from modeling.inference import views_for
+from shift import match
 from shift.bank import AXES, DISTORTED_PX, draw_values, trace_row
 from shift.distortions import (
     DISTORTIONS,
@@ -25,6 +27,7 @@ from shift.distortions import (
     distort,
     turn,
 )
+from shift.groups import ClassGroup
 from shift.match import coupled, load, match_shift, policy_of, with_compression, with_grey_noise
 from shift.orientation import (
     ORIENTATIONS,
@@ -311,6 +314,38 @@ def test_a_policy_is_for_fewer_training_images_the_more_it_leaves_unexplained(af
     report = ShiftReport(policy, distance_before=1.0, distance_after=after)
     assert report.trained_share == share
     assert ShiftReport(policy).trained_share == 1.0      # nothing was read
+
+
+def matched_report(monkeypatch, kinds, turned, after):
+    """`with_match` of test images that seem to have `kinds` and to be `turned`, of which a distance
+    of 1 leaves `after`."""
+    readings = {kind: KindReading(kind, 0.5, 1.0, 2.0, 90.0, 1.0) for kind in kinds}
+    part = match.Part(Belief(readings), turned)
+    sample = SimpleNamespace(quality=np.zeros(3), scale=np.ones(3), images=[None] * 3)
+    sample._replace = lambda **values: sample
+    monkeypatch.setattr(match, "read_test", lambda *_: match.Reading(part, [part], (0.0, 0.0)))
+    monkeypatch.setattr(match, "compared_images", lambda *_: {})
+    monkeypatch.setattr(match, "with_comparison", lambda report, *_: replace(
+        report, distance_before=1.0, distance_after=after))
+    group = ClassGroup("photo", "photo", ("a",), 3)
+    return match.with_match(ShiftReport(groups=(group,)), sample, np.zeros(3, int), sample, None,
+                            None, 0, 1, 400)
+
+
+TURNED = {"identity": {"share": 0.8, "ci90": [0.7, 0.9]},
+          "flip_vertical": {"share": 0.2, "ci90": [0.1, 0.3]}}
+
+
+def test_what_explains_little_of_the_difference_is_not_matched(monkeypatch):
+    report = matched_report(monkeypatch, ("blur",), TURNED, 0.61)
+    assert report.is_empty and report.left_out == ("flip_vertical", "blur")
+    kept = matched_report(monkeypatch, ("blur",), TURNED, 0.59)
+    assert not kept.is_empty and kept.left_out == () and kept.trained_share == 0.55
+
+
+def test_turned_images_alone_are_matched_whatever_the_distance_says(monkeypatch):
+    report = matched_report(monkeypatch, (), TURNED, 0.99)
+    assert not report.is_empty and report.left_out == () and report.trained_share == 1.0
 
 
 @pytest.mark.parametrize("shape", [(1, 3000), (2000, 32), (9, 700), (1, 1)])

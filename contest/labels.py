@@ -431,8 +431,7 @@ def rows_of_table(files, table, sample, folders, data, findings):
     def at(rows, *columns):
         return [tuple(values[row] for row in rows) for values in columns]
 
-    tellers = [labels, *(table.columns[c] for c in table.others(*target))]
-    for values in tellers:
+    for values in [labels, *(table.columns[c] for c in table.others(*target))]:
         ids = told_apart_by_folder(files, ids, labels, values, table.naming)
     left_out = rows_of_test(table, target, findings)
     ids, labels, groups = at([row for row in range(len(ids)) if row not in left_out],

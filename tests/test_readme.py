@@ -48,7 +48,7 @@ def commands(name):
     lines = [line for block in blocks(name, "bash") for line in block.splitlines()]
     prose = FENCED.sub("", read(name))
     lines += [" ".join(code.split())
-              for code in re.findall(r"`((?:[A-Z_]+=\S+ )?python [^`]+)`", prose)]
+              for code in re.findall(r"`((?:[A-Z_]+=\S+ )?python [^`]+|(?:uv )?pip [^`]+)`", prose)]
     # settings alone: of the mode that has them all
     lines += [f"python grandmaster_train.py --mode competition_ready {code}"
               for code in re.findall(r"`(--set [^`]*=[^`]*)`", prose)]
@@ -107,7 +107,7 @@ def check(command, monkeypatch):
         words = words[1:]
     if words[0] == "python":
         check_python(words[1:], monkeypatch)
-    elif words[0] == "pip":
+    elif words[0] in ("pip", "uv"):
         assert all((ROOT / word).exists() for word in words if word.endswith(".txt"))
     elif words[0] == "bash":
         assert (ROOT / words[1]).exists()

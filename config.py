@@ -605,8 +605,8 @@ PRESETS = {
 # ---------------------------------------------------------------- --set KEY=VALUE
 
 # flags of grandmaster_train.py that are no settings
-FLAGS_ONLY = ("mode", "data_path", "experiment_name", "demo_size", "dry_run", "compare", "verify",
-              "fetch_weights", "prune", "yes", "version", "print_completion")
+FLAGS_ONLY = ("mode", "data_path", "experiment_name", "demo_size", "look", "dry_run", "compare",
+              "verify", "fetch_weights", "prune", "yes", "version", "print_completion")
 SWITCHES = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
 
 

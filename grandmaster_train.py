@@ -31,11 +31,13 @@ from config import (
     with_values,
 )
 from contest.files import ascii_safe
-from ensemble.tasks import EVERY_METRIC
+from contest.intake import read_contest
+from ensemble.tasks import EVERY_METRIC, TASKS
 from reporting.compare import compare, lines_of
 from running.checks import run_checks
 from running.costs import machine_facts
 from running.fetching import fetch_into
+from running.look import look
 from running.pipeline import run
 from running.prune import prune
 from system.command import (
@@ -151,6 +153,8 @@ def make_parser():
         help="print one JSON object a line, the last one the result")
 
     # instead of a run
+    add("--look", action="store_true",
+        help="say what is understood of the folder, leave a page with pictures of each class, stop")
     add("--dry_run", action="store_true", help="print the plan with each stage's state and stop")
     add("--compare", nargs=2, metavar=("A", "B"),
         help="print how much better experiment B is than A, with its interval, and stop")
@@ -276,6 +280,8 @@ def answered(argv):
         return DONE, {"lines": told(lines, config)}
     data_path, answers = contest_folder(args, config)
     folder = experiment_folder(args, config, data_path)
+    if args.look:
+        return DONE, {"lines": told(looked(config, data_path), config)}
     if config.mode == "debug":
         counts = run_checks(config, data_path, folder)
         return FAILED if counts["FAILED"] else DONE, {k.lower(): n for k, n in counts.items()}
@@ -364,6 +370,16 @@ def fetch(config, folder):
     frozen = [name for name in config.model.frozen if name != AUTO]
     names = list(dict.fromkeys([*config.model.backbones, *frozen]))
     yield from fetch_into(folder, names, config.scale)
+
+
+def looked(config, data_path):
+    """`look` at a contest folder; the page lies in the folder of all experiments."""
+    contest = read_contest(data_path, config.data)
+    metric = TASKS[contest.train.task].find_metric(config.metric, contest.form.has_class_columns)
+    folder = Path(config.runtime.results_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / f"look_{Path(data_path).resolve().name}.html"
+    yield from look(contest.for_metric(metric), metric, config.metric != "auto", page)
 
 
 def told(lines, config):

@@ -7,6 +7,7 @@
 In Korean if LANG begins with ko, or after `l` in the menu. The time a mode takes is read from the
 results of finished runs.
 """
+import contextlib
 import json
 import os
 import shlex
@@ -35,6 +36,9 @@ TEXTS = {
         "full_training": "seven backbones, five folds, blended",
         "competition_ready": "the same, plus a second round taught by the first",
         "debug": "check this machine and your data in a minute; trains nothing",
+        "s": "show me: trains on the embedded contest, for about four minutes",
+        "u": "what is understood of your folder, in seconds, with pictures of each class",
+        "b": "b: back",
         "units": (),
         "last": "last run here: {fits} fit(s) in {time} ({name})",
         "f": "first look: a score and a submission in a minute, by pretrained weights; trains "
@@ -49,6 +53,7 @@ TEXTS = {
         "bad_mode": "the mode must be a number from 1 to {n}, got {answer!r}",
         "ask_plan": "mode (1 to 3)",
         "ask_data": "contest folder (empty: the embedded contest)",
+        "ask_folder": "contest folder",
         "ask_name": "experiment name (empty: from mode and folder)",
         "ask_more": "other flags, such as --weights_dir DIR --time_budget HOURS (empty: none)",
         "bad_more": "the flags must be words or quoted text, got {answer!r}",
@@ -71,6 +76,9 @@ TEXTS = {
         "full_training": "백본 7개, 폴드 5개, 블렌딩",
         "competition_ready": "위와 같고, 1라운드가 가르치는 2라운드를 더함",
         "debug": "이 컴퓨터와 내 데이터를 1분 안에 점검, 학습하지 않음",
+        "s": "보여 주기: 내장 대회로 약 4분 동안 학습",
+        "u": "내 폴더를 어떻게 이해하는지 몇 초 만에, 클래스마다 그림과 함께",
+        "b": "b: 뒤로",
         "units": ((" h ", "시간 "), (" min", "분"), (" s", "초")),
         "last": "여기서 최근 실행: 학습 {fits}개에 {time} ({name})",
         "f": "첫 인상: 사전학습 가중치만으로 1분 안에 점수와 제출 파일, 학습하지 않음",
@@ -84,6 +92,7 @@ TEXTS = {
         "bad_mode": "모드는 1부터 {n}까지의 번호여야 합니다. 입력: {answer!r}",
         "ask_plan": "모드 번호(1~3)",
         "ask_data": "대회 폴더 (빈칸: 내장 대회)",
+        "ask_folder": "대회 폴더",
         "ask_name": "실험 이름 (빈칸: 모드와 폴더 이름으로)",
         "ask_more": "다른 옵션, 예: --weights_dir DIR --time_budget HOURS (빈칸: 없음)",
         "bad_more": "옵션은 단어나 따옴표로 묶은 글이어야 합니다. 입력: {answer!r}",
@@ -184,31 +193,41 @@ def started_by(folder):
 
 # ---------------------------------------------------------------- questions
 
-def ask(question, default=""):
-    """One line of input without surrounding space; the default if it is empty."""
+class Back(Exception):
+    """The answer was b: back to the menu."""
+
+
+def ask(question, default="", back=""):
+    """One line of input without surrounding space; the default if it is empty.
+
+    back: what is said of the answer b, which then raises Back.
+    """
     hint = f" [{default}]" if default else ""
-    show(f"{question}{hint}: ", end="")
+    way = f" ({back})" if back else ""
+    show(f"{question}{way}{hint}: ", end="")
     line = sys.stdin.readline()
     if not line:
         raise EOFError
     if not sys.stdin.isatty():
         show(line.strip())
+    if back and line.strip().lower() == "b":
+        raise Back
     return line.strip() or default
 
 
-def ask_path(question):
+def ask_path(question, back=""):
     """A path as a shell would read it: ~ is the home folder, and a dropped file is in quotes."""
-    answer = ask(question)
+    answer = ask(question, back=back)
     if len(answer) > 1 and answer[0] in "'\"" and answer[-1] == answer[0]:
         answer = answer[1:-1]
     return os.path.expanduser(answer)
 
 
-def ask_choice(question, allowed, say):
+def ask_choice(question, allowed, say, back=""):
     """One of the allowed answers, a sequence of texts. Asks again after any other."""
     n_modes = sum(answer.isdigit() for answer in allowed)
     while True:
-        answer = ask(question, "1").lower()
+        answer = ask(question, "1", back).lower()
         if answer in allowed:
             return answer
         show(say["bad_mode"].format(n=n_modes, answer=answer))
@@ -244,8 +263,8 @@ def state_of(experiment, say):
 
 def ask_argv(mode, say):
     """The arguments of grandmaster_train.py that the answers stand for."""
-    data_path = ask_path(say["ask_data"])
-    name = ask(say["ask_name"])
+    data_path = ask_path(say["ask_data"], say["b"])
+    name = ask(say["ask_name"], back=say["b"])
     argv = ["--mode", mode]
     if data_path:
         argv += ["--data_path", data_path]
@@ -261,7 +280,7 @@ def ask_more(say):
     """
     while True:
         try:
-            answer = ask(say["ask_more"])
+            answer = ask(say["ask_more"], back=say["b"])
             return [os.path.expanduser(word) for word in shlex.split(answer)]
         except EOFError:
             show()
@@ -289,7 +308,7 @@ def command(script, argv):
 
 def plan(say):
     """Show how long a mode would take on the person's own data; returns the exit status."""
-    mode = mode_of(ask_choice(say["ask_plan"], ("1", "2", "3"), say))
+    mode = mode_of(ask_choice(say["ask_plan"], ("1", "2", "3"), say, say["b"]))
     return command(TRAIN, [*ask_argv(mode, say), "--dry_run"])
 
 
@@ -313,7 +332,7 @@ def resume(recent, say, results_dir):
         show(say["page"].format(path=page))
     else:
         show(say["no_page"])
-    if chosen.final or ask(say["ask_go_on"], "y").lower() != "y":
+    if chosen.final or ask(say["ask_go_on"], "y", say["b"]).lower() != "y":
         return None
 
     argv = started_by(chosen.folder)
@@ -330,8 +349,13 @@ def show_runs(say, results_dir):
         show(say["none"].format(folder=results_dir))
         return
     show(say["page"].format(path=page))
+    open_page(page)
+
+
+def open_page(page):
+    """Open a page where there is a screen."""
     if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY"):
-        webbrowser.open(page.as_uri())
+        webbrowser.open(page.resolve().as_uri())
 
 
 def predict(recent, say, results_dir):
@@ -346,6 +370,20 @@ def predict(recent, say, results_dir):
     return command(PREDICT, [str(chosen.folder), images])
 
 
+FIRST = ("s", "u")      # listed before the modes
+
+
+def understood(say, results_dir):
+    """Show what is understood of a folder, and its page where there is a screen."""
+    data_path = ask_path(say["ask_folder"], say["b"])
+    if not data_path:
+        raise Back
+    page = Path(results_dir) / f"look_{Path(data_path).resolve().name}.html"
+    status = command(TRAIN, ["--look", "--data_path", data_path, "--results_dir", str(results_dir)])
+    if status == DONE and page.is_file():
+        open_page(page)
+
+
 def letters():
     """The menu's letters, without p if predict.py is missing."""
     if PREDICT.exists():
@@ -355,6 +393,8 @@ def letters():
 
 def show_menu(recent, say):
     """Print the modes, each with what its last finished run took here, and the letters."""
+    for letter in FIRST:
+        show(f"  {letter}  {say[letter]}")
     for number, mode in enumerate(PRESETS, 1):
         show(f"  {number}  {mode:<18} {say[mode]}")
         for experiment in recent:
@@ -393,29 +433,38 @@ def choose(tongue, results_dir):
         say = TEXTS[tongue]
         recent = experiments(results_dir)
         show_menu(recent, say)
-        allowed = ("1", "2", "3", "4", *letters(), *PRESETS, "quit", "exit")
+        allowed = ("1", "2", "3", "4", *FIRST, *letters(), *PRESETS, "quit", "exit")
         answer = ask_choice(say["ask_mode"], allowed, say)
-
-        status = None
         if answer in ("q", "quit", "exit"):
             return DONE
+        status = None
         if answer == "l":
             tongue = "en" if tongue == "ko" else "ko"
-        elif answer == "f":
-            status = command(TRAIN, [*ask_argv("quick_test", say), *FIRST_LOOK])
-        elif answer == "d":
-            status = plan(say)
-        elif answer == "r":
-            status = resume(recent, say, results_dir)
-        elif answer == "a":
-            show_runs(say, results_dir)
-        elif answer == "p":
-            status = predict(recent, say, results_dir)
         else:
-            return command(TRAIN, ask_argv(mode_of(answer), say))
+            with contextlib.suppress(Back):
+                status = done(answer, recent, say, results_dir)
         if status is not None:
             return status
         show()
+
+
+def done(answer, recent, say, results_dir):
+    """Do what an answer in the menu stands for. Returns the exit status, None to go back."""
+    if answer == "s":
+        return command(TRAIN, [])
+    if answer == "u":
+        return understood(say, results_dir)
+    if answer == "f":
+        return command(TRAIN, [*ask_argv("quick_test", say), *FIRST_LOOK])
+    if answer == "d":
+        return plan(say)
+    if answer == "r":
+        return resume(recent, say, results_dir)
+    if answer == "a":
+        return show_runs(say, results_dir)
+    if answer == "p":
+        return predict(recent, say, results_dir)
+    return command(TRAIN, ask_argv(mode_of(answer), say))
 
 
 def menu(results_dir=BASE.runtime.results_dir):

@@ -26,6 +26,7 @@ makers        which versions made what a run uses
 conclusion    submission, result files, predictor
 export        the best single fit as an ONNX model
 fetching      --fetch_weights: weights into a folder that can be carried
+look          --look: what is understood of a folder, with pictures
 prune         what a finished run can do without
 heatmaps      what the networks looked at
 checks        the debug mode

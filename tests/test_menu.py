@@ -167,3 +167,35 @@ def test_the_command_of_a_run_is_read_from_a_log_with_a_torn_line(tmp_path):
     whole = '{"event": "start", "command": "python grandmaster_train.py --mode debug"}\n'
     (tmp_path / "events.jsonl").write_text(whole + '{"event": "start", "comm\n')
     assert started_by(tmp_path) == ["--mode", "debug"]
+
+
+def test_show_me_is_listed_first_and_runs_the_embedded_contest(results, monkeypatch, capsys):
+    commands = []
+    monkeypatch.setattr(run_training, "command", lambda *argv: commands.append(argv) or 0)
+    typed(monkeypatch, "s\n")
+    assert menu(results) == 0 and commands == [(run_training.TRAIN, [])]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["s", "u", "1"]
+
+
+@pytest.mark.parametrize("answers", ["u\nb\n", "1\nb\n", "1\n/data\nb\n", "d\nb\n",
+                                     "r\n2\nb\n"])
+def test_every_question_says_how_to_go_back_and_goes(answers, results, monkeypatch, capsys):
+    monkeypatch.setattr(run_training, "command", lambda *_: pytest.fail("it went on"))
+    typed(monkeypatch, answers + "q\n")
+    assert menu(results) == 0
+    out = capsys.readouterr().out
+    assert "(b: back)" in out and out.count(TEXTS["en"]["s"]) == 2
+
+
+def test_what_is_understood_is_shown_with_pictures_and_leads_back(contest, tmp_path, monkeypatch,
+                                                                  capfd):
+    typed(monkeypatch, f"u\n{contest}\nq\n")
+    assert menu(tmp_path) == 0
+    out = capfd.readouterr().out
+    assert "classes:    3, " in out
+    page = tmp_path / f"look_{contest.name}.html"
+    assert f"pictures of each class: {page}" in out
+    text = page.read_text()
+    assert text.count("data:image/jpeg;base64,") == 9 and "0 circle, 12 images" in text
+    assert not list(tmp_path.glob("*/audit-*"))

@@ -44,7 +44,10 @@ class Reading:
 
 
 def line_of_classes(words, counts, target, classes, names, named):
-    return (f"classes:    {len(classes)}, {words}, {counts.min()} to {counts.max()} images each"
+    low = counts.min()
+    high = counts.max()
+    each = str(low) if low == high else f"{low} to {high}"
+    return (f"classes:    {len(classes)}, {words}, {each} images each"
             f"{named}: {names} (--set data.target_column=NAME)")
 
 

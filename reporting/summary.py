@@ -1,4 +1,5 @@
 """What a run leaves for programs, and the lines it closes with. No score is computed here."""
+import shlex
 from pathlib import Path
 
 from system.log import duration
@@ -37,6 +38,9 @@ def closing_lines(final, table, folder):
                f"{duration(plan['estimated_seconds'])}")
     if final["submission"]:
         yield f"submission  {Path(folder) / final['submission']}"
+    else:
+        run = shlex.quote(str(folder))
+        yield f"new images  python predict.py {run} IMAGES_OR_FOLDER"
     yield (f"report      {Path(folder) / 'report.html'}  ({len(final['warnings'])} warning(s), "
            f"{final['seconds']:.0f} s)")
 

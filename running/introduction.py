@@ -126,7 +126,8 @@ def introduce_weights(setup, log):
         if runtime.weights_dir:
             where = f"{runtime.weights_dir}, where none was found"
         log.warn(f"{', '.join(random)} start(s) from RANDOM WEIGHTS and will score far lower: put "
-                 f"{files} into {where}")
+                 f"{files} into {where} (--fetch_weights FOLDER downloads them where there is a "
+                 "network)")
 
     for source in setup.weights.values():
         text = sentence(source.timm_name, source.licence) if source.is_pretrained else ""

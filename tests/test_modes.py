@@ -304,12 +304,13 @@ def test_a_shift_that_the_measured_distortions_do_not_explain_is_said(contest, t
     def unexplained(*values, **named):
         report, auc = match_shift(*values, **named), {"value": 0.97, "ci90": [0.96, 0.98]}
         groups = tuple(replace(group, policy=policy) for group in report.groups)
-        return replace(report, policy=policy, groups=groups, auc_before=auc, auc_after=auc)
+        return replace(report, policy=policy, groups=groups, auc_before=auc, auc_after=auc,
+                       distance_before=1.0, distance_after=0.5)
 
     monkeypatch.setattr("running.preparing.match_shift", unexplained)
     argv = small_argv(contest, tmp_path, "augment.policy=matched")
     for _ in range(2):      # also where it was measured before
         assert main(argv) == 0
         warnings = json.loads((tmp_path / "run" / "final_results.json").read_text())["warnings"]
-        assert any("AUC 0.97), so that only 50% of those trained on have them" in text
-                   for text in warnings)
+        assert any("explain 50% of how test images differ, so that only 67% of the training "
+                   "images have them" in text for text in warnings)

@@ -41,6 +41,8 @@ def test_the_epochs_chosen_first_hold_after_an_interruption(contest, tmp_path, m
     argv = small_argv(contest, tmp_path, "optim.epochs=6", "runtime.measure=on")
     args = make_parser().parse_args(argv)
 
+    monkeypatch.setattr("running.hurry.FEWEST_EPOCHS", 3)
+
     def run_for(seconds):
         return pipeline.run(config_of(args), contest, tmp_path / "run",
                             ends_by=time.perf_counter() + seconds)

@@ -232,9 +232,10 @@ def shift_warning(config, audit, shift):
                 f"and {len(audit.test)} test images, and a shift shows in {FEWEST} readable ones "
                 "of each at the earliest")
     if shift.left_out:
-        return (f"the augmentation is not matched to the test set: what was found "
-                f"({', '.join(shift.left_out)}) explains {max(0.0, shift.explained):.0%} of how "
-                "test images differ, too little to stand for it")
+        explained = max(0.0, shift.explained or 0.0)
+        return ("the augmentation is not matched to the test set: what was found "
+                f"({', '.join(shift.left_out)}) explains {explained:.0%} of how test images "
+                "differ, too little to stand for it")
     if shift.trained_share < 1:
         return (f"the measured distortions explain {max(0.0, shift.explained):.0%} of how test "
                 f"images differ, so that only {shift.trained_share:.0%} of the training images "

@@ -221,7 +221,7 @@ def with_match(report, train, train_style, test, test_rows, embed, seed, workers
     found = kinds_in([of_all, *measured])
     if set(found) <= set(SYMMETRIES):      # which the statistics hardly show
         report = replace(report, distance_before=None, distance_after=None)
-    elif report.explained < LEAST_EXPLAINED:
+    elif (report.explained or 0.0) < LEAST_EXPLAINED:
         report = replace(report, left_out=found)
         reading = nothing_in(reading)
 

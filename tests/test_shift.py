@@ -316,9 +316,9 @@ def test_a_policy_is_for_fewer_training_images_the_more_it_leaves_unexplained(af
     assert ShiftReport(policy).trained_share == 1.0      # nothing was read
 
 
-def matched_report(monkeypatch, kinds, turned, after):
-    """`with_match` of test images that seem to have `kinds` and to be `turned`, of which a distance
-    of 1 leaves `after`."""
+def matched_report(monkeypatch, kinds, turned, after, before=1.0):
+    """`with_match` of test images that seem to have `kinds` and to be `turned`, by the distances
+    before and after it."""
     readings = {kind: KindReading(kind, 0.5, 1.0, 2.0, 90.0, 1.0) for kind in kinds}
     part = match.Part(Belief(readings), turned)
     sample = SimpleNamespace(quality=np.zeros(3), scale=np.ones(3), images=[None] * 3)
@@ -326,7 +326,7 @@ def matched_report(monkeypatch, kinds, turned, after):
     monkeypatch.setattr(match, "read_test", lambda *_: match.Reading(part, [part], (0.0, 0.0)))
     monkeypatch.setattr(match, "compared_images", lambda *_: {})
     monkeypatch.setattr(match, "with_comparison", lambda report, *_: replace(
-        report, distance_before=1.0, distance_after=after))
+        report, distance_before=before, distance_after=after))
     group = ClassGroup("photo", "photo", ("a",), 3)
     return match.with_match(ShiftReport(groups=(group,)), sample, np.zeros(3, int), sample, None,
                             None, 0, 1, 400)
@@ -337,6 +337,7 @@ TURNED = {"identity": {"share": 0.8, "ci90": [0.7, 0.9]},
 
 
 def test_what_explains_little_of_the_difference_is_not_matched(monkeypatch):
+    assert matched_report(monkeypatch, ("blur",), TURNED, 0.0, before=0.0).is_empty
     report = matched_report(monkeypatch, ("blur",), TURNED, 0.61)
     assert report.is_empty and report.left_out == ("flip_vertical", "blur")
     kept = matched_report(monkeypatch, ("blur",), TURNED, 0.59)

@@ -213,6 +213,13 @@ def look_at_both(contest, folder, long_side_px, workers):
 
 # ---------------------------------------------------------------- the stage
 
+def what_labels_say(catalog):
+    """(n,) int: equal where two samples have the same label, or the same row of the target."""
+    if catalog.target is None:
+        return catalog.label
+    return np.unique(catalog.target, axis=0, return_inverse=True)[1].ravel()
+
+
 def audit_contest(contest, data, long_side_px, folder, workers):
     """Decodes every image once and writes what `load_audit` reads into `folder`.
 
@@ -229,7 +236,8 @@ def audit_contest(contest, data, long_side_px, folder, workers):
 
     # equal files with different labels are left out
     copies = equal_rows(train.sha256, train.is_readable)
-    contradicted = [rows for rows in copies if len(set(contest.train.label[rows].tolist())) > 1]
+    said = what_labels_say(contest.train)
+    contradicted = [rows for rows in copies if len(set(said[rows].tolist())) > 1]
     usable = train.is_readable.copy()
     usable[[row for rows in contradicted for row in rows]] = False
     pixels = PixelStore.open(folder / "pixels_train")
@@ -312,7 +320,7 @@ def report_copies(catalog, copies, contradicted, near, turned, findings):
 
     turned: pairs mirrored or turned by 90 or 180 degrees. Their labels may rightly differ.
     """
-    label = catalog.label
+    label = what_labels_say(catalog)
 
     def warn(kind, rows, text):
         ids = catalog.sample_id[rows]

@@ -154,6 +154,10 @@ def labelled_rows(files, tables, label_table, sample, folders, data, findings):
 
     rows = rows_without_table(files, folders, data.label_table, findings)
     are_clear = not findings.of_kind("ambiguous_labels")
+    if rows and data.task in ("multilabel", "regression"):
+        findings.fail("no_table", f"--task {data.task} needs a label table, and the labels come "
+                      f"from {rows.source}: name the table by --set data.label_table=FILE")
+        return None
     if rows and are_clear and not data.label_table:
         refuse_unread_labels(files, tables, sample, rows, findings)
     if rows is None:
@@ -467,8 +471,10 @@ def with_votes(table, task, data, ids, labels, groups, findings):
         return task, (), ids, labels, groups
     task, classes, kept, labels = merged(task, ids, labels)
     if len(kept) < len(ids):
+        how = ("put together" if task == "multilabel" else
+               "averaged, as of several annotators (--task multilabel: put together)")
         findings.warn("annotators", f"{table.path!r} has {len(ids)} rows of {len(kept)} ids: what "
-                      "they say of one id is averaged, as of several annotators")
+                      f"they say of one id is {how}")
         group_of = dict(zip(ids, groups, strict=True))
         groups = tuple(group_of[i] for i in kept)
     return task, classes, kept, labels, groups

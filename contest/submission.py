@@ -110,8 +110,16 @@ class Form:
         answer: as ensemble.metrics.Metric says. UserError if the columns cannot hold it.
         """
         form = replace(self, classes=classes)
+        if answer == "set" and self.has_class_columns:
+            return replace(form, kind="flags")
         if answer == "set":
-            return replace(form, kind="flags" if self.has_class_columns else "set")
+            held = [c for c in classes if self.joint in c]
+            if held:
+                raise UserError(
+                    f"class names must not hold {self.joint!r}, which separates the names in a "
+                    f"cell of the submission, got {first_few(held)}: rename these classes where "
+                    "the labels are")
+            return replace(form, kind="set")
         if answer == "chance":
             return form.for_chances(metric)
         if answer == "number":

@@ -818,10 +818,17 @@ def numbers_in(table, columns, findings):
     return tuple("" if any(map(is_no_number, row)) else SEPARATOR.join(row) for row in rows)
 
 
+LEAST_SETS = 0.01      # share of the cells that hold several classes, if they are meant to
+
+
 def holds_sets(table, column, labels, findings):
     """Whether cells of a column hold several classes; an error if that is unsure."""
-    several, is_unsure = sets_in([label for label in labels if label])
-    if is_unsure:
+    given = [label for label in labels if label]
+    if given and all(number_of(label.replace(",", ".")) is not None for label in given):
+        return False      # 12,5 and 1,250 are numbers
+    several, is_unsure = sets_in(given)
+    n_several = sum(label in several for label in given)
+    if is_unsure or 0 < n_several < LEAST_SETS * len(given):
         found = [label for label in labels if label in several]
         findings.fail(
             "ambiguous_sets",
@@ -836,9 +843,12 @@ def flag_labels(table, columns, asked, findings):
 
     asked: data.task. Errors for other values, and for rows with several 1s if one is asked for.
     """
-    odd = next((v for c in columns for v in table.columns[c] if as_flag(v) is None), None)
-    is_number = odd is not None and number_of(odd) is not None
-    if asked == "regression" or (asked == "auto" and is_number):
+    cells = [v for c in columns for v in table.columns[c] if not is_no_number(v)]
+    odd = next((v for v in cells if as_flag(v) is None), None)
+    if odd is None:
+        odd = next((v for c in columns for v in table.columns[c] if as_flag(v) is None), None)
+    are_numbers = any(map(is_fraction, cells)) and all(number_of(v) is not None for v in cells)
+    if asked == "regression" or (asked == "auto" and are_numbers):
         numbers = numbers_in(table, columns, findings)
         is_soft = asked == "auto" and are_shares(numbers)
         return "soft" if is_soft else "regression", numbers
@@ -846,7 +856,7 @@ def flag_labels(table, columns, asked, findings):
         findings.fail(
             "unsupported",
             f"the columns {first_few(columns)} of {table.path!r} must hold 0 or 1, got {odd!r}; "
-            f"{SUPPORTED}",
+            f"--task regression predicts them as numbers; {SUPPORTED}",
         )
         return "single", ("",) * table.n_rows
 

@@ -182,6 +182,7 @@ def how_written(values):
 MOST_BINS = 10
 FEWEST_IN_A_BIN = 10
 FEW_INTEGERS = 20       # as many different whole numbers, or fewer, are classes
+LEAST_FRACTIONS = 0.05  # of the labels, if they are measurements
 FEW_ROWS = 3            # of a whole number, at the median, if they are measurements
 
 
@@ -197,13 +198,13 @@ def number_of(text):
 def are_measurements(labels, are_asked=False):
     """Whether labels, each a text, are numbers to predict rather than classes.
 
-    They are with any fraction. Whole numbers are if there are many of few rows each, with gaps, or
-    if numbers that are no classes are asked for.
+    They are with fractions in more than a few. Whole numbers are if there are many of few rows
+    each, with gaps, or if numbers that are no classes are asked for.
     """
     numbers = [number_of(label) for label in labels]
     if not numbers or None in numbers:
         return False
-    if any(not number.is_integer() for number in numbers):
+    if sum(not number.is_integer() for number in numbers) >= LEAST_FRACTIONS * len(numbers):
         return True
     counts = Counter(numbers)
     if are_asked and len(counts) > FEW_INTEGERS:
@@ -279,7 +280,7 @@ def title_of_shares(target, label, names):
 
 
 def words_of_shares(columns, classes, is_table):
-    return "a share of each an image, that sum to 1 (--task single or regression: read otherwise)"
+    return "a share of each an image, that sum to 1 (--task regression: numbers)"
 
 
 def merged(task, ids, labels):
@@ -295,7 +296,8 @@ def merged(task, ids, labels):
             own.setdefault(sample_id, []).append(label)
     n_several = sum(len(found) > 1 for found in own.values())
     differ = any(len(set(found)) > 1 for found in own.values())
-    if not differ or n_several < FEWEST_ANNOTATED * len(own) or task not in MERGED:
+    fewest = 0 if task == "multilabel" else FEWEST_ANNOTATED
+    if not differ or n_several < fewest * len(own):
         return task, (), ids, labels
     new_task, columns, texts = MERGED[task](list(own.values()))
     return new_task, columns, tuple(own), texts
@@ -319,8 +321,14 @@ def means_of(task):
     return mean
 
 
+def unions(votes):
+    """The sets of each image -> the classes of all of them."""
+    return "multilabel", (), tuple(joined_set(c for label in found for c in of_set(label))
+                                   for found in votes)
+
+
 MERGED = {"single": shares_of_votes, "regression": means_of("regression"),
-          "soft": means_of("soft")}
+          "soft": means_of("soft"), "multilabel": unions}
 READINGS = {
     "soft": Reading(True, "shares", 2, without_names, shares_and_classes, title_of_shares,
                     words_of_shares, line_of_classes),

@@ -183,7 +183,8 @@ class EachByItself(nn.Module):
         """T^2 times the mean over classes of the KL divergence from each answer."""
         logits = logits.float() / temperature
         crossed = F.binary_cross_entropy_with_logits(logits, answers, reduction="none")
-        own = F.binary_cross_entropy(answers, answers, reduction="none")
+        # binary cross-entropy of an answer with itself, which CUDA's autocast refuses
+        own = -torch.xlogy(answers, answers) - torch.xlogy(1 - answers, 1 - answers)
         return temperature ** 2 * (crossed - own).mean(1)
 
     def surprise(self, logits, targets):

@@ -275,7 +275,7 @@ JUDGES = {
         rows=likeliest_rows, row_losses=metrics.share_losses, loss=metrics.log_loss_of_shares,
         tempered=metrics.with_temperature, fit_temperature=temperature_of_shares,
         sureness=temperature_of_shares, constant=column_shares, distance=total_variation,
-        tidy=normalized, right=right_likeliest, draw=drawn_shares),
+        tidy=normalized, right=right_likeliest, draw=None),
     "chances": Judge(
         rows=cells_as_rows, row_losses=cell_losses, loss=mean_cell_loss,
         tempered=tempered_chances, fit_temperature=cell_temperature, sureness=cell_sureness,

@@ -38,7 +38,8 @@ class Task:
     margin) -> nn.Module, of modeling.losses; truth: of the labelled images that are learnt from.
     decode(logits (B, C)) -> (B, C). settings(config): what a fit's key also holds. row(answers
     (C,), probs (C,), classes, names) -> {column: cell} of a prediction for people. turns(config):
-    whether images may be flipped and turned, where they look natural so.
+    whether images may be flipped and turned, where they look natural so. is_exact: predictions need
+    whole precision.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task:
     settings: Callable
     row: Callable
     turns: Callable
+    is_exact: bool = False
 
     @property
     def judge(self):
@@ -143,8 +145,9 @@ def without_class_parts(config, why):
     rounds = tuple(replace(round_, unlabelled=False) for round_ in config.rounds
                    if round_.alpha or not round_.unlabelled)
     if any(round_.unlabelled for round_ in config.rounds):
-        said.append(f"no pseudo-labels, and {len(config.rounds) - len(rounds)} round(s) of them "
-                    f"alone left out: they {why.replace('needs', 'need')}")
+        n_out = len(config.rounds) - len(rounds)
+        also = f", and {n_out} round(s) of them alone left out" if n_out else ""
+        said.append(f"no pseudo-labels{also}: they {why.replace('needs', 'need')}")
     config = replace(
         config, rounds=rounds, model=replace(model, head="linear", frozen=()),
         augment=replace(config.augment, groups="off"),
@@ -220,7 +223,8 @@ TASKS = {task.name: task for task in (
     Task("multilabel", "chances", "sets", SET_METRICS, ("samples_f1", "auc"), for_sets,
          set_objective, torch.sigmoid, loss_settings, set_row, turned),
     Task("regression", "numbers", "numbers", NUMBER_METRICS, ("rmse", "rmse"), for_numbers,
-         number_objective, as_numbers, number_settings, number_row, turned_if_asked),
+         number_objective, as_numbers, number_settings, number_row, turned_if_asked,
+         is_exact=True),
 )}
 SINGLE = TASKS["single"]
 EVERY_METRIC = tuple(dict.fromkeys(name for task in TASKS.values() for name in task.metrics))

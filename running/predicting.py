@@ -14,6 +14,7 @@ from config import Config
 from data_loader import ImageDataset, SplitLoader
 from ensemble.tasks import SINGLE, Task
 from modeling.augment import plain_view, testlike_view
+from modeling.compute import Compute
 from modeling.inference import predict, read_features, save_views, views_for
 from modeling.memory import Room
 from modeling.network import build_network
@@ -59,8 +60,12 @@ class Inference:
         return predict(network, loader.batches(split), loader.datasets[split].sample_id,
                        self.classes, split=split, source=source_of(spec), views=views,
                        room=self.room(loader, spec.title), adapted=adapted,
-                       autocast=compute.autocast(self.place.device), decode=self.task.decode,
+                       autocast=self.autocast(compute), decode=self.task.decode,
                        values=self.task.values)
+
+    def autocast(self, compute):
+        """How a forward pass computes: numbers in whole precision, which half would round."""
+        return (Compute() if self.task.is_exact else compute).autocast(self.place.device)
 
     def features(self, backbone, compute, network, loader, split, views):
         """Features of a loader's split; smaller batches where memory runs out."""

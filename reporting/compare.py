@@ -3,6 +3,7 @@
     compared = compare(folder_a, folder_b)
     print(*lines_of(compared), sep="\\n")
 """
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,17 @@ def compare(one, other, metric=""):
     labels, groups, n_relabelled = truth(one, other, finals)
     splits = {}
     for split in SPLITS:
-        said = [Predictions.load(Path(folder) / final["predictions"][split])
+        said = [predicted(folder, final, split)
                 for folder, final in zip((one, other), finals, strict=True)]
+        of_first = set(said[0].sample_id.tolist())
         ids = [sample for sample in said[1].sample_id.tolist()
-               if sample in set(said[0].sample_id.tolist()) and sample in labels]
+               if sample in of_first and sample in labels]
         if len(ids) < FEWEST_ROWS:
             raise UserError("--compare needs two runs with out-of-fold predictions of the same "
                             f"images, and {Path(one).name!r} and {Path(other).name!r} share "
                             f"{len(ids)}: name two runs on one contest folder")
-        splits[split] = paired(metric, ids, said, labels, groups)
+        cuts = [final.get("blend", {}).get("cuts", ()) for final in finals]
+        splits[split] = paired(metric, ids, said, labels, groups, cuts)
     return {"a": Path(one).name, "b": Path(other).name, "metric": metric.name,
             "better": metric.better, "n": len(ids), "n_relabelled": n_relabelled,
             "splits": splits}
@@ -55,6 +58,16 @@ def final_of(folder):
         raise UserError(f"--compare must name two finished runs, and {str(folder)!r} is none: "
                         "check the name and --results_dir, or finish it by its own command")
     return final
+
+
+def predicted(folder, final, split):
+    """The out-of-fold Predictions of a run's blend."""
+    path = Path(folder) / final["predictions"][split]
+    try:
+        return Predictions.load(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:      # whatever it lacks
+        raise UserError(f"--compare needs {str(path)!r} as its run wrote it ({error}): run its own "
+                        "command again") from None
 
 
 def common_metric(finals, asked):
@@ -103,15 +116,17 @@ def labelled(folder, final):
         if not reason}
 
 
-def paired(metric, ids, said, labels, groups):
-    """The scores of two Predictions on these images, and the interval of their difference."""
+def paired(metric, ids, said, labels, groups, cuts):
+    """The scores of two Predictions on these images, each cut as its blend's are, and the interval
+    of their difference."""
     truth = np.array([labels[sample] for sample in ids])
     names = said[1].classes
     probs = []
-    for each in said:
+    for each, own_cuts in zip(said, cuts, strict=True):
         row_of = {sample: row for row, sample in enumerate(each.sample_id.tolist())}
         columns = [each.classes.index(name) for name in names]
-        probs.append(each.probs[[row_of[sample] for sample in ids]][:, columns])
+        own = each.probs[[row_of[sample] for sample in ids]]
+        probs.append((metric.cut(own, own_cuts) if own_cuts else own)[:, columns])
     own = np.array([groups[sample] for sample in ids])
     if len(set(own.tolist())) < FEWEST_GROUPS:
         own = np.arange(len(ids))

@@ -14,7 +14,8 @@ from system.stages import MANIFEST, RESULTS_MANIFEST, digests_in, exclusive
 from utils import UserError, read_json, size_text, write_json
 
 EARLIER = "of earlier settings: starting them again would take their whole time"
-IMAGES = "reduced images: starting the run again reads all images again"
+IMAGES = ("reduced images and labels: starting the run again reads all images again, and --compare "
+          "needs that first")
 REPEATED = ("audit", "shift", "folds", "ensemble", "fold_", "refit")      # roots of long stages
 
 

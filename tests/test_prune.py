@@ -36,7 +36,7 @@ def test_what_can_go_is_said_and_nothing_is_deleted_without_yes(results, capsys)
     assert prune(results) == 0
     said = capsys.readouterr().out
     assert "r0-mobilenetv3_small_050-s1-" in said and "(of earlier settings: " in said
-    assert "audit-" in said and "(reduced images: " in said
+    assert "audit-" in said and "(reduced images and labels: " in said
     assert "can be deleted in " in said and "add --yes to delete" in said
     assert "-s42-" not in said and files(results) == before
 

@@ -180,7 +180,7 @@ def event_of(line):
 
 
 def started_by(folder):
-    """The arguments of the last start of a run that has not ended; [] if they are unknown.
+    """The arguments of the last start of a run that has not ended; None if they are unknown.
 
     The log of a run of an older version has them too.
     """
@@ -188,7 +188,7 @@ def started_by(folder):
         command = read_json(folder / TYPED)["command"]
     except (OSError, ValueError, KeyError):      # the log has it too
         command = last_start(folder).get("command", "")
-    return [] if f"{CUT}/" in command else shlex.split(command)[2:]
+    return None if f"{CUT}/" in command or not command else shlex.split(command)[2:]
 
 
 # ---------------------------------------------------------------- questions
@@ -336,7 +336,7 @@ def resume(recent, say, results_dir):
         return None
 
     argv = started_by(chosen.folder)
-    if not argv:
+    if argv is None:
         show(say["no_command"])
         return None
     return command(TRAIN, argv)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections import Counter
@@ -158,8 +159,8 @@ class Page:
             image["n"] = of_id["n"]
         value_of = dict(zip(class_names(self.prepared.audit), train.classes, strict=True))
         command = setup.short(setup.command)
-        if "--label_fixes" not in command:
-            command += " --label_fixes label_fixes.csv"
+        words = re.sub(r" --label_fixes[ =]('[^']*'|\S+)", "", command)
+        command = words + " --label_fixes label_fixes.csv"
         return json.dumps({
             "running": is_running, "stamp": uuid.uuid4().hex, "name": setup.folder.name,
             "command": command, "classes": train.classes if may_mend else [],

@@ -108,11 +108,16 @@ def find(name):
         except EntryNotFoundError:
             continue
         except Exception as error:      # the client's, whose kinds change from version to version
-            raise unreachable(name, hub_id, str(error).splitlines()[0]) from None
+            raise unreachable(name, hub_id, first_line(error)) from None
         return Wanted(name, hub_id, licence_of(name), file, found.size or 0, url=found.location,
                       etag=found.etag or "")
     raise UserError(f"--fetch_weights found neither {' nor '.join(HUB_FILES)} of {name} at {hub_id}"
                     f": put weights {into_weights_dir(name)}")
+
+
+def first_line(error):
+    """The first line of an error's text; its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def unreachable(name, hub_id, reason):
@@ -144,7 +149,7 @@ def download(wanted, begun):
         # a full disk is not the hub's fault
         if getattr(error, "errno", None) in OF_THE_CACHE:
             raise
-        raise unreachable(wanted.model_name, wanted.hub_id, str(error).splitlines()[0]) from None
+        raise unreachable(wanted.model_name, wanted.hub_id, first_line(error)) from None
     if IS_SHA256(wanted.etag) and digest_file(begun) != wanted.etag:
         begun.unlink()
         raise UserError(f"{wanted.file} of {wanted.hub_id} must be as the hub says, but its sha256 "

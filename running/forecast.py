@@ -56,9 +56,10 @@ class Parts:
 def forecast(setup, log):
     """Say how long a new run of one backbone on a CPU will take and what would halve that."""
     runtime = setup.config.runtime
-    is_new = not any(setup.folder.glob("audit-*"))
-    if not (setup.device.type == "cpu" and runtime.measure and is_new
-            and len(setup.config.model.backbones) == 1 and setup.ends_by == math.inf):
+    is_new = not any(any(setup.folder.glob(part)) for part in ("audit-*", "fold_*"))
+    if not (setup.device.type == "cpu" and runtime.measure and is_new and runtime.engine == "local"
+            and len(setup.config.model.backbones) == 1
+            and setup.ends_by == setup.deadline == math.inf):
         return
     parts = parts_of(setup)
     if parts is None or parts.total < SOON_SECONDS:

@@ -38,7 +38,7 @@ from running.planner import Planner, nothing_planned, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
 from running.run import Setup, usable
-from running.threads import settle_threads
+from running.threads import same_threads_after, settle_threads
 from running.trackers import tracker
 from shift.groups import named_classes
 from system.command import TYPED
@@ -63,7 +63,8 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends
     run should have ended, by time.perf_counter(): it trains for as many epochs as that leaves.
     """
     keep_freed_memory()
-    with Timer() as timer, no_bars(is_silent(config)), executor_of(config, folder) as executor:
+    with (Timer() as timer, no_bars(is_silent(config)), same_threads_after(),
+          executor_of(config, folder) as executor):
         setup = understand(config, data_path, Path(folder), executor, timer.start, command)
         setup = replace(setup, ends_by=ends_by)
         with exclusive(setup.folder), opened_log(setup, dry_run) as log:

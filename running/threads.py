@@ -6,6 +6,7 @@ OpenMP's threads wait for each other after each operation. If another program ta
 all wait: with a thread for each of two cores, training falls to a third beside one busy program,
 and with one thread to two thirds (benchmarks/records/2026-11-30-busy-machine.md).
 """
+import contextlib
 import time
 
 import torch
@@ -24,6 +25,16 @@ from utils import read_json, write_json
 
 TIMED_IMAGES = 8
 TIMED_SECONDS = 3.0      # of both ways together; single steps show only how busy a moment was
+
+
+@contextlib.contextmanager
+def same_threads_after():
+    """torch computes with as many threads after it as before: a notebook goes on."""
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def settle_threads(setup, prepared, log):

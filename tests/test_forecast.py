@@ -43,10 +43,10 @@ def test_as_many_epochs_are_kept_as_fit():
 
 @pytest.fixture
 def setup(tmp_path):
-    config = SimpleNamespace(runtime=SimpleNamespace(measure=True),
+    config = SimpleNamespace(runtime=SimpleNamespace(measure=True, engine="local"),
                              model=SimpleNamespace(backbones=("a",)))
     return SimpleNamespace(config=config, device=SimpleNamespace(type="cpu"), folder=tmp_path,
-                           ends_by=float("inf"))
+                           ends_by=float("inf"), deadline=float("inf"))
 
 
 def said(setup, parts, monkeypatch):

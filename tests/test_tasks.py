@@ -265,6 +265,17 @@ def as_exported(folder, images):
         return module.eval()(images).numpy(), said.align(ids)
 
 
+def submitted(folder, final, asked, n_broken):
+    """The rows of a run's submission, which fits its form; at least n_broken broken ones do not."""
+    low, high = final["score"]["expected_ci90"]
+    assert low <= final["score"]["expected"] <= high
+    rows = rows_of(folder / final["submission"])
+    assert problems(rows, asked) == []
+    versions = list(broken(rows, BAD_CELLS[asked.cells]))
+    assert len(versions) >= n_broken and all(problems(version, asked) for version in versions)
+    return rows
+
+
 @every_set
 def test_sets_of_classes_go_through_debug_and_a_run_to_a_submission(layout, tmp_path, capsys):
     folder, out, asked = run_folder(layout, tmp_path, capsys)
@@ -272,12 +283,7 @@ def test_sets_of_classes_go_through_debug_and_a_run_to_a_submission(layout, tmp_
     assert final["task"] == "multilabel" and "--task single" in out.splitlines()[1]
     assert final["metric"] == {"descending": "macro_f1", "chances": "auc",
                                "flags": "micro_f1"}.get(asked.cells, "samples_f1")
-    low, high = final["score"]["expected_ci90"]
-    assert low <= final["score"]["expected"] <= high
-    rows = rows_of(folder / final["submission"])
-    assert problems(rows, asked) == []
-    versions = list(broken(rows, BAD_CELLS[asked.cells]))
-    assert len(versions) >= 13 and all(problems(version, asked) for version in versions)
+    rows = submitted(folder, final, asked, 13)
     page = (folder / "report.html").read_text()
     assert "Which classes occur together" in page and "How well each class is told" in page
     if layout not in (protein, xray, coco):      # one of each form
@@ -310,12 +316,7 @@ def test_soft_labels_go_through_debug_and_a_run_to_a_submission(layout, tmp_path
     final = json.loads((folder / "final_results.json").read_text())
     assert final["task"] == "soft"
     assert final["metric"] == (asked.flags[-1] if asked.flags else "macro_f1")
-    low, high = final["score"]["expected_ci90"]
-    assert low <= final["score"]["expected"] <= high
-    rows = rows_of(folder / final["submission"])
-    assert problems(rows, asked) == []
-    versions = list(broken(rows, BAD_CELLS[asked.cells]))
-    assert len(versions) >= 10 and all(problems(version, asked) for version in versions)
+    submitted(folder, final, asked, 10)
 
 
 def test_what_annotators_say_of_one_image_is_averaged(tmp_path):

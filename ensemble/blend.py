@@ -16,10 +16,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ensemble.judges import JUDGES
-from ensemble.metrics import least_loss_weights, likelihoods, paired_change
+from ensemble.metrics import (
+    equal_weights,
+    greedy_selection,
+    least_loss_weights,
+    likelihoods,
+    paired_change,
+    without_least,
+)
 from utils import RunError
 
-GREEDY_STEPS = 30
 CLEAR_STANDARD_ERRORS = 2.5     # from which a paired difference in log loss is clear
 SAME = 0.005            # mean distance below which two sources are the same
 SHARES = JUDGES["shares"]
@@ -153,41 +159,19 @@ def useless(stack, labels, names, judge=SHARES):
 
 # ---------------------------------------------------------------- weights
 
-def mean_weights(stack, labels):
-    """Weight 1/m each. stack (m, n, C) -> (m,)"""
-    return np.full(len(stack), 1 / len(stack))
-
-
 def greedy_weights(stack, labels):
-    """Ensemble selection with replacement (Caruana et al., ICML 2004).
-
-    Each step adds the member that helps most; counts become weights. It uses log loss for every
-    metric, because macro-F1 on a few hundred rows rewards members that are noise.
-    """
-    own = likelihoods(stack, labels)
-    counts = np.zeros(len(own))
-    total = np.zeros(len(labels))
-    best_counts = None
-    best = np.inf
-    for step in range(1, GREEDY_STEPS + 1):
-        losses = -np.log((total + own) / step).mean(1)
-        pick = int(np.argmin(losses))
-        counts[pick] += 1
-        total += own[pick]
-        if losses[pick] < best:
-            best = losses[pick]
-            best_counts = counts.copy()
-    return best_counts / best_counts.sum()
+    """`greedy_selection` by log loss for every metric, because macro-F1 on a few hundred rows
+    rewards members that are noise."""
+    return greedy_selection(likelihoods(stack, labels), lambda means: -np.log(means).mean(1))
 
 
 def simplex_weights(stack, labels):
-    """The weights of least log loss, those below 0.01 set to 0."""
-    weights = least_loss_weights(stack, labels)
-    weights = np.where(weights < 0.01, 0.0, weights)
+    """The weights of least log loss, without those that are tiny."""
+    weights = without_least(least_loss_weights(stack, labels))
     return weights / weights.sum()
 
 
-METHODS = {"mean": mean_weights, "greedy": greedy_weights, "simplex": simplex_weights}
+METHODS = {"mean": equal_weights, "greedy": greedy_weights, "simplex": simplex_weights}
 
 
 # ---------------------------------------------------------------- the blend

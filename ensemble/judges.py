@@ -12,10 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import minimize_scalar, nnls
+from scipy.optimize import nnls
 
 from ensemble import metrics
-from ensemble.metrics import MOST_DRAWN_ROWS, normalized
+from ensemble.metrics import (
+    MOST_DRAWN_ROWS,
+    equal_weights,
+    greedy_selection,
+    normalized,
+    without_least,
+)
 
 NO = 1e-7      # the least chance
 
@@ -118,21 +124,11 @@ def likeliest_rows(truth, stack):
 
 def temperature_of_shares(truth, probs):
     """The temperature of least cross-entropy, between 0.1 and 10."""
-    def loss(log_temperature):
-        tempered = metrics.with_temperature(probs, np.exp(log_temperature))
-        return metrics.share_losses(truth, tempered).mean()
-
-    found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded")
-    return float(np.exp(found.x))
+    return metrics.fit_temperature(truth, probs, metrics.share_losses)
 
 
 def right_likeliest(truth, probs):
     return truth.argmax(1) == probs.argmax(1)
-
-
-def drawn_shares(probs, rng):
-    """(n, C) one-hot rows of `drawn_classes`."""
-    return np.eye(probs.shape[1], dtype=np.float32)[drawn_classes(probs, rng)]
 
 
 # ---------------------------------------------------------------- chances
@@ -193,10 +189,6 @@ def drawn_cells(chances, rng):
 
 # ---------------------------------------------------------------- numbers
 
-GREEDY_STEPS = 30
-LEAST_WEIGHT = 0.01
-
-
 def spread(truth):
     """(C,) variance of each column; 1 for a constant one."""
     variance = np.asarray(truth, dtype=np.float64).var(0)
@@ -232,24 +224,10 @@ def untouched(numbers):
     return np.asarray(numbers, dtype=np.float64)
 
 
-def equal_weights(stack, truth):
-    return np.full(len(stack), 1 / len(stack))
-
-
 def greedy_on_squares(stack, truth):
-    """Ensemble selection with replacement, as blend.greedy_weights, by squared errors."""
-    counts = np.zeros(len(stack))
-    total = np.zeros(truth.shape)
-    best = np.inf
-    for step in range(1, GREEDY_STEPS + 1):
-        losses = [mean_squared_error(truth, (total + own) / step) for own in stack]
-        pick = int(np.argmin(losses))
-        counts[pick] += 1
-        total += stack[pick]
-        if losses[pick] < best:
-            best = losses[pick]
-            best_counts = counts.copy()
-    return best_counts / best_counts.sum()
+    """`greedy_selection` by squared errors."""
+    return greedy_selection(stack, lambda means: [mean_squared_error(truth, each)
+                                                  for each in means])
 
 
 def least_squares(stack, truth):
@@ -261,7 +239,7 @@ def least_squares(stack, truth):
     heavy = 1e3 * np.sqrt(len(wanted))      # so that the weights sum to 1
     weights, _ = nnls(np.vstack([columns, np.full((1, len(stack)), heavy)]),
                       np.append(wanted, heavy))
-    weights = np.where(weights < LEAST_WEIGHT, 0.0, weights)
+    weights = without_least(weights)
     return weights / weights.sum() if weights.any() else equal_weights(stack, truth)
 
 

@@ -21,6 +21,8 @@ from sklearn import metrics as sk
 from shift.mixtures import mixture_weights
 
 MOST_DRAWN_ROWS = 4000      # in one draw of confident_scores
+GREEDY_STEPS = 30
+LEAST_WEIGHT = 0.01     # below it a weight is set to 0
 
 
 @dataclass(frozen=True)
@@ -480,10 +482,13 @@ def calibrated(labels, probs):
     return with_temperature(probs, fit_temperature(labels, probs))
 
 
-def fit_temperature(labels, probs):
-    """The temperature of least log loss (arXiv 1706.04599), between 0.1 and 10."""
+def fit_temperature(labels, probs, losses=row_losses):
+    """The temperature of least log loss (arXiv 1706.04599), between 0.1 and 10.
+
+    losses(labels, probs) -> (n,).
+    """
     def loss(log_temperature):
-        return row_losses(labels, with_temperature(probs, np.exp(log_temperature))).mean()
+        return losses(labels, with_temperature(probs, np.exp(log_temperature))).mean()
 
     found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(10)), method="bounded")
     return float(np.exp(found.x))
@@ -510,3 +515,34 @@ def accuracy_temperature(labels, probs):
 def least_loss_weights(stack, labels):
     """Weights (m,) >= 0 summing to 1: the mean of `stack` (m, n, C) with the least log loss."""
     return mixture_weights(likelihoods(stack, labels).T)
+
+
+def equal_weights(stack, truth):
+    """Weight 1/m each. stack (m, n, C) -> (m,)"""
+    return np.full(len(stack), 1 / len(stack))
+
+
+def greedy_selection(own, losses_of):
+    """Weights (m,) by ensemble selection with replacement (Caruana et al., ICML 2004).
+
+    Each step adds the member of `own` (m, ...) that helps most; counts become weights.
+    losses_of(the m means that a step may lead to) -> (m,).
+    """
+    counts = np.zeros(len(own))
+    total = np.zeros(own.shape[1:])
+    best_counts = None
+    best = np.inf
+    for step in range(1, GREEDY_STEPS + 1):
+        losses = losses_of((total + own) / step)
+        pick = int(np.argmin(losses))
+        counts[pick] += 1
+        total += own[pick]
+        if losses[pick] < best:
+            best = losses[pick]
+            best_counts = counts.copy()
+    return best_counts / best_counts.sum()
+
+
+def without_least(weights):
+    """The weights (m,), those below LEAST_WEIGHT set to 0."""
+    return np.where(weights < LEAST_WEIGHT, 0.0, weights)

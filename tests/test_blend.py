@@ -21,7 +21,6 @@ from ensemble.blend import (
     fit_rounds,
     fitted,
     greedy_weights,
-    mean_weights,
     nested,
     nested_cut,
     only_rows,
@@ -30,7 +29,7 @@ from ensemble.blend import (
     what_each_adds,
 )
 from ensemble.judges import JUDGES
-from ensemble.metrics import METRICS, fit_temperature, with_temperature
+from ensemble.metrics import METRICS, equal_weights, fit_temperature, with_temperature
 from modeling.inference import Predictions
 from utils import RunError
 
@@ -108,7 +107,7 @@ def test_sources_are_the_same_within_half_a_percent_of_probability(distance, sam
 # ---------------------------------------------------------------- weights
 
 def test_equal_weights():
-    assert mean_weights(np.zeros((4, 2, 3)), None).tolist() == [0.25] * 4
+    assert equal_weights(np.zeros((4, 2, 3)), None).tolist() == [0.25] * 4
 
 
 def greedy_by_hand(stack, labels):

@@ -34,11 +34,17 @@ from reporting.figures import (
     padded,
     place,
     quantile_bars,
-    reliability_points,
     thumbnail,
 )
 from reporting.numbers import numbers_content
-from reporting.pictures import MOST_IMAGES, SPLITS, class_names, image_of, whole_image_of
+from reporting.pictures import (
+    MOST_IMAGES,
+    SPLITS,
+    class_names,
+    image_of,
+    reliability_rows,
+    whole_image_of,
+)
 from reporting.render import HERE, render
 from reporting.sets import sets_content
 from reporting.summary import SCORES
@@ -418,15 +424,6 @@ def pair_rows(audit, rows_of_images, probs, matrices, names):
     return rows
 
 
-def reliability_rows(labels, probs):
-    """[(words for the split, calibration error, points of its reliability curve)]."""
-    rows = []
-    for split, each in probs.items():
-        bins, error = review.reliability(labels, each)
-        rows.append((SPLITS[split], error, reliability_points(bins)))
-    return rows
-
-
 def pair_examples(pair, labels, probs):
     """At most PAIR_IMAGES rows of a confused pair: first those mistaken in the clean images."""
     each = [review.examples_of(pair, labels, p, PAIR_IMAGES).tolist() for p in probs.values()]
@@ -517,7 +514,8 @@ def shift_content(prepared):
                            key=lambda item: -abs(item[1]["auc"] - 0.5))
     statistics = [(name, values, quantile_bars(values))
                   for name, values in by_difference[:MOST_STATISTICS]]
-    return {"shift": shift, "units": {kind: values[2] for kind, values in DISTORTIONS.items()},
+    return {"shift": shift, "explained": prepared.shift.explained,
+            "units": {kind: values[2] for kind, values in DISTORTIONS.items()},
             "statistics": statistics,
             "strips": strips(prepared) if shift["auc_before"] else []}
 

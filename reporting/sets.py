@@ -5,11 +5,9 @@
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ensemble.judges import cell_losses
+from ensemble.judges import cell_losses, cells_as_rows
 from ensemble.metrics import f1_of, sets
-from reporting import review
-from reporting.figures import reliability_points
-from reporting.pictures import MOST_IMAGES, SPLITS, class_names, image_of
+from reporting.pictures import MOST_IMAGES, SPLITS, class_names, image_of, reliability_rows
 
 MOST_CLASSES = 30
 SUSPECT_CHANCE = 0.9      # of a class that the label lacks; 1 less it of one that it has
@@ -30,6 +28,8 @@ def sets_content(audit, rows, probs, metric, cuts, sure):
     taken = {row for row, _ in suspect}
     hardest = [row for row in hardest.tolist() if row not in taken][:MOST_IMAGES]
 
+    labels, pairs = cells_as_rows(truth, list(probs.values()))
+
     def shown(row, k, each):
         return {**image_of(audit, rows[row], names), "answer": names[k],
                 "sure": float(each[row, k])}
@@ -46,7 +46,7 @@ def sets_content(audit, rows, probs, metric, cuts, sure):
         "sure": SUSPECT_CHANCE,
         "hardest": [shown(row, int(np.abs(truth[row] - mean[row]).argmax()), mean)
                     for row in hardest],
-        "reliability": reliability_rows(truth, probs),
+        "reliability": reliability_rows(labels, dict(zip(probs, pairs, strict=True))),
     }
 
 
@@ -86,14 +86,4 @@ def together(truth, answers, names):
                     for each in (truth, answers)]
             cells.append((names[j], *both))
         rows.append((names[k], cells))
-    return rows
-
-
-def reliability_rows(truth, probs):
-    """As reporting.page.reliability_rows, of all cells."""
-    rows = []
-    for split, each in probs.items():
-        pairs = np.stack([1 - each.ravel(), each.ravel()], axis=1)
-        bins, error = review.reliability(truth.astype(int).ravel(), pairs)
-        rows.append((SPLITS[split], error, reliability_points(bins)))
     return rows

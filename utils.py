@@ -78,6 +78,11 @@ def json_text(value, **layout):
                      for line in text.split("\n"))
 
 
+def first_line(error):
+    """The first line of an error's text; its kind if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def first_few(names, limit=3):
     """'a', 'b', 'c' and 5 more."""
     names = [str(name) for name in names]

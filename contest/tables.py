@@ -843,11 +843,10 @@ def flag_labels(table, columns, asked, findings):
 
     asked: data.task. Errors for other values, and for rows with several 1s if one is asked for.
     """
-    cells = [v for c in columns for v in table.columns[c] if not is_no_number(v)]
-    odd = next((v for v in cells if as_flag(v) is None), None)
-    if odd is None:
-        odd = next((v for c in columns for v in table.columns[c] if as_flag(v) is None), None)
-    are_numbers = any(map(is_fraction, cells)) and all(number_of(v) is not None for v in cells)
+    cells = sorted((v for c in columns for v in table.columns[c]), key=is_no_number)
+    odd = next((v for v in cells if as_flag(v) is None), None)      # an empty one if all else fits
+    are_numbers = any(map(is_fraction, cells)) and all(
+        number_of(v) is not None or is_no_number(v) for v in cells)
     if asked == "regression" or (asked == "auto" and are_numbers):
         numbers = numbers_in(table, columns, findings)
         is_soft = asked == "auto" and are_shares(numbers)

@@ -23,7 +23,7 @@ from modeling.norms import batch_norms
 from modeling.optim import LARGE_PARAMETERS, traits_named
 from modeling.weights import check_model_name, without_weights
 from system.machine import fault_of
-from utils import UserError
+from utils import UserError, first_line
 
 # modules of timm.models whose convolutions take pad_type
 PAD_TYPE_MODULES = ("efficientnet", "mobilenetv3")
@@ -111,7 +111,7 @@ def build_backbone(size_px, weights, drop_path_rate):
         # unless the machine is to blame: then a later start may load it
         if fault_of(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise UserError(
             f"the weights file {weights.path} must hold a plain state dict of timm's {model_name}, "
             f"and could not be loaded ({reason}): replace it, or use --set model.pretrained=off"

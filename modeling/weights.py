@@ -175,8 +175,9 @@ def networks_in(weights_dir):
     stems = {path.name.split(".")[0] for path in Path(weights_dir).iterdir()
              if path.suffix in WEIGHT_SUFFIXES}
     # mobilenetv2_100_in1k_imagenetnorm: the longest name that the file's begins with
-    names = {max((name for name in timm.list_models() if stem.startswith(name)), key=len,
-                 default="") for stem in stems}
+    models = timm.list_models()
+    names = {max((name for name in models if stem.startswith(name)), key=len, default="")
+             for stem in stems}
     return sorted(name for name in names if name and file_in(weights_dir, name))
 
 

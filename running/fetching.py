@@ -28,7 +28,7 @@ from modeling.weights import (
     licence_of,
 )
 from system.machine import need_space
-from utils import UserError, digest_file, digest_json, size_text, write_atomic
+from utils import UserError, digest_file, digest_json, first_line, size_text, write_atomic
 
 BEGUN = ".download"           # in the folder: what was begun
 LICENCES = "LICENCES.txt"
@@ -113,11 +113,6 @@ def find(name):
                       etag=found.etag or "")
     raise UserError(f"--fetch_weights found neither {' nor '.join(HUB_FILES)} of {name} at {hub_id}"
                     f": put weights {into_weights_dir(name)}")
-
-
-def first_line(error):
-    """The first line of an error's text; its kind if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def unreachable(name, hub_id, reason):

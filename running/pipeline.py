@@ -4,6 +4,7 @@ audit -> weights -> shift -> folds -> frozen members -> for each round x fold x 
 predict -> blend -> submission and report
 """
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -178,8 +179,8 @@ def with_networks(config):
     Where none of a mode's own networks has pretrained weights, those that lie in the weights folder
     are trained. UserError unless all frozen members have pretrained weights.
     """
-    find = partial(find_weights, weights_dir=config.runtime.weights_dir,
-                   pretrained=config.model.pretrained)
+    find = functools.cache(partial(find_weights, weights_dir=config.runtime.weights_dir,
+                                   pretrained=config.model.pretrained))
     config, instead_of = with_weights_at_hand(config, find)
     model = config.model
     asked = [name for name in model.frozen if name != AUTO]

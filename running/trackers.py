@@ -21,7 +21,7 @@ def numbers_of(event, values):
     The step is its epoch.
     """
     place = f"{values['fit']}/fold {values['fold']}" if "fit" in values else event
-    if place != event and event == "valid":
+    if event == "valid":
         place = f"{place}/valid"
     for name, value in values.items():
         if isinstance(value, (int, float)) and name not in ("fold", "epoch"):

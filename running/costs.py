@@ -246,28 +246,39 @@ class MeasureJob:
         return FitSpec(self.backbone, self.prepared.config.seed, 0, 0)
 
 
+def noise_for(prepared, network, n_images, device):
+    """(objective, one micro-batch of noise) to time training steps of a network with."""
+    n_classes = len(prepared.classes)
+    batch = noise_batch(n_images, n_classes, prepared.config.data.image_size_px)
+    micro_batches = split_batch(batch, n_images, device)
+    objective = Supervised(prepared.config.optim, torch.ones(n_classes), network.head.with_margin)
+    return objective.to(device), micro_batches
+
+
+def still_step(network, objective, micro_batches, compute, optim, device):
+    """A function that takes a training step at a rate of 0: updating weights takes the same time.
+    """
+    still = torch.optim.SGD(network.parameters(), lr=0.0)
+    return lambda: train_step(network, objective, still, compute.scaler(device), micro_batches,
+                              autocast=compute.autocast(device),
+                              clip_norm=clip_norm_of(network, optim))
+
+
 def choose_compute(job, place):
     """Time one micro-batch of noise in all ways; returns the content of compute.json."""
     prepared = job.prepared
     config = prepared.config
     device = place.device
     n_images = config.optim.micro_batch_size
-    n_classes = len(prepared.classes)
     seed_everything(config.seed, "compute", job.backbone)
     network = new_network(prepared, job.spec).train()
-    batch = noise_batch(n_images, n_classes, config.data.image_size_px)
-    micro_batches = split_batch(batch, n_images, device)
-    objective = Supervised(config.optim, torch.ones(n_classes), network.head.with_margin).to(device)
+    noise = noise_for(prepared, network, n_images, device)
 
     def step_of(compute, is_checkpointed):
         own = compute.prepare(copy.deepcopy(network).to(device))
         if is_checkpointed:
             checkpoint_gradients(own)
-        # a rate of 0: updating weights takes the same time in all ways
-        still = torch.optim.SGD(own.parameters(), lr=0.0)
-        return lambda: train_step(own, objective, still, compute.scaler(device), micro_batches,
-                                  autocast=compute.autocast(device),
-                                  clip_norm=clip_norm_of(own, config.optim))
+        return still_step(own, *noise, compute, config.optim, device)
 
     chosen, seconds = fastest_that_fits(job, device, step_of)
     rates = {way.describe(): round(n_images / taken, 1) for way, taken in seconds.items()}

@@ -12,12 +12,9 @@ import time
 import torch
 
 from config import FitSpec
-from data_loader import noise_batch
 from modeling.compute import WORTH, Compute
-from modeling.losses import Supervised
-from modeling.optim import clip_norm_of
-from modeling.train import seed_everything, split_batch, train_step
-from running.costs import steps_ahead
+from modeling.train import seed_everything
+from running.costs import noise_for, steps_ahead, still_step
 from running.fits import new_network
 from system.log import Timer
 from system.stages import Stage, make
@@ -67,19 +64,13 @@ def settle_threads(setup, prepared, log):
 def step_of(prepared, backbone, compute=None):
     """A function that takes one training step on TIMED_IMAGES of noise."""
     config = prepared.config
-    n_classes = len(prepared.classes)
     device = torch.device("cpu")
     seed_everything(config.seed, "threads", backbone)
     network = new_network(prepared, FitSpec(backbone, config.seed, 0, 0)).train()
     compute = compute or Compute()
     compute.prepare(network)
-    batch = noise_batch(TIMED_IMAGES, n_classes, config.data.image_size_px)
-    micro_batches = split_batch(batch, TIMED_IMAGES, device)
-    objective = Supervised(config.optim, torch.ones(n_classes), network.head.with_margin)
-    still = torch.optim.SGD(network.parameters(), lr=0.0)
-    clip_norm = clip_norm_of(network, config.optim)
-    return lambda: train_step(network, objective, still, compute.scaler(device), micro_batches,
-                              autocast=compute.autocast(device), clip_norm=clip_norm)
+    noise = noise_for(prepared, network, TIMED_IMAGES, device)
+    return still_step(network, *noise, compute, config.optim, device)
 
 
 def fewer_if_faster(n_threads, step, seconds):

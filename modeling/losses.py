@@ -71,7 +71,29 @@ def entropy_of(totals):
     return -sum(totals) * sum(share * math.log(share) for share in shares)
 
 
-class Supervised(nn.Module):
+class Objective(nn.Module):
+    """What those below share; targets that a network answers as they are."""
+
+    def sample_weights(self, batch):
+        """The weight of each sample in the loss (B,)."""
+        return batch.weight
+
+    def weighted(self, per_sample, batch):
+        """The loss () of a batch, from losses per sample (B,)."""
+        return (per_sample * batch.weight).mean()
+
+    def settle(self, network):
+        """Put what the loss takes off its targets into the head of a trained network."""
+
+    def unsettle(self, network):
+        """Undo `settle`."""
+
+    def in_units(self, answers):
+        """What a network in training answers (n, C), as a settled one would."""
+        return answers
+
+
+class Supervised(Objective):
     """Focal loss with label smoothing on a batch's targets, weighted by sample and by class."""
 
     def __init__(self, optim, weights, with_margin=lambda logits, targets: logits):
@@ -84,11 +106,9 @@ class Supervised(nn.Module):
         self.register_buffer("class_weights", torch.as_tensor(weights, dtype=torch.float32))
 
     def sample_weights(self, batch):
-        """The weight of each sample in the loss (B,)."""
         return batch.weight * (batch.targets @ self.class_weights)
 
     def weighted(self, per_sample, batch):
-        """The loss () of a batch, from losses per sample (B,)."""
         by_class = batch.targets @ self.class_weights
         return (per_sample * batch.weight * by_class).sum() / len(per_sample)
 
@@ -103,16 +123,6 @@ class Supervised(nn.Module):
         """What logits answer at a temperature, (B, C)."""
         return (logits / temperature).softmax(dim=1)
 
-    def settle(self, network):
-        """Put what the loss takes off its targets into the head of a trained network."""
-
-    def unsettle(self, network):
-        """Undo `settle`."""
-
-    def in_units(self, answers):
-        """What a network in training answers (n, C), as a settled one would."""
-        return answers
-
     def apart(self, logits, answers, temperature):
         """How far logits are from teachers' answers at the temperature, (B,)."""
         return distillation_loss(logits, answers, temperature)
@@ -126,7 +136,7 @@ class Supervised(nn.Module):
         return entropy_of(totals)
 
 
-class EachByItself(nn.Module):
+class EachByItself(Objective):
     """Binary cross-entropy of each class, weighted by sample; targets (B, C) of 0 to 1.
 
     Label smoothing goes towards the class's share of the images, so mean chances stay right.
@@ -142,12 +152,6 @@ class EachByItself(nn.Module):
         self.positive_gamma = positive_gamma
         self.shift = shift
         self.register_buffer("shares", torch.as_tensor(shares, dtype=torch.float32))
-
-    def sample_weights(self, batch):
-        return batch.weight
-
-    def weighted(self, per_sample, batch):
-        return (per_sample * batch.weight).mean()
 
     def losses(self, logits, targets):
         """(B,) mean over classes."""
@@ -170,15 +174,6 @@ class EachByItself(nn.Module):
     def decoded(self, logits, temperature):
         return (logits / temperature).sigmoid()
 
-    def settle(self, network):
-        """Nothing: targets are taken as they are."""
-
-    def unsettle(self, network):
-        """Nothing."""
-
-    def in_units(self, answers):
-        return answers
-
     def apart(self, logits, answers, temperature):
         """T^2 times the mean over classes of the KL divergence from each answer."""
         logits = logits.float() / temperature
@@ -196,7 +191,7 @@ class EachByItself(nn.Module):
         return sum(map(entropy_of, zip(totals[:n_classes], totals[n_classes:], strict=True)))
 
 
-class Numbers(nn.Module):
+class Numbers(Objective):
     """Smooth L1 loss on standardised targets (B, C), weighted by sample.
 
     A network in training answers in standard deviations from the mean; `settle` puts both into its
@@ -209,12 +204,6 @@ class Numbers(nn.Module):
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
         deviation = torch.as_tensor(deviation, dtype=torch.float32)
         self.register_buffer("deviation", torch.where(deviation > 0, deviation, 1.0))
-
-    def sample_weights(self, batch):
-        return batch.weight
-
-    def weighted(self, per_sample, batch):
-        return (per_sample * batch.weight).mean()
 
     def standard(self, numbers):
         return (numbers - self.mean) / self.deviation

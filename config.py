@@ -122,10 +122,10 @@ class ModelConfig:
         FAMILIES[:1], "timm model names, or family names, whose member is chosen by scale"
     )
     frozen: tuple[str, ...] = setting(
-        (),
+        ("auto",),
         "networks with pretrained weights, named as in model.backbones, that begin the run: they "
-        "are not trained, only a classifier on their features, in all folds; auto: the first of "
-        "model.backbones, or of all families if that is empty, with such weights",
+        "are not trained, only a classifier on their features, in all folds; auto: those that are "
+        "trained or lie in runtime.weights_dir, up to the time that training takes; '': none",
     )
     head: str = setting("linear", "classifier on pooled features", choices=("linear", "arcface"))
     arcface_centers: int = setting(

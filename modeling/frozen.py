@@ -20,6 +20,10 @@ from system.parallel import parallel_map
 # tried inverse penalties: of the mean loss of an image against half the squared weights
 STRENGTHS = (3.0, 10.0, 30.0, 100.0)
 MOST_ITERATIONS = 2000
+MOST_CELLS = 1_000_000      # rows times classes that a classifier is fitted on
+# of an image that is predicted; classifiers learn from the first. Chosen out of fold:
+# benchmarks/records/2026-11-30-frozen-members.md
+MOST_VIEWS = 2
 UNSEEN = 0.5      # images that a class without any counts as
 
 
@@ -65,6 +69,21 @@ def fit_heads(features, labels, folds, weigh, workers=1):
                   for name in names}
     heads = parallel_map(lambda name: fit(folds != name, chosen[name]), names, workers)
     return dict(zip(names, heads, strict=True))
+
+
+def few_enough(labels, n_versions, n_classes, rng):
+    """Rows (sorted) of labels (n,) whose versions are at most MOST_CELLS: all, or where those are
+    more, as many of each class."""
+    most = max(n_classes, MOST_CELLS // (n_versions * n_classes))
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    rows = rng.permutation(len(labels))
+    seen = np.zeros(n_classes, dtype=int)
+    rank = np.zeros(len(labels), dtype=int)      # of an image in its class
+    for row in rows:
+        rank[row] = seen[labels[row]]
+        seen[labels[row]] += 1
+    return np.sort(rows[np.argsort(rank[rows], kind="stable")[:most]])
 
 
 def mean_loss(head, features, labels, rows):

@@ -16,12 +16,13 @@ import torch
 from timm.models import is_model_in_modules, load_state_dict
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from config import size_problem
 from modeling.heads import build_head
 from modeling.norms import batch_norms
 from modeling.optim import LARGE_PARAMETERS, traits_named
-from modeling.weights import check_model_name, without_weights
+from modeling.weights import WeightsSource, check_model_name, without_weights
 from system.machine import fault_of
 from utils import UserError, first_line
 
@@ -138,6 +139,17 @@ def takes(model_name, **kwargs):
     except TypeError:
         return False
     return True
+
+
+@functools.cache
+def forward_operations(model_name, image_size_px):
+    """Multiplications and additions of a forward pass of one image, without the classifier."""
+    size_px = input_size_px(model_name, image_size_px)
+    source = WeightsSource(model_name, "random")
+    backbone = without_weights(model_name, **timm_arguments(source, size_px))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        backbone.eval()(torch.empty(1, 3, size_px, size_px, device="meta"))
+    return counter.get_total_flops()
 
 
 def unchanged_share(backbone, fresh):

@@ -47,6 +47,7 @@ from utils import (
 )
 
 WEIGHTS = "weights.safetensors"
+SHARED = "shared.safetensors"    # beside them, if several fits share all but the head
 RESTARTS = "restarts.json"      # of a fit that began again
 FIRST_OVERFLOWS = 16            # of fp16, until the loss's scale is 1
 # a checkpoint this large is written at most so often, and when a signal stops the fit
@@ -451,9 +452,14 @@ def finish(spec, state, folder, objective):
 
 
 def write_fit(network, history, folder):
-    """Fold the head, write the weights of a network and a fit's history, a row per epoch."""
+    """Fold the head, write the weights of a network and a fit's history."""
     fold_heads(network)
     write_tensors(network.state_dict(), Path(folder) / WEIGHTS)
+    write_history(history, folder)
+
+
+def write_history(history, folder):
+    """Write a fit's history, a row per epoch."""
     with open(Path(folder) / "history.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(history[0]))
         writer.writeheader()
@@ -463,7 +469,9 @@ def write_fit(network, history, folder):
 def load_weights(network, path):
     """Put the weights of a finished fit into a network of the same kind."""
     fold_heads(network)
-    filled(network.load_state_dict, path)
+    shared = Path(path).with_name(SHARED)
+    tensors = read_tensors(shared) if shared.exists() else {}
+    filled(lambda own: network.load_state_dict(tensors | own), path)
 
 
 def load_statistics(network, path):

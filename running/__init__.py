@@ -5,6 +5,7 @@ Read in this order:
 pipeline      the stages in order: start here
 run           the values that pass between them: Setup, Prepared, Fitted
 introduction  what a run says and keeps before its first stage
+networks      which networks are trained, and which are read as they are
 preparing     audit, weights, shift, folds -> Prepared
 rounds        which fits a round has, and which fits teach them
 executor      where fits run: in this process, or as Ray tasks

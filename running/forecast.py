@@ -15,6 +15,7 @@ from contest.decoding import decode, read_bytes
 from contest.pixels import shrunk
 from modeling.compute import Compute, precisions
 from running.costs import work_of
+from running.networks import operations_of, reading_operations
 from running.plan import FLOOR_SHARE
 from running.preparing import reads_test
 from running.rehearsal import rehearsed
@@ -29,12 +30,14 @@ from utils import seed_of
 SAMPLED = 6             # images that are read
 AUDITED = 2.0           # times an image is as good as decoded before it is trained on
 PREDICTED = 0.4         # of a training step's seconds, per image and view
+FITTED = 1.5            # times as long as reading its features a frozen member takes
 SOON_SECONDS = 60       # below this nothing is said
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Seconds of a run's parts. epochs: that training takes; views: of each predicted image."""
+    """Seconds of a run's parts. frozen: of networks that are not trained. epochs: that training
+    takes; views: of each predicted image."""
 
     reading: float
     shift: float
@@ -42,14 +45,16 @@ class Parts:
     predicting: float
     epochs: int
     views: int
+    frozen: float = 0.0
 
     @property
     def total(self):
-        return self.reading + self.shift + self.training + self.predicting
+        return self.reading + self.shift + self.frozen + self.training + self.predicting
 
     def describe(self):
         parts = [("reading", self.reading), ("measuring the shift", self.shift),
-                 ("training", self.training), ("predicting", self.predicting)]
+                 ("frozen members", self.frozen), ("training", self.training),
+                 ("predicting", self.predicting)]
         return ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
 
 
@@ -93,7 +98,17 @@ def parts_of(setup):
         shift = (IMAGES_A_ROW * n_rows * statistics + n_images * decoding) / cores
     return Parts(AUDITED * (n_train + n_test) * decoding / cores, shift, trained * image_seconds,
                  predicted * PREDICTED * image_seconds, max(work.n_epochs for work in works),
-                 config.predict.tta_views)
+                 config.predict.tta_views,
+                 frozen_seconds(config, PREDICTED * image_seconds, n_train, n_test))
+
+
+def frozen_seconds(config, view_seconds, n_train, n_test):
+    """Seconds of all frozen members. view_seconds: of an image that the trained network predicts.
+    """
+    trained = operations_of(config, config.model.backbones[0])
+    operations = sum(reading_operations(config, operations_of(config, name), n_train, n_test)
+                     for name in config.model.frozen)
+    return FITTED * view_seconds * operations / trained
 
 
 def read_some(paths, seed):
@@ -132,8 +147,9 @@ def seconds_of_step(prepared, precision):
 def halving(parts):
     """The first settings, as --set takes them, that halve the Parts: fewer epochs, down to
     FLOOR_SHARE of them, alone or with the standard policy or one view; all if none is enough."""
-    few = {"augment.policy=standard": {"shift": 0.0},
-           "predict.tta_views=1": {"predicting": parts.predicting / parts.views}}
+    few = {"model.frozen=": {"frozen": 0.0}} if parts.frozen else {}
+    few |= {"augment.policy=standard": {"shift": 0.0},
+            "predict.tta_views=1": {"predicting": parts.predicting / parts.views}}
     for n in range(len(few) + 1):
         for names in itertools.combinations(few, n):
             less = parts

@@ -1,11 +1,17 @@
 """Frozen members: what pretrained networks say of all images, and a classifier on it in each fold.
 
-    fits = frozen_fits(setup, prepared, executor, log)      # {FitSpec: Fitted}, all folds of each
+    names = prepared.config.model.frozen
+    fits = frozen_fits(setup, prepared, names, executor, log)    # {FitSpec: Fitted}, all folds
 
 A member's features are read once. Then each fold has the two stages of any fit: the weights of a
 whole network, whose head is the fold's classifier, and what it predicts.
 """
 import functools
+import itertools
+import math
+import os
+import shutil
+import time
 from dataclasses import dataclass, fields
 from functools import partial
 
@@ -15,45 +21,67 @@ from scipy.special import softmax
 
 from config import key_spec
 from modeling.compute import Compute, untimed
-from modeling.frozen import Linear, fit_heads
+from modeling.frozen import MOST_VIEWS, Linear, few_enough, fit_heads
 from modeling.inference import Features, Predictions, save_views
 from modeling.losses import class_weights
 from modeling.memory import peak_memory_bytes, reset_peak_memory
+from modeling.network import forward_operations
 from modeling.norms import fused
-from modeling.train import seed_everything, write_fit
+from modeling.train import SHARED, WEIGHTS, seed_everything, write_history, write_tensors
 from running.executor import Job
 from running.fits import augments_of
 from running.place import Notes, need_weights, with_loading
 from running.predicting import Inference, network_of, source_of, splits_of, views_of
 from running.rounds import frozen_specs
 from running.run import FitStages, Prepared, finished_fit, keep_warnings
-from system.log import Timer
+from system.log import Timer, duration
 from system.machine import need_space
-from system.stages import Stage, make
-from utils import read_json, write_json
+from system.stages import Stage, is_intact, make
+from utils import read_json, seed_of, write_json
 
-# chosen out of fold: benchmarks/records/2026-11-30-frozen-members.md
-MOST_VIEWS = 2      # of an image that is predicted; classifiers learn from the first
+BUDGET_SHARE = 0.25     # of the time that is left, for all frozen members but the first
 AUGMENTED = "augmented"      # training images as a fit would see them
 
 
-def frozen_fits(setup, prepared, executor, log):
-    """{FitSpec: Fitted} of all frozen members, those finished before too."""
+def frozen_fits(setup, prepared, names, executor, log):
+    """{FitSpec: Fitted} of the frozen members among `names`, those finished before too."""
     compute = compute_of(setup)
+    specs = [spec for spec in frozen_specs(prepared.config) if spec.backbone in names]
 
     def finished():
         each = {spec: finished_fit(spec, frozen_stages(prepared, spec, compute), compute,
-                                   prepared.config.optim, log)
-                for spec in frozen_specs(prepared.config)}
+                                   prepared.config.optim, log) for spec in specs}
         return {spec: done for spec, done in each.items() if done}
 
     before = finished()
-    to_do = [spec for spec in frozen_specs(prepared.config) if spec not in before]
+    to_do = dict.fromkeys(spec.backbone for spec in specs if spec not in before)
     jobs = [Job(name, FrozenJob(name, prepared, compute), f"frozen {name}")
-            for name in dict.fromkeys(spec.backbone for spec in to_do)]
+            for name in in_time(setup, prepared, list(to_do), compute, log)]
     for _ in executor.run(jobs, log):
         pass
     return finished() if jobs else before
+
+
+def in_time(setup, prepared, names, compute, log):
+    """The first of `names` that BUDGET_SHARE of the time until the last fit must end allows, by
+    what the run's first frozen member took. Without a deadline or before it: all."""
+    first = prepared.config.model.frozen[0]
+    heads = heads_stage(prepared, first, compute)
+    if setup.ends_by == setup.deadline == math.inf or not heads.is_done:
+        return names
+    seconds_left = min(setup.deadline, setup.ends_by) - time.perf_counter()
+    stages = [features_stage(prepared, first, compute), heads]
+    taken = sum(read_json(stage.folder / "cost.json")["seconds"] for stage in stages)
+    side_px = prepared.config.data.image_size_px
+    pace = taken / forward_operations(first, side_px)
+    planned = itertools.accumulate(pace * forward_operations(name, side_px) for name in names)
+    allowed = [name for name, seconds in zip(names, planned, strict=True)
+               if seconds <= BUDGET_SHARE * seconds_left]
+    if late := names[len(allowed):]:
+        log.warn(f"{', '.join(late)} left out of the networks that are read without training: of "
+                 f"the time left, {duration(max(0.0, seconds_left))}, they would take more than "
+                 f"{BUDGET_SHARE:.0%}")
+    return allowed
 
 
 def described(setup, prepared):
@@ -89,7 +117,7 @@ def features_stage(prepared, backbone, compute):
 def heads_stage(prepared, backbone, compute):
     """The classifiers of all folds."""
     features = features_stage(prepared, backbone, compute)
-    return Stage.of(prepared.folder / "frozen", f"heads-{backbone}", version=1,
+    return Stage.of(prepared.folder / "frozen", f"heads-{backbone}", version=2,
                     settings={"class_weight_power": prepared.config.optim.class_weight_power},
                     inputs=[features.key])
 
@@ -98,7 +126,7 @@ def frozen_stages(prepared, spec, compute):
     """The FitStages of a frozen fit."""
     heads = heads_stage(prepared, spec.backbone, compute)
     parent = prepared.folder / f"fold_{spec.fold}"
-    training = Stage.of(parent, spec.name, version=1, settings=key_spec(spec), inputs=[heads.key])
+    training = Stage.of(parent, spec.name, version=2, settings=key_spec(spec), inputs=[heads.key])
     prediction = Stage.of(parent, f"predict-{spec.name}", version=1, settings={},
                           inputs=[training.key])
     return FitStages(training, prediction)
@@ -120,6 +148,8 @@ class FrozenJob:
 
     def __call__(self, site):
         need_weights(self.prepared.weights[self.backbone])
+        for stage in (self.features, self.heads):
+            is_intact(stage, site.log)      # a damaged one is made again
         runtime = self.prepared.config.runtime
         with_loading(site, runtime, Notes(site.log), self.make_features)
         make(self.heads, partial(self.train, site), site.log)
@@ -208,35 +238,40 @@ class FrozenJob:
         return heads_stage(self.prepared, self.backbone, self.compute)
 
     def train(self, site, folder):
-        """Leave the classifiers of all folds."""
+        """Leave the classifiers of all folds, and the network that they share."""
         prepared = self.prepared
         train = prepared.audit.train
-        ids = train.sample_id.tolist()
+        ids = train.sample_id
         splits = ["valid"]
         if not prepared.shift.is_empty:
             splits += ["valid_testlike", AUGMENTED]
-        versions = np.concatenate([self.load(split).of(ids)[:1] for split in splits])
+        rng = np.random.default_rng(seed_of(prepared.config.seed, "frozen", self.backbone))
+        rows = few_enough(train.label, len(splits), len(prepared.classes), rng)
+        versions = np.concatenate([self.load(split).of(ids[rows].tolist())[:1] for split in splits])
         weigh = partial(weights_of_classes, prepared)
         with Timer() as timer:
-            heads = fit_heads(versions, train.label, prepared.folds.fold, weigh, site.cores)
+            heads = fit_heads(versions, train.label[rows], prepared.folds.fold[rows], weigh,
+                              site.cores)
         site.log.say(f"frozen {self.backbone}: classifiers of {len(heads)} folds, strength "
                      f"{', '.join(f'{head.strength:g}' for head in heads.values())}, "
                      f"{timer.seconds:.0f} s")
         save_heads(heads, folder / "heads.npz")
+        network = {name: tensor for name, tensor in self.network().state_dict().items()
+                   if not name.startswith("head.")}
+        write_tensors(network, folder / SHARED)
         write_json(folder / "cost.json", {"seconds": timer.seconds})
 
     def keep_network(self, spec, folder):
-        """Leave the weights and the history of a fit: a whole network with its fold's classifier.
-        """
+        """Leave the weights and the history of a fit: its fold's classifier, and the network that
+        all folds share."""
         head = load_heads(self.heads.folder / "heads.npz")[spec.fold]
-        network = self.network()
-        with torch.no_grad():
-            network.head.linear.weight.copy_(torch.from_numpy(head.weight))
-            network.head.linear.bias.copy_(torch.from_numpy(head.bias))
+        share(self.heads.folder / SHARED, folder / SHARED)
+        write_tensors({"head.linear.weight": torch.from_numpy(head.weight),
+                       "head.linear.bias": torch.from_numpy(head.bias)}, folder / WEIGHTS)
         reading, fitting = (read_json(stage.folder / "cost.json")
                             for stage in (self.features, self.heads))
         seconds = (reading["seconds"] + fitting["seconds"]) / self.prepared.folds.n_folds
-        write_fit(network, [{
+        write_history([{
             "epoch": 1, "loss": head.loss, "skipped_steps": 0, "seconds": seconds,
             "images_per_second": reading["images"] / reading["seconds"],
             "micro_batch_size": self.prepared.config.optim.micro_batch_size,
@@ -262,6 +297,14 @@ def weights_of_classes(prepared, labels):
     """The weight (C,) of an image of each class in the loss, by labels (n,)."""
     counts = np.bincount(labels, minlength=len(prepared.classes))
     return class_weights(counts, prepared.config.optim.class_weight_power).numpy()
+
+
+def share(source, target):
+    """Let `target` be the file `source`: one on the disk where links are possible, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:      # not every file system links; whatever else it is, the copy tells
+        shutil.copyfile(source, target)
 
 
 def save_heads(heads, path):

@@ -92,8 +92,12 @@ def introduce(setup, log):
         log.say(line)
     log.say(setup.contest.proof())
     if config.model.frozen:
-        log.say(f"first {', '.join(config.model.frozen)} as it is, without training: a classifier "
-                f"on its features in {config.data.n_folds} folds")
+        log.say(f"first, without training: classifiers in {config.data.n_folds} folds on the "
+                f"features of {', '.join(config.model.frozen)}")
+    if setup.too_long:
+        named = ",".join(["auto", *setup.too_long])
+        log.say(f"  {', '.join(setup.too_long)} would take longer than the training does (--set "
+                f"model.frozen={named} takes it all the same)")
     refit = " and a refit" if config.ensemble.refit else ""
     log.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} "
             f"fold(s){refit} x {len(config.rounds)} round(s) = {len(planned_specs(config))} fits "

@@ -4,8 +4,6 @@ audit -> weights -> shift -> folds -> frozen members -> for each round x fold x 
 predict -> blend -> submission and report
 """
 import contextlib
-import functools
-import itertools
 import math
 import os
 import shlex
@@ -17,12 +15,11 @@ from pathlib import Path
 
 from huggingface_hub import constants as hub_constants
 
-from config import AUTO, FAMILIES, has_own_backbones, member, resolve
+from config import resolve
 from contest.intake import read_contest
 from ensemble.scores import FoldScores, blended
 from ensemble.tasks import TASKS
 from modeling.compute import pick_device
-from modeling.weights import find_weights, into_weights_dir, nearest_in_size, networks_in
 from reporting.page import Page
 from reporting.runs import write_index
 from reporting.summary import closing_lines
@@ -35,6 +32,7 @@ from running.heatmaps import HeatMaps
 from running.hurry import hurried
 from running.introduction import begin, introduce
 from running.makers import stages_used, warn_of_other_versions
+from running.networks import with_networks
 from running.planner import Planner, nothing_planned, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
@@ -79,13 +77,12 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends
             prepared = prepare(setup, log)
             scores = FoldScores(prepared.label_of, setup.metric)
             settle_threads(setup, prepared, log)
-            frozen = frozen_fits(setup, prepared, executor, log)
+            frozen, first = first_of_all(setup, prepared, executor, log, answers)
             known = None
             if setup.ends_by < math.inf and specs_left(prepared):
                 prepared, known = hurried(setup, prepared, executor, log)
             page = Page(setup, prepared, scores, log)
-            if frozen and specs_left(prepared):
-                page.first = first_look(setup, prepared, frozen, log, answers)
+            page.first = first
             trained, planned = run_rounds(setup, prepared, executor, scores, page, frozen, log,
                                           known)
             fits = frozen | trained
@@ -163,67 +160,15 @@ def understand(config, data_path, folder, executor, start, command):
                      n_train=len(contest.train), metric=metric.name)
     contest = contest.for_metric(metric)
     named_classes(config.augment.groups, contest.train.classes)
-    config, weights, instead_of = with_networks(config)
-    return Setup(config, contest, metric, folder, device,
+    networks = with_networks(config, len(contest.train), len(contest.test))
+    return Setup(networks.config, contest, metric, folder, device,
                  machine={**machine, "cores": executor.cores, "workers": runtime.workers},
-                 weights=weights, instead_of=instead_of, command=shlex.join(command),
+                 weights=networks.weights, instead_of=networks.instead_of,
+                 too_long=networks.too_long, command=shlex.join(command),
                  deadline=deadline_of(runtime, start),
                  short=short_paths(runtime, folder.parent, contest.folder, data_path,
-                                   config.data.label_fixes or "."), adapted=adapted)
-
-
-def with_networks(config):
-    """(the Config without auto in model.frozen, {network: where its weights lie}, the networks that
-    others were taken for).
-
-    Where none of a mode's own networks has pretrained weights, those that lie in the weights folder
-    are trained. UserError unless all frozen members have pretrained weights.
-    """
-    find = functools.cache(partial(find_weights, weights_dir=config.runtime.weights_dir,
-                                   pretrained=config.model.pretrained))
-    config, instead_of = with_weights_at_hand(config, find)
-    model = config.model
-    asked = [name for name in model.frozen if name != AUTO]
-    weights = {name: find(name) for name in [*model.backbones, *asked]}
-    random = [name for name in asked if not weights[name].is_pretrained]
-    if random:
-        where = into_weights_dir(random[0], config.runtime.weights_dir)
-        raise UserError(
-            f"model.frozen must name networks with pretrained weights, and none were found for "
-            f"{', '.join(random)} (model.pretrained={model.pretrained}): put them {where}, or "
-            "leave the network out")
-
-    frozen = asked
-    if AUTO in model.frozen:
-        families = [member(family, config.scale) for family in FAMILIES]
-        lying = networks_in(config.runtime.weights_dir)
-        found = ((name, weights.get(name) or find(name))
-                 for name in model.backbones or [*families, *lying])
-        first = dict(itertools.islice((pair for pair in found if pair[1].is_pretrained), 1))
-        weights |= first
-        frozen = list(dict.fromkeys([*first, *asked]))
-    if not model.backbones and not frozen:
-        raise UserError(
-            "with an empty model.backbones a run needs pretrained weights, and none were found for "
-            f"{', '.join(families)}: put one {into_weights_dir('NAME', config.runtime.weights_dir)}"
-            ", or name a network in model.frozen")
-    return replace(config, model=replace(model, frozen=tuple(frozen))), weights, instead_of
-
-
-def with_weights_at_hand(config, find):
-    """(the Config, the networks that it trains others for), as `with_networks` says.
-
-    Those nearest in size to the mode's first network are taken, as many as it has.
-    """
-    model = config.model
-    if (has_own_backbones(config) or model.pretrained != "auto"
-            or any(find(name).is_pretrained for name in model.backbones)):
-        return config, ()
-    lying = nearest_in_size(networks_in(config.runtime.weights_dir), model.backbones[0])
-    if not lying:
-        return config, ()
-    taken = tuple(lying[:len(model.backbones)])
-    return replace(config, model=replace(model, backbones=taken)), model.backbones
+                                   config.data.label_fixes or "."),
+                 adapted=(*adapted, *networks.left_out))
 
 
 def short_paths(runtime, *folders):
@@ -241,6 +186,22 @@ def deadline_of(runtime, start):
         return math.inf
     budget_seconds = 3600 * runtime.time_budget_hours
     return start + budget_seconds - RESERVE_SECONDS - RESERVE_SHARE * budget_seconds
+
+
+def first_of_all(setup, prepared, executor, log, answers):
+    """({FitSpec: Fitted} of the frozen members, what the page says of the submission by them).
+
+    There is one after the first member, and a better one after all.
+    """
+    frozen = {}
+    first = None
+    names = prepared.config.model.frozen
+    for some in filter(None, (names[:1], names[1:])):
+        made = frozen_fits(setup, prepared, some, executor, log)
+        frozen |= made
+        if made and specs_left(prepared):
+            first = first_look(setup, prepared, frozen, log, answers)
+    return frozen, first
 
 
 def run_rounds(setup, prepared, executor, scores, page, frozen, log, known=None):

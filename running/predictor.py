@@ -8,13 +8,16 @@ A copy of the run's folder is enough: model.json and the weights that it names. 
 the run's own: decoded, shrunk and cached by the audit, made square by the plain view, predicted by
 the one inference loop.
 """
+import functools
 import os
 import tempfile
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from config import Config, FitSpec, ModelConfig
 from contest.audit import look_at_all
@@ -27,10 +30,10 @@ from modeling.compute import precisions, untimed
 from modeling.inference import Predictions, View, joined_views
 from modeling.network import input_size_px, timm_arguments
 from modeling.norms import fused
-from modeling.train import load_statistics
+from modeling.train import SHARED, load_statistics, read_tensors
 from running.costs import machine_facts
 from running.place import place_on
-from running.predicting import ADAPTED, Inference, square_of, views_of
+from running.predicting import ADAPTED, Inference, source_of, square_of, views_of
 from running.stored import NAME, StoredFit, read_run
 from system.log import EventLog, progress
 from system.machine import usable_cores
@@ -77,6 +80,7 @@ def fit_facts(prepared, spec, fitted):
 
     tagged: timm's name of the weights that its own began with, '' for those of the backbone's name.
     timm: the arguments of timm.create_model. adapted: the statistics of its adapted views, or ''.
+    is_shared: whether SHARED lies beside the weights, with what they lack.
     """
     adapted = fitted.predict_stage.folder / ADAPTED
     side_px = input_size_px(spec.backbone, prepared.config.data.image_size_px)
@@ -87,6 +91,7 @@ def fit_facts(prepared, spec, fitted):
         "timm": timm_arguments(prepared.weights[spec.backbone], side_px),
         "weights": fitted.result.weights.relative_to(prepared.folder).as_posix(),
         "adapted": adapted.relative_to(prepared.folder).as_posix() if adapted.exists() else "",
+        "is_shared": fitted.result.weights.with_name(SHARED).exists(),
         "spec": spec,
     }
 
@@ -214,20 +219,44 @@ class Predictor:
         plain = plain_view(**square_of(self.config))
         loader = self.inference.loader({"new": (catalog.sample_id, pixels, plain)})
         by_source = {}
+        read = functools.cache(partial(self.read_frozen, loader))
         for spec in progress(self.fits, desc="fits"):
-            by_source.setdefault(spec.name, []).append(self.predict_fit(spec, loader))
+            predict = partial(self.predict_frozen, read) if spec.frozen else self.predict_fit
+            by_source.setdefault(spec.name, []).append(predict(spec, loader))
         return self.blend.apply({name: joined_views(each, Predictions.mean)
                                  for name, each in by_source.items()})
+
+    def blended_views(self, spec):
+        """The Views of a fit that the blend uses."""
+        view_of = {view.name: view for view in self.views}
+        return [view_of[name] for name in self.blend.views[spec.name]]
+
+    def predict_frozen(self, read, spec, loader):
+        """As `predict_fit`; folds share what `read`(name) says of all images."""
+        features = read(spec.name)
+        head = read_tensors(self.fits[spec].weights)
+        probs = [self.task.decode(F.linear(torch.from_numpy(values), head["head.linear.weight"],
+                                           head["head.linear.bias"])).numpy()
+                 for values in features.values]
+        return {view: Predictions(features.sample_id, each, self.classes, "new", (source_of(spec),),
+                                  self.task.values)
+                for view, each in zip(features.views, probs, strict=True)}
+
+    def read_frozen(self, loader, name):
+        """The Features of a frozen member, which are those of all its folds."""
+        spec = next(spec for spec in self.fits if spec.name == name)
+        network = fused(self.network(spec))
+        return self.inference.features(spec.backbone, self.fits[spec].compute, network, loader,
+                                       "new", self.blended_views(spec))
 
     def predict_fit(self, spec, loader):
         """{view name: Predictions} of one fit in the views that the blend uses."""
         fit = self.fits[spec]
-        view_of = {view.name: view for view in self.views}
-        views = [view_of[name] for name in self.blend.views[spec.name]]
         network = self.network(spec)
         adapted = None
         if fit.adapted:
             adapted = load_statistics(network, fit.adapted)
         network = fused(network)
         adapted = adapted and fused(adapted)
-        return self.inference.predict(spec, fit.compute, network, loader, "new", views, adapted)
+        return self.inference.predict(spec, fit.compute, network, loader, "new",
+                                      self.blended_views(spec), adapted)

@@ -37,10 +37,12 @@ class Setup:
 
     device: of this process. machine: the smallest machine on which fits run, by `machine_facts`.
     weights: {backbone: where its weights lie}. instead_of: the mode's networks, without weights,
-    that the ones at hand are trained for. command: what a person types to repeat the run.
+    that the ones at hand are trained for. too_long: networks at hand that take too long to be read
+    without training, unless they are named. command: what a person types to repeat the run.
     deadline: of the last fit, by time.perf_counter(); infinite without a time budget. ends_by: when
     a run of a size that nobody gave should have ended; infinite for other runs.
-    short: what is kept of a value, with shorter paths. adapted: sentences on what the task changed.
+    short: what is kept of a value, with shorter paths. adapted: sentences on what the task changed
+    and on weights at hand that are not used.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Setup:
     machine: dict
     weights: dict[str, WeightsSource]
     instead_of: tuple[str, ...] = ()
+    too_long: tuple[str, ...] = ()
     command: str = ""
     deadline: float = math.inf
     ends_by: float = math.inf

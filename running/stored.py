@@ -19,6 +19,7 @@ from ensemble.metrics import Metric
 from ensemble.tasks import TASKS, Task
 from modeling.compute import Compute
 from modeling.inference import SYMMETRIES, View
+from modeling.train import SHARED
 from modeling.weights import WeightsSource
 from system.machine import usable_cores
 from system.parallel import parallel_map
@@ -33,17 +34,21 @@ AGAIN = "copy the run's folder again, or run its training command again"
 
 @dataclass(frozen=True)
 class StoredFit:
-    """A fit of a finished run, as far as predicting needs it. adapted: a file, or None."""
+    """A fit of a finished run, as far as predicting needs it.
+
+    adapted: a file, or None. shared: a file beside the weights, with what they lack, or None.
+    """
 
     source: WeightsSource
     compute: Compute
     weights: Path
     adapted: Path | None
+    shared: Path | None = None
 
     @property
     def files(self):
         """What predicting reads of it."""
-        return [path for path in (self.weights, self.adapted) if path]
+        return [path for path in (self.weights, self.adapted, self.shared) if path]
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,10 @@ def stored_fit(fit, folder):
         raise ValueError(f"a fit is of {source.model_name!r} and of {spec.backbone!r}")
     weights = folder / checked("weights", fit["weights"], str)
     adapted = folder / fit["adapted"] if checked("adapted", fit["adapted"], str) else None
-    return spec, StoredFit(source, made(Compute, fit["compute"]), weights, adapted)
+    # of a run before 2026-11-30 the weights of a frozen fit are whole
+    is_shared = checked("is_shared", fit.get("is_shared", False), bool)
+    shared = weights.with_name(SHARED) if is_shared else None
+    return spec, StoredFit(source, made(Compute, fit["compute"]), weights, adapted, shared)
 
 
 def made(kind, values):

@@ -16,7 +16,8 @@ def half_of(parts, settings):
     shift = 0 if "augment.policy" in values else parts.shift
     predicting = parts.predicting / parts.views if "predict.tta_views" in values else (
         parts.predicting)
-    return parts.reading + shift + training + predicting
+    frozen = 0 if "model.frozen" in values else parts.frozen
+    return parts.reading + shift + frozen + training + predicting
 
 
 @pytest.mark.parametrize(("parts", "names"), [
@@ -24,6 +25,7 @@ def half_of(parts, settings):
     (Parts(10, 600, 500, 30, 12, 4), {"augment.policy"}),
     (Parts(10, 300, 500, 100, 12, 4), {"augment.policy", "optim.epochs"}),
     (Parts(10, 0, 200, 600, 12, 4), {"predict.tta_views"}),
+    (Parts(10, 0, 200, 30, 12, 4, frozen=400), {"model.frozen"}),
 ])
 def test_what_is_named_halves_the_run(parts, names):
     settings = halving(parts)

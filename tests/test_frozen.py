@@ -14,11 +14,11 @@ from config import Config, build_config, resolve
 from contest.catalog import Catalog
 from data_loader import load_folds
 from grandmaster_train import main
-from modeling.frozen import STRENGTHS, fit_heads
+from modeling.frozen import STRENGTHS, few_enough, fit_heads
 from modeling.inference import Features, Predictions
 from running import pipeline
 from running.export import export_onnx
-from running.pipeline import with_networks
+from running.networks import with_networks
 from running.predictor import load_predictor
 from tests.conftest import darker, small_argv
 from tests.kills import outcome
@@ -196,20 +196,49 @@ def test_where_test_images_differ_a_classifier_also_learns_from_images_made_like
     assert np.abs(testlike.align(plain.sample_id.tolist()) - plain.probs).max() > 1e-3
 
 
+def test_of_very_many_rows_a_classifier_sees_as_many_of_each_class(monkeypatch):
+    labels = np.repeat([0, 1, 2], [5, 400, 600])
+    rng = np.random.default_rng(0)
+    assert few_enough(labels, 2, 3, rng).tolist() == list(range(1005))
+    monkeypatch.setattr("modeling.frozen.MOST_CELLS", 6 * 205)
+    kept = few_enough(labels, 2, 3, rng)
+    assert np.bincount(labels[kept]).tolist() == [5, 100, 100] and np.all(np.diff(kept) > 0)
+
+
+def test_the_folds_of_a_frozen_member_share_one_network_on_the_disk(blended):
+    files = list(blended.glob("fold_*/frozen-*/shared.safetensors"))
+    assert len(files) == 3 and len({file.stat().st_ino for file in files}) == 1
+    small = [file.stat().st_size for file in blended.glob("fold_*/frozen-*/weights.safetensors")]
+    assert max(small) < files[0].stat().st_size / 10
+
+
+def test_within_a_budget_only_members_that_take_a_quarter_of_it_follow_the_first(
+    contest, two, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("running.frozen.BUDGET_SHARE", 1e-6)
+    argv = argv_of(contest, tmp_path / "results", two, "model.frozen=auto", "optim.epochs=4")
+    assert main([*argv, "--time_budget", "0.1"]) == 0
+    said = capsys.readouterr().out
+    assert "mobilenetv3_small_075 left out of the networks that are read without training" in said
+    final = read_json(tmp_path / "results/run/final_results.json")
+    assert [source["name"] for source in final["sources"]] == [f"frozen-{NAME}-s42",
+                                                               f"r0-{NAME}-s42"]
+
+
 # ---------------------------------------------------------------- the first minute
 
 def networks(weights, *settings):
     config = build_config("quick_test", ["model.frozen=auto", *settings],
                           {"runtime.weights_dir": str(weights)})
     config = resolve(config, gpu_memory_bytes=0, n_train=100)
-    config, sources, _ = with_networks(config)
-    return config, sources
+    found = with_networks(config, 100, 100)
+    return found.config, found.weights
 
 
-def test_auto_takes_the_first_backbone_with_pretrained_weights(weights):
+def test_auto_takes_what_is_trained_or_lies_there_with_pretrained_weights(weights):
     config, sources = networks(weights, f"model.backbones=resnet10t,{NAME}")
     assert config.model.frozen == (NAME,) and list(sources) == ["resnet10t", NAME]
-    assert networks(weights, "model.backbones=resnet10t")[0].model.frozen == ()
+    assert networks(weights, "model.backbones=resnet10t")[0].model.frozen == (NAME,)
     off = networks(weights, f"model.backbones={NAME}", "model.pretrained=off")
     assert off[0].model.frozen == ()
 
@@ -226,6 +255,44 @@ def test_auto_without_backbones_takes_the_first_family_with_pretrained_weights(w
 def test_auto_takes_what_lies_in_the_folder_if_no_family_has_weights(weights):
     config, _ = networks(weights, "model.backbones=")
     assert config.model.frozen == (NAME,)
+
+
+@pytest.fixture
+def two(weights, tmp_path):
+    """A folder with the weights of two networks, and a file that holds none."""
+    for file in weights.iterdir():
+        (tmp_path / file.name).hardlink_to(file)
+    save_file(timm.create_model("mobilenetv3_small_075").state_dict(),
+              tmp_path / "mobilenetv3_small_075.safetensors")
+    (tmp_path / "resnet10t.pth").write_bytes(b"not weights")
+    return tmp_path
+
+
+def at_hand(folder, *settings, n_train=100, n_test=100):
+    config = build_config("quick_test", [f"model.backbones={NAME}", "data.image_size_px=64",
+                                         *settings], {"runtime.weights_dir": str(folder)})
+    return with_networks(resolve(config, gpu_memory_bytes=0, n_train=n_train), n_train, n_test)
+
+
+def test_networks_at_hand_are_read_as_long_as_they_take_less_than_training(two):
+    assert at_hand(two).config.model.frozen == (NAME, "mobilenetv3_small_075")
+    short = at_hand(two, "optim.epochs=1")
+    assert (short.config.model.frozen, short.too_long) == ((NAME,), ("mobilenetv3_small_075",))
+    named = at_hand(two, "optim.epochs=1", "model.frozen=auto,mobilenetv3_small_075")
+    assert named.config.model.frozen == (NAME, "mobilenetv3_small_075")
+    assert at_hand(two, n_train=40_000, n_test=20_000).config.model.frozen == ()
+
+
+def test_a_file_at_hand_that_holds_no_weights_is_left_out_and_named(two):
+    said, = at_hand(two).left_out
+    assert said.startswith(f"resnet10t lies in {two} and is left out of the networks that are read "
+                           "without training: the weights file")
+
+
+def test_weights_that_a_contest_may_not_allow_are_not_read_unless_they_are_named(two):
+    (two / "resnet10t.pth").rename(two / "convnextv2_atto.pth")
+    said, = at_hand(two).left_out
+    assert "convnextv2_atto lies in" in said and "NOT FOR COMMERCIAL USE" in said
 
 
 def test_a_submission_and_an_expected_score_are_there_before_anything_is_trained(

@@ -7,7 +7,7 @@ import pytest
 from config import build_config, resolve
 from modeling.weights import nearest_in_size, networks_in
 from running.introduction import introduce_weights
-from running.pipeline import with_networks
+from running.networks import with_networks
 from system.log import EventLog
 
 LYING = ("mobilenetv2_100_in1k_mine.pth", "tf_efficientnet_lite2.safetensors",
@@ -27,8 +27,10 @@ def folder(tmp_path):
 
 
 def networks(folder, *settings, mode="quick_test"):
-    config = build_config(mode, settings, {"runtime.weights_dir": str(folder)})
-    return with_networks(resolve(config, gpu_memory_bytes=0, n_train=1000))
+    config = build_config(mode, ["model.frozen=", *settings],
+                          {"runtime.weights_dir": str(folder)})
+    found = with_networks(resolve(config, gpu_memory_bytes=0, n_train=1000), 1000, 1000)
+    return found.config, found.weights, found.instead_of
 
 
 def test_files_are_known_by_the_longest_network_that_their_names_begin_with(folder):

@@ -1,0 +1,177 @@
+"""Which networks a run trains, and which it reads as they are, by the pretrained weights at hand.
+
+    networks = with_networks(config, n_train, n_test)
+    networks.config.model.frozen        # without auto
+"""
+import functools
+from dataclasses import dataclass, replace
+from functools import partial
+
+from config import AUTO, FAMILIES, Config, has_own_backbones, member
+from modeling.frozen import MOST_VIEWS
+from modeling.licences import sentence
+from modeling.network import build_network, forward_operations
+from modeling.weights import (
+    WeightsSource,
+    find_weights,
+    into_weights_dir,
+    nearest_in_size,
+    networks_in,
+)
+from running.rounds import planned_specs, round_epochs
+from system.machine import fault_of
+from utils import UserError, first_line
+
+# what auto reads without training costs at most the operations of all training times this; without
+# gradients and in larger batches they take less than half of its time
+FROZEN_SHARE = 2.0
+BACKWARD = 2            # passes as long as a forward one
+VERSIONS = 3            # of a training image: as it is, made like the test set, augmented
+MOST_IMAGES = 50_000    # beyond these auto reads nothing, as features are held in memory
+
+
+@dataclass(frozen=True)
+class Networks:
+    """config: without auto in model.frozen. weights: {network: where its weights lie}.
+
+    instead_of: the mode's networks, without weights, that those at hand are trained for. too_long:
+    networks at hand that auto leaves out for their time. left_out: sentences on others.
+    """
+
+    config: Config
+    weights: dict[str, WeightsSource]
+    instead_of: tuple[str, ...] = ()
+    too_long: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def with_networks(config, n_train, n_test):
+    """The Networks of a resolved Config, for so many labelled and test images.
+
+    Where none of a mode's own networks has pretrained weights, those that lie in the weights folder
+    are trained. UserError unless all named frozen members have pretrained weights.
+    """
+    find = functools.cache(partial(find_weights, weights_dir=config.runtime.weights_dir,
+                                   pretrained=config.model.pretrained))
+    config, instead_of = with_weights_at_hand(config, find)
+    model = config.model
+    asked = [name for name in model.frozen if name != AUTO]
+    weights = {name: find(name) for name in [*model.backbones, *asked]}
+    random = [name for name in asked if not weights[name].is_pretrained]
+    if random:
+        where = into_weights_dir(random[0], config.runtime.weights_dir)
+        raise UserError(
+            f"model.frozen must name networks with pretrained weights, and none were found for "
+            f"{', '.join(random)} (model.pretrained={model.pretrained}): put them {where}, or "
+            "leave the network out")
+
+    networks = Networks(config, weights, instead_of)
+    if AUTO not in model.frozen:
+        return networks
+    return with_frozen_at_hand(networks, asked, find, n_train, n_test)
+
+
+def families(config):
+    """The networks of all families at a Config's scale."""
+    return [member(family, config.scale) for family in FAMILIES]
+
+
+def with_weights_at_hand(config, find):
+    """(the Config, the networks that it trains others for), as `with_networks` says.
+
+    Those nearest in size to the mode's first network are taken, as many as it has.
+    """
+    model = config.model
+    if (has_own_backbones(config) or model.pretrained != "auto"
+            or any(find(name).is_pretrained for name in model.backbones)):
+        return config, ()
+    lying = nearest_in_size(networks_in(config.runtime.weights_dir), model.backbones[0])
+    if not lying:
+        return config, ()
+    taken = tuple(lying[:len(model.backbones)])
+    return replace(config, model=replace(model, backbones=taken)), model.backbones
+
+
+# ---------------------------------------------------------------- auto in model.frozen
+
+def with_frozen_at_hand(networks, asked, find, n_train, n_test):
+    """The Networks with auto replaced by networks with pretrained weights, then those `asked` for.
+
+    First comes the first one that is trained, then others that are and those that lie in the
+    weights folder, the fastest first, as long as FROZEN_SHARE allows. If nothing is trained, the
+    first family with weights or else the first network in the folder is all.
+    """
+    config = networks.config
+    trained = config.model.backbones
+    lying = networks_in(config.runtime.weights_dir)
+    candidates = dict.fromkeys([*(trained or families(config)), *lying])
+    taken = [name for name in candidates if find(name).is_pretrained][:1]
+    too_long = []
+    left_out = []
+    if trained and (n_train + n_test > MOST_IMAGES):
+        taken = []
+    elif trained and taken:
+        budget = FROZEN_SHARE * training_operations(config, n_train)
+        others = []
+        for name in candidates:
+            if name in taken or name in asked or not find(name).is_pretrained:
+                continue
+            operations, problem = looked_at(config, find(name))
+            if problem:
+                left_out.append(problem)
+            else:
+                others.append((operations, name))
+        spent = reading_operations(config, operations_of(config, taken[0]), n_train, n_test)
+        for operations, name in sorted(others):
+            spent += reading_operations(config, operations, n_train, n_test)
+            (taken if spent <= budget else too_long).append(name)
+    names = tuple(dict.fromkeys([*taken, *asked]))
+    if not trained and not names:
+        raise UserError(
+            "with an empty model.backbones a run needs pretrained weights, and none were found for "
+            f"{', '.join(families(config))}: put one "
+            f"{into_weights_dir('NAME', config.runtime.weights_dir)}"
+            ", or name a network in model.frozen")
+    return replace(networks, config=replace(config, model=replace(config.model, frozen=names)),
+                   weights=networks.weights | {name: find(name) for name in names},
+                   too_long=tuple(too_long), left_out=tuple(left_out))
+
+
+def looked_at(config, source):
+    """(operations of a forward pass, '') of a network with pretrained weights, or (0, why one that
+    nobody named is left out)."""
+    try:
+        operations = operations_of(config, source.model_name)
+        if source.model_name not in config.model.backbones:
+            if reason := sentence(source.timm_name, source.licence):
+                raise UserError(reason)
+            build_network(source.model_name, n_classes=2, weights=source, model=config.model,
+                          image_size_px=config.data.image_size_px)
+        return operations, ""
+    except Exception as error:
+        # some networks take images of one size alone, and a file may hold anything
+        if fault_of(error):
+            raise
+        return 0, (f"{source.model_name} lies in {config.runtime.weights_dir} and is left out of "
+                   f"the networks that are read without training: {first_line(error)[:200]}")
+
+
+def operations_of(config, model_name):
+    """Operations of a forward pass of one image."""
+    return forward_operations(model_name, config.data.image_size_px)
+
+
+def reading_operations(config, operations, n_train, n_test):
+    """Operations that all images of a contest take a network that is not trained, at most."""
+    n_views = min(MOST_VIEWS, config.predict.tta_views)
+    return operations * ((VERSIONS + n_views - 1) * n_train + n_views * n_test)
+
+
+def training_operations(config, n_train):
+    """Operations of all fits of a run, without unlabelled images."""
+    total = 0
+    for spec in planned_specs(config):
+        share = 1.0 if spec.fold is None else 1 - 1 / config.data.n_folds
+        n_seen = share * n_train * round_epochs(config, spec.round)
+        total += (1 + BACKWARD) * n_seen * operations_of(config, spec.backbone)
+    return total

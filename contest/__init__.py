@@ -6,7 +6,8 @@ problems    what is wrong with a contest, collected so that one run reports ever
 decoding    one file -> an upright uint8 RGB array
 files       what lies in the folder; which file an id means
 targets     what a label is: a class, a set of classes, numbers
-tables      csv and tsv tables: which holds labels, which is the sample submission
+sheets      Parquet files and Excel sheets as rows of text
+tables      which table holds labels, which is the sample submission
 catalog     Catalog: the samples of a split. Contest: two catalogs and a form
 labels      where the labels are: a table, class folders, file names
 submission  Form: columns, rows and values of the submission

@@ -49,8 +49,10 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", ".txt")
 PACKED = {".zip": "zipfile", ".tar": "tarfile", ".tgz": "tarfile", ".gz": "tarfile",
           ".bz2": "tarfile", ".xz": "tarfile"}
 MAP_SUFFIXES = (".json", ".jsonl", ".ndjson")
+# tables that are no text, and the package that reads them
+SHEET_SUFFIXES = {".parquet": "pyarrow", ".xlsx": "openpyxl", ".xlsm": "openpyxl"}
 # may hold labels and are not read
-CLOSED_SUFFIXES = (".xlsx", ".xls", ".ods", ".feather", ".pkl", ".pickle", ".mat", ".xml", ".arff",
+CLOSED_SUFFIXES = (".xls", ".ods", ".feather", ".pkl", ".pickle", ".mat", ".xml", ".arff",
                    ".sqlite", ".sqlite3", ".db", ".dat", ".lst", ".list", ".yaml", ".yml", ".rds",
                    ".sav", ".dta")
 # a table that was packed or set aside: train.csv.gz, labels.csv.bak
@@ -87,7 +89,7 @@ class Files:
     images: tuple[str, ...]
     tables: tuple[str, ...]
     maps: tuple[str, ...]       # small json files
-    closed: tuple[str, ...]     # spreadsheets and the like, which may hold labels
+    closed: tuple[str, ...]     # may hold labels: sheets, and kinds that nothing here reads
     refused: tuple[str, ...]    # links that lead outside, FIFOs, devices
     closed_folders: tuple[str, ...]     # without permission to list or to open what is in them
     undecodable: tuple[str, ...]    # whose names are not UTF-8
@@ -339,6 +341,8 @@ def kind_of(path, root):
         return "images"
     if PACKED_TABLE.search(path.lower()) and suffix not in TABLE_SUFFIXES:
         return "closed" if is_near_top(path) else "others"
+    if suffix in SHEET_SUFFIXES and is_near_top(path):
+        return "closed"
     if suffix in FOREIGN_SUFFIXES:
         return "foreign"
     if suffix == ".txt" and path.rpartition("/")[2][:-4].lower() in TEXTS_ABOUT:

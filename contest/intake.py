@@ -39,6 +39,7 @@ from contest.labels import (
     says_split_alone,
 )
 from contest.problems import Findings
+from contest.sheets import how_to_read, is_sheet
 from contest.submission import Form, match_columns
 from contest.tables import (
     check_used_table,
@@ -99,6 +100,7 @@ def read_files(files, data):
 
     # which table holds the labels, which is the sample submission
     tables = read_tables(files, data, findings)
+    files = without_read(files, tables)
     sample = find_sample(tables, data.sample_submission, findings)
     folders = rows_of_folders(files)
     in_folders = frozenset(folders.paths if folders and len(set(folders.labels)) > 1 else ())
@@ -142,6 +144,12 @@ def read_files(files, data):
 
     understood = understood_lines(labelled, train, class_names, names_path, data)
     return Contest(files.root, train, test, class_names, form, tuple(findings.problems), understood)
+
+
+def without_read(files, tables):
+    """The Files without the sheets that were read: they are tables as any other."""
+    read = {path.split("#")[0] for table in tables for path in (table.path, *table.joined)}
+    return with_fields(files, closed=tuple(path for path in files.closed if path not in read))
 
 
 def in_names(files):
@@ -362,12 +370,16 @@ def refuse_classes_like_test(files, labelled, findings):
 
 
 def report_closed_sample(files, sample, findings):
-    """A warning for a sample submission in a format that is not read."""
+    """A warning for a sample submission in a format that is not read, or that is not written."""
+    if sample is not None and is_sheet(sample.path):
+        findings.warn("sample_as_csv", "the submission is written as a csv: convert it if the "
+                      f"contest, whose sample is {sample.path!r}, wants that format")
     closed = [p for p in (*files.closed, *files.foreign)
               if "submi" in p.lower().rsplit("/", 1)[-1]]
     if sample is None and closed:
         findings.warn("unread_sample", f"{closed[0]!r} may be the sample submission and is not "
-                      "read: save it as a csv, or the submission gets other columns and rows")
+                      f"read: {how_to_read(closed[0])}, or the submission gets other columns "
+                      "and rows")
 
 
 def refuse_groups_of_classes(train, group_column, findings):

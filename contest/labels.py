@@ -2,7 +2,6 @@
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 from contest.decoding import read_bytes
 from contest.files import (
@@ -20,6 +19,7 @@ from contest.files import (
     without_suffix,
 )
 from contest.problems import Findings
+from contest.sheets import how_to_read
 from contest.tables import (
     SPLIT_WORDS,
     SUPPORTED,
@@ -106,7 +106,9 @@ def fail_without_images(files, findings):
             "another name",
         )
         findings.stop_if_fatal()
-    formats = sorted({FOREIGN_SUFFIXES[Path(path).suffix.lower()] for path in files.foreign})
+    foreign = [path for path in (*files.foreign, *files.closed)
+               if suffix_of(path) in FOREIGN_SUFFIXES]
+    formats = sorted({FOREIGN_SUFFIXES[suffix_of(path)] for path in foreign})
     if pixels:
         formats.append("pixel csv")
 
@@ -114,7 +116,7 @@ def fail_without_images(files, findings):
         findings.fail(
             "unsupported",
             f"{str(files.root)!r} holds no training images but {', '.join(formats)} files "
-            f"({first_few([*pixels, *files.foreign])}): unpack or convert them to JPEG or PNG "
+            f"({first_few([*pixels, *foreign])}): unpack or convert them to JPEG or PNG "
             "first",
         )
     else:
@@ -250,7 +252,6 @@ def refuse_closed_labels(files, tables, rows, findings):
     names of images in it, or because the classes of `rows` are `site 1`, `site 2`, ..."""
     named = {path for table in tables for path in (table.path, *table.joined)}
     named.update(path for own in findings.of_kind("own_table") for path in own.sample_ids)
-    closed = [*files.closed, *(p for p in files.foreign if p.lower().endswith(".parquet"))]
     rest = [p for p in (*files.tables, *files.maps, *files.others)
             if suffix_of(p) in (*LIST_SUFFIXES, *TEXT_SUFFIXES) and is_near_top(p)]
     lists = {table.path for table in tables if len(table.columns) == 1}
@@ -258,10 +259,10 @@ def refuse_closed_labels(files, tables, rows, findings):
         rows.setting == "folders" and all(map(is_shard, set(rows.labels))))
     report_sidecars(files, rows, are_unsure, findings)
     report_lists(tables, rows, findings)
-    for path in (*closed, *rest):
+    for path in (*files.closed, *rest):
         says_so = LABEL_WORD.search(path.lower().rsplit("/", 1)[-1])
         is_broken = path in files.maps and json_value(files.root / path) is None
-        if (path in closed or is_broken) and (says_so or are_unsure):
+        if (path in files.closed or is_broken) and (says_so or are_unsure):
             is_suspect = True
         elif path in named and path not in lists:
             is_suspect = False
@@ -269,12 +270,12 @@ def refuse_closed_labels(files, tables, rows, findings):
             is_suspect = names_images(files, path, rows)
         if is_suspect:
             findings.fail("unread_labels",
-                          f"{path!r} may hold the labels but is not read: save it as a csv of one "
-                          "row an image, its id and its class, beneath a row of column names"
+                          f"{path!r} may hold the labels but is not read: {how_to_read(path)} of "
+                          "one row an image, its id and its class, beneath a row of column names"
                           f"{or_take(rows)}")
-        elif path in closed:
-            findings.warn("unread_table", f"{path!r} is not read: save it as a csv if it holds the "
-                          "labels")
+        elif path in files.closed:
+            findings.warn("unread_table", f"{path!r} is not read: {how_to_read(path)} if it holds "
+                          "the labels")
 
 
 def report_sidecars(files, rows, are_unsure, findings):
@@ -368,7 +369,7 @@ def fail_without_labels(files, tables, asked, findings):
         return
     known = first_few([t.path for t in tables]) or "it has none"
     if files.closed:
-        known += f"; {first_few(files.closed)} is not read: save it as csv"
+        known += f"; {first_few(files.closed)} is not read: {how_to_read(files.closed[0])}"
     if asked:
         known += f"; {asked!r} cannot be while data.sample_submission names it"
     findings.fail(

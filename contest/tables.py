@@ -24,6 +24,7 @@ from contest.files import (
     split_of,
     without_suffix,
 )
+from contest.sheets import how_to_read, is_sheet, sheets_of
 from contest.submission import match_columns
 from contest.targets import (
     SEPARATOR,
@@ -126,21 +127,24 @@ def read_tables(files, data, findings):
             continue
         if path.lower().endswith(".txt") and len(table.columns) < 2:
             continue    # a text, not a table
-        if table.is_ours:
-            findings.warn("own_table",
-                          f"table {path!r} was written by this program and is not used: move it "
-                          "out of the contest folder", [path])
-            continue
         if encoding:
             findings.warn(
                 "encoding",
                 f"table {path!r} is not UTF-8 and was read as {encoding}: save it as UTF-8 if "
                 "names look wrong",
             )
+        tables.append(table)
+    found = []
+    for table in [*tables, *read_sheets(files, data, findings)]:
+        if table.is_ours:
+            findings.warn("own_table",
+                          f"table {table.path!r} was written by this program and is not used: move "
+                          "it out of the contest folder", [table.path])
+            continue
         if says_sample(table):
             table = without_row_numbers(table, findings)
-        tables.append(with_id_column(files, table, data.id_column))
-    tables += tables_of_maps(files)
+        found.append(with_id_column(files, table, data.id_column))
+    tables = [*found, *tables_of_maps(files)]
     report_broken_maps(files, findings)
     tables = [with_fields(table, n_wrappers=files.n_wrappers) for table in tables]
     tables = joined_parts(files, tables)
@@ -149,6 +153,24 @@ def read_tables(files, data, findings):
         all_columns = {c for t in tables for c in t.columns}
         fail_setting("id_column", "a column of a table", data.id_column, all_columns, findings)
     return tables
+
+
+def read_sheets(files, data, findings):
+    """The Tables of Parquet files and Excel sheets that can be read. An error for one that a
+    setting names and that cannot."""
+    found = []
+    for path in files.closed:
+        if not is_sheet(path):
+            continue
+        try:
+            for name, rows in sheets_of(files.root, path):
+                found.append(table_of_rows(name, list(enumerate(rows, start=1))))
+        except ValueError as error:
+            asked = (data.label_table, data.sample_submission)
+            if path in asked or path.rsplit("/", 1)[-1] in asked:
+                findings.fail("unread_sheet", f"table {path!r} cannot be read ({error}): "
+                              f"{how_to_read(path)}")
+    return found
 
 
 def fail_setting(key, what, got, choices, findings):
@@ -194,10 +216,15 @@ def read_table(root, path):
             last = numbered[-1][0] if numbered else 0
             raise ValueError(f"a quote in row {last + 1} is not closed") from None
         raise
+    refuse_open_quote([row for _, row in numbered if any(row)], separator)
+    return table_of_rows(path, numbered, separator), encoding
+
+
+def table_of_rows(path, numbered, separator=","):
+    """The Table of [(number of its line, cells)], the names of the columns first. Empty lines and
+    columns are as `read_table` says."""
     numbered = [(number, row) for number, row in numbered if any(row)]
     rows = [row for _, row in numbered]
-    refuse_open_quote(rows, separator)
-
     header = rows.pop(0) if rows else []
     if len(header) > 1 and header[0] and not any(header[1:]) and any(any(row[1:]) for row in rows):
         raise ValueError(f"its first row names one of {len(header)} columns, {header[0]!r}")
@@ -211,7 +238,7 @@ def read_table(root, path):
         values = tuple(row[i] for row in rows)
         if name and columns.get(name) != values:
             columns[f"{name}.{i}" if name in columns else name] = values
-    return Table(path, columns, len(rows), separator=separator), encoding
+    return Table(path, columns, len(rows), separator=separator)
 
 
 def separator_of(text, path):

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from config import Config, with_values
 from contest.catalog import Catalog
-from contest.files import IMAGE_SUFFIXES, ascii_safe, kind_of, walk
+from contest.files import (
+    IMAGE_SUFFIXES,
+    SHEET_SUFFIXES,
+    TABLE_SUFFIXES,
+    ascii_safe,
+    kind_of,
+    walk,
+)
+from contest.units import images_of_table, numbered
 from modeling.memory import SMALLER
 from running.export import export_onnx
 from running.makers import other_versions
@@ -33,7 +41,8 @@ def make_parser():
     add("run_folder", metavar="RUN_FOLDER",
         help="folder of a finished run, or a copy of it; nothing else of the run is needed")
     add("images", metavar="IMAGES_OR_FOLDER", nargs="*",
-        help="image files, or folders that are searched")
+        help="image files, or folders that are searched; a table of ids and files where the run "
+        "averages over several images of an id")
     add("--out", metavar="FILE.csv", help="where the table goes (default predictions_RUN.csv)")
     add("--fast", action="store_true",
         help="use the best single fit and one view instead of the blend")
@@ -78,6 +87,26 @@ def find_images(paths, classes):
 
     rows = [{"sample_id": i, "path": str(path)} for i, path in paths_by_id.items()]
     return Catalog.of(rows, classes), refused, others
+
+
+def is_table(paths):
+    """Whether one table is named in place of images."""
+    suffix = Path(paths[0]).suffix.lower()
+    return len(paths) == 1 and suffix in (*TABLE_SUFFIXES, *SHEET_SUFFIXES)
+
+
+def find_ids(path, predictor):
+    """The Catalog of the images of a table's ids. Names ids without an image, which are left out.
+    """
+    pairs = images_of_table(path, predictor.unit)
+    found = [(unit, image) for unit, image in pairs if image]
+    lost = sorted({unit for unit, _ in pairs} - {unit for unit, _ in found})
+    if lost:
+        warn(f"left out: {counted(lost, 'id')} without an image file")
+    ids = numbered([unit for unit, _ in found])
+    return Catalog.of([{"sample_id": sample_id, "unit": unit, "path": image}
+                       for sample_id, (unit, image) in zip(ids, found, strict=True)],
+                      predictor.classes)
 
 
 def table(predictor, predictions):
@@ -171,8 +200,15 @@ def predict(argv):
             return DONE
         raise UserError("IMAGES_OR_FOLDER must name at least one image or folder; see --help")
 
-    catalog, refused, others = find_images(args.images, predictor.classes)
-    warn_left_out(refused, others)
+    if predictor.unit and is_table(args.images):
+        catalog = find_ids(args.images[0], predictor)
+    else:
+        catalog, refused, others = find_images(args.images, predictor.classes)
+        warn_left_out(refused, others)
+        if predictor.unit:
+            warn(f"each image is predicted by itself: name a table of ids in column "
+                 f"{predictor.unit!r} and their files to average over an id's images, as the run "
+                 "did")
     show(f"{len(catalog)} image(s), {predictor.describe()}")
     with Timer() as timer:
         predictions, reasons = predictor.predict(catalog)

@@ -8,6 +8,7 @@ files       what lies in the folder; which file an id means
 targets     what a label is: a class, a set of classes, numbers
 sheets      Parquet files and Excel sheets as rows of text
 tables      which table holds labels, which is the sample submission
+units       several images an id
 catalog     Catalog: the samples of a split. Contest: two catalogs and a form
 labels      where the labels are: a table, class folders, file names
 submission  Form: columns, rows and values of the submission

@@ -58,6 +58,7 @@ FEWER_BITS = (8, 10, 12, 14)     # that 16-bit files may hold
 CONTRADICTED = "equal files with different labels"      # why they are left out
 TARGET = "target_train.npy"      # where labels are more than a class
 CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
+UNIT = "unit"      # one more, where ids have several images
 
 
 # ---------------------------------------------------------------- one look at every image
@@ -253,7 +254,8 @@ def audit_contest(contest, data, long_side_px, folder, workers):
 
     # images of the same picture stay in one fold
     same = [*copies, *near_train.tolist()]
-    group = joined_groups(contest.train.group, usable, [*same, *turned.tolist()])
+    same_fold = [*same, *turned.tolist(), *rows_of_units(contest.train, usable)]
+    group = joined_groups(contest.train.group, usable, same_fold)
     group, divided = divided_classes(contest.train, group, usable, data.n_folds)
     report_divided([contest.train.classes[k] for k in divided], findings)
     report_classes(contest, train, usable, group, data.n_folds, findings)
@@ -270,8 +272,7 @@ def audit_contest(contest, data, long_side_px, folder, workers):
         "white_level": white_level,
         "same_pictures": [ids[rows].tolist() for rows in pictures],
     }
-    left_out = np.where(usable, "", CONTRADICTED)
-    left_out = np.where(train.is_readable, left_out, train.reason)
+    left_out = np.where(train.is_readable, np.where(usable, "", CONTRADICTED), train.reason)
     write_catalog(folder / "catalog_train.csv",
                   with_fields(contest.train, sha256=train.sha256, group=group), left_out,
                   contest.folder)
@@ -280,6 +281,11 @@ def audit_contest(contest, data, long_side_px, folder, workers):
     write_json(folder / "audit.json", {"problems": findings.problems, "summary": summary,
                                        **written_target(contest.train, folder)})
     findings.stop_if_fatal()
+
+
+def rows_of_units(catalog, usable):
+    """Lists of the usable rows of each id that has several."""
+    return [] if catalog.unit is None else equal_rows(catalog.unit, usable)
 
 
 def written_target(catalog, folder):
@@ -397,7 +403,7 @@ def divided_classes(catalog, group, usable, n_folds):
     label = catalog.label
     group = group.astype(object)
     divided = []
-    if not catalog.reading.one_class:
+    if not catalog.reading.one_class or catalog.unit is not None:      # units stay together
         return as_strings(group), divided
     for k in np.unique(label[usable]).tolist():
         rows = np.flatnonzero(usable & (label == k))
@@ -459,12 +465,14 @@ def write_catalog(path, catalog, left_out, contest_folder):
 
     left_out: why a sample is not used, '' = used.
     """
-    rows = [CATALOG_COLUMNS]
+    rows = [CATALOG_COLUMNS if catalog.unit is None else (*CATALOG_COLUMNS, UNIT)]
     for row in range(len(catalog)):
         full = str(catalog.path[row])
         relative = path_inside(full, contest_folder) if full else ""
         cells = (catalog.sample_id[row], relative, catalog.sha256[row], catalog.label[row],
                  catalog.group[row], left_out[row])
+        if catalog.unit is not None:
+            cells += (catalog.unit[row],)
         rows.append([quoted_cell(cell) for cell in cells])
     write_atomic(path, csv_text(rows))
 
@@ -476,8 +484,10 @@ def read_catalog(path, classes, contest_folder, task="single", target_path=None)
     paths = [str(Path(contest_folder) / p) if p else "" for p in columns["path"]]
     labels = [int(v) for v in columns["label"]]
     target = np.load(target_path) if target_path and target_path.exists() else None
+    has_unit = bool(rows) and UNIT in rows[0]
+    unit = [unquoted_cell(row[UNIT]) for row in rows] if has_unit else None
     catalog = Catalog(columns["sample_id"], paths, columns["sha256"], labels, columns["group"],
-                      classes, task, target)
+                      classes, task, target, unit)
     return catalog, as_strings(columns["left_out"])
 
 
@@ -525,6 +535,33 @@ class Audit:
         """The level of 16-bit images that is white; audits of earlier versions name none."""
         return self.summary.get("white_level", WHITE_LEVEL)
 
+    def with_leaders(self):
+        """This audit, the first usable image of each unit under the unit's own id: what is
+        predicted of the unit is found by it."""
+        train, rows = led(self.train)
+        test, test_rows = led(self.test)
+        return with_fields(self, train=train, train_pixels=self.train_pixels.take(rows), test=test,
+                           test_pixels=self.test_pixels.take(test_rows))
+
+
+def led(catalog):
+    """(the Catalog in which the first image of each unit has the unit's id, its rows in this one).
+    """
+    if catalog.unit is None:
+        return catalog, np.arange(len(catalog))
+    ids = catalog.sample_id.tolist()
+    named = set(ids)
+    for row, unit in enumerate(catalog.unit.tolist()):
+        if unit not in named:
+            named.add(unit)
+            ids[row] = unit
+    ids = as_strings(ids)
+    rows = np.argsort(ids, kind="stable")
+    changed = {name: getattr(catalog, name)[rows]
+               for name in ("path", "sha256", "label", "group", "unit")}
+    target = None if catalog.target is None else catalog.target[rows]
+    return with_fields(catalog, sample_id=ids[rows], target=target, **changed), rows
+
 
 def load_audit(folder, contest_folder):
     """The Audit in a folder that audit_contest wrote."""
@@ -545,7 +582,8 @@ def load_audit(folder, contest_folder):
     contradicted = every.take(left_out == CONTRADICTED)
     contradicted_pixels = pixels.take(left_out == CONTRADICTED)
     test, pixels, _, is_used = load_split("test")
-    bad = set(test.sample_id[~is_used].tolist())
+    unit = test.sample_id if test.unit is None else test.unit
+    bad = set(unit[~is_used].tolist()) - set(unit[is_used].tolist())
     problems = [Problem(**{**p, "sample_ids": tuple(p["sample_ids"])}) for p in stored["problems"]]
     bad_test_ids = dict.fromkeys(i for i in stored["summary"]["submission_ids"] if i in bad)
     return Audit(train, test.take(is_used), tuple(problems), stored["summary"], train_pixels,

@@ -27,11 +27,13 @@ def titles_of(classes, names):
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """n samples, sorted by id. All fields but the last three have shape (n,).
+    """n samples, sorted by id. All fields up to group have shape (n,).
 
     path: absolute, '' = no file. sha256: of the file's bytes, '' = not read. label: index in
     classes, -1 = missing. group: samples with the same value stay in one fold.
 
+    unit (n,): the id that an image is one of several of, None where each image has its own id. The
+    images of a unit stay in one fold; what is predicted of them is averaged, under the unit's id.
     task: what labels are, of READINGS. target (n, C) float32: what is learnt, None where the label
     says it all. With a target that gives an image no one class, equal labels are equal targets.
     """
@@ -44,14 +46,19 @@ class Catalog:
     classes: tuple[str, ...]
     task: str = "single"
     target: np.ndarray | None = None
+    unit: np.ndarray | None = None
 
     def __post_init__(self):
         for name in ("sample_id", "path", "sha256", "group"):
             object.__setattr__(self, name, as_strings(getattr(self, name)))
+        if self.unit is not None:
+            object.__setattr__(self, "unit", as_strings(self.unit))
         object.__setattr__(self, "label", np.asarray(self.label, dtype=np.int64))
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
 
-        per_sample = ("sample_id", "path", "sha256", "label", "group")
+        per_sample = ["sample_id", "path", "sha256", "label", "group"]
+        if self.unit is not None:
+            per_sample.append("unit")
         lengths = {name: len(getattr(self, name)) for name in per_sample}
         if len(set(lengths.values())) > 1:
             raise UserError(f"the fields of a Catalog must have one length, got {lengths}")
@@ -76,8 +83,16 @@ class Catalog:
         """The samples at `rows` (indices or a mask) as a Catalog. Rows must keep the order by id.
         """
         target = None if self.target is None else self.target[rows]
+        unit = None if self.unit is None else self.unit[rows]
         return Catalog(self.sample_id[rows], self.path[rows], self.sha256[rows], self.label[rows],
-                       self.group[rows], self.classes, self.task, target)
+                       self.group[rows], self.classes, self.task, target, unit)
+
+    @property
+    def unit_of(self):
+        """{sample id: the id that predictions of it are averaged under}; {} if each has its own."""
+        if self.unit is None:
+            return {}
+        return dict(zip(self.sample_id.tolist(), self.unit.tolist(), strict=True))
 
     @property
     def reading(self):
@@ -123,9 +138,9 @@ class Catalog:
 
     @classmethod
     def of(cls, rows, classes, task="single"):
-        """From dicts with sample_id, path, and perhaps label, target and group, in any order.
+        """From dicts with sample_id, path, and perhaps label, target, group and unit, in any order.
 
-        A sample without a group is a group of its own.
+        A sample without a group is a group of its own, or with its unit.
         """
         rows = sorted(rows, key=lambda r: r["sample_id"])
         targets = [r["target"] for r in rows if r.get("target") is not None]
@@ -134,10 +149,11 @@ class Catalog:
             path=[r["path"] for r in rows],
             sha256=[""] * len(rows),
             label=[r.get("label", -1) for r in rows],
-            group=[r.get("group") or r["sample_id"] for r in rows],
+            group=[r.get("group") or r.get("unit") or r["sample_id"] for r in rows],
             classes=classes,
             task=task,
             target=np.stack(targets) if targets else None,
+            unit=[r["unit"] for r in rows] if rows and "unit" in rows[0] else None,
         )
 
 
@@ -182,7 +198,21 @@ class Contest:
         if metric.answer == "grade":
             why += ", classes are grades on a scale"
         return (*self.understood, f"metric:     {metric.name}, {why} (--metric NAME)",
-                f"submission: {self.form.describe()} (--set data.sample_submission=FILE)")
+                f"submission: {self.form.describe()}{self.averaged()} "
+                "(--set data.sample_submission=FILE)")
+
+    @property
+    def unit_column(self):
+        """The column of ids that have several images, '' if each image is predicted by itself."""
+        has_units = self.train.unit is not None or self.test.unit is not None
+        return self.form.id_column if has_units else ""
+
+    def averaged(self):
+        """That ids of the submission have several images, '' if each has one."""
+        if self.test.unit is None or not len(self.test):
+            return ""
+        n_images = Counter(self.test.unit.tolist()).values()
+        return f", each the mean over its {min(n_images)} to {max(n_images)} images"
 
     def proof(self):
         """A few random training images with their classes, in one line; the same ones each time."""

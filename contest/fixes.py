@@ -104,7 +104,7 @@ def mended(contest, table):
     index = {value: k for k, value in enumerate(train.classes)} | {"": -1}
     label = train.label.copy()
     is_used = np.ones(len(train), dtype=bool)
-    for row, sample in enumerate(train.sample_id.tolist()):
+    for row, sample in enumerate(units_of(train).tolist()):
         if sample in label_of:
             label[row] = index[label_of[sample]]
             is_used[row] = label_of[sample] != ""
@@ -115,6 +115,11 @@ def mended(contest, table):
     line = f"fixes:      {table.path}: {in_words(fixes)} (--label_fixes FILE)"
     return with_fields(contest, train=with_fields(train, label=label).take(is_used),
                        fixes=fixes, understood=(*contest.understood, line))
+
+
+def units_of(train):
+    """(n,) the id that a fix of each image names: of all images of a unit."""
+    return train.sample_id if train.unit is None else train.unit
 
 
 def in_words(fixes):
@@ -130,10 +135,11 @@ def in_words(fixes):
 def fixes_of(contest, table):
     """(Fix of each row). A class may be given by its value or by its name."""
     train = contest.train
-    ids = [unquoted_cell(cell) for cell in table.columns["id"]]
+    unit_of = dict(zip(train.sample_id.tolist(), units_of(train).tolist(), strict=True))
+    ids = [unit_of.get(name, name) for name in map(unquoted_cell, table.columns["id"])]
     labels = [unquoted_cell(cell) for cell in table.columns["label"]]
     before = {sample: train.classes[k] for sample, k in
-              zip(train.sample_id.tolist(), train.label.tolist(), strict=True)}
+              zip(units_of(train).tolist(), train.label.tolist(), strict=True)}
     unknown = [sample for sample in dict.fromkeys(ids) if sample not in before]
     if unknown:
         raise UserError(f"{table.path!r} must name training images, but this contest has none of "

@@ -51,6 +51,7 @@ from contest.tables import (
     read_tables,
     says_split,
 )
+from contest.units import numbered, with_units
 from system.parallel import parallel_map
 from utils import (
     OF_THE_PATH,
@@ -102,6 +103,7 @@ def read_files(files, data):
     tables = read_tables(files, data, findings)
     files = without_read(files, tables)
     sample = find_sample(tables, data.sample_submission, findings)
+    tables, of_test = with_units(files, tables, sample, data)
     folders = rows_of_folders(files)
     in_folders = frozenset(folders.paths if folders and len(set(folders.labels)) > 1 else ())
     label_table = find_label_table(tables, sample, data.label_table, len(in_folders),
@@ -128,14 +130,14 @@ def read_files(files, data):
     unused = [t for t in others if t.path != names_path]
     test_list = sample or find_test_table(unused, label_table)
     check_used_table(files, test_list, findings)
-    test, ids = test_catalog(files, test_list, labelled, train.classes, findings)
+    test, ids = test_catalog(files, test_list, of_test, labelled, train.classes, findings)
     report_closed_folders(files, labelled, test_list, findings)
     report_extra_files(files, set(labelled.paths), test, findings)
     if test_list is not None and not data.sample_submission:
         refuse_short_list(files, test_list, labelled, test, findings)
     report_folders(files, labelled, findings)
     report_closed_sample(files, sample, findings)
-    used = (label_table, sample, test_list)
+    used = (label_table, sample, test_list, of_test)
     report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
     form = make_form(sample, labelled, ids, train.classes, class_names, findings)
     report_formulas(form, train.classes, findings)
@@ -187,21 +189,30 @@ def train_catalog(root, labelled, names, findings):
             f"({first_few(classes) or 'no labelled image was found'}) from {labelled.source}: "
             f"{advice}",
         )
-    rows = [{"sample_id": labelled.ids[i], "path": str(root / labelled.paths[i]),
+    units = [labelled.units[i] for i in known] if labelled.units else []
+    ids = numbered(units) if units else [labelled.ids[i] for i in known]
+    rows = [{"sample_id": ids[k], "path": str(root / labelled.paths[i]),
              "label": label[k], "group": labelled.groups[i],
-             "target": None if target is None else target[k]} for k, i in enumerate(known)]
+             "target": None if target is None else target[k],
+             **({"unit": units[k]} if units else {})} for k, i in enumerate(known)]
     return Catalog.of(rows, classes, labelled.task)
 
 
-def test_catalog(files, test_list, labelled, classes, findings):
+def test_catalog(files, test_list, of_test, labelled, classes, findings):
     """(Catalog of the test images, ids in the submission's order), by the sample submission, the
-    test table or the test folder."""
+    test table or the test folder. of_test: the Table of the images of ids that have several."""
     naming = PLAIN
+    if test_list is not None and of_test is None and test_list.unit:
+        of_test = test_list
     if test_list is None:
         ids, located = images_of_test_folder(files, labelled)
         why = "no folder test*/"
     else:
-        ids = test_list.columns[id_column_of(test_list, labelled)]
+        ids = test_list.columns[test_list.unit or id_column_of(test_list, labelled)]
+        if of_test is test_list:
+            ids = tuple(dict.fromkeys(ids))
+        if of_test is not None:
+            return units_of_test(files, of_test, ids, labelled, classes, findings)
         taken = {p for p in labelled.paths if files.split_of(p) == "train"}
         naming = test_list.naming
         located = locate(files, ids, "test", taken=taken, naming=naming)
@@ -225,6 +236,26 @@ def test_catalog(files, test_list, labelled, classes, findings):
                      findings, naming)
     path_of = dict(zip(ids, located.paths, strict=True))
     rows = [{"sample_id": i, "path": str(files.root / p) if p else ""} for i, p in path_of.items()]
+    return Catalog.of(rows, classes), tuple(ids)
+
+
+def units_of_test(files, table, ids, labelled, classes, findings):
+    """(Catalog of the images of each id, the ids). table: of one row an image."""
+    wanted = set(ids)
+    pairs = [(unit, file) for unit, file in zip(
+        table.columns[table.unit], table.columns[table.id_column], strict=True) if unit in wanted]
+    taken = {p for p in labelled.paths if files.split_of(p) == "train"}
+    located = locate(files, [file for _, file in pairs], "test", taken=taken, naming=table.naming)
+    report_unlocated(files, located, table.path, "they are left out", findings, table.naming)
+    found = [(unit, path) for (unit, _), path in zip(pairs, located.paths, strict=True) if path]
+    without = sorted(wanted - {unit for unit, _ in found})
+    if without:
+        findings.warn("missing_file", f"the test list has {counted(without, 'id')} without an "
+                      "image file: their submission rows get the class prior", without)
+    found += [(unit, "") for unit in without]
+    units = [unit for unit, _ in found]
+    rows = [{"sample_id": sample_id, "unit": unit, "path": str(files.root / path) if path else ""}
+            for sample_id, (unit, path) in zip(numbered(units), found, strict=True)]
     return Catalog.of(rows, classes), tuple(ids)
 
 
@@ -521,9 +552,12 @@ def contest_digests(contest, workers):
     """[sha256 of each train and test file in catalog order ('' = unreadable), then one digest of
     everything else that was read]."""
     train = contest.train
-    target = {} if train.target is None else {"task": train.task, "target": train.target.tolist()}
+    more = {} if train.target is None else {"task": train.task, "target": train.target.tolist()}
+    units = [catalog.unit for catalog in (train, contest.test) if catalog.unit is not None]
+    if units:
+        more["units"] = units
     rest = {
-        **target,
+        **more,
         "train": [train.sample_id, train.label, train.group, train.classes],
         "test": contest.test.sample_id,
         "class_names": contest.class_names,

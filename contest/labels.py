@@ -82,6 +82,7 @@ class Labelled:
     offered_groups: tuple[str, ...] = ()
     setting: str = ""       # of data.label_table that takes this reading
     task: str = "single"
+    units: tuple[str, ...] = ()     # the id of each image, where ids have several
     joint: str = " "            # between the classes in a cell
     backwards: bool = False     # they stand in descending order
 
@@ -408,22 +409,11 @@ def rows_of_table(files, table, sample, folders, data, findings):
     """Labelled of a label table, or None and an error. Leaves out rows without a label, with a
     refused id, or repeated with another label."""
     group = data.group_column
-    if not table.id_column:
-        findings.fail(
-            "no_ids",
-            f"table {table.path!r} must have a column of image ids, but none of "
-            f"{first_few(table.columns)} names image files: --set data.label_table=FILE takes "
-            "another table",
-        )
+    if not has_columns(table, group, findings):
         return None
-    if group and group not in table.others():
-        findings.fail("group_column",
-                      f"--group_column must be a column of {table.path!r}, got {group!r}"
-                      f"{nearest(group, table.others())}; columns: {', '.join(table.others())}")
-        return None
-
-    form_columns = sample.others(table.id_column) if sample is not None else []
-    if sample is not None and not sample.id_column and table.id_column not in sample.columns:
+    form_columns = sample.others(table.id_column, table.unit) if sample is not None else []
+    if sample is not None and not sample.id_column and not (
+            {table.id_column, table.unit} & set(sample.columns)):
         form_columns = form_columns[1:]     # none of its ids is an image, so they stand first
     target = find_target(table, form_columns, data, findings)
     if not target:
@@ -431,6 +421,7 @@ def rows_of_table(files, table, sample, folders, data, findings):
     ids = table.columns[table.id_column]
     task, labels = labels_of(table, target, data, findings, sample)
     groups = table.columns[group] if group else ("",) * len(ids)
+    units = table.columns[table.unit] if table.unit else ids
     offered = offered_groups(table, target, group, labels)
 
     def at(rows, *columns):
@@ -439,8 +430,9 @@ def rows_of_table(files, table, sample, folders, data, findings):
     for values in [labels, *(table.columns[c] for c in table.others(*target))]:
         ids = told_apart_by_folder(files, ids, labels, values, table.naming)
     left_out = rows_of_test(table, target, findings)
-    ids, labels, groups = at([row for row in range(len(ids)) if row not in left_out],
-                             ids, labels, groups)
+    ids, labels, groups, units = at([row for row in range(len(ids)) if row not in left_out],
+                                    ids, labels, groups, units)
+    unit_of = dict(zip(ids, units, strict=True))
     task, voted, ids, labels, groups = with_votes(table, task, data, ids, labels, groups, findings)
     keep = unrepeated_rows(table.path, ids, labels, findings)
     ids, labels, groups = at(keep, ids, labels, groups)
@@ -450,20 +442,71 @@ def rows_of_table(files, table, sample, folders, data, findings):
     with_file = [row for row, path in enumerate(located.paths) if path]
     ids, labels, groups, paths = at(with_file, ids, labels, groups, located.paths)
     groups = tuple(f"{group}={g}" if g else "" for g in groups)
+    if table.unit:
+        units = tuple(unit_of[i] for i in ids)
+        kept = rows_of_one_label(table, units, labels, findings)
+        ids, labels, groups, paths, units = at(kept, ids, labels, groups, paths, units)
     tables = " and ".join([table.path, *table.joined])
-    source = (f"table {tables}, {table.n_rows} rows, ids in column {table.id_column!r}"
-              f"{table.naming.describe()}")
-    found = Labelled(ids, paths, labels, groups, table.id_column, voted or target, source, offered,
-                     table.path, task, *how_written(table.columns[target[0]]))
+    source = f"table {tables}, {rows_of(table)}{table.naming.describe()}"
+    found = Labelled(ids, paths, labels, groups, table.unit or table.id_column, voted or target,
+                     source, offered, table.path, task, units if table.unit else (),
+                     *how_written(table.columns[target[0]]))
 
     is_named_by_sample = set(target) & set(form_columns) or len(form_columns) > 1
-    is_guessed = not data.label_table and not data.target_column and not is_named_by_sample
-    if is_guessed and (found.are_classes or data.task == "auto"):
+    if not (data.label_table or data.target_column or is_named_by_sample):
+        refuse_other_readings(files, found, folders, data, findings)
+    return found
+
+
+def refuse_other_readings(files, found, folders, data, findings):
+    """An error if folders or file names divide the images of a guessed column in another way."""
+    if found.are_classes or data.task == "auto":
         others = [rows for rows in (folders, rows_of_names(files)) if rows is not None]
         if found.are_classes:
             refuse_other_names(found, others, findings)
         refuse_other_labels(found, others, findings)
-    return found
+
+
+def has_columns(table, group, findings):
+    """Whether a label table has a column of ids and that of groups; errors if not."""
+    if not table.id_column:
+        findings.fail(
+            "no_ids",
+            f"table {table.path!r} must have a column of image ids, but none of "
+            f"{first_few(table.columns)} names image files: --set data.label_table=FILE takes "
+            "another table",
+        )
+        return False
+    if group and group not in (*table.others(), table.unit):
+        findings.fail("group_column",
+                      f"--group_column must be a column of {table.path!r}, got {group!r}"
+                      f"{nearest(group, table.others())}; columns: {', '.join(table.others())}")
+        return False
+    return True
+
+
+def rows_of(table):
+    """How many rows a label table has, and where its ids are."""
+    if not table.unit:
+        return f"{table.n_rows} rows, ids in column {table.id_column!r}"
+    n_ids = len(set(table.columns[table.unit]))
+    return (f"{table.n_rows} files of {n_ids} ids in column {table.unit!r}, whose predictions are "
+            "averaged")
+
+
+def rows_of_one_label(table, units, labels, findings):
+    """Rows of the ids whose images all have one label. An error if those are few."""
+    labels_of = defaultdict(set)
+    for unit, label in zip(units, labels, strict=True):
+        labels_of[unit].add(label)
+    differ = [unit for unit, found in labels_of.items() if len(found) > 1]
+    say = findings.fail if 2 * len(differ) > len(labels_of) else findings.warn
+    if differ:
+        say("contradicted_id",
+            f"{table.path!r} gives images of one id in column {table.unit!r} different labels for "
+            f"{counted(differ, 'id')}, and an id's images are predicted as one: these rows are "
+            "left out, so mend them", differ)
+    return [row for row, unit in enumerate(units) if len(labels_of[unit]) == 1]
 
 
 def with_votes(table, task, data, ids, labels, groups, findings):

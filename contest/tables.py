@@ -5,6 +5,7 @@ the rest, content decides.
 """
 import csv
 import io
+import itertools
 import json
 import re
 from collections import Counter
@@ -76,6 +77,8 @@ class Table:
     naming: Naming = PLAIN
     joined: tuple[str, ...] = ()    # tables of other folders, whose rows are here too
     n_wrappers: int = 0             # as in Files
+    file_columns: tuple[str, ...] = ()  # several, each of other images
+    unit: str = ""      # column of ids that have several images, with a row for each image
     unmatched: str = ""     # column of file names without images, where row numbers are the ids
 
     @property
@@ -103,8 +106,8 @@ class Table:
         return any(set(names) <= set(self.columns) for names in OWN_COLUMNS)
 
     def others(self, *but):
-        """Names of the columns except the id column and `but`."""
-        return [c for c in self.columns if c != self.id_column and c not in but]
+        """Names of the columns except those of ids and `but`."""
+        return [c for c in self.columns if c not in (self.id_column, self.unit, *but)]
 
     def share_in(self, split):
         """Share of the table's images that lie in folders of a split."""
@@ -452,9 +455,7 @@ def with_id_column(files, table, asked=""):
     near = [c for c in found if len(found[c]) >= 0.9 * most]
     near = narrow(near, lambda c: are_file_names(table.columns[c]))
     near = narrow(near, lambda c: not namings[c].digits)
-    best = asked if asked in found else max(near, key=lambda c: len(found[c]))
-    if not found[best]:
-        return table
+    best = asked if found.get(asked) else max(near, key=lambda c: len(found[c]))
 
     def is_rival(column):
         """Whether a column finds nearly as many images, and others than the best one."""
@@ -463,7 +464,8 @@ def with_id_column(files, table, asked=""):
         rows = zip(table.columns[column], table.columns[best], strict=True)
         return any(found[column].get(a) != found[best].get(b) for a, b in rows)
 
-    rivals = () if best == asked else tuple(filter(is_rival, found))
+    apart = () if best == asked else columns_apart(files, table, found)
+    rivals = () if best == asked or best in apart else tuple(filter(is_rival, found))
     images = frozenset(path for paths in found[best].values() for path in paths)
     n_in = Counter(map(files.split_of, images))
     unmatched = ""
@@ -471,7 +473,23 @@ def with_id_column(files, table, asked=""):
         unmatched = next((c for c in table.columns if 2 * len(found[c]) < most
                           and are_ids(table.columns[c])), "")
     return with_fields(table, id_column=best, images=images, n_in=n_in, rivals=rivals,
-                       naming=namings[best], unmatched=unmatched)
+                       naming=namings[best], file_columns=apart, unmatched=unmatched)
+
+
+def columns_apart(files, table, found):
+    """Columns of file names, each of other images than the rest; () unless there are several.
+
+    found: {column: {value: paths it may mean}}.
+    """
+    images = {}
+    for column, options in found.items():
+        named = set(table.columns[column]) - {""}
+        paths = set(itertools.chain(*options.values())) - files.aside_set
+        if len(paths) >= 0.9 * len(named) > 0 and are_file_names(table.columns[column]):
+            images[column] = paths
+    n_named = sum(map(len, images.values()))
+    is_apart = len(images) > 1 and n_named == len(set().union(*images.values()))
+    return tuple(images) if is_apart else ()
 
 
 def own_folder(files, table):

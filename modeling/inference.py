@@ -57,6 +57,21 @@ class Predictions:
                 f"missing (first {missing[:1]}), {len(extra)} extra (first {extra[:1]})")
         return self.probs[[row[i] for i in ids]]
 
+    def by_unit(self, unit_of):
+        """The mean of each unit's images under its id, in the order of first images.
+
+        unit_of: {sample id: its unit}; {} where each image is one.
+        """
+        if not unit_of:
+            return self
+        units = [unit_of[sample] for sample in self.sample_id.tolist()]
+        row_of = {unit: row for row, unit in enumerate(dict.fromkeys(units))}
+        rows = np.array([row_of[unit] for unit in units], dtype=np.int64)
+        sums = np.zeros((len(row_of), self.probs.shape[1]))
+        np.add.at(sums, rows, self.probs)
+        means = (sums / np.bincount(rows)[:, None]).astype(np.float32)
+        return replace(self, sample_id=np.array(list(row_of)), probs=means)
+
     def save(self, path, **more):
         """Write them as one file, with `more` arrays."""
         if self.values != Predictions.values:      # files of earlier versions do not say
@@ -139,6 +154,11 @@ def load_views(path):
         view_probs = f["view_probs"]
     return {name: replace(mean, probs=probs)
             for name, probs in zip(names, view_probs, strict=True)}
+
+
+def by_units(views, unit_of):
+    """{view name: Predictions} of units, of those of their images. unit_of as `by_unit`."""
+    return {name: each.by_unit(unit_of) for name, each in views.items()}
 
 
 def joined_views(many, join):

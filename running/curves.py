@@ -49,7 +49,6 @@ class Curve:
         self.loader = self.inference.loader(
             {"valid": splits_of(prepared, self.rows)["valid"]})
         self.judge = prepared.task.judge
-        self.truth = prepared.audit.train.truth[self.rows]
         self.every = math.ceil(len(self.rows) / (COST * STEP_OVER_FORWARD * epoch_images))
         self.path = curve_path(prepared.folder, job.stages.training.folder.name)
         self.points = {point.epoch: point for point in read_curve(self.path)}
@@ -83,9 +82,11 @@ class Curve:
             random.setstate(states[0])
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
-        probs = views["identity"].probs
+        said = views["identity"]
         if self.objective:
-            probs = self.objective.in_units(probs)
-        loss = float(self.judge.row_losses(self.truth, probs).mean())
-        return Point(epoch, loss, job.metric(self.truth, probs),
-                     prior_loss(self.truth, probs.shape[1], self.judge))
+            said = replace(said, probs=self.objective.in_units(said.probs))
+        said = said.by_unit(job.prepared.unit_of("valid"))
+        truth = np.array([job.prepared.label_of[sample] for sample in said.sample_id.tolist()])
+        loss = float(self.judge.row_losses(truth, said.probs).mean())
+        return Point(epoch, loss, job.metric(truth, said.probs),
+                     prior_loss(truth, said.probs.shape[1], self.judge))

@@ -5,6 +5,7 @@
 """
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -103,8 +104,13 @@ def fit_targets(prepared, spec, taught=None):
     if taught is None:
         return pixels, labelled
 
-    row_of = {sample: row for row, sample in enumerate(audit.test.sample_id.tolist())}
-    test_rows = np.array([row_of[sample] for sample in taught.sample_id.tolist()], dtype=np.int64)
+    test = audit.test
+    rows_of = defaultdict(list)
+    for row, unit in enumerate((test.sample_id if test.unit is None else test.unit).tolist()):
+        rows_of[unit].append(row)
+    pairs = [(k, row) for k, unit in enumerate(taught.sample_id.tolist()) for row in rows_of[unit]]
+    which, test_rows = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    taught = replace(taught.take(which), sample_id=test.sample_id[test_rows])
     return pixels.concat(audit.test_pixels.take(test_rows)), labelled.concat(taught)
 
 

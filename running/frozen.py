@@ -22,7 +22,7 @@ from scipy.special import softmax
 from config import key_spec
 from modeling.compute import Compute, untimed
 from modeling.frozen import MOST_VIEWS, Linear, few_enough, fit_heads
-from modeling.inference import Features, Predictions, save_views
+from modeling.inference import Features, Predictions, by_units, save_views
 from modeling.losses import class_weights
 from modeling.memory import peak_memory_bytes, reset_peak_memory
 from modeling.network import forward_operations
@@ -290,7 +290,7 @@ class FrozenJob:
             views = {view: Predictions(np.array(ids), each, tuple(prepared.classes), split,
                                        (source_of(spec),))
                      for view, each in zip(features.views, probs, strict=True)}
-            save_views(views, folder / f"{split}.npz")
+            save_views(by_units(views, prepared.unit_of(split)), folder / f"{split}.npz")
 
 
 def weights_of_classes(prepared, labels):

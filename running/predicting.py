@@ -15,7 +15,7 @@ from data_loader import ImageDataset, SplitLoader
 from ensemble.tasks import SINGLE, Task
 from modeling.augment import plain_view, testlike_view
 from modeling.compute import Compute
-from modeling.inference import predict, read_features, save_views, views_for
+from modeling.inference import by_units, predict, read_features, save_views, views_for
 from modeling.memory import Room
 from modeling.network import build_network
 from modeling.norms import adapted_to, fused, norm_statistics
@@ -173,7 +173,7 @@ def predict_fit(job, place, folder):
         views = views_of(prepared.config, prepared.shift, adapted is not None)
         for split in splits:
             predicted = inference.predict(spec, job.compute, network, loader, split, views, adapted)
-            save_views(predicted, folder / f"{split}.npz")
+            save_views(by_units(predicted, prepared.unit_of(split)), folder / f"{split}.npz")
 
     keep_warnings(place.log.warnings, folder)
     n_images = sum(len(ids) for ids, _, _ in splits.values())

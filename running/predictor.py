@@ -13,6 +13,7 @@ import os
 import tempfile
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from ensemble.blend import Blend
 from ensemble.metrics import Metric
 from modeling.augment import plain_view
 from modeling.compute import precisions, untimed
-from modeling.inference import Predictions, View, joined_views
+from modeling.inference import Predictions, View, by_units, joined_views
 from modeling.network import input_size_px, timm_arguments
 from modeling.norms import fused
 from modeling.train import SHARED, load_statistics, read_tensors
@@ -64,6 +65,7 @@ def write_predictor(setup, prepared, fits, blend):
         "settings": {key: setting_of(prepared.config, key) for key in SETTINGS},
         "long_side_px": prepared.audit.summary["long_side_px"],
         "white_level": prepared.audit.white_level,
+        "unit": setup.contest.unit_column,
         "blend": blend,
         "views": list(dict.fromkeys(views)),
         "fits": [fit_facts(prepared, spec, fitted) for spec, fitted in fits.items()],
@@ -116,7 +118,7 @@ def predictor_of(stored):
     inference = Inference(stored.config, stored.classes, place, stored.task)
     return Predictor(inference, fits, stored.views,
                      stored.blend, stored.metric, stored.long_side_px, stored.class_names,
-                     stored.white_level)
+                     stored.white_level, stored.unit)
 
 
 def can_compute(device, made_on, compute):
@@ -132,12 +134,24 @@ def can_compute(device, made_on, compute):
 
 # ---------------------------------------------------------------- predicting
 
+def chunks_of(catalog):
+    """Rows that are predicted together, in order: about CHUNK_IMAGES, and all of a unit."""
+    units = catalog.sample_id if catalog.unit is None else catalog.unit
+    _, first, place = np.unique(units, return_index=True, return_inverse=True)
+    order = np.argsort(first[place], kind="stable")      # the images of a unit side by side
+    begins = np.flatnonzero(np.append(True, np.diff(first[place][order]) != 0))
+    ends = [*begins[np.searchsorted(begins, range(CHUNK_IMAGES, len(order), CHUNK_IMAGES),
+                                    side="right") - 1], len(order)]
+    return [np.sort(order[start:end]) for start, end in pairwise([0, *ends]) if start < end]
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A finished run's blend, ready for new images.
 
     fits: {FitSpec: StoredFit}, the best single one first. views: all of the run's.
-    long_side_px: of the images' cache. white_level: of 16-bit images.
+    long_side_px: of the images' cache. white_level: of 16-bit images. unit: the column of ids that
+    have several images, '' if none have.
     """
 
     inference: Inference
@@ -148,6 +162,7 @@ class Predictor:
     long_side_px: int
     class_names: tuple[str, ...]
     white_level: int = WHITE_LEVEL
+    unit: str = ""
 
     @property
     def config(self) -> Config:
@@ -188,12 +203,12 @@ class Predictor:
                 f"{self.inference.place.device}")
 
     def predict(self, catalog):
-        """(Predictions of the readable images or None, {sample_id: why it cannot be read})."""
-        rows = np.arange(len(catalog))
+        """(Predictions of the readable images, or of their units, or None; {sample_id: why it
+        cannot be read})."""
         parts = []
         reasons = {}
-        for start in range(0, len(catalog), CHUNK_IMAGES):
-            part, unread = self.predict_chunk(catalog.take(rows[start:start + CHUNK_IMAGES]))
+        for rows in chunks_of(catalog):
+            part, unread = self.predict_chunk(catalog.take(rows))
             reasons |= unread
             if part:
                 parts.append(part)
@@ -222,7 +237,8 @@ class Predictor:
         read = functools.cache(partial(self.read_frozen, loader))
         for spec in progress(self.fits, desc="fits"):
             predict = partial(self.predict_frozen, read) if spec.frozen else self.predict_fit
-            by_source.setdefault(spec.name, []).append(predict(spec, loader))
+            views = by_units(predict(spec, loader), catalog.unit_of)
+            by_source.setdefault(spec.name, []).append(views)
         return self.blend.apply({name: joined_views(each, Predictions.mean)
                                  for name, each in by_source.items()})
 

@@ -110,7 +110,7 @@ def audited(setup, stage, digests, log):
     make(stage, build, log)
     audit = load_audit(stage.folder, contest.folder)
     audit = replace(audit, train=audit.train.with_paths_of(contest.train),
-                    test=audit.test.with_paths_of(contest.test))
+                    test=audit.test.with_paths_of(contest.test)).with_leaders()
     for problem in audit.problems:
         log.warn(problem.text)
     return audit

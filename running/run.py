@@ -108,6 +108,11 @@ class Prepared:
         train = self.audit.train
         return dict(zip(train.sample_id.tolist(), train.known.tolist(), strict=True))
 
+    def unit_of(self, split):
+        """`Catalog.unit_of` of the images of a split that fits predict."""
+        catalog = self.audit.test if split == "test" else self.audit.train
+        return catalog.unit_of
+
     @property
     def native_scale(self):
         """Long side of a cached training image over that of the original, at the median."""

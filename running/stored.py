@@ -67,6 +67,7 @@ class StoredRun:
     long_side_px: int
     made_on: torch.device
     white_level: int
+    unit: str
 
 
 def read_run(folder, config):
@@ -118,7 +119,8 @@ def stored_run(stored, folder, config):
         task=task,
         long_side_px=checked("long_side_px", stored["long_side_px"], int),
         made_on=torch.device(checked("device", stored["device"], str)),
-        white_level=checked("white_level", stored.get("white_level", WHITE_LEVEL), int))
+        white_level=checked("white_level", stored.get("white_level", WHITE_LEVEL), int),
+        unit=checked("unit", stored.get("unit", ""), str))
 
 
 def stored_fit(fit, folder):

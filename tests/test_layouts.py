@@ -2,14 +2,27 @@
 import importlib.util
 import json
 import warnings
+from dataclasses import replace as with_fields
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from config import DataConfig
+import predict
+from config import DataConfig, FitSpec
+from contest.audit import audit_contest, load_audit
+from contest.catalog import Catalog
 from contest.intake import read_contest
-from tests.test_formats import Asked, draw_test, images, labelled, table
+from contest.units import numbered
+from data_loader import Targets, make_folds
+from ensemble.metrics import METRICS
+from grandmaster_train import main
+from modeling.inference import Predictions
+from running import predictor
+from running.fits import fit_targets
+from running.predictor import chunks_of
+from tests.test_formats import Asked, draw_test, images, labelled, rows_of, table
 from tests.test_tasks import run_folder, sets_of, submitted
 from utils import UserError
 
@@ -52,13 +65,187 @@ def clinic(root):
     return Asked(["photo", "finding"], ids, "class", classes)
 
 
+def eyes(root):
+    """A column of left and one of right images, a class and an id a row; one file is missing."""
+    classes, ids = ["mild", "none", "severe"], ["p9", "p7", "p8"]
+    rows = [(f"p{100 + i}", f"{100 + i}_left.png", f"{100 + i}_right.png", k)
+            for i, k in labelled(classes, 6)]
+    names = [name for row in rows for name in row[1:3]]
+    images(root / "train", names[1:])
+    draw_test(root / "test", [f"{i}_{side}.png" for i in ids for side in ("left", "right")])
+    header = ("patient", "left", "right", "grade")
+    table(root / "train.csv", header, *rows)
+    table(root / "test.csv", header[:3], *((i, f"{i}_left.png", f"{i}_right.png")
+                                           for i in sorted(ids)))
+    table(root / "sample_submission.csv", ("patient", "grade"), *((i, "none") for i in ids))
+    return Asked(["patient", "grade"], ids, "class", classes, table="test.csv")
+
+
+def visits(root):
+    """A row a file, the same id on several, one submission row an id: sets of classes."""
+    classes, ids = ["cyst", "mass", "scar"], ["c", "a"]
+    sets = sets_of(classes, 16, seed=4)
+    rows = [(i, f"{i}_{view}.jpg", *(int(c in s) for c in classes)) for i, s in enumerate(sets)
+            for view in range(1 + i % 3)]
+    images(root / "train_images", [r[1] for r in rows])
+    draw_test(root / "test_images", [f"{i}_{view}.jpg" for i in ids for view in range(2)])
+    table(root / "train.csv", ("case", "file", *classes), *rows)
+    table(root / "test.csv", ("case", "file"), *((i, f"{i}_{view}.jpg") for i in ids
+                                                 for view in range(2)))
+    table(root / "sample_submission.csv", ("case", *classes), *((i, 0, 0, 0) for i in ids))
+    return Asked(["case", *classes], ids, "chances", classes, table="test.csv")
+
+
+def slices(root):
+    """A folder of images an id, in train/ and in test/; numbers."""
+    ids = ["s31", "s30"]
+    rows = [(f"s{i:02}", f"{i * 1.5:.2f}") for i in range(16)]
+    images(root / "train", [f"{i}/{k}.png" for i, _ in rows for k in range(2)])
+    draw_test(root / "test", [f"{i}/{k}.png" for i in ids for k in range(3)])
+    table(root / "train.csv", ("study", "volume"), *rows)
+    table(root / "sample_submission.csv", ("study", "volume"), *((i, "10.5") for i in ids))
+    return Asked(["study", "volume"], ids, "numbers", [(0, 22.5)])
+
+
 # ---------------------------------------------------------------- through a run
 
-@pytest.mark.parametrize("layout", [tags, clinic], ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("layout", [tags, clinic, eyes, visits, slices],
+                         ids=lambda layout: layout.__name__)
 def test_a_layout_goes_through_debug_and_a_run_to_a_submission(layout, tmp_path, capsys):
-    folder, _, asked = run_folder(layout, tmp_path, capsys)
+    folder, out, asked = run_folder(layout, tmp_path, capsys)
     final = json.loads((folder / "final_results.json").read_text())
-    submitted(folder, final, asked, 10)
+    rows = submitted(folder, final, asked, 10)
+    if layout not in (eyes, visits, slices):
+        return
+
+    assert main(["--results_dir", str(tmp_path), "--verify", "run"]) == 0
+
+    # predict.py averages over the images of an id, too
+    assert "whose predictions are averaged" in out
+    assert "whose predictions are averaged" in (folder / "report.html").read_text()
+    ids = asked.table or "sample_submission.csv"
+    for name, by_id in ((ids, True), ("test" if layout is not visits else "test_images", False)):
+        capsys.readouterr()
+        assert predict.main([str(folder), str(tmp_path / "contest" / name), "--out",
+                             str(tmp_path / "p.csv")]) == 0
+        assert by_id or "each image is predicted by itself" in capsys.readouterr().err
+        header, *said = rows_of(tmp_path / "p.csv")
+        assert len(said) == len(asked.ids) * (1 if by_id else 3 if layout is slices else 2)
+        if by_id:
+            of_id = {row[0]: dict(zip(header, row, strict=True)) for row in said}
+    for row in rows[1:]:
+        cells = of_id[row[0]]
+        if layout is eyes:
+            assert cells["label"] == row[1]
+            continue
+        for column, cell in zip(asked.header[1:], row[1:], strict=True):
+            name = f"prob_{column}" if layout is visits else column
+            assert float(cells[name]) == pytest.approx(float(cell), abs=1e-4)
+
+
+# ---------------------------------------------------------------- several images an id
+
+def test_two_columns_of_files_are_two_images_of_one_id(tmp_path):
+    eyes(tmp_path)
+    contest = read_contest(tmp_path, DataConfig())
+    train = contest.train
+    assert len(train) == 35 and len(set(train.unit.tolist())) == 18
+    names = dict(zip(train.sample_id.tolist(), train.path.tolist(), strict=True))
+    assert names["p100"].endswith("100_right.png")      # the left one is missing
+    assert names["p101"].endswith("101_left.png") and names["p101 [2]"].endswith("101_right.png")
+    assert "36 files of 18 ids in column 'patient'" in contest.understood[0]
+    assert len(contest.test) == 6 and contest.form.ids == ("p9", "p7", "p8")
+    line = contest.for_metric(METRICS["macro_f1"]).describe(METRICS["macro_f1"], False)[-1]
+    assert "each the mean over its 2 to 2 images" in line
+    alone = read_contest(tmp_path, DataConfig(id_column="left")).train
+    assert alone.sample_id.tolist() == alone.unit.tolist() and len(alone) == 17
+
+
+@pytest.mark.parametrize("layout", [eyes, visits, slices], ids=lambda layout: layout.__name__)
+def test_folds_keep_the_images_of_an_id_together(layout, tmp_path):
+    layout(tmp_path / "contest")
+    contest = read_contest(tmp_path / "contest", DataConfig())
+    audit_contest(contest, DataConfig(), 64, tmp_path / "audit", 1)
+    audit = load_audit(tmp_path / "audit", contest.folder).with_leaders()
+    folds = make_folds(audit.train, 3, seed=0)
+    for unit in set(audit.train.unit.tolist()):
+        assert len(set(folds.fold[audit.train.unit == unit].tolist())) == 1
+    assert set(audit.train.unit.tolist()) <= set(audit.train.sample_id.tolist())
+
+
+def test_an_unreadable_first_image_leaves_the_id_to_the_second(tmp_path):
+    visits(tmp_path / "contest")
+    (tmp_path / "contest/train_images/2_0.jpg").write_bytes(b"broken")
+    (tmp_path / "contest/test_images/a_0.jpg").write_bytes(b"broken")
+    contest = read_contest(tmp_path / "contest", DataConfig())
+    audit_contest(contest, DataConfig(), 64, tmp_path / "audit", 1)
+    audit = load_audit(tmp_path / "audit", contest.folder).with_leaders()
+    paths = dict(zip(audit.train.sample_id.tolist(), audit.train.path.tolist(), strict=True))
+    assert paths["2"].endswith("2_1.jpg") and audit.bad_test_ids == ()
+    assert audit.test.unit_of["a"] == "a"
+    row = audit.train.sample_id.tolist().index("2")
+    np.testing.assert_array_equal(audit.train_pixels[row].shape, (32, 36, 3))
+
+
+def test_what_is_predicted_of_the_images_of_an_id_is_averaged():
+    said = Predictions(np.array(["a", "b", "a [2]"]), np.float32([[1, 0], [0.2, 0.8], [0, 1]]),
+                       ("x", "y"), "test", ("s",))
+    mean = said.by_unit({"a": "a", "a [2]": "a", "b": "b"})
+    assert mean.sample_id.tolist() == ["a", "b"]
+    np.testing.assert_allclose(mean.probs, [[0.5, 0.5], [0.2, 0.8]])
+    assert said.by_unit({}) is said
+    assert numbered(["a", "b", "a", "a [2]", "a"]) == ["a", "b", "a [3]", "a [2]", "a [4]"]
+
+
+def test_images_that_are_predicted_together_hold_whole_ids(monkeypatch):
+    monkeypatch.setattr(predictor, "CHUNK_IMAGES", 3)
+    ids = ["a1", "a2", "b1", "a3", "c1", "c2", "d1"]
+    rows = [{"sample_id": i, "path": i, "unit": i[0]} for i in ids]
+    catalog = Catalog.of(rows, ("x", "y"))
+    chunks = [[catalog.sample_id[row] for row in rows] for rows in chunks_of(catalog)]
+    assert chunks == [["a1", "a2", "a3"], ["b1", "c1", "c2"], ["d1"]]
+    each = [rows.tolist() for rows in chunks_of(with_fields(catalog, unit=None))]
+    assert each == [[0, 1, 2], [3, 4, 5], [6]]
+    assert chunks_of(Catalog.of([], ())) == []
+
+
+def test_images_of_one_id_with_different_labels_are_left_out_or_stop_the_run(tmp_path):
+    eyes(tmp_path)
+    _, *rows = rows_of(tmp_path / "train.csv")
+    several = [(row[0], name, row[3]) for row in rows for name in row[1:3]]
+    several[2] = (*several[2][:2], "severe" if several[2][2] != "severe" else "none")
+    table(tmp_path / "train.csv", ("patient", "file", "grade"), *several)
+    data = DataConfig(id_column="patient")
+    contest = read_contest(tmp_path, data)
+    assert "p101" not in contest.train.unit.tolist() and len(contest.train) == 33
+    assert any("different labels for 1 id ('p101')" in p.text for p in contest.problems)
+    table(tmp_path / "train.csv", ("patient", "file", "grade"),
+          *((i, name, "ab"[k % 2]) for k, (i, name, _) in enumerate(several)))
+    with pytest.raises(UserError, match=r"different labels for 17 ids .* predicted as one"):
+        read_contest(tmp_path, data)
+
+
+def test_a_mended_label_is_that_of_all_images_of_an_id(tmp_path):
+    eyes(tmp_path)
+    (tmp_path / "label_fixes.csv").write_text("id,label,note\np101 [2],severe,\np102,,\n")
+    train = read_contest(tmp_path, DataConfig()).train
+    own = train.label[train.unit == "p101"]
+    assert [train.classes[k] for k in own] == ["severe"] * 2 and "p102" not in train.unit.tolist()
+
+
+def test_an_id_of_several_images_is_taught_to_each_of_them(tmp_path):
+    visits(tmp_path / "contest")
+    contest = read_contest(tmp_path / "contest", DataConfig())
+    audit_contest(contest, DataConfig(), 64, tmp_path / "audit", 1)
+    audit = load_audit(tmp_path / "audit", contest.folder).with_leaders()
+    taught = Targets(["c", "a"], np.float32([[1, 0, 1], [0, 1, 0]]), [0.7, 0.9], blind_fold=1,
+                     taught=True, values="chances")
+    prepared = SimpleNamespace(audit=audit, folds=make_folds(audit.train, 2, seed=0))
+    pixels, targets = fit_targets(prepared, FitSpec("b", 0, 0, 1), taught)
+    n_labelled = len(pixels) - 4
+    assert targets.sample_id[n_labelled:].tolist() == ["c", "c [2]", "a", "a [2]"]
+    np.testing.assert_array_equal(targets.probs[n_labelled:, 0], [1, 1, 0, 0])
+    np.testing.assert_array_equal(targets.weight[n_labelled:], np.float32([0.7, 0.7, 0.9, 0.9]))
 
 
 # ---------------------------------------------------------------- sheets

@@ -72,7 +72,7 @@ class DataConfig:
         0, "side of the network's square input in pixels, a multiple of 32; 0: by scale",
         low=0, high=2048,
     )
-    n_folds: int = setting(5, "number of stratified folds", low=2, high=50)
+    n_folds: int = setting(5, "number of stratified folds", low=1, high=50)
     run_folds: int = setting(0, "folds that are trained, from fold 0; 0: all", low=0, high=50)
     resize: str = setting(
         "letterbox", "how an image becomes square: padded, stretched, or its centre cut out",
@@ -86,6 +86,14 @@ class DataConfig:
     )
     group_column: str = setting(
         "", "rows with the same value in this column share a fold; '': only near-duplicates do"
+    )
+    fold_column: str = setting(
+        "", "column of the label table with the host's folds, as many as it has values; '': drawn"
+    )
+    valid_folder: str = setting(
+        "merge", "images of a folder val/, or that a column of splits gives to validation: trained "
+        "on like others (merge), or validated on as the only fold (use)",
+        choices=("merge", "use"),
     )
     label_table: str = setting(
         "",
@@ -534,6 +542,9 @@ class Config:
         problems = []
         for prefix, section in sections(self):
             problems += field_problems(prefix, section)
+        is_drawn = not self.data.fold_column and self.data.valid_folder == "merge"
+        if self.data.n_folds == 1 and is_drawn:      # a host may give one
+            problems.append("data.n_folds must be at least 2, got 1")
         # pairs are compared only once each value is of its type
         if not problems:
             problems += pair_problems(self)
@@ -783,6 +794,14 @@ def has_own_backbones(config):
     return config.model.backbones != tuple(member(name, config.scale) for name in own)
 
 
+def with_host_folds(config, n_folds):
+    """The Config of a contest whose host gives n_folds folds, 0 if it gives none."""
+    if not n_folds:
+        return config
+    run_folds = min(config.data.run_folds or n_folds, n_folds)
+    return replace(config, data=replace(config.data, n_folds=n_folds, run_folds=run_folds))
+
+
 def resolve(config, *, gpu_memory_bytes, n_train, metric="macro_f1"):
     """A new Config whose automatic values that keys depend on are replaced by plain ones.
 
@@ -830,7 +849,7 @@ def resolve_optim(optim, scale, n_train, n_folds, metric, epochs=EPOCHS):
     as many as FEWEST_STEPS take, at most MOST_EPOCHS.
     """
     batch = optim.batch_size or max(8, min(64, 8 * round(n_train / 40 / 8)))
-    n_steps = math.ceil(n_train * (1 - 1 / n_folds) / batch)
+    n_steps = math.ceil(n_train * (1 - 1 / max(2, n_folds)) / batch)
     enough = math.ceil(FEWEST_STEPS[scale] / max(1, n_steps))
     largest = MICRO_BATCH_SIZE[scale]
     micro = optim.micro_batch_size or max(
@@ -867,7 +886,7 @@ def trained_model(model):
 
 
 # settings of how labels are read: the audit's key has what was read
-READ_BY_THE_AUDIT = ("task", "label_fixes")
+READ_BY_THE_AUDIT = ("task", "label_fixes", "fold_column", "valid_folder")
 
 
 def key_settings(config, *names):

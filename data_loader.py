@@ -50,7 +50,8 @@ FOLD_ATTEMPTS = 20
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """The fold that validates each sample: sample_id (n,) str, fold (n,) int8 in 0..n_folds-1."""
+    """The fold that validates each sample: sample_id (n,) str, fold (n,) int8 in 0..n_folds-1, or
+    -1 for a sample that a host's folds leave to training."""
 
     sample_id: np.ndarray
     fold: np.ndarray
@@ -65,7 +66,7 @@ class Folds:
             raise UserError(
                 f"Folds need one fold for each of different samples, got {len(self.sample_id)} ids "
                 f"and {n} folds")
-        found = sorted(set(self.fold.tolist()))
+        found = sorted(set(self.fold.tolist()) - {-1})
         if found != list(range(self.n_folds)):
             raise UserError(
                 f"every fold from 0 to {self.n_folds - 1} must hold samples and no other may, got "
@@ -85,13 +86,15 @@ class Folds:
 
 
 def make_folds(catalog, n_folds, seed):
-    """Stratified folds of a labelled Catalog that split no group, with every class in every fold if
-    its groups allow that.
+    """The host's folds of a labelled Catalog if it has them. Else stratified folds that split no
+    group, with every class in every fold if its groups allow that.
 
     Images of several classes each are spread by `spread_sets`. For all others it takes the first of
     20 seeded attempts that spreads all classes, or quantile bins of numbers, else the one with the
     fewest gaps (`spread_gaps`).
     """
+    if catalog.fold is not None:
+        return host_folds(catalog, n_folds)
     n_groups = len(set(catalog.group.tolist()))
     sizes = [catalog.of_class(k).sum() for k in range(len(catalog.classes))]
     most = min(n_groups, int(max(sizes, default=0)))
@@ -119,6 +122,18 @@ def make_folds(catalog, n_folds, seed):
     folds = Folds(catalog.sample_id, best, n_folds)
     check_groups(catalog, folds)
     return folds
+
+
+def host_folds(catalog, n_folds):
+    """The Folds that the host gives. UserError if one is empty or divides the images of an id."""
+    empty = sorted(set(range(n_folds)) - set(catalog.fold.tolist()))
+    if empty:
+        raise UserError(f"each of the host's {n_folds} folds must hold usable images, and {empty} "
+                        "hold none: leave --fold_column out, and the folds are drawn")
+    if catalog.unit is not None and (split := divided(catalog.unit, catalog.fold)):
+        raise UserError(f"the images of an id must lie in one fold, and the host's folds divide "
+                        f"{first_few(split)}: leave --fold_column out, and the folds are drawn")
+    return Folds(catalog.sample_id, catalog.fold, n_folds)
 
 
 def stratified(catalog, n_folds, seed):
@@ -184,12 +199,16 @@ def spread_gaps(catalog, fold, n_folds):
 
 def check_groups(catalog, folds):
     """RunError with the groups that lie in two folds, if any."""
-    fold_of = defaultdict(set)
-    for group, fold in zip(catalog.group.tolist(), folds.fold.tolist(), strict=True):
-        fold_of[group].add(fold)
-    split = [group for group, found in fold_of.items() if len(found) > 1]
-    if split:
+    if split := divided(catalog.group, folds.fold):
         raise RunError(f"no group may lie in two folds, but these do: {first_few(split)}")
+
+
+def divided(groups, fold):
+    """The values of `groups` (n,) that lie in two folds."""
+    folds_of = defaultdict(set)
+    for group, k in zip(groups.tolist(), fold.tolist(), strict=True):
+        folds_of[group].add(k)
+    return [group for group, found in folds_of.items() if len(found) > 1]
 
 
 def save_folds(folds, path):

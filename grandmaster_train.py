@@ -141,14 +141,14 @@ def make_parser():
     add("--task", help="auto (by the labels), single (one class an image), multilabel, regression")
     add("--label_fixes", metavar="FILE", help="labels mended in a report, which saves the file "
         "(default: label_fixes.csv in the contest folder, if it is there)")
-    add("--group_column", help="rows with the same value in this column stay in one fold")
+    add("--group_column", metavar="NAME", help="rows of one value in this column share a fold")
+    add("--fold_column", metavar="NAME", help="column with the host's folds")
+    add("--valid_folder", metavar="HOW", help="val/: use (to validate on) or merge (the default)")
     add("--time_budget", type=float, metavar="HOURS", help="hours that the run may take")
     add("--engine", help="where fits run: local, or ray for side by side on every GPU or core")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="any setting of --help all")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="see --help all")
     add("--quiet", action="store_const", const=True,
         help="print only warnings and the closing table")
-
     add(JSON, action="store_const", const=True,
         help="print one JSON object a line, the last one the result")
 
@@ -176,6 +176,8 @@ FLAGS = {
     "metric": "metric",
     "label_fixes": "data.label_fixes",
     "group_column": "data.group_column",
+    "fold_column": "data.fold_column",
+    "valid_folder": "data.valid_folder",
     "task": "data.task",
     "time_budget": "runtime.time_budget_hours",
     "engine": "runtime.engine",

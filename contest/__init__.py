@@ -6,6 +6,7 @@ problems    what is wrong with a contest, collected so that one run reports ever
 decoding    one file -> an upright uint8 RGB array
 files       what lies in the folder; which file an id means
 targets     what a label is: a class, a set of classes, numbers
+host        folds that the host gives
 sheets      Parquet files and Excel sheets as rows of text
 tables      which table holds labels, which is the sample submission
 units       several images an id

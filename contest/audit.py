@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from contest.catalog import Catalog, as_strings
+from contest.catalog import OPTIONAL, Catalog, as_strings
 from contest.decoding import (
     IMAGE_FORMATS,
     UNREADABLE,
@@ -58,7 +58,6 @@ FEWER_BITS = (8, 10, 12, 14)     # that 16-bit files may hold
 CONTRADICTED = "equal files with different labels"      # why they are left out
 TARGET = "target_train.npy"      # where labels are more than a class
 CATALOG_COLUMNS = ("sample_id", "path", "sha256", "label", "group", "left_out")
-UNIT = "unit"      # one more, where ids have several images
 
 
 # ---------------------------------------------------------------- one look at every image
@@ -403,7 +402,7 @@ def divided_classes(catalog, group, usable, n_folds):
     label = catalog.label
     group = group.astype(object)
     divided = []
-    if not catalog.reading.one_class or catalog.unit is not None:      # units stay together
+    if not catalog.reading.one_class or catalog.optional:      # units and the host's folds stay
         return as_strings(group), divided
     for k in np.unique(label[usable]).tolist():
         rows = np.flatnonzero(usable & (label == k))
@@ -465,14 +464,13 @@ def write_catalog(path, catalog, left_out, contest_folder):
 
     left_out: why a sample is not used, '' = used.
     """
-    rows = [CATALOG_COLUMNS if catalog.unit is None else (*CATALOG_COLUMNS, UNIT)]
+    rows = [(*CATALOG_COLUMNS, *catalog.optional)]
     for row in range(len(catalog)):
         full = str(catalog.path[row])
         relative = path_inside(full, contest_folder) if full else ""
         cells = (catalog.sample_id[row], relative, catalog.sha256[row], catalog.label[row],
                  catalog.group[row], left_out[row])
-        if catalog.unit is not None:
-            cells += (catalog.unit[row],)
+        cells += tuple(getattr(catalog, name)[row] for name in catalog.optional)
         rows.append([quoted_cell(cell) for cell in cells])
     write_atomic(path, csv_text(rows))
 
@@ -484,10 +482,10 @@ def read_catalog(path, classes, contest_folder, task="single", target_path=None)
     paths = [str(Path(contest_folder) / p) if p else "" for p in columns["path"]]
     labels = [int(v) for v in columns["label"]]
     target = np.load(target_path) if target_path and target_path.exists() else None
-    has_unit = bool(rows) and UNIT in rows[0]
-    unit = [unquoted_cell(row[UNIT]) for row in rows] if has_unit else None
+    more = {name: [unquoted_cell(row[name]) for row in rows]
+            for name in OPTIONAL if rows and name in rows[0]}
     catalog = Catalog(columns["sample_id"], paths, columns["sha256"], labels, columns["group"],
-                      classes, task, target, unit)
+                      classes, task, target, **more)
     return catalog, as_strings(columns["left_out"])
 
 
@@ -558,7 +556,7 @@ def led(catalog):
     ids = as_strings(ids)
     rows = np.argsort(ids, kind="stable")
     changed = {name: getattr(catalog, name)[rows]
-               for name in ("path", "sha256", "label", "group", "unit")}
+               for name in ("path", "sha256", "label", "group", *catalog.optional)}
     target = None if catalog.target is None else catalog.target[rows]
     return with_fields(catalog, sample_id=ids[rows], target=target, **changed), rows
 

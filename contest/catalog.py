@@ -13,6 +13,7 @@ from contest.targets import READINGS
 from utils import UserError, first_few, seed_of
 
 PROOF_IMAGES = 3
+OPTIONAL = ("unit", "fold")      # fields of a Catalog
 
 
 def as_strings(values):
@@ -32,10 +33,13 @@ class Catalog:
     path: absolute, '' = no file. sha256: of the file's bytes, '' = not read. label: index in
     classes, -1 = missing. group: samples with the same value stay in one fold.
 
-    unit (n,): the id that an image is one of several of, None where each image has its own id. The
-    images of a unit stay in one fold; what is predicted of them is averaged, under the unit's id.
     task: what labels are, of READINGS. target (n, C) float32: what is learnt, None where the label
     says it all. With a target that gives an image no one class, equal labels are equal targets.
+
+    unit (n,): the id that an image is one of several of, None where each image has its own id. The
+    images of a unit stay in one fold; what is predicted of them is averaged, under the unit's id.
+    fold (n,): the host's fold of each image, -1 for those that are always trained on; None if the
+    host gives none.
     """
 
     sample_id: np.ndarray
@@ -47,18 +51,19 @@ class Catalog:
     task: str = "single"
     target: np.ndarray | None = None
     unit: np.ndarray | None = None
+    fold: np.ndarray | None = None
 
     def __post_init__(self):
         for name in ("sample_id", "path", "sha256", "group"):
             object.__setattr__(self, name, as_strings(getattr(self, name)))
         if self.unit is not None:
             object.__setattr__(self, "unit", as_strings(self.unit))
+        if self.fold is not None:
+            object.__setattr__(self, "fold", np.asarray(self.fold, dtype=np.int8))
         object.__setattr__(self, "label", np.asarray(self.label, dtype=np.int64))
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
 
-        per_sample = ["sample_id", "path", "sha256", "label", "group"]
-        if self.unit is not None:
-            per_sample.append("unit")
+        per_sample = ("sample_id", "path", "sha256", "label", "group", *self.optional)
         lengths = {name: len(getattr(self, name)) for name in per_sample}
         if len(set(lengths.values())) > 1:
             raise UserError(f"the fields of a Catalog must have one length, got {lengths}")
@@ -83,9 +88,14 @@ class Catalog:
         """The samples at `rows` (indices or a mask) as a Catalog. Rows must keep the order by id.
         """
         target = None if self.target is None else self.target[rows]
-        unit = None if self.unit is None else self.unit[rows]
+        more = {name: getattr(self, name)[rows] for name in self.optional}
         return Catalog(self.sample_id[rows], self.path[rows], self.sha256[rows], self.label[rows],
-                       self.group[rows], self.classes, self.task, target, unit)
+                       self.group[rows], self.classes, self.task, target, **more)
+
+    @property
+    def optional(self):
+        """The fields of shape (n,) that only some contests have, and this one has."""
+        return tuple(name for name in OPTIONAL if getattr(self, name) is not None)
 
     @property
     def unit_of(self):
@@ -93,6 +103,11 @@ class Catalog:
         if self.unit is None:
             return {}
         return dict(zip(self.sample_id.tolist(), self.unit.tolist(), strict=True))
+
+    @property
+    def n_host_folds(self):
+        """How many folds the host gives, 0 if it gives none."""
+        return 0 if self.fold is None else int(self.fold.max()) + 1
 
     @property
     def reading(self):
@@ -138,7 +153,8 @@ class Catalog:
 
     @classmethod
     def of(cls, rows, classes, task="single"):
-        """From dicts with sample_id, path, and perhaps label, target, group and unit, in any order.
+        """From dicts with sample_id, path, and perhaps label, target, group, unit and fold, in any
+        order.
 
         A sample without a group is a group of its own, or with its unit.
         """
@@ -153,7 +169,7 @@ class Catalog:
             classes=classes,
             task=task,
             target=np.stack(targets) if targets else None,
-            unit=[r["unit"] for r in rows] if rows and "unit" in rows[0] else None,
+            **{name: [r[name] for r in rows] for name in OPTIONAL if rows and name in rows[0]},
         )
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace as with_fields
 
 import numpy as np
 
-from contest.catalog import Catalog, Contest
+from contest.catalog import OPTIONAL, Catalog, Contest
 from contest.files import (
     PLAIN,
     Located,
@@ -31,12 +31,14 @@ from contest.files import (
     without_suffix,
 )
 from contest.fixes import find_fixes, mended, without_fixes
+from contest.host import numbers_of_folds
 from contest.labels import (
     fail_without_images,
     labelled_rows,
     rows_of_folders,
     rows_of_names,
     says_split_alone,
+    with_host_folds,
 )
 from contest.problems import Findings
 from contest.sheets import how_to_read, is_sheet
@@ -117,6 +119,7 @@ def read_files(files, data):
 
     # training images and their classes
     labelled = labelled_rows(files, tables, label_table, sample, folders, data, findings)
+    labelled = with_host_folds(files, labelled, data, findings)
     findings.stop_if_fatal()
     refuse_classes_like_test(files, labelled, findings)
     findings.stop_if_fatal()
@@ -191,10 +194,12 @@ def train_catalog(root, labelled, names, findings):
         )
     units = [labelled.units[i] for i in known] if labelled.units else []
     ids = numbered(units) if units else [labelled.ids[i] for i in known]
+    folds, _ = numbers_of_folds(labelled.folds)
     rows = [{"sample_id": ids[k], "path": str(root / labelled.paths[i]),
              "label": label[k], "group": labelled.groups[i],
              "target": None if target is None else target[k],
-             **({"unit": units[k]} if units else {})} for k, i in enumerate(known)]
+             **({"unit": units[k]} if units else {}),
+             **({"fold": folds[i]} if folds else {})} for k, i in enumerate(known)]
     return Catalog.of(rows, classes, labelled.task)
 
 
@@ -537,6 +542,11 @@ def understood_lines(labelled, train, class_names, names_path, data):
         group = f"column {data.group_column!r}, and near-duplicates"
     elif labelled.offered_groups:
         group += f"; columns that repeat over images: {first_few(labelled.offered_groups)}"
+    group = "; ".join([group, *labelled.hints])
+    if labelled.folds:
+        _, names = numbers_of_folds(labelled.folds)
+        group = (f"{len(names)} fold(s) of the host, {first_few(names)}; "
+                 f"{sum(not fold for fold in labelled.folds)} images are trained on in each")
     return (
         f"labels:     {labelled.source}, {len(train)} images (--set data.label_table=FILE "
         "data.id_column=NAME)",
@@ -553,9 +563,11 @@ def contest_digests(contest, workers):
     everything else that was read]."""
     train = contest.train
     more = {} if train.target is None else {"task": train.task, "target": train.target.tolist()}
-    units = [catalog.unit for catalog in (train, contest.test) if catalog.unit is not None]
-    if units:
-        more["units"] = units
+    for name in OPTIONAL:
+        found = [getattr(catalog, name) for catalog in (train, contest.test)
+                 if name in catalog.optional]
+        if found:
+            more[name] = found
     rest = {
         **more,
         "train": [train.sample_id, train.label, train.group, train.classes],

@@ -1,7 +1,7 @@
 """Where the labels are: a table, class folders, or the class in each file's name."""
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from contest.decoding import read_bytes
 from contest.files import (
@@ -18,12 +18,17 @@ from contest.files import (
     suffix_of,
     without_suffix,
 )
+from contest.host import (
+    VALIDATION_WORD,
+    columns_of_folds,
+    folds_by_folder,
+    folds_by_id,
+)
 from contest.problems import Findings
 from contest.sheets import how_to_read
 from contest.tables import (
     SPLIT_WORDS,
     SUPPORTED,
-    VALIDATION_WORD,
     are_apart,
     find_target,
     is_fraction,
@@ -83,6 +88,8 @@ class Labelled:
     setting: str = ""       # of data.label_table that takes this reading
     task: str = "single"
     units: tuple[str, ...] = ()     # the id of each image, where ids have several
+    folds: tuple[str, ...] = ()     # the host's fold of each image, '' for none
+    hints: tuple[str, ...] = ()     # what else could decide the folds
     joint: str = " "            # between the classes in a cell
     backwards: bool = False     # they stand in descending order
 
@@ -166,12 +173,10 @@ def labelled_rows(files, tables, label_table, sample, folders, data, findings):
     if rows is None:
         asked = sample.path if sample and data.sample_submission else ""
         fail_without_labels(files, tables, asked, findings)
-    elif data.group_column:
-        findings.fail(
-            "group_column",
-            f"--group_column {data.group_column!r} needs a label table, and this contest has "
-            f"{rows.source}: leave it out",
-        )
+    for flag in ("group_column", "fold_column") if rows is not None else ():
+        if name := getattr(data, flag):
+            findings.fail(flag, f"--{flag} {name!r} needs a label table, and this contest has "
+                          f"{rows.source}: leave it out")
     return rows
 
 
@@ -429,6 +434,7 @@ def rows_of_table(files, table, sample, folders, data, findings):
 
     for values in [labels, *(table.columns[c] for c in table.others(*target))]:
         ids = told_apart_by_folder(files, ids, labels, values, table.naming)
+    fold_of = folds_by_id(table, ids, data, findings)
     left_out = rows_of_test(table, target, findings)
     ids, labels, groups, units = at([row for row in range(len(ids)) if row not in left_out],
                                     ids, labels, groups, units)
@@ -450,7 +456,8 @@ def rows_of_table(files, table, sample, folders, data, findings):
     source = f"table {tables}, {rows_of(table)}{table.naming.describe()}"
     found = Labelled(ids, paths, labels, groups, table.unit or table.id_column, voted or target,
                      source, offered, table.path, task, units if table.unit else (),
-                     *how_written(table.columns[target[0]]))
+                     tuple(fold_of.get(i, "") for i in ids) if fold_of else (),
+                     hints_of(table, data), *how_written(table.columns[target[0]]))
 
     is_named_by_sample = set(target) & set(form_columns) or len(form_columns) > 1
     if not (data.label_table or data.target_column or is_named_by_sample):
@@ -483,6 +490,34 @@ def has_columns(table, group, findings):
                       f"{nearest(group, table.others())}; columns: {', '.join(table.others())}")
         return False
     return True
+
+
+def hints_of(table, data):
+    """Sentences on columns of folds that are not used."""
+    if data.fold_column:
+        return ()
+    return tuple(f"column {name!r} may hold the host's folds (--fold_column {name})"
+                 for name in columns_of_folds(table))
+
+
+def with_host_folds(files, rows, data, findings):
+    """The Labelled with the folds of the images in val/, if they are asked for, else with a hint.
+    """
+    if data.fold_column or rows is None:
+        return rows
+    held = folds_by_folder(files, rows.paths)
+    n_held = sum(map(bool, held))
+    if data.valid_folder == "use":
+        folds = rows.folds or held
+        if not 0 < sum(map(bool, folds)) < len(folds):
+            findings.fail("valid_folder", "--valid_folder use needs labelled images in a folder "
+                          "val/, valid/, validation/ or dev/, or a column of splits that names "
+                          "them, beside others to train on: leave it out")
+        return replace(rows, folds=folds)
+    if not 0 < n_held < len(held):
+        return rows
+    hint = f"{n_held} images in val folders are trained on too (--valid_folder use: validated on)"
+    return replace(rows, hints=(*rows.hints, hint))
 
 
 def rows_of(table):

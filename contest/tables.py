@@ -25,6 +25,7 @@ from contest.files import (
     split_of,
     without_suffix,
 )
+from contest.host import VALIDATION_WORD, columns_of_folds
 from contest.sheets import how_to_read, is_sheet, sheets_of
 from contest.submission import match_columns
 from contest.targets import (
@@ -51,7 +52,6 @@ OWN_COLUMNS = (("id", "confidence"), ("sample_id", "fold"), ("sample_id", "sha25
 SPLIT_WORDS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation",
                          "dev", "public", "private", "holdout"))
 ROW_NUMBER = re.compile(r"index|level_\d+|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
-VALIDATION_WORD = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|dev)(?=$|[^a-z])")
 AT_THE_END = "unexpected end of data"      # what csv says of a quote that is never closed
 MOST_WITHOUT_CLASS = 0.2    # more one-hot rows without a 1 are images of none of the classes
 COCO = ("images", "annotations", "categories")
@@ -704,9 +704,12 @@ def find_target(table, form_columns, data, findings):
     form_columns: columns of the sample submission besides its ids. They decide if they can, else
     the content does.
     """
-    choices = [c for c in table.others(data.group_column) if not says_split(table.columns[c])]
+    choices = [c for c in table.others(data.group_column, data.fold_column)
+               if not says_split(table.columns[c])]
     if data.target_column:
         return asked_target(table, choices, data.target_column, findings)
+    hosts = columns_of_folds(table)
+    choices = [c for c in choices if c not in hosts or c in form_columns] or choices
 
     readings = [c for c in choices if c in form_columns]
     if readings and len(readings) == len(form_columns):

@@ -212,7 +212,7 @@ class FrozenJob:
         """
         prepared = self.prepared
         train = prepared.audit.train
-        for fold in range(prepared.folds.n_folds):
+        for fold in np.unique(prepared.folds.fold):      # also -1, of what is always trained on
             rows = prepared.folds.valid_rows(fold)
             splits = splits_of(prepared, rows)
             test = splits.pop("test", None)

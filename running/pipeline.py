@@ -15,7 +15,7 @@ from pathlib import Path
 
 from huggingface_hub import constants as hub_constants
 
-from config import resolve
+from config import resolve, with_host_folds
 from contest.intake import read_contest
 from ensemble.scores import FoldScores, blended
 from ensemble.tasks import TASKS
@@ -156,6 +156,7 @@ def understand(config, data_path, folder, executor, start, command):
     task = TASKS[contest.train.task]
     metric = task.find_metric(config.metric, contest.form.has_class_columns)
     config, adapted = task.adapt(config)
+    config = with_host_folds(config, contest.train.n_host_folds)
     config = resolve(config, gpu_memory_bytes=machine["gpu_memory_bytes"],
                      n_train=len(contest.train), metric=metric.name)
     contest = contest.for_metric(metric)

@@ -10,7 +10,7 @@ from contest.audit import audit_contest, changed_images, load_audit, undecoded_f
 from contest.decoding import read_bytes
 from contest.files import path_inside
 from contest.intake import contest_digests
-from data_loader import load_folds, make_folds, save_folds
+from data_loader import divided, load_folds, make_folds, save_folds
 from ensemble.tasks import TASKS
 from modeling.augment import plain_view
 from modeling.compute import Compute, precisions
@@ -282,4 +282,8 @@ def folded(setup, audit, stage, log):
     config = setup.config
     make(stage, lambda folder: save_folds(
         make_folds(audit.train, config.data.n_folds, config.seed), folder / "folds.csv"), log)
-    return load_folds(stage.folder / "folds.csv")
+    folds = load_folds(stage.folder / "folds.csv")
+    if n_divided := len(divided(audit.train.group, folds.fold)):
+        log.warn(f"the host's folds divide {n_divided} group(s) of near-duplicates or equal values "
+                 "of a column: a fold validates what it trained on, and its score is too good")
+    return folds

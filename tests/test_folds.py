@@ -101,7 +101,7 @@ def test_fold_none_is_a_refit_on_all_rows():
     (["a"], [0, 1], 2, "got 1 ids and 2 folds"), (["a", "a"], [0, 1], 2, "got 2 ids and 2 folds"),
     (["a", "b"], [0, 2], 2, r"from 0 to 1 must hold samples and no other may, got \[0, 2\]"),
     (["a", "b"], [1, 2], 3, r"from 0 to 2 .* got \[1, 2\]: ask for fewer by --set data.n_folds"),
-    (["a", "b"], [-1, 0], 1, r"got \[-1, 0\]")])
+    (["a", "b"], [-2, 0], 1, r"got \[-2, 0\]"), (["a", "b"], [-1, -1], 1, r"got \[\]")])
 def test_folds_hold_each_sample_once_and_none_is_empty(ids, fold, n_folds, message):
     with pytest.raises(UserError, match=message):
         Folds(ids, fold, n_folds)

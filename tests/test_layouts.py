@@ -13,9 +13,10 @@ import predict
 from config import DataConfig, FitSpec
 from contest.audit import audit_contest, load_audit
 from contest.catalog import Catalog
+from contest.host import numbers_of_folds
 from contest.intake import read_contest
 from contest.units import numbered
-from data_loader import Targets, make_folds
+from data_loader import Targets, load_folds, make_folds
 from ensemble.metrics import METRICS
 from grandmaster_train import main
 from modeling.inference import Predictions
@@ -107,14 +108,44 @@ def slices(root):
     return Asked(["study", "volume"], ids, "numbers", [(0, 22.5)])
 
 
+def kfold(root):
+    """A column of the host's folds, some images outside of them."""
+    classes, ids = ["a", "b"], ["t1.png", "t0.png"]
+    rows = [(f"{i}.png", k, ("0", "1", "2", "-1")[i // 2 % 4]) for i, k in labelled(classes, 16)]
+    images(root / "train", [r[0] for r in rows])
+    draw_test(root / "test", ids)
+    table(root / "train.csv", ("image", "label", "kfold"), *rows)
+    table(root / "sample_submission.csv", ("image", "label"), *((i, "a") for i in ids))
+    return Asked(["image", "label"], ids, "class", classes, ("--fold_column", "kfold"))
+
+
+def val_folder(root):
+    """Class folders in train/, val/ and test/, val/ validated on."""
+    classes, ids = ["owl", "wren"], ["0.jpg", "1.jpg"]
+    for split, n, seed in (("train", 10, 0), ("val", 4, 500)):
+        for k, name in enumerate(classes):
+            images(root / split / name, [f"{split}{i}.jpg" for i in range(n)], seed + 100 * k)
+    draw_test(root / "test", ids)
+    return Asked(["ID", "target"], ids, "class", classes, ("--valid_folder", "use"))
+
+
 # ---------------------------------------------------------------- through a run
 
-@pytest.mark.parametrize("layout", [tags, clinic, eyes, visits, slices],
+@pytest.mark.parametrize("layout", [tags, clinic, eyes, visits, slices, kfold, val_folder],
                          ids=lambda layout: layout.__name__)
 def test_a_layout_goes_through_debug_and_a_run_to_a_submission(layout, tmp_path, capsys):
     folder, out, asked = run_folder(layout, tmp_path, capsys)
     final = json.loads((folder / "final_results.json").read_text())
     rows = submitted(folder, final, asked, 10)
+    if layout in (kfold, val_folder):
+        folds = load_folds(next(folder.glob("folds-*")) / "folds.csv")
+        where = {path.rsplit("/", 1)[-1]: fold for path, fold in zip(
+            folds.sample_id.tolist(), folds.fold.tolist(), strict=True)}
+        expected = {"0.png": 0, "3.png": 1, "5.png": 2, "6.png": -1} if layout is kfold else {
+            "val0.jpg": 0, "train0.jpg": -1}
+        assert where.items() >= expected.items()
+        valid = Predictions.load(folder / final["predictions"]["out_of_fold"])
+        assert len(valid.sample_id) == 8      # of fold 0
     if layout not in (eyes, visits, slices):
         return
 
@@ -246,6 +277,56 @@ def test_an_id_of_several_images_is_taught_to_each_of_them(tmp_path):
     assert targets.sample_id[n_labelled:].tolist() == ["c", "c [2]", "a", "a [2]"]
     np.testing.assert_array_equal(targets.probs[n_labelled:, 0], [1, 1, 0, 0])
     np.testing.assert_array_equal(targets.weight[n_labelled:], np.float32([0.7, 0.7, 0.9, 0.9]))
+
+
+# ---------------------------------------------------------------- folds of the host
+
+def test_a_column_of_folds_is_hinted_at_and_is_no_class(tmp_path):
+    kfold(tmp_path)
+    (tmp_path / "sample_submission.csv").unlink()
+    contest = read_contest(tmp_path, DataConfig())
+    assert contest.train.classes == ("a", "b") and contest.train.fold is None
+    assert "'kfold' may hold the host's folds (--fold_column kfold)" in contest.understood[2]
+    contest = read_contest(tmp_path, DataConfig(fold_column="kfold"))
+    assert "3 fold(s) of the host, '0', '1', '2'; 8 images" in contest.understood[2]
+    with pytest.raises(UserError, match=r"must be a column of 'train.csv', got 'cv'"):
+        read_contest(tmp_path, DataConfig(fold_column="cv"))
+
+
+def test_images_in_val_are_offered_as_the_fold_that_is_validated_on(tmp_path):
+    val_folder(tmp_path)
+    contest = read_contest(tmp_path, DataConfig())
+    assert len(contest.train) == 28 and contest.train.fold is None
+    assert "8 images in val folders are trained on too (--valid_folder use" in contest.understood[2]
+    used = read_contest(tmp_path, DataConfig(valid_folder="use")).train
+    assert used.n_host_folds == 1
+    assert [("/val/" in path) == (fold == 0) for path, fold in zip(
+        used.path.tolist(), used.fold.tolist(), strict=True)] == [True] * 28
+    visits(tmp_path / "other")
+    with pytest.raises(UserError, match=r"--valid_folder use needs labelled images in a folder"):
+        read_contest(tmp_path / "other", DataConfig(valid_folder="use"))
+
+
+def test_a_column_of_splits_can_say_what_is_validated_on(tmp_path):
+    images(tmp_path / "images", [f"{i}.png" for i in range(12)])
+    table(tmp_path / "labels.csv", ("image", "label", "split"), *(
+        (f"{i}.png", "ab"[i % 2], "valid" if i < 4 else "train") for i in range(12)))
+    assert read_contest(tmp_path, DataConfig()).train.fold is None
+    train = read_contest(tmp_path, DataConfig(valid_folder="use")).train
+    held = {i for i, fold in zip(train.sample_id.tolist(), train.fold.tolist(), strict=True)
+            if fold == 0}
+    assert held == {"0.png", "1.png", "2.png", "3.png"}
+
+
+def test_folds_of_the_host_are_numbered_in_order_and_must_hold_images(tmp_path):
+    assert numbers_of_folds(["10", "2", "", "2"]) == ([1, 0, -1, 0], ["2", "10"])
+    eyes(tmp_path)
+    train = read_contest(tmp_path, DataConfig()).train
+    fold = np.arange(len(train)) % 2
+    with pytest.raises(UserError, match=r"images of an id must lie in one fold.* divide 'p1"):
+        make_folds(with_fields(train, fold=fold), 2, seed=0)
+    with pytest.raises(UserError, match=r"3 folds must hold usable images, and \[2\] hold none"):
+        make_folds(with_fields(train, fold=fold, unit=None), 3, seed=0)
 
 
 # ---------------------------------------------------------------- sheets

@@ -6,7 +6,7 @@ Every backbone is traced on fake tensors (nothing is computed): floating-point o
 image forward, bytes that one micro-batch keeps for its backward pass in bf16, bytes of weights,
 gradients, AdamW's two moments and the EMA. A training step counts as three forwards, as four where
 gradients are checkpointed (on a card of --gib), and as one more per teacher; a prediction as one
-per view; a checkpoint of 16 bytes a parameter is written every ten minutes at --write GB/s.
+per view; a checkpoint of 16 bytes a parameter is written at --write GB/s as often as a fit does.
 --tflops: the operations per second that the card should reach, 30e12 for an RTX 4090 Laptop (its
 tensor cores do 66e12 in bf16 with fp32 sums). Last it prints when 1, 8, 35 and 100 such GPUs would
 be done with full_training, one fit a GPU, in order of length and fold by fold.
@@ -22,13 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.memory import network_of
 from config import GRAD_CHECKPOINTING_BELOW_GIB, SCALES, build_config, resolve
 from ensemble.teachers import distillers
-from modeling.train import SAVE_SECONDS
+from modeling.train import LARGE_CHECKPOINT_BYTES, SAVED_PER_PARAMETER
 from running.plan import Cost, Devices, Work, longest_first, make_plan
 from running.rounds import planned_specs, round_epochs, teachers_of
 from system.log import duration
 
 BYTES_PER_PARAMETER = 4 * 5        # weight, gradient, two moments, EMA
-SAVED_PER_PARAMETER = 4 * 4        # without the gradient
 MODES = ("quick_test", "full_training", "competition_ready")
 
 
@@ -59,11 +58,12 @@ def cost_of(flops, n_parameters, kept_bytes, is_checkpointed, config, args):
     """The Cost of a backbone from its operations and bytes."""
     forward = flops / args.tflops / 1e12
     step = (4 if is_checkpointed else 3) * forward * config.optim.batch_size
-    # a share of each step: saves are by time
-    save = SAVED_PER_PARAMETER * n_parameters / args.write / 1e9
-    return Cost(step * (1 + save / SAVE_SECONDS), config.predict.tta_views * forward, 15.0,
+    saved_bytes = SAVED_PER_PARAMETER * n_parameters
+    return Cost(step, config.predict.tta_views * forward, 15.0,
                 BYTES_PER_PARAMETER * n_parameters + kept_bytes,
-                teach_seconds=forward * config.optim.batch_size)
+                teach_seconds=forward * config.optim.batch_size,
+                save_seconds=saved_bytes / args.write / 1e9,
+                is_large=saved_bytes >= LARGE_CHECKPOINT_BYTES)
 
 
 def works_of(config, n_train, n_test):

@@ -52,6 +52,7 @@ RESTARTS = "restarts.json"      # of a fit that began again
 FIRST_OVERFLOWS = 16            # of fp16, until the loss's scale is 1
 # a checkpoint this large is written at most so often, and when a signal stops the fit
 LARGE_CHECKPOINT_BYTES = 1e9
+SAVED_PER_PARAMETER = 16        # bytes: network, EMA and two moments
 SAVE_SECONDS = 600
 # columns of history.csv; the others are floats
 WHOLE_NUMBERS = ("epoch", "skipped_steps", "micro_batch_size", "grad_checkpointing",
@@ -624,9 +625,13 @@ class TrainState:
     def is_due(self):
         """Whether to save after this epoch. The large networks of a full_training would write
         terabytes if each epoch did."""
-        n_bytes = sum(p.numel() * 16 for p in self.network.parameters())
-        is_small = n_bytes < LARGE_CHECKPOINT_BYTES
-        return is_small or time.monotonic() - self.saved_at >= SAVE_SECONDS
+        return not self.is_large or time.monotonic() - self.saved_at >= SAVE_SECONDS
+
+    @property
+    def is_large(self):
+        """Whether its checkpoint is."""
+        n_parameters = sum(p.numel() for p in self.network.parameters())
+        return SAVED_PER_PARAMETER * n_parameters >= LARGE_CHECKPOINT_BYTES
 
     def save(self, folder, begun=None):
         """Replace the checkpoint in `folder`.

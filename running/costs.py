@@ -33,7 +33,7 @@ from modeling.memory import is_too_large
 from modeling.network import build_network
 from modeling.norms import checkpoint_gradients, fused
 from modeling.optim import clip_norm_of
-from modeling.train import Watch, fit, seed_everything, split_batch, train_step
+from modeling.train import Watch, fit, new_state, seed_everything, split_batch, train_step
 from modeling.weights import WeightsSource
 from running.executor import Job
 from running.fits import fit_targets, new_network, new_training, training_rows
@@ -132,7 +132,7 @@ def cost_stage(prepared, machine, backbone, compute):
     """What a backbone's fits cost on this machine."""
     config = prepared.config
     inputs = [prepared.keys.shift, prepared.keys.folds]
-    return Stage.of(prepared.folder / "costs", backbone, version=6, inputs=inputs, settings={
+    return Stage.of(prepared.folder / "costs", backbone, version=7, inputs=inputs, settings={
         **key_settings(config, "augment", "optim", "predict"), "model": model_settings(config),
         "image_size_px": config.data.image_size_px, "compute": compute, "machine": machine,
         "grad_checkpointing": config.runtime.grad_checkpointing})
@@ -228,17 +228,20 @@ class MeasureJob:
         compute = self.compute
         if compute is None:
             stage = compute_stage(self.prepared, self.backbone)
-            self.make_json(site, stage, "compute.json", lambda place: choose_compute(self, place))
+            self.make_json(site, stage, "compute.json",
+                           lambda place, _: choose_compute(self, place))
             compute = Compute(**read_json(stage.folder / "compute.json")["chosen"])
         if self.wants_costs:
             stage = cost_stage(self.prepared, self.machine, self.backbone, compute)
             self.make_json(site, stage, "cost.json",
-                           lambda place: measure_cost(self, compute, place))
+                           lambda place, folder: measure_cost(self, compute, place, folder))
 
     def make_json(self, site, stage, name, measure):
-        """Make a stage that holds what measure(Place) returns, as a file of that name."""
+        """Make a stage that holds what measure(Place, its folder) returns, as a file of that name.
+        """
         with_loading(site, self.prepared.config.runtime, site.log, lambda place: make(
-            stage, lambda folder: write_json(folder / name, measure(place)), site.log))
+            stage, lambda folder: write_json(folder / name, measure(place, folder)),
+            site.log))
 
     @property
     def spec(self):
@@ -317,8 +320,11 @@ def fastest_that_fits(job, device, step_of):
     return chosen, seconds
 
 
-def measure_cost(job, compute, place):
-    """The Cost of a backbone: a real training and prediction of a few batches; nothing stays."""
+def measure_cost(job, compute, place, folder):
+    """The Cost of a backbone: a real training and prediction of a few batches; nothing stays.
+
+    folder: on the disk that fits are saved to.
+    """
     prepared = job.prepared
     config = prepared.config
     spec = job.spec
@@ -326,11 +332,17 @@ def measure_cost(job, compute, place):
     splits = predicted_splits(prepared, spec)
     ids, images, transform = splits.get("test", splits["valid"])
     inference = Inference(config, prepared.classes, place, prepared.task)
+    log = EventLog(os.devnull, echo=False)
 
     def train():
-        with tempfile.TemporaryDirectory() as folder:
-            watch = Watch(EventLog(os.devnull, echo=False), "measuring")
-            return fit(spec, training, config, 2, place.device, folder, watch)
+        with tempfile.TemporaryDirectory() as scratch:
+            watch = Watch(log, "measuring")
+            return fit(spec, training, config, 2, place.device, scratch, watch)
+
+    def save():
+        state = new_state(spec, training, config, 1, place.device, log)
+        state.save(folder)
+        return state.is_large
 
     @functools.cache
     def folded():
@@ -353,7 +365,7 @@ def measure_cost(job, compute, place):
     few, many = MEASURED_BATCHES
     # two different numbers, however few images there are
     n_images = [min(few * batch_size, len(ids) - 1), min(many * batch_size, len(ids))]
-    cost = measured_cost(train, predict_some, teach, MEASURED_STEPS, n_images)
+    cost = measured_cost(train, save, predict_some, teach, MEASURED_STEPS, n_images)
     weight_bytes = sum(p.numel() * p.element_size() for p in teacher().parameters())
     return replace(cost, weight_bytes=weight_bytes)
 

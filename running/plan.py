@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from config import FitSpec
+from modeling.train import SAVE_SECONDS
 from system.log import Timer
 
 FLOOR_SHARE = 0.4       # of the asked epochs: before fits become shorter, some are dropped
@@ -22,6 +23,7 @@ class Cost:
 
     step_seconds: one optimiser step. image_seconds: one image in all views. start_seconds: all that
     comes once a fit. teach_seconds, weight_bytes: as a teacher, one batch and its weights.
+    save_seconds: one checkpoint, written every SAVE_SECONDS if it is_large, else after each epoch.
     micro_batch_size, grad_checkpointing: what it fitted into memory with, 0 if unknown.
     """
 
@@ -33,6 +35,8 @@ class Cost:
     weight_bytes: int = 0
     micro_batch_size: int = 0
     grad_checkpointing: int = 0
+    save_seconds: float = 0.0
+    is_large: bool = False
 
     def scaled(self, factor):
         """All durations times a factor."""
@@ -72,8 +76,15 @@ class Work:
 
     def seconds(self, costs, n_epochs):
         cost = costs.get(self.spec.backbone, UNKNOWN)
-        training = n_epochs * self.epoch_seconds(costs)
-        return cost.start_seconds + training + self.n_images * cost.image_seconds
+        epoch = self.epoch_seconds(costs)
+        saves = saves_of(n_epochs, epoch, cost.is_large) * cost.save_seconds
+        return cost.start_seconds + n_epochs * epoch + saves + self.n_images * cost.image_seconds
+
+
+def saves_of(n_epochs, epoch_seconds, is_large):
+    """How many checkpoints a fit writes. They come after whole epochs, none after the last."""
+    apart = math.ceil(SAVE_SECONDS / epoch_seconds) if is_large and epoch_seconds else 1
+    return max(0, n_epochs - 1) // apart
 
 
 @dataclass(frozen=True)
@@ -127,16 +138,20 @@ class Plan:
     dropped: tuple[str, ...] = ()
 
 
-def measured_cost(train, predict, teach, n_steps, n_images):
+def measured_cost(train, save, predict, teach, n_steps, n_images):
     """The Cost of a backbone.
 
-    train() -> FitResult of two epochs of `n_steps`. predict(n): predicts n images; n_images: two
-    different numbers of them. teach(): what a teacher does in one step.
+    train() -> FitResult of two epochs of `n_steps`. save() -> whether the checkpoint that it writes
+    is large. predict(n): predicts n images; n_images: two different numbers of them. teach(): what
+    a teacher does in one step.
     """
     few, many = n_images
     with Timer() as training:
         result = train()
     seconds = [epoch["seconds"] for epoch in result.epochs]
+    with Timer() as saving:
+        is_large = save()
+    saved = 0.0 if is_large else saving.seconds      # in training, between its two epochs
     predict(few)          # the first batches of their size also pay for memory
     timers = []
     for n in n_images:
@@ -144,14 +159,16 @@ def measured_cost(train, predict, teach, n_steps, n_images):
             predict(n)
         timers.append(timer.seconds)
     image = max(0.0, timers[1] - timers[0]) / (many - few)
-    start = max(0.0, training.seconds - 2 * seconds[1]) + max(0.0, timers[0] - few * image)
+    start = max(0.0, training.seconds - 2 * seconds[1] - saved) + max(
+        0.0, timers[0] - few * image)
     teach()
     with Timer() as teaching:
         teach()
     last = result.epochs[-1]
     return Cost(seconds[1] / n_steps, image, start, last["peak_memory_bytes"], teaching.seconds,
                 micro_batch_size=last["micro_batch_size"],
-                grad_checkpointing=last["grad_checkpointing"])
+                grad_checkpointing=last["grad_checkpointing"], save_seconds=saving.seconds,
+                is_large=is_large)
 
 
 def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True, devices=ALONE):

@@ -71,7 +71,7 @@ def test_fits(prepared, number, fold, training, prediction):
 
 def test_what_is_measured_planned_and_blended(prepared):
     assert compute_stage(prepared, NAMES[1]).key == "2b0ca6e49952"
-    assert cost_stage(prepared, MACHINE, NAMES[1], Compute()).key == "550e52dc60df"
+    assert cost_stage(prepared, MACHINE, NAMES[1], Compute()).key == "6cdad1ee2dea"
     assert plan_stage(prepared).key == "ecc9c197b8b3"
     fits = {name: SimpleNamespace(predict_stage=SimpleNamespace(key=name)) for name in ("p0", "p1")}
     assert ensemble_stage(prepared, SINGLE.find_metric("macro_f1"), fits).key == "7550715a15d4"

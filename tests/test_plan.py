@@ -5,7 +5,7 @@ import pytest
 
 from config import FitSpec, build_config
 from running import planner
-from running.plan import Cost, Devices, Work, longest_first, make_plan
+from running.plan import Cost, Devices, Work, longest_first, make_plan, measured_cost
 from running.run import Prepared, Setup
 
 COSTS = {"a": Cost(1.0, 0.0, 0.0, 0), "b": Cost(1.0, 0.0, 0.0, 0), "c": Cost(2.0, 0.1, 10.0, 0)}
@@ -67,6 +67,39 @@ def test_teachers_cost_their_forward_passes_and_the_memory_of_their_weights():
     assert costs["b"].scaled(2.0) == Cost(4.0, 0.0, 0.0, 50, teach_seconds=1.0, weight_bytes=7)
     plan = make_plan([work], costs, seconds_left=50)
     assert left(plan) == [("a", 0, 3)] and plan.seconds == 50
+
+
+@pytest.mark.parametrize(("n_epochs", "step_seconds", "is_large", "n_saves"), [
+    (12, 1.0, False, 11), (1, 1.0, False, 0),
+    (12, 1.0, True, 0),         # two minutes
+    (12, 14.0, True, 2),        # epochs of 140 s: after the 5th and the 10th
+    (12, 90.0, True, 11)])      # epochs of 15 minutes
+def test_checkpoints_count_after_each_epoch_or_every_ten_minutes(n_epochs, step_seconds, is_large,
+                                                                n_saves):
+    cost = Cost(step_seconds, 0.0, 0.0, 0, save_seconds=30.0, is_large=is_large)
+    work = Work(FitSpec("a", 42, 0, 0), 10, n_epochs, 0)
+    assert work.seconds({"a": cost}, n_epochs) == n_epochs * 10 * step_seconds + n_saves * 30.0
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_the_checkpoint_of_a_measured_fit_is_timed_and_not_counted_twice(monkeypatch, is_large):
+    now = 0.0
+    monkeypatch.setattr("system.log.time.perf_counter", lambda: now)
+
+    def takes(seconds, result=None):
+        nonlocal now
+        now += seconds
+        return result
+
+    epochs = [{"seconds": 8.0}, {"seconds": 4.0, "peak_memory_bytes": 5, "micro_batch_size": 8,
+                                 "grad_checkpointing": 0}]
+    trained = SimpleNamespace(epochs=epochs)
+    # 12 s of epochs and a checkpoint, unless it is large
+    cost = measured_cost(lambda: takes(12.0 if is_large else 15.0, trained),
+                         lambda: takes(3.0, is_large), lambda n: takes(0.5 * n),
+                         lambda: takes(2.0), 4, (2, 6))
+    assert cost == Cost(1.0, 0.5, 4.0, 5, 2.0, micro_batch_size=8, save_seconds=3.0,
+                        is_large=is_large)
 
 
 def test_a_fold_goes_in_all_rounds():

@@ -15,8 +15,9 @@ def test_a_checkpointed_step_counts_four_forwards_and_saves_and_views_come_on_to
                     for checkpointed in (False, True))
     assert (plain.step_seconds, again.step_seconds) == (3 * batch, 4 * batch)
     assert plain.image_seconds == 8 and plain.teach_seconds == batch
-    saved = cost_of(30e12, 600e9 / 16, 0, False, config, ARGS)      # 600 s each ten minutes
-    assert saved.step_seconds == pytest.approx(2 * plain.step_seconds)
+    large, small = (cost_of(30e12, n, 0, False, config, ARGS) for n in (2e9 / 16, 0.5e9 / 16))
+    assert (large.save_seconds, large.is_large) == (pytest.approx(2.0), True)
+    assert (small.save_seconds, small.is_large) == (pytest.approx(0.5), False)
 
 
 def test_the_fits_are_those_of_the_mode():

@@ -261,11 +261,12 @@ def contract_of(data_path, job, scratch):
 
 
 def run_product(data_path, contract, folder, args, passed):
-    """The Outcome of the product's command; its split must be the contract's."""
+    """The Outcome of the product's command; its split must be the contract's. It trains the one
+    network that the peers train."""
     words = [sys.executable, "grandmaster_train.py", "--mode", "quick_test", "--data_path",
              str(data_path), "--results_dir", str(folder), "--experiment_name", "run",
              *(["--weights_dir", str(args.weights_dir)] if args.weights_dir else []), "--set",
-             *settings_of(contract.job), *passed]
+             *settings_of(contract.job), "model.frozen=", *passed]
     outcome = run_command(PRODUCT, words, folder / "log.txt", args.limit_seconds)
     if outcome.error:
         return outcome

@@ -77,8 +77,9 @@ def main():
             write_contest(catalog, few, judged, work / f"contest{seed}")
             for i, variant in enumerate(args.variants):
                 argv = ["--weights_dir", args.weights_dir, "--set", f"seed={seed}",
-                        "model.backbones=mobilenetv2_100", "data.n_folds=10", "optim.epochs=8",
-                        "predict.tta_views=1", "augment.policy=standard", *variant.split()]
+                        "model.backbones=mobilenetv2_100", "model.frozen=", "data.n_folds=10",
+                        "optim.epochs=8", "predict.tta_views=1", "augment.policy=standard",
+                        *variant.split()]
                 table[variant].append(score_variant(catalog, judged, work / f"contest{seed}", work,
                                                     f"v{i}s{seed}", argv))
     print(f"\nmacro-F1, {args.per_class} a class, {len(args.seeds)} seeds")

@@ -106,7 +106,7 @@ def frozen_seconds(config, view_seconds, n_train, n_test):
     """Seconds of all frozen members. view_seconds: of an image that the trained network predicts.
     """
     trained = operations_of(config, config.model.backbones[0])
-    operations = sum(reading_operations(config, operations_of(config, name), n_train, n_test)
+    operations = sum(reading_operations(config, name, n_train, n_test)
                      for name in config.model.frozen)
     return FITTED * view_seconds * operations / trained
 

@@ -104,56 +104,72 @@ def with_frozen_at_hand(networks, asked, find, n_train, n_test):
     config = networks.config
     trained = config.model.backbones
     lying = networks_in(config.runtime.weights_dir)
-    candidates = dict.fromkeys([*(trained or families(config)), *lying])
-    taken = [name for name in candidates if find(name).is_pretrained][:1]
+    if not trained:
+        everything = [*families(config), *lying]
+        taken = [name for name in everything if find(name).is_pretrained][:1]
+        if not taken and not asked:
+            raise UserError(
+                "with an empty model.backbones a run needs pretrained weights, and none were found "
+                f"for {', '.join(families(config))}: put one "
+                f"{into_weights_dir('NAME', config.runtime.weights_dir)}"
+                ", or name a network in model.frozen")
+    elif n_train + n_test > MOST_IMAGES:
+        taken = []
+    else:
+        taken = [name for name in trained if find(name).is_pretrained][:1]
+        others = [find(name) for name in dict.fromkeys([*trained, *lying])
+                  if name not in taken and name not in asked]
+        networks = with_others(networks, taken, others, n_train, n_test)
+        taken = networks.config.model.frozen
+    names = tuple(dict.fromkeys([*taken, *asked]))
+    return replace(networks, config=replace(config, model=replace(config.model, frozen=names)),
+                   weights=networks.weights | {name: find(name) for name in names})
+
+
+def with_others(networks, taken, others, n_train, n_test):
+    """The Networks whose frozen members are the names `taken`, and as many `others` as time allows.
+
+    others: [WeightsSource].
+    """
+    config = networks.config
+    names = list(taken)
     too_long = []
     left_out = []
-    if trained and (n_train + n_test > MOST_IMAGES):
-        taken = []
-    elif trained and taken:
-        budget = FROZEN_SHARE * training_operations(config, n_train)
-        others = []
-        for name in candidates:
-            if name in taken or name in asked or not find(name).is_pretrained:
-                continue
-            operations, problem = looked_at(config, find(name))
-            if problem:
+    operations = {}
+    for source in others:
+        if source.is_pretrained:
+            if problem := problem_of(config, source):
                 left_out.append(problem)
             else:
-                others.append((operations, name))
-        spent = reading_operations(config, operations_of(config, taken[0]), n_train, n_test)
-        for operations, name in sorted(others):
-            spent += reading_operations(config, operations, n_train, n_test)
-            (taken if spent <= budget else too_long).append(name)
-    names = tuple(dict.fromkeys([*taken, *asked]))
-    if not trained and not names:
-        raise UserError(
-            "with an empty model.backbones a run needs pretrained weights, and none were found for "
-            f"{', '.join(families(config))}: put one "
-            f"{into_weights_dir('NAME', config.runtime.weights_dir)}"
-            ", or name a network in model.frozen")
-    return replace(networks, config=replace(config, model=replace(config.model, frozen=names)),
-                   weights=networks.weights | {name: find(name) for name in names},
+                operations[source.model_name] = operations_of(config, source.model_name)
+    if operations:
+        budget = FROZEN_SHARE * training_operations(config, n_train)
+        spent = sum(reading_operations(config, name, n_train, n_test) for name in taken)
+        for name in sorted(operations, key=operations.get):
+            spent += reading_operations(config, name, n_train, n_test)
+            (names if spent <= budget else too_long).append(name)
+    return replace(networks, config=replace(config, model=replace(config.model,
+                                                                  frozen=tuple(names))),
                    too_long=tuple(too_long), left_out=tuple(left_out))
 
 
-def looked_at(config, source):
-    """(operations of a forward pass, '') of a network with pretrained weights, or (0, why one that
-    nobody named is left out)."""
+def problem_of(config, source):
+    """Why a network that nobody named is not read; '' if it can be."""
+    name = source.model_name
+    if name in config.model.backbones:
+        return ""
+    problem = sentence(source.timm_name, source.licence)
     try:
-        operations = operations_of(config, source.model_name)
-        if source.model_name not in config.model.backbones:
-            if reason := sentence(source.timm_name, source.licence):
-                raise UserError(reason)
-            build_network(source.model_name, n_classes=2, weights=source, model=config.model,
-                          image_size_px=config.data.image_size_px)
-        return operations, ""
+        build_network(name, n_classes=2, weights=source, model=config.model,
+                      image_size_px=config.data.image_size_px)
+        operations_of(config, name)
     except Exception as error:
         # some networks take images of one size alone, and a file may hold anything
         if fault_of(error):
             raise
-        return 0, (f"{source.model_name} lies in {config.runtime.weights_dir} and is left out of "
-                   f"the networks that are read without training: {first_line(error)[:200]}")
+        problem = first_line(error)[:200]
+    return problem and (f"{name} lies in {config.runtime.weights_dir} and is left out of the "
+                        f"networks that are read without training: {problem}")
 
 
 def operations_of(config, model_name):
@@ -161,10 +177,10 @@ def operations_of(config, model_name):
     return forward_operations(model_name, config.data.image_size_px)
 
 
-def reading_operations(config, operations, n_train, n_test):
+def reading_operations(config, name, n_train, n_test):
     """Operations that all images of a contest take a network that is not trained, at most."""
     n_views = min(MOST_VIEWS, config.predict.tta_views)
-    return operations * ((VERSIONS + n_views - 1) * n_train + n_views * n_test)
+    return operations_of(config, name) * ((VERSIONS + n_views - 1) * n_train + n_views * n_test)
 
 
 def training_operations(config, n_train):

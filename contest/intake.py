@@ -31,7 +31,7 @@ from contest.files import (
     without_suffix,
 )
 from contest.fixes import find_fixes, mended, without_fixes
-from contest.host import numbers_of_folds
+from contest.host import columns_of_folds, numbers_of_folds
 from contest.labels import (
     fail_without_images,
     labelled_rows,
@@ -44,15 +44,18 @@ from contest.problems import Findings
 from contest.sheets import how_to_read, is_sheet
 from contest.submission import Form, match_columns
 from contest.tables import (
+    are_row_numbers,
     check_used_table,
     find_class_names,
     find_form,
     find_label_table,
     find_sample,
     find_test_table,
+    is_no_number,
     read_tables,
     says_split,
 )
+from contest.targets import number_of
 from contest.units import numbered, with_units
 from system.parallel import parallel_map
 from utils import (
@@ -139,6 +142,7 @@ def read_files(files, data):
     if test_list is not None and not data.sample_submission:
         refuse_short_list(files, test_list, labelled, test, findings)
     report_folders(files, labelled, findings)
+    report_side_columns(label_table, labelled, data, findings)
     report_closed_sample(files, sample, findings)
     used = (label_table, sample, test_list, of_test)
     report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
@@ -360,6 +364,26 @@ def report_folders(files, labelled, findings):
     if blank:
         findings.warn("classes_alike", f"{counted(blank, 'class folder')} differ from another in "
                       "blanks alone: each is read as one class with it", blank)
+
+
+def report_side_columns(table, labelled, data, findings):
+    """A warning for columns of numbers beside the labels, which no network reads."""
+    if table is None or labelled.setting != table.path:
+        return
+    known = (*labelled.target_columns, data.group_column, data.fold_column)
+    side = [name for name in table.others(*known, *columns_of_folds(table))
+            if are_side_numbers(table.columns[name])]
+    if side:
+        them = "it is" if len(side) == 1 else "they are"
+        findings.warn("side_columns", f"{counted(side, 'column')} of numbers in {table.path!r} "
+                      f"beside the labels: {them} not used, as networks read images alone")
+
+
+def are_side_numbers(values):
+    """Whether a column holds several numbers, and does not only number its rows."""
+    found = {value for value in values if not is_no_number(value)}
+    return (len(found) > 2 and all(number_of(value) is not None for value in found)
+            and not are_row_numbers(values))
 
 
 def places_of_classes(labelled):

@@ -52,6 +52,7 @@ OWN_COLUMNS = (("id", "confidence"), ("sample_id", "fold"), ("sample_id", "sha25
 SPLIT_WORDS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation",
                          "dev", "public", "private", "holdout"))
 ROW_NUMBER = re.compile(r"index|level_\d+|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
+CLASS_WORD = re.compile(r"label|class|target|categor|diagnos")
 AT_THE_END = "unexpected end of data"      # what csv says of a quote that is never closed
 MOST_WITHOUT_CLASS = 0.2    # more one-hot rows without a 1 are images of none of the classes
 COCO = ("images", "annotations", "categories")
@@ -708,8 +709,7 @@ def find_target(table, form_columns, data, findings):
                if not says_split(table.columns[c])]
     if data.target_column:
         return asked_target(table, choices, data.target_column, findings)
-    hosts = columns_of_folds(table)
-    choices = [c for c in choices if c not in hosts or c in form_columns] or choices
+    choices = without_folds(table, choices, form_columns)
 
     readings = [c for c in choices if c in form_columns]
     if readings and len(readings) == len(form_columns):
@@ -749,6 +749,16 @@ def find_target(table, form_columns, data, findings):
             f", --task regression the numbers in {first_few(numbers)}" if numbers else ""),
     )
     return ()
+
+
+def without_folds(table, choices, form_columns):
+    """The columns that may hold the class, without those that look like a host's folds, if one of
+    the others reads like classes."""
+    hosts = columns_of_folds(table)
+    left = [c for c in choices if c not in hosts or c in form_columns]
+    are_clear = any(CLASS_WORD.search(c.lower()) or not are_whole_numbers(
+        set(table.columns[c]) - {""}) for c in left)
+    return left if are_clear else choices
 
 
 def same_split(labels, others):

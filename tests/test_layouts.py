@@ -279,6 +279,19 @@ def test_an_id_of_several_images_is_taught_to_each_of_them(tmp_path):
     np.testing.assert_array_equal(targets.weight[n_labelled:], np.float32([0.7, 0.7, 0.9, 0.9]))
 
 
+def test_columns_of_numbers_beside_the_labels_are_named_as_unused(tmp_path):
+    images(tmp_path / "train", [f"{i}.png" for i in range(12)])
+    table(tmp_path / "train.csv", ("no", "image", "label", "age", "height", "male", "site", "fold"),
+          *((i, f"{i}.png", "ab"[i % 2], 30 + i % 5, "" if i == 3 else i / 8, i % 2, "xyz"[i % 3],
+             i % 4) for i in range(12)))
+    contest = read_contest(tmp_path, DataConfig(target_column="label"))
+    said = [p.text for p in contest.problems if p.kind == "side_columns"]
+    assert said == ["2 columns ('age', 'height') of numbers in 'train.csv' beside the labels: they "
+                    "are not used, as networks read images alone"]
+    contest = read_contest(tmp_path, DataConfig(target_column="age,height", task="regression"))
+    assert "side_columns" not in {p.kind for p in contest.problems}
+
+
 # ---------------------------------------------------------------- folds of the host
 
 def test_a_column_of_folds_is_hinted_at_and_is_no_class(tmp_path):

@@ -135,6 +135,17 @@ class ModelConfig:
         "are not trained, only a classifier on their features, in all folds; auto: those that are "
         "trained or lie in runtime.weights_dir, up to the time that training takes; '': none",
     )
+    text: str = setting(
+        "off",
+        "a member that reads the words in images: on, off, or where a sample of training images "
+        "holds words enough (auto, as in competition_ready)",
+        choices=("auto", "on", "off"),
+    )
+    text_language: str = setting(
+        "",
+        "languages of the words, by Tesseract's names as in kor+eng; '': RapidOCR's Latin, Chinese "
+        "and Japanese",
+    )
     head: str = setting("linear", "classifier on pooled features", choices=("linear", "arcface"))
     arcface_centers: int = setting(
         1, "arcface centres per class; the nearest counts; 1: plain ArcFace", low=1, high=16
@@ -431,8 +442,9 @@ def pair_problems(config):
     for key, names in (("backbones", backbones), ("frozen", config.model.frozen)):
         if len(set(names)) < len(names):
             yield f"model.{key} must be different names, got {','.join(names)!r}"
-    if not backbones and not config.model.frozen:
-        yield "model.backbones must name at least one network unless model.frozen does, got ''"
+    if not backbones and not config.model.frozen and config.model.text != "on":
+        yield ("model.backbones must name at least one network unless model.frozen does or "
+               "model.text is on, got ''")
     yield from group_problems(config.augment.groups)
     yield from round_problems(config.rounds)
 
@@ -556,7 +568,8 @@ class Config:
 class FitSpec:
     """One training. Fold None is a refit on all labelled images.
 
-    frozen: only a classifier is trained, on the features of the pretrained network.
+    frozen: only a classifier is trained, on the features of the pretrained network. text: on the
+    words in the images.
     """
 
     backbone: str
@@ -564,9 +577,17 @@ class FitSpec:
     round: int
     fold: int | None
     frozen: bool = False
+    text: bool = False
+
+    @property
+    def is_trained(self):
+        """Whether a network is trained."""
+        return not (self.frozen or self.text)
 
     @property
     def name(self):
+        if self.text:
+            return f"text-s{self.seed}"
         if self.frozen:
             return f"frozen-{self.backbone}-s{self.seed}"
         return f"r{self.round}-{self.backbone}-s{self.seed}"
@@ -597,7 +618,7 @@ PRESETS = {
     "competition_ready": replace(
         BASE,
         mode="competition_ready",
-        model=replace(BASE.model, backbones=FAMILIES, head="arcface"),
+        model=replace(BASE.model, backbones=FAMILIES, head="arcface", text=AUTO),
         optim=replace(BASE.optim, focal_gamma=1.0),
         ensemble=replace(BASE.ensemble, refit=True),
         rounds=(Round(), replace(PSEUDO_ROUND, alpha=0.5, warm_start=True)),
@@ -881,7 +902,8 @@ def model_settings(config):
 def trained_model(model):
     """{name: value} of the ModelConfig's settings that trained networks depend on."""
     settings = asdict(model)
-    del settings["frozen"]
+    for name in ("frozen", "text", "text_language"):
+        del settings[name]
     return settings
 
 
@@ -902,7 +924,9 @@ def key_settings(config, *names):
 
 
 def key_spec(spec):
-    """A FitSpec as a stage's key holds it: a frozen member's keys have names of their own."""
+    """A FitSpec as a stage's key holds it: the keys of what is not trained have names of their own.
+    """
     values = asdict(spec)
-    del values["frozen"]
+    for name in ("frozen", "text"):
+        del values[name]
     return values

@@ -185,6 +185,7 @@ def predict(argv):
     args = make_parser().parse_intermixed_args(argv)      # images may follow a flag
     config = with_values(Config(), {"runtime.device": args.device, "runtime.workers": 0})
     predictor = load_predictor(args.run_folder, config)
+    reads_text = any(spec.text for spec in predictor.fits)
     if args.fast or not args.images:
         predictor = predictor.fast()      # all that is read
     if not args.no_verify:
@@ -195,6 +196,8 @@ def predict(argv):
     table_file = file_at(out)
     if args.export:
         show(export_onnx(predictor.fast(), file_at(out.with_name(f"{name}.onnx"))))
+        if reads_text:
+            show("the text member of the run's blend is left out: an ONNX model is one network")
     if not args.images:
         if args.export:
             return DONE

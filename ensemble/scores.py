@@ -136,9 +136,9 @@ class Rows:
 def rows_of(prepared, sources, log):
     """The Rows of these sources."""
     common = set.intersection(*folds_of(sources))
-    # frozen members have all folds, also those that the run was asked to leave out
+    # members that are not trained have all folds, also those that the run was asked to leave out
     trained = {name: members for name, members in sources.items()
-               if not any(fitted.result.spec.frozen for _, fitted in members)}
+               if all(fitted.result.spec.is_trained for _, fitted in members)}
     every = set.union(*folds_of(trained or sources))
     if common < every:
         log.warn(f"scores and weights are those of {len(common)} of {len(every)} folds, which all "

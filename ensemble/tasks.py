@@ -135,6 +135,8 @@ def without_class_parts(config, why):
         raise UserError(f"model.frozen {why}: name a network in model.backbones")
     if model.frozen:
         said.append(f"no frozen members: their classifier {why}")
+    if model.text == "on":
+        said.append(f"no text member: its classifier {why}")
     optim = config.optim
     if optim.focal_gamma:
         said.append(f"no focal loss: it {why}")
@@ -149,7 +151,7 @@ def without_class_parts(config, why):
         also = f", and {n_out} round(s) of them alone left out" if n_out else ""
         said.append(f"no pseudo-labels{also}: they {why.replace('needs', 'need')}")
     config = replace(
-        config, rounds=rounds, model=replace(model, head="linear", frozen=()),
+        config, rounds=rounds, model=replace(model, head="linear", frozen=(), text="off"),
         augment=replace(config.augment, groups="off"),
         optim=replace(optim, focal_gamma=0.0, class_weight_power=0.0))
     return config, tuple(said)

@@ -18,6 +18,8 @@ train          the training loop: fit()
 inference      Predictions, views, the inference loop
 evidence       where in an image a network sees a class
 frozen         classifiers on the features of a network that is not trained
+words          where an image holds text, which way up, and what it says
+texts          classifiers on that
 torch_private  private parts of torch, each behind a named function
 
 May import utils, config, system, contest, data_loader and shift.

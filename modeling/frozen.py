@@ -49,23 +49,31 @@ def fit_heads(features, labels, folds, weigh, workers=1):
     """{fold: Linear} on features (m, n, D), each fitted on the rows of all other folds.
 
     labels, folds (n,). weigh(labels) -> (C,): the weight of an image of each class in the loss.
-
-    The strength of fold k's classifier has the least log loss on the neighbouring folds k - 1 and
-    k + 1, predicted by classifiers that saw neither that fold nor k. A classifier without two
-    neighbouring folds serves both. With two folds nothing is left to choose on: the middle one.
     """
-    fit = partial(fit_head, features, labels, weigh)
+    return fit_by_fold(partial(fit_head, features, labels, weigh),
+                       lambda head, rows: mean_loss(head, features, labels, rows),
+                       folds, STRENGTHS, workers)
+
+
+def fit_by_fold(fit, loss, folds, strengths, workers=1):
+    """{fold: classifier}: fit(rows (n,) bool, strength) on the rows of all other folds (n,).
+
+    The strength of fold k's classifier has the least loss(classifier, rows) on the neighbouring
+    folds k - 1 and k + 1, predicted by classifiers that saw neither that fold nor k. A classifier
+    without two neighbouring folds serves both. With two folds nothing is left to choose on: the
+    middle one.
+    """
     names = np.unique(folds).tolist()
-    chosen = dict.fromkeys(names, STRENGTHS[len(STRENGTHS) // 2])
+    chosen = dict.fromkeys(names, strengths[len(strengths) // 2])
     if len(names) > 2:
         pairs = list(zip(names, [*names[1:], names[0]], strict=True))
-        tried = [(pair, strength) for strength in STRENGTHS for pair in pairs]
+        tried = [(pair, strength) for strength in strengths for pair in pairs]
         heads = parallel_map(lambda each: fit(~np.isin(folds, each[0]), each[1]), tried, workers)
-        losses = {(name, strength): [] for name in names for strength in STRENGTHS}
+        losses = {(name, strength): [] for name in names for strength in strengths}
         for (pair, strength), head in zip(tried, heads, strict=True):
             for name, other in (pair, pair[::-1]):
-                losses[name, strength].append(mean_loss(head, features, labels, folds == other))
-        chosen = {name: min(STRENGTHS, key=lambda s, name=name: np.mean(losses[name, s]))
+                losses[name, strength].append(loss(head, folds == other))
+        chosen = {name: min(strengths, key=lambda s, name=name: np.mean(losses[name, s]))
                   for name in names}
     heads = parallel_map(lambda name: fit(folds != name, chosen[name]), names, workers)
     return dict(zip(names, heads, strict=True))

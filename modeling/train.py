@@ -48,6 +48,7 @@ from utils import (
 
 WEIGHTS = "weights.safetensors"
 SHARED = "shared.safetensors"    # beside them, if several fits share all but the head
+TEXT = "text.npz"      # in their place, of a fit on words
 RESTARTS = "restarts.json"      # of a fit that began again
 FIRST_OVERFLOWS = 16            # of fp16, until the loss's scale is 1
 # a checkpoint this large is written at most so often, and when a signal stops the fit
@@ -92,7 +93,7 @@ class FitResult:
     @property
     def weights(self):
         """The file of its weights."""
-        return self.folder / WEIGHTS
+        return self.folder / (TEXT if self.spec.text else WEIGHTS)
 
     @property
     def is_given_up(self):

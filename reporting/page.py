@@ -239,9 +239,9 @@ def losses_of(done):
 def curve_panels(fitted, folder, metric):
     """[(backbone, panels, sentences)]: training loss, then loss and score of valid images.
 
-    All panels of a kind share a scale. A frozen fit has no curve. folder: of the run.
+    All panels of a kind share a scale. What is not trained has none. folder: of the run.
     """
-    fitted = {spec: done for spec, done in fitted.items() if not spec.frozen}
+    fitted = {spec: done for spec, done in fitted.items() if spec.is_trained}
     valid = {spec: read_curve(curve_path(folder, done.result.folder.name))
              for spec, done in fitted.items()}
     kinds = {

@@ -13,7 +13,11 @@ place         a job's device, its loading processes, its log
 predicting    a finished fit predicts
 curves        loss and score of valid images while a fit trains
 fits          one fit as a job: what it learns from, how it is trained
-frozen        features of networks that are not trained, and their classifiers
+members       members that are not trained: a classifier in each fold on what is read once
+frozen        features of networks that are not trained
+words         the words in all images, each image read once
+text          the member on them, and whether it is worth its time
+first         the members that begin a run
 plan          what fits cost, and what to leave out to end in time
 costs         measuring that where fits run
 threads       how many threads compute beside other programs

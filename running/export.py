@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from data_loader import LETTERBOX_FILL
-from utils import RunError, import_extra, plain, write_json
+from utils import RunError, UserError, import_extra, plain, write_json
 
 TOLERANCE = 1e-3
 RESIZE = {
@@ -80,6 +80,9 @@ def export_onnx(predictor, path):
 
     Returns a sentence about both, with the largest difference from torch.
     """
+    if predictor.best.text:
+        raise UserError("--export onnx writes a network, and the run's blend has only the text "
+                        "member: use predict.py with images")
     onnx = import_extra("onnx", "--export onnx")
     import_extra("onnxscript", "--export onnx")      # torch's exporter needs it
     module = Exported(predictor.network(predictor.best).cpu(),

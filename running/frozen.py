@@ -1,10 +1,6 @@
 """Frozen members: what pretrained networks say of all images, and a classifier on it in each fold.
 
-    names = prepared.config.model.frozen
-    fits = frozen_fits(setup, prepared, names, executor, log)    # {FitSpec: Fitted}, all folds
-
-A member's features are read once. Then each fold has the two stages of any fit: the weights of a
-whole network, whose head is the fold's classifier, and what it predicts.
+A member's features are read once. What its folds keep is a classifier, and one network for all.
 """
 import functools
 import itertools
@@ -12,28 +8,24 @@ import math
 import os
 import shutil
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
-from config import key_spec
-from modeling.compute import Compute, untimed
 from modeling.frozen import MOST_VIEWS, Linear, few_enough, fit_heads
-from modeling.inference import Features, Predictions, by_units, save_views
-from modeling.losses import class_weights
+from modeling.inference import Features
 from modeling.memory import peak_memory_bytes, reset_peak_memory
 from modeling.network import forward_operations
 from modeling.norms import fused
 from modeling.train import SHARED, WEIGHTS, seed_everything, write_history, write_tensors
-from running.executor import Job
 from running.fits import augments_of
+from running.members import Member
 from running.place import Notes, need_weights, with_loading
-from running.predicting import Inference, network_of, source_of, splits_of, views_of
+from running.predicting import Inference, network_of, splits_of, views_of
 from running.rounds import frozen_specs
-from running.run import FitStages, Prepared, finished_fit, keep_warnings
+from running.run import keep_warnings
 from system.log import Timer, duration
 from system.machine import need_space
 from system.stages import Stage, is_intact, make
@@ -43,60 +35,26 @@ BUDGET_SHARE = 0.25     # of the time that is left, for all frozen members but t
 AUGMENTED = "augmented"      # training images as a fit would see them
 
 
-def frozen_fits(setup, prepared, names, executor, log):
-    """{FitSpec: Fitted} of the frozen members among `names`, those finished before too."""
-    compute = compute_of(setup)
-    specs = [spec for spec in frozen_specs(prepared.config) if spec.backbone in names]
-
-    def finished():
-        each = {spec: finished_fit(spec, frozen_stages(prepared, spec, compute), compute,
-                                   prepared.config.optim, log) for spec in specs}
-        return {spec: done for spec, done in each.items() if done}
-
-    before = finished()
-    to_do = dict.fromkeys(spec.backbone for spec in specs if spec not in before)
-    jobs = [Job(name, FrozenJob(name, prepared, compute), f"frozen {name}")
-            for name in in_time(setup, prepared, list(to_do), compute, log)]
-    for _ in executor.run(jobs, log):
-        pass
-    return finished() if jobs else before
-
-
-def in_time(setup, prepared, names, compute, log):
-    """The first of `names` that BUDGET_SHARE of the time until the last fit must end allows, by
+def in_time(setup, members, log):
+    """The first of [Frozen] that BUDGET_SHARE of the time until the last fit must end allows, by
     what the run's first frozen member took. Without a deadline or before it: all."""
-    first = prepared.config.model.frozen[0]
-    heads = heads_stage(prepared, first, compute)
-    if setup.ends_by == setup.deadline == math.inf or not heads.is_done:
-        return names
+    if setup.ends_by == setup.deadline == math.inf or not members:
+        return members
+    first = replace(members[0], backbone=members[0].prepared.config.model.frozen[0])
+    if not first.heads.is_done:
+        return members
     seconds_left = min(setup.deadline, setup.ends_by) - time.perf_counter()
-    stages = [features_stage(prepared, first, compute), heads]
-    taken = sum(read_json(stage.folder / "cost.json")["seconds"] for stage in stages)
-    side_px = prepared.config.data.image_size_px
-    pace = taken / forward_operations(first, side_px)
-    planned = itertools.accumulate(pace * forward_operations(name, side_px) for name in names)
-    allowed = [name for name, seconds in zip(names, planned, strict=True)
+    taken = sum(read_json(stage.folder / "cost.json")["seconds"]
+                for stage in (first.features, first.heads))
+    pace = taken / first.operations
+    planned = itertools.accumulate(pace * member.operations for member in members)
+    allowed = [member for member, seconds in zip(members, planned, strict=True)
                if seconds <= BUDGET_SHARE * seconds_left]
-    if late := names[len(allowed):]:
+    if late := [member.backbone for member in members[len(allowed):]]:
         log.warn(f"{', '.join(late)} left out of the networks that are read without training: of "
                  f"the time left, {duration(max(0.0, seconds_left))}, they would take more than "
                  f"{BUDGET_SHARE:.0%}")
     return allowed
-
-
-def described(setup, prepared):
-    """The frozen members in a plan, line by line."""
-    compute = compute_of(setup)
-    for name in prepared.config.model.frozen:
-        mine = [spec for spec in frozen_specs(prepared.config) if spec.backbone == name]
-        is_done = all(frozen_stages(prepared, spec, compute).state == "done" for spec in mine)
-        state = "done" if is_done else "to do"
-        yield f"{mine[0].name}  {len(mine)} folds without training, before all fits: {state}"
-
-
-def compute_of(setup):
-    """How frozen networks compute."""
-    return untimed(setup.config.runtime, setup.machine["precision"])
 
 
 # ---------------------------------------------------------------- stages
@@ -122,41 +80,33 @@ def heads_stage(prepared, backbone, compute):
                     inputs=[features.key])
 
 
-def frozen_stages(prepared, spec, compute):
-    """The FitStages of a frozen fit."""
-    heads = heads_stage(prepared, spec.backbone, compute)
-    parent = prepared.folder / f"fold_{spec.fold}"
-    training = Stage.of(parent, spec.name, version=2, settings=key_spec(spec), inputs=[heads.key])
-    prediction = Stage.of(parent, f"predict-{spec.name}", version=1, settings={},
-                          inputs=[training.key])
-    return FitStages(training, prediction)
-
-
 def n_views(config):
     return min(MOST_VIEWS, config.predict.tta_views)
 
 
 # ---------------------------------------------------------------- the work
 
-@dataclass(frozen=True)
-class FrozenJob:
-    """Makes all stages of one frozen member. Call it with a Site."""
+@dataclass(frozen=True, eq=False)
+class Frozen(Member):
+    """A pretrained network as it is."""
 
     backbone: str
-    prepared: Prepared
-    compute: Compute
+    version = 2
 
-    def __call__(self, site):
+    @property
+    def name(self):
+        return f"frozen {self.backbone}"
+
+    @property
+    def operations(self):
+        """Of its forward pass on an image."""
+        return forward_operations(self.backbone, self.prepared.config.data.image_size_px)
+
+    def read(self, site):
         need_weights(self.prepared.weights[self.backbone])
         for stage in (self.features, self.heads):
             is_intact(stage, site.log)      # a damaged one is made again
-        runtime = self.prepared.config.runtime
-        with_loading(site, runtime, Notes(site.log), self.make_features)
-        make(self.heads, partial(self.train, site), site.log)
-        for spec in self.specs:
-            training, prediction = frozen_stages(self.prepared, spec, self.compute)
-            make(training, partial(self.keep_network, spec), site.log, prediction)
-            make(prediction, partial(self.predict, spec), site.log)
+        with_loading(site, self.prepared.config.runtime, Notes(site.log), self.make_features)
 
     @functools.cached_property
     def specs(self):
@@ -173,9 +123,9 @@ class FrozenJob:
     # ------------------------------------------------------------ features
 
     def make_features(self, place):
-        return make(self.features, partial(self.read, place), place.log)
+        return make(self.features, partial(self.see, place), place.log)
 
-    def read(self, place, folder):
+    def see(self, place, folder):
         """Leave a file of Features per split."""
         prepared = self.prepared
         config = prepared.config
@@ -248,10 +198,9 @@ class FrozenJob:
         rng = np.random.default_rng(seed_of(prepared.config.seed, "frozen", self.backbone))
         rows = few_enough(train.label, len(splits), len(prepared.classes), rng)
         versions = np.concatenate([self.load(split).of(ids[rows].tolist())[:1] for split in splits])
-        weigh = partial(weights_of_classes, prepared)
         with Timer() as timer:
-            heads = fit_heads(versions, train.label[rows], prepared.folds.fold[rows], weigh,
-                              site.cores)
+            heads = fit_heads(versions, train.label[rows], prepared.folds.fold[rows],
+                              self.weigh, site.cores)
         site.log.say(f"frozen {self.backbone}: classifiers of {len(heads)} folds, strength "
                      f"{', '.join(f'{head.strength:g}' for head in heads.values())}, "
                      f"{timer.seconds:.0f} s")
@@ -261,7 +210,7 @@ class FrozenJob:
         write_tensors(network, folder / SHARED)
         write_json(folder / "cost.json", {"seconds": timer.seconds})
 
-    def keep_network(self, spec, folder):
+    def keep(self, spec, folder):
         """Leave the weights and the history of a fit: its fold's classifier, and the network that
         all folds share."""
         head = load_heads(self.heads.folder / "heads.npz")[spec.fold]
@@ -278,25 +227,12 @@ class FrozenJob:
             "grad_checkpointing": 0, "out_of_memory": 0,
             "peak_memory_bytes": reading["peak_memory_bytes"], "strength": head.strength}], folder)
 
-    def predict(self, spec, folder):
-        """Leave valid.npz, valid_testlike.npz, test.npz as any fit, from the features."""
-        prepared = self.prepared
+    def logits(self, spec, split, ids):
+        """{view: (n, C)} of samples."""
         head = load_heads(self.heads.folder / "heads.npz")[spec.fold]
-        valid = prepared.folds.sample_id[prepared.folds.valid_rows(spec.fold)].tolist()
-        for split in splits_of(prepared, prepared.folds.valid_rows(spec.fold)):
-            features = self.load(split)
-            ids = features.sample_id.tolist() if split == "test" else valid
-            probs = softmax(features.of(ids) @ head.weight.T + head.bias, axis=-1)
-            views = {view: Predictions(np.array(ids), each, tuple(prepared.classes), split,
-                                       (source_of(spec),))
-                     for view, each in zip(features.views, probs, strict=True)}
-            save_views(by_units(views, prepared.unit_of(split)), folder / f"{split}.npz")
-
-
-def weights_of_classes(prepared, labels):
-    """The weight (C,) of an image of each class in the loss, by labels (n,)."""
-    counts = np.bincount(labels, minlength=len(prepared.classes))
-    return class_weights(counts, prepared.config.optim.class_weight_power).numpy()
+        features = self.load(split)
+        logits = features.of(ids) @ head.weight.T + head.bias
+        return dict(zip(features.views, logits, strict=True))
 
 
 def share(source, target):

@@ -37,7 +37,7 @@ class HeatMaps:
         self.best = {}      # {fold: (spec, Fitted)}
         for spec, done in fits.items():
             weight = blend.weights.get(spec.name, 0)
-            if spec.fold is not None and weight > 0:
+            if spec.fold is not None and weight > 0 and not spec.text:
                 kept = self.best.setdefault(spec.fold, (spec, done))
                 if weight > blend.weights[kept[0].name]:
                     self.best[spec.fold] = (spec, done)

@@ -1,7 +1,7 @@
 """The stages of a run, in order. Nothing here asks for the mode: modes, folds, rounds are values.
 
-audit -> weights -> shift -> folds -> frozen members -> for each round x fold x backbone: fit,
-predict -> blend -> submission and report
+audit -> weights -> shift -> folds -> members that are not trained -> for each round x fold x
+backbone: fit, predict -> blend -> submission and report
 """
 import contextlib
 import math
@@ -26,17 +26,19 @@ from reporting.summary import closing_lines
 from running.conclusion import conclude, first_look
 from running.costs import machine_facts
 from running.executor import CODE, make_executor
+from running.first import affordable, members_of
 from running.forecast import forecast
-from running.frozen import frozen_fits
 from running.heatmaps import HeatMaps
 from running.hurry import hurried
 from running.introduction import begin, introduce
 from running.makers import stages_used, warn_of_other_versions
+from running.members import member_fits
 from running.networks import with_networks
 from running.planner import Planner, nothing_planned, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
 from running.run import Setup, usable
+from running.text import with_text
 from running.threads import same_threads_after, settle_threads
 from running.trackers import tracker
 from shift.groups import named_classes
@@ -77,15 +79,16 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends
             prepared = prepare(setup, log)
             scores = FoldScores(prepared.label_of, setup.metric)
             settle_threads(setup, prepared, log)
-            frozen, first = first_of_all(setup, prepared, executor, log, answers)
+            prepared = with_text(setup, prepared, log)
+            untrained, first = first_of_all(setup, prepared, executor, log, answers)
             known = None
             if setup.ends_by < math.inf and specs_left(prepared):
                 prepared, known = hurried(setup, prepared, executor, log)
             page = Page(setup, prepared, scores, log)
             page.first = first
-            trained, planned = run_rounds(setup, prepared, executor, scores, page, frozen, log,
+            trained, planned = run_rounds(setup, prepared, executor, scores, page, untrained, log,
                                           known)
-            fits = frozen | trained
+            fits = untrained | trained
             result = blended(prepared, setup.metric, kept_fits(fits), log)
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
                              planned=planned, seconds=timer.seconds)
@@ -190,25 +193,25 @@ def deadline_of(runtime, start):
 
 
 def first_of_all(setup, prepared, executor, log, answers):
-    """({FitSpec: Fitted} of the frozen members, what the page says of the submission by them).
+    """({FitSpec: Fitted} of what is not trained, what the page says of the submission by it).
 
     There is one after the first member, and a better one after all.
     """
-    frozen = {}
+    fits = {}
     first = None
-    names = prepared.config.model.frozen
-    for some in filter(None, (names[:1], names[1:])):
-        made = frozen_fits(setup, prepared, some, executor, log)
-        frozen |= made
+    members = members_of(setup, prepared)
+    for some in filter(None, (members[:1], members[1:])):
+        made = member_fits(some, partial(affordable, setup, log), executor, log)
+        fits |= made
         if made and specs_left(prepared):
-            first = first_look(setup, prepared, frozen, log, answers)
-    return frozen, first
+            first = first_look(setup, prepared, fits, log, answers)
+    return fits, first
 
 
-def run_rounds(setup, prepared, executor, scores, page, frozen, log, known=None):
+def run_rounds(setup, prepared, executor, scores, page, untrained, log, known=None):
     """({FitSpec: Fitted} of all rounds, what was planned). A round reads only the ones before.
 
-    frozen: {FitSpec: Fitted} that the page shows too. known: Measurements made before.
+    untrained: {FitSpec: Fitted} that the page shows too. known: Measurements made before.
     """
     specs = specs_left(prepared)
     if not specs:
@@ -218,8 +221,8 @@ def run_rounds(setup, prepared, executor, scores, page, frozen, log, known=None)
         log.say(line)
     warn_of_other_versions(setup.folder, stages_used(prepared, planner.folders_done()), log)
     need_space(setup.folder, planner.needed_bytes, f"{len(planner.first.epochs)} fit(s)")
-    shown = [*frozen, *specs]
-    page.show(frozen, shown)
+    shown = [*untrained, *specs]
+    page.show(untrained, shown)
 
     fitted = {}
     width = max(len(f"fit {len(specs)}/{len(specs)} {spec.title}") for spec in specs)
@@ -229,7 +232,7 @@ def run_rounds(setup, prepared, executor, scores, page, frozen, log, known=None)
             for spec, seconds in executor.run(jobs, log):
                 fitted[spec] = planner.finished(spec, fitted)
                 planner.learn(spec, fitted[spec], seconds)
-                page.show(frozen | fitted, shown)
+                page.show(untrained | fitted, shown)
 
     in_order = {spec: fitted[spec] for spec in specs if spec in fitted}
     return in_order, kept_plan(prepared, planner.outcome(in_order), in_order, log)

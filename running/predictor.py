@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch.nn import functional as F
 
 from config import Config, FitSpec, ModelConfig
@@ -31,17 +32,28 @@ from modeling.compute import precisions, untimed
 from modeling.inference import Predictions, View, by_units, joined_views
 from modeling.network import input_size_px, timm_arguments
 from modeling.norms import fused
+from modeling.texts import TextHead, text_of
 from modeling.train import SHARED, load_statistics, read_tensors
+from modeling.words import what_is_missing
 from running.costs import machine_facts
 from running.place import place_on
 from running.predicting import ADAPTED, Inference, source_of, square_of, views_of
 from running.stored import NAME, StoredFit, read_run
+from running.words import (
+    TEST,
+    WordReader,
+    is_mirrored,
+    line_of,
+    lines_in,
+    pictures_in,
+    read_pictures,
+)
 from system.log import EventLog, progress
 from system.machine import usable_cores
-from utils import write_json
+from utils import UserError, write_json
 
 CHUNK_IMAGES = 4096      # read at a time, so that their cached pixels stay within a few GB of disk
-NO_MODEL_SETTINGS = ("backbones", "frozen", "pretrained")
+NO_MODEL_SETTINGS = ("backbones", "frozen", "pretrained", "text")
 SETTINGS = ("data.image_size_px", "data.resize", "optim.micro_batch_size",
             *(f"model.{f.name}" for f in fields(ModelConfig) if f.name not in NO_MODEL_SETTINGS))
 
@@ -68,6 +80,7 @@ def write_predictor(setup, prepared, fits, blend):
         "unit": setup.contest.unit_column,
         "blend": blend,
         "views": list(dict.fromkeys(views)),
+        "mirrored_text": is_mirrored(prepared, TEST),
         "fits": [fit_facts(prepared, spec, fitted) for spec, fitted in fits.items()],
     })
 
@@ -83,7 +96,12 @@ def fit_facts(prepared, spec, fitted):
     tagged: timm's name of the weights that its own began with, '' for those of the backbone's name.
     timm: the arguments of timm.create_model. adapted: the statistics of its adapted views, or ''.
     is_shared: whether SHARED lies beside the weights, with what they lack.
+    A fit on words has no network.
     """
+    weights = fitted.result.weights.relative_to(prepared.folder).as_posix()
+    if spec.text:
+        return {"backbone": spec.backbone, "tagged": "", "compute": fitted.compute, "timm": {},
+                "weights": weights, "adapted": "", "spec": spec}
     adapted = fitted.predict_stage.folder / ADAPTED
     side_px = input_size_px(spec.backbone, prepared.config.data.image_size_px)
     return {
@@ -91,7 +109,7 @@ def fit_facts(prepared, spec, fitted):
         "tagged": prepared.weights[spec.backbone].tagged,
         "compute": fitted.compute,
         "timm": timm_arguments(prepared.weights[spec.backbone], side_px),
-        "weights": fitted.result.weights.relative_to(prepared.folder).as_posix(),
+        "weights": weights,
         "adapted": adapted.relative_to(prepared.folder).as_posix() if adapted.exists() else "",
         "is_shared": fitted.result.weights.with_name(SHARED).exists(),
         "spec": spec,
@@ -118,7 +136,7 @@ def predictor_of(stored):
     inference = Inference(stored.config, stored.classes, place, stored.task)
     return Predictor(inference, fits, stored.views,
                      stored.blend, stored.metric, stored.long_side_px, stored.class_names,
-                     stored.white_level, stored.unit)
+                     stored.white_level, stored.unit, stored.mirrored_text)
 
 
 def can_compute(device, made_on, compute):
@@ -151,7 +169,7 @@ class Predictor:
 
     fits: {FitSpec: StoredFit}, the best single one first. views: all of the run's.
     long_side_px: of the images' cache. white_level: of 16-bit images. unit: the column of ids that
-    have several images, '' if none have.
+    have several images, '' if none have. mirrored_text: whether words in images may be mirrored.
     """
 
     inference: Inference
@@ -163,6 +181,7 @@ class Predictor:
     class_names: tuple[str, ...]
     white_level: int = WHITE_LEVEL
     unit: str = ""
+    mirrored_text: bool = False
 
     @property
     def config(self) -> Config:
@@ -174,8 +193,8 @@ class Predictor:
 
     @property
     def best(self):
-        """The FitSpec of the best single fit."""
-        return next(iter(self.fits))
+        """The FitSpec of the best single fit, of a network if there is one."""
+        return min(self.fits, key=lambda spec: spec.text)
 
     def fast(self):
         """The best single fit in the plain view, at its temperature."""
@@ -184,7 +203,7 @@ class Predictor:
         return replace(self, fits={self.best: self.fits[self.best]}, blend=alone)
 
     def network(self, spec):
-        """The trained network of a fit."""
+        """The network of a fit."""
         fit = self.fits[spec]
         return self.inference.network(spec, fit.source, fit.compute, fit.weights).eval()
 
@@ -235,8 +254,13 @@ class Predictor:
         loader = self.inference.loader({"new": (catalog.sample_id, pixels, plain)})
         by_source = {}
         read = functools.cache(partial(self.read_frozen, loader))
+        texts = functools.cache(partial(self.texts, catalog))
         for spec in progress(self.fits, desc="fits"):
-            predict = partial(self.predict_frozen, read) if spec.frozen else self.predict_fit
+            predict = self.predict_fit
+            if spec.frozen:
+                predict = partial(self.predict_frozen, read)
+            if spec.text:
+                predict = partial(self.predict_texts, texts)
             views = by_units(predict(spec, loader), catalog.unit_of)
             by_source.setdefault(spec.name, []).append(views)
         return self.blend.apply({name: joined_views(each, Predictions.mean)
@@ -264,6 +288,24 @@ class Predictor:
         network = fused(self.network(spec))
         return self.inference.features(spec.backbone, self.fits[spec].compute, network, loader,
                                        "new", self.blended_views(spec))
+
+    def texts(self, catalog):
+        """(sample ids, [text]) of the images. UserError if they cannot be read here."""
+        language = self.config.model.text_language
+        if missing := what_is_missing(language):
+            fast = "" if self.best.text else ", or predict with --fast"
+            raise UserError(f"the run's blend has a text member, and {missing}{fast}")
+        reader = WordReader(language, self.mirrored_text, self.white_level)
+        found = read_pictures(reader, pictures_in(catalog), usable_cores())
+        return catalog.sample_id, [text_of(map(line_of, lines_in(each))) for each in found]
+
+    def predict_texts(self, read, spec, loader):
+        """As `predict_fit`; folds share what `read`() says of all images."""
+        sample_id, texts = read()
+        logits = TextHead.load(self.fits[spec].weights).logits(texts)
+        view, = self.blend.views[spec.name]
+        return {view: Predictions(np.asarray(sample_id), softmax(logits, axis=-1), self.classes,
+                                  "new", (source_of(spec),))}
 
     def predict_fit(self, spec, loader):
         """{view name: Predictions} of one fit in the views that the blend uses."""

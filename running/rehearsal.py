@@ -8,11 +8,13 @@ from data_loader import make_folds
 from ensemble.scores import FoldScores
 from ensemble.tasks import TASKS
 from modeling.weights import WeightsSource
-from running.frozen import described
+from running.first import members_of
+from running.members import described
 from running.planner import Planner, specs_left
 from running.preparing import cache_side_px, prepare, unmeasured_shift
 from running.rounds import allowed_rounds
 from running.run import Keys, Prepared
+from running.text import rehearsed_text
 
 
 class NoiseImages:
@@ -49,7 +51,8 @@ def print_plan(setup, executor, log):
         log.say("the images were not read yet: steps are timed on noise images, and reading them "
                 "and measuring the shift come on top")
         prepared = rehearsed(setup, log)
-    for line in described(setup, prepared):
+    prepared, unknown = rehearsed_text(prepared)
+    for line in [*described(members_of(setup, prepared)), *filter(None, [unknown])]:
         say(line)
     specs = specs_left(prepared)
     if not specs:

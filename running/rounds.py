@@ -45,10 +45,16 @@ def frozen_specs(config):
             for backbone in config.model.frozen for fold in range(config.data.n_folds)]
 
 
+def text_specs(config):
+    """The FitSpecs of the member that reads words: all folds, if there is one."""
+    folds = range(config.data.n_folds) if config.model.text == "on" else ()
+    return [FitSpec("text", config.seed, 0, fold, text=True) for fold in folds]
+
+
 def planned_specs(config):
     """The FitSpecs of all rounds, in the order in which one device trains them.
 
-    Without the frozen members, which come before all rounds.
+    Without the members that are not trained, which come before all rounds.
     """
     return [spec for number in range(len(config.rounds)) for spec in round_specs(config, number)]
 

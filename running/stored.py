@@ -68,6 +68,7 @@ class StoredRun:
     made_on: torch.device
     white_level: int
     unit: str
+    mirrored_text: bool = False
 
 
 def read_run(folder, config):
@@ -120,7 +121,8 @@ def stored_run(stored, folder, config):
         long_side_px=checked("long_side_px", stored["long_side_px"], int),
         made_on=torch.device(checked("device", stored["device"], str)),
         white_level=checked("white_level", stored.get("white_level", WHITE_LEVEL), int),
-        unit=checked("unit", stored.get("unit", ""), str))
+        unit=checked("unit", stored.get("unit", ""), str),
+        mirrored_text=checked("mirrored_text", stored.get("mirrored_text", False), bool))
 
 
 def stored_fit(fit, folder):
@@ -188,6 +190,8 @@ def problems_of(run):
         if view.symmetry not in SYMMETRIES or view.scale <= 0:
             yield f"a view must be one of this program's, got {view}"
     for spec, fit in run.fits.items():
+        if spec.text:
+            continue
         if not timm.is_model(spec.backbone):
             yield f"a backbone must be a model of timm, got {spec.backbone!r}"
         tagged = fit.source.tagged

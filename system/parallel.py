@@ -1,10 +1,15 @@
 """Work in parallel: threads for work that releases the interpreter lock, processes for the rest."""
+import collections
+import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
+from typing import NamedTuple
 
 import cv2
 import torch
@@ -84,3 +89,91 @@ def parallel_map(function, items, workers, description=""):
         return [function(item) for item in progress(items, desc=description)]
     with ThreadPoolExecutor(workers) as executor:
         return list(progress(executor.map(function, items), desc=description, total=len(items)))
+
+
+# ---------------------------------------------------------------- where a call may hang or die
+
+class Lost(NamedTuple):
+    """In place of a result, why there is none."""
+
+    reason: str
+
+
+def guarded_map(function, items, workers, seconds):
+    """Yields (i, function(items[i])) as each is done in one of `workers` processes, at least one.
+
+    (i, Lost) where the call raised ValueError, took more than `seconds` or ended its process; only
+    that item is lost. Any other exception is raised here. function: picklable outside Linux.
+    """
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    items = list(items)
+    left = collections.deque(range(len(items)))
+    busy = {}      # {pipe: (process, index of its item, when it must be done)}
+    return_freed_memory()
+
+    def begin():
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(function, there), daemon=True)
+        process.start()
+        there.close()
+        give(here, process)
+
+    def give(pipe, process):
+        i = left.popleft()
+        pipe.send(items[i])
+        busy[pipe] = process, i, time.monotonic() + seconds
+
+    try:
+        for _ in range(min(max(1, workers), len(items))):
+            begin()
+        while busy:
+            soonest = min(due for _, _, due in busy.values())
+            ready = wait(list(busy), timeout=max(0.0, soonest - time.monotonic()))
+            late = [] if ready else [p for p in busy if busy[p][2] <= time.monotonic()]
+            for pipe in [*ready, *late]:
+                process, i, _ = busy[pipe]
+                result = Lost(f"it took more than {seconds:g} s") if late else heard(pipe)
+                if isinstance(result, Exception):
+                    raise result
+                del busy[pipe]
+                is_gone = bool(late) or result is None
+                if is_gone or not left:
+                    end(pipe, process)
+                if left:
+                    begin() if is_gone else give(pipe, process)
+                yield i, Lost("its process ended") if result is None else result
+    finally:
+        for pipe, (process, _, _) in busy.items():
+            end(pipe, process)
+
+
+def serve(function, pipe):
+    """Answer each item of a pipe with what the function makes of it, until it is closed."""
+    start_worker(0)
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        try:
+            result = function(item)
+        except ValueError as error:
+            result = Lost(str(error))
+        except Exception as error:      # raised by the other process
+            result = error
+        pipe.send(result)
+
+
+def heard(pipe):
+    """What a process answers, None if it ended before."""
+    try:
+        return pipe.recv()
+    except (EOFError, ConnectionResetError):
+        return None
+
+
+def end(pipe, process):
+    """End a process that serves."""
+    pipe.close()
+    process.kill()
+    process.join()

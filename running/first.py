@@ -1,0 +1,19 @@
+"""Which members begin a run, before any training."""
+from running.frozen import Frozen, in_time
+from running.members import compute_of
+from running.text import Text
+
+
+def members_of(setup, prepared):
+    """[Member] of model.frozen and model.text, where no setting is auto any more."""
+    compute = compute_of(setup)
+    model = prepared.config.model
+    members = [Frozen(prepared, compute, name) for name in model.frozen]
+    return [*members, Text(prepared, compute)] if model.text == "on" else members
+
+
+def affordable(setup, log, members):
+    """Those of [Member] that there is time for. Whether words are read was decided before."""
+    frozen = [member for member in members if isinstance(member, Frozen)]
+    kept = in_time(setup, frozen, log)
+    return [member for member in members if member in kept or member not in frozen]

@@ -8,6 +8,7 @@ figures   numbers -> places on the page
 pictures  images with what is said of them
 sets      the page's part on images of any number of classes
 numbers   the page's part on images with numbers
+texts     the page's part on words in images
 curves    what fits knew of valid images while they trained
 render    a template -> a page on disk
 page      report.html, while a run goes on and at its end

@@ -79,6 +79,7 @@ class Page:
         self.pause_until = 0.0
         self.first = None      # running.conclusion.first_look's
         self.seen = None       # running.heatmaps.HeatMaps, at the end
+        self.texts = None      # reporting.texts.texts_content, at the end
 
     def show(self, fitted, specs, final=None, blended=None):
         """Write the page of {FitSpec: Fitted} out of all specs.
@@ -111,6 +112,7 @@ class Page:
             **self.fixed,
             "final": final,
             "first": self.first,
+            "texts": self.texts,
             "n_done": len(fitted),
             "n_fits": len(specs),
             "trained": duration(sum(done.result.seconds for done in fitted.values())),

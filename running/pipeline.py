@@ -38,7 +38,7 @@ from running.planner import Planner, nothing_planned, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
 from running.run import Setup, usable
-from running.text import with_text
+from running.text import with_text, words_shown
 from running.threads import same_threads_after, settle_threads
 from running.trackers import tracker
 from shift.groups import named_classes
@@ -92,6 +92,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends
             result = blended(prepared, setup.metric, kept_fits(fits), log)
             final = conclude(setup, prepared, fits, result, scores, log, answers=answers,
                              planned=planned, seconds=timer.seconds)
+            page.texts = words_shown(prepared, usable(fits), result.blend, log)
             page.seen = HeatMaps(setup, prepared, usable(fits), result.blend, log)
             page.show(fits, list(fits), final, result)
             list_runs(setup.folder.parent, log)

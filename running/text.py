@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from config import AUTO
+from ensemble.scores import by_source, folds_of, out_of_fold
 from modeling.texts import TextHead, fit_text_heads
 from modeling.train import TEXT, write_history
 from modeling.words import what_is_missing
+from reporting.texts import Judged, texts_content
 from running.members import Member
 from running.rounds import text_specs
 from running.words import (
@@ -19,6 +21,7 @@ from running.words import (
     TEST,
     TESTLIKE,
     TRAIN,
+    load_lines,
     load_sample,
     load_texts,
     read_words,
@@ -179,3 +182,40 @@ class Text(Member):
         said = self.texts(split)
         logits = self.head(spec.fold).logits([said[sample] for sample in ids])
         return {VIEW: np.asarray(logits, np.float32)}
+
+
+# ---------------------------------------------------------------- on the page
+
+def words_shown(prepared, fits, blend, log):
+    """What the page shows of the words, None without a text member. Whatever is wrong: the page is
+    worth more."""
+    name = next((spec.name for spec in fits if spec.text), None)
+    if name is None:
+        return None
+    try:
+        heads = [TextHead.load(done.result.weights) for spec, done in fits.items() if spec.text]
+        texts = load_lines(words_stage(prepared, TRAIN).folder)
+        said = {sample: " / ".join(line.text for line in lines) for sample, lines in texts.items()}
+        return texts_content(prepared.audit, heads, said, judged(fits, blend, name))
+    except Exception as error:
+        log.say(f"no words in report.html ({type(error).__name__}: {error})")
+        return None
+
+
+def judged(fits, blend, name):
+    """The Judged rows of the folds that all sources have; None if the words decide nothing."""
+    weights = {other: weight for other, weight in blend.weights.items() if weight > 0}
+    left = sum(weights.values()) - weights.get(name, 0)
+    if name not in weights or left <= 0:
+        return None
+    sources = {other: members for other, members in by_source(fits).items() if other in weights}
+    common = set.intersection(*folds_of(sources))
+    rows = {other: out_of_fold(members, lambda fitted: fitted.testlike, common)
+            for other, members in sources.items()}
+    whole = blend.apply(rows)
+    ids = whole.sample_id.tolist()
+    without = {other: weight / left if other != name else 0.0
+               for other, weight in blend.weights.items()}
+    alone = {other: float(other == name) for other in blend.weights}
+    return Judged(ids, whole.probs, *(replace(blend, weights=some).apply(rows).align(ids)
+                                      for some in (without, alone)))

@@ -289,14 +289,12 @@ def sample_stage(prepared):
 def sampled(prepared, workers, log):
     """The Sample of some training images as they are."""
     train = prepared.audit.train
-    rows = np.random.default_rng(seed_of("words")).permutation(len(train))[:SAMPLE_IMAGES]
+    rows = some_rows(len(train))
 
     def build(folder):
         pictures = pictures_of(prepared, TRAIN, rows)
         found, seconds = read_all(prepared, TRAIN, pictures, workers)
-        lines = [[line_of(line) for line in lines_in(each)] for each in found]
-        share = float(np.mean([n_words(each) >= FEWEST_WORDS for each in lines]))
-        write_json(folder / "sample.json", {"images": len(rows), "share": share})
+        write_json(folder / "sample.json", {"images": len(rows), "share": share_of(found)})
         write_json(folder / "cost.json", {"seconds": seconds})
 
     folder = make(sample_stage(prepared), build, log).folder
@@ -305,6 +303,17 @@ def sampled(prepared, workers, log):
 
 def load_sample(folder):
     return Sample(**read_json(folder / "sample.json"), **read_json(folder / "cost.json"))
+
+
+def some_rows(n):
+    """Rows of at most SAMPLE_IMAGES of n images."""
+    return np.random.default_rng(seed_of("words")).permutation(n)[:SAMPLE_IMAGES]
+
+
+def share_of(found):
+    """The share of what was read of images that holds words enough."""
+    lines = [map(line_of, lines_in(each)) for each in found]
+    return float(np.mean([n_words(each) >= FEWEST_WORDS for each in lines]))
 
 
 def n_words(lines):

@@ -1,12 +1,16 @@
 """The member that reads the words in images. The recogniser is a stand-in where it is not asked
 for by name."""
 import os
+import re
 import signal
 import time
+from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from config import Config, build_config
 from contest.catalog import Catalog
@@ -30,6 +34,8 @@ from utils import UserError, read_json
 TITLES = ("DIAGNOSIS", "STATEMENT OF OPINION", "RECEIPT")
 
 
+FONTS = Path("/usr/share/fonts")
+REAL_READER = words.reader
 ALONE = ("model.text=on", "model.backbones=", "model.frozen=")      # nothing is trained
 
 
@@ -104,6 +110,16 @@ def test_a_folds_texts_are_judged_by_a_classifier_that_did_not_see_them(run, tit
         stored, = run.glob(f"fold_{fold}/text-s42-*/text.npz")
         assert TextHead.load(stored).linear.weight.shape[0] == 3
     assert len(rows) == 36
+
+
+def test_the_page_shows_what_words_speak_for_a_class_and_the_text_that_decides(run):
+    page = (run / "report.html").read_text()
+    assert "Words in the images" in page and "Images that the words decide" in page
+    table = page[page.index("parts of words</th>"):page.index("Images that the words decide")]
+    for name, title in zip(("circle", "cross", "stripes"), TITLES, strict=True):
+        grams = re.search(f"<td>[^<]*{name}</td><td>(.*?)</td>", table)[1].split(" · ")
+        assert grams and all(gram in f" {title.lower()} " for gram in grams)
+    assert f"{TITLES[0]} of one patient in hospital" in page
 
 
 def test_new_images_are_read_and_predicted_as_the_run_predicted_its_own(run, titled):
@@ -348,6 +364,43 @@ def test_lines_are_found_in_every_way_that_they_may_lie():
         found, = words.lines_of(image, find, says, mirrored=True)
         assert found.text == "DIAGNOSIS"
     assert words.lines_of(upright, lambda image: np.zeros((0, 4, 2)), says, mirrored=False) == []
+
+
+def drawn(lines, font):
+    """A form (420, 560, 3) with lines of text below each other, the first as a title.
+
+    font(size) -> a font of Pillow.
+    """
+    image = Image.new("RGB", (560, 420), "white")
+    pen = ImageDraw.Draw(image)
+    for row, text_line in enumerate(lines):
+        pen.text((40, 40 + 60 * row), text_line, fill=(20, 20, 20), font=font(24 if row else 34))
+    return np.asarray(image)
+
+
+def test_rapidocr_reads_a_drawn_form_whichever_way_it_lies():
+    if missing := words.what_is_missing():
+        pytest.skip(missing)
+    said = ["STATEMENT OF OPINION", "Hospital 2024.11.30"]
+    image = drawn(said, ImageFont.load_default)
+    read = REAL_READER()
+    for turned_by in ("", "transpose", "rotate_180"):
+        lines = read(np.ascontiguousarray(words.turn(image, turned_by)), True)
+        assert [line.text for line in lines] == said
+        assert all(line.confidence > 0.9 for line in lines)
+        assert lines[0].place[1] < 0.15 < lines[0].place[3] < 0.25 < lines[1].place[3]
+
+
+def test_tesseract_reads_korean_with_its_language_data():
+    if missing := words.what_is_missing("kor+eng"):
+        pytest.skip(missing)
+    font = next(FONTS.glob("**/NanumGothic.ttf"), None)
+    if font is None:
+        pytest.skip("no Korean font lies here: apt-get install fonts-nanum")
+    image = drawn(["진단서", "입원 확인서", "병원 2024.11.30"], partial(ImageFont.truetype, font))
+    lines = REAL_READER("kor+eng")(image, False)
+    assert [line.text.replace(" ", "") for line in lines][:2] == ["진단서", "입원확인서"]
+    assert "2024.11.30" in lines[2].text
 
 
 def test_what_must_be_installed_is_said_in_one_sentence(monkeypatch):

@@ -34,6 +34,7 @@ from contest.fixes import find_fixes, mended, without_fixes
 from contest.host import columns_of_folds, numbers_of_folds
 from contest.labels import (
     fail_without_images,
+    is_shard,
     labelled_rows,
     rows_of_folders,
     rows_of_names,
@@ -111,7 +112,8 @@ def read_files(files, data):
     tables, of_test = with_units(files, tables, sample, data)
     folders = rows_of_folders(files)
     in_folders = frozenset(folders.paths if folders and len(set(folders.labels)) > 1 else ())
-    label_table = find_label_table(tables, sample, data.label_table, len(in_folders),
+    are_classes = bool(folders) and not all(map(is_shard, set(folders.labels)))
+    label_table = find_label_table(tables, sample, data.label_table, len(in_folders), are_classes,
                                    findings)
     sample = sample or find_form(files, tables, label_table, in_folders or in_names(files),
                                  findings)

@@ -210,7 +210,7 @@ class Form:
             "set": f"the class values, separated by {self.joint!r}",
             "flags": "1 for each class in the image, else 0 (--metric auc: its probability)",
             "chances": "the probability of each class (--metric samples_f1: 1 or 0)",
-            "numbers": "numbers within the range of the labels validated on",
+            "numbers": "numbers within the range of the training labels",
         }[self.kind]
 
     # ------------------------------------------------------------ from predictions to rows and back

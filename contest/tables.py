@@ -632,12 +632,13 @@ def narrow(found, keep):
     return [one for one in found if keep(one)] or found
 
 
-def find_label_table(tables, sample, asked, n_in_folders, findings):
+def find_label_table(tables, sample, asked, n_in_folders, are_classes, findings):
     """The table that gives training images their labels, or None: then class folders and file
     names are tried.
 
     n_in_folders: images in class folders. A table that names less than half as many gives no
-    labels, unless the sample submission names its class column.
+    labels, unless the sample submission names its class column. are_classes: these folders are not
+    named like sites, so that a table of numbers alone says less than they do.
     """
     if asked in LABEL_SOURCES:
         return None
@@ -649,7 +650,7 @@ def find_label_table(tables, sample, asked, n_in_folders, findings):
              and ("submi" not in t.name or t.share_in("train") == 1)]
     found = [t for t in found if not all(says_split(t.columns[c]) for c in t.others())]
     several = [t for t in found if any(may_be_classes(t.columns[c]) for c in t.others())]
-    found = several if n_in_folders else several or found
+    found = several if n_in_folders and are_classes else several or found
     if sample is not None:
         found = narrow(found, lambda t: set(t.others()) & set(sample.columns))
     found = narrow(found, lambda t: re.search("train|label", t.name))
@@ -828,15 +829,13 @@ def labels_of(table, columns, data, findings, sample=None):
     """(task, the label of each row as text, '' = missing), from one column or from one-hot columns.
 
     sample: the sample submission's table, or None. data: DataConfig. Its `task` decides what labels
-    are, else their content does. A column that `target_column` names holds no sets unless `task`
-    says so.
+    are, else their content does.
     """
     if len(columns) > 1:
         return flag_labels(table, columns, data.task, findings)
     labels = tuple(map(normal, table.columns[columns[0]]))
     task = data.task
-    is_open = task == "auto" and not data.target_column
-    if is_open and holds_sets(table, columns[0], labels, findings):
+    if task == "auto" and holds_sets(table, columns[0], labels, findings):
         task = "multilabel"
     if task == "auto" and are_measurements(
             [label for label in labels if not is_no_number(label)], asks_for_numbers(sample)):

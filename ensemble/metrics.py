@@ -67,6 +67,10 @@ class Metric:
             return ()
         return CUTS[self.answer].fit(labels, probs)
 
+    def final_cuts(self, truth, cuts):
+        """What cuts the submission: ranges of numbers are those of all training labels (n, C)."""
+        return CUTS[self.answer].fit(truth, truth) if self.always_cut and cuts else cuts
+
     def n_cuts(self, n_classes):
         """How many thresholds this metric fits for so many classes."""
         return CUTS[self.answer].count(n_classes) if self.is_cut else 0
@@ -284,6 +288,13 @@ def r2(truth, numbers):
     return np.where(variance > 0, 1 - error / np.where(variance > 0, variance, 1), 0.0).mean()
 
 
+def weighted_r2(truth, numbers):
+    """As `r2`, each column weighted by its variance; 0 if all are constant."""
+    error = ((truth - numbers) ** 2).sum()
+    variance = ((truth - truth.mean(0)) ** 2).sum()
+    return float(1 - error / variance) if variance > 0 else 0.0
+
+
 def rmsle(truth, numbers):
     """RMSE of log(1 + number); numbers below 0 count as 0."""
     return rmse(np.log1p(np.maximum(truth, 0)), np.log1p(np.maximum(numbers, 0)))
@@ -294,6 +305,7 @@ NUMBER_METRICS = {name: Metric(name, function, sign, "number", limits, "numbers"
     ("rmse", rmse, -1, (0.0, math.inf)),
     ("mae", mae, -1, (0.0, math.inf)),
     ("r2", r2, 1, (-math.inf, 1.0)),
+    ("weighted_r2", weighted_r2, 1, (-math.inf, 1.0)),
     ("rmsle", rmsle, -1, (0.0, math.inf)),
 )}
 

@@ -215,6 +215,7 @@ def blended(prepared, metric, fits, log, is_kept=True):
         rows.testlike, {spec.name: spec.round for spec in fits}, rows.labels, rows.parts, metric,
         config.ensemble.method, groups=rows.groups, draws=config.ensemble.bootstrap_draws,
         seed=seed_of(config.seed, "rounds"))
+    blend = replace(blend, cuts=metric.final_cuts(prepared.audit.train.truth, blend.cuts))
     warn_of_rounds(rounds, metric, log)
     clean = nested
     if not prepared.shift.is_empty:
@@ -255,6 +256,8 @@ def blended(prepared, metric, fits, log, is_kept=True):
 
 def ensemble_stage(prepared, metric, fits):
     settings = {**key_settings(prepared.config, "ensemble", "seed"), "metric": metric.name}
+    if metric.always_cut:
+        settings["ranges"] = "of all training labels"
     return Stage.of(prepared.folder, "ensemble", version=9, settings=settings,
                     inputs=[fitted.predict_stage.key for fitted in fits.values()])
 

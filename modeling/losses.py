@@ -7,6 +7,7 @@ place. Class weights too multiply a whole sample, and so do not change its soft 
 An objective also says what its logits mean: `decoded` (the answers of a network), `apart` (how far
 a student is from its teachers) and, for guard.Learning, `surprise` and `least_surprise`.
 """
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -72,7 +73,10 @@ def entropy_of(totals):
 
 
 class Objective(nn.Module):
-    """What those below share; targets that a network answers as they are."""
+    """What those below share; targets that a network answers as they are. is_exact: teachers
+    answer in whole precision."""
+
+    is_exact = False
 
     def sample_weights(self, batch):
         """The weight of each sample in the loss (B,)."""
@@ -198,6 +202,8 @@ class Numbers(Objective):
     head, so a finished one answers in the targets' own units.
     """
 
+    is_exact = True
+
     def __init__(self, mean, deviation):
         """mean, deviation (C,): of the targets that are learnt from."""
         super().__init__()
@@ -277,8 +283,10 @@ class Distilled(nn.Module):
     @torch.no_grad()
     def teacher_probs(self, images):
         """Mean of the teachers' probabilities at the temperature, (B, C)."""
-        probs = [self.supervised.decoded(teacher(images).float(), self.temperature)
-                 for teacher in self.teachers]
+        whole = torch.autocast(images.device.type, enabled=False)
+        with whole if self.supervised.is_exact else contextlib.nullcontext():
+            probs = [self.supervised.decoded(teacher(images).float(), self.temperature)
+                     for teacher in self.teachers]
         return torch.stack(probs).mean(0)
 
     def settle(self, network):

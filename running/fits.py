@@ -167,7 +167,8 @@ def distilled_from(job, teachers, place):
         done = job.before[teacher]
         source = prepared.weights[teacher.backbone]
         network = inference.network(teacher, source, done.compute, done.result.weights)
-        networks.append(done.compute.as_teacher(fused(network), place.device))
+        compute = Compute() if prepared.task.is_exact else done.compute
+        networks.append(compute.as_teacher(fused(network), place.device))
     return networks
 
 

@@ -8,7 +8,8 @@ from contest.audit import what_labels_say
 from contest.catalog import Catalog
 from contest.intake import read_contest
 from contest.submission import Form
-from modeling.losses import EachByItself
+from ensemble.metrics import NUMBER_METRICS, SET_METRICS
+from modeling.losses import Distilled, EachByItself, Numbers
 from tests.test_formats import images, table
 from utils import UserError
 
@@ -82,3 +83,45 @@ def test_a_student_of_sets_learns_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         loss = objective.apart(torch.logit(answers.clamp(1e-6, 1 - 1e-6)), answers, 1.0)
     assert loss.isfinite().all() and loss.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("cell", [lambda i: ("cat dog", "cat", "dog")[i % 3],
+                                  lambda i: ("cat;dog", "cat;owl", "owl")[i % 3]])
+def test_sets_in_a_column_that_is_named_are_sets(cell, tmp_path):
+    assert read(tmp_path, cell, target_column="label").task == "multilabel"
+    assert read(tmp_path, cell, target_column="label", task="single").task == "single"
+
+
+def test_a_table_of_numbers_beside_folders_of_sites_is_the_labels(tmp_path):
+    rows = [(f"site {i % 3}/a{i}.png", f"{i / 7:.3f}") for i in range(N)]
+    images(tmp_path / "train", [row[0] for row in rows])
+    table(tmp_path / "values.csv", ("file", "height"), *rows)
+    train = read_contest(tmp_path, DataConfig()).train
+    assert train.task == "regression" and len(train) == N
+    assert read_contest(tmp_path, DataConfig(label_table="folders")).train.classes == (
+        "site 0", "site 1", "site 2")
+
+
+def test_a_table_of_numbers_beside_folders_of_classes_is_not(tmp_path):
+    rows = [(f"{('cat', 'dog')[i % 2]}/a{i}.png", f"{i / 7:.3f}") for i in range(N)]
+    images(tmp_path / "train", [row[0] for row in rows])
+    table(tmp_path / "values.csv", ("file", "height"), *rows)
+    contest = read_contest(tmp_path, DataConfig())
+    assert contest.train.classes == ("cat", "dog")
+    assert any(problem.kind == "unused_table" for problem in contest.problems)
+
+
+def test_a_teacher_of_numbers_answers_in_whole_precision():
+    teacher = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(teacher.weight, 1234.567)
+    distilled = Distilled(Numbers([0.0], [1.0]), [teacher], alpha=1.0, temperature=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(distilled.teacher_probs(torch.ones(1, 1))) == pytest.approx(1234.567, rel=1e-6)
+
+
+def test_numbers_are_clipped_to_the_range_of_all_training_labels():
+    metric = NUMBER_METRICS["rmse"]
+    truth = np.array([[0.0, 5.0], [10.0, 6.0], [3.0, 9.0]])
+    assert metric.final_cuts(truth, metric.fit_cuts(truth[:1], truth[:1])) == (0, 5, 10, 9)
+    assert metric.final_cuts(truth, ()) == ()
+    assert SET_METRICS["samples_f1"].final_cuts(truth > 4, (0.3, 0.4, 0.0)) == (0.3, 0.4, 0.0)

@@ -655,6 +655,7 @@ def test_a_settled_network_answers_in_the_units_of_its_targets():
 
 NUMBERS_BY_SCIKIT = {
     "rmse": sk.root_mean_squared_error, "mae": sk.mean_absolute_error, "r2": sk.r2_score,
+    "weighted_r2": lambda t, p: sk.r2_score(t, p, multioutput="variance_weighted"),
     "rmsle": lambda t, p: sk.root_mean_squared_log_error(t, np.maximum(p, 0))}
 
 

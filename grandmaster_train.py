@@ -45,6 +45,7 @@ from system.command import (
     FAILED,
     JSON,
     Parser,
+    asks_for_json,
     failure_of,
     run_command,
     set_up_packages,
@@ -301,7 +302,7 @@ def answered(argv):
 def command(argv):
     """Do what the arguments ask for; returns the exit status."""
     status, final = answered(argv)
-    if JSON in argv:
+    if asks_for_json(argv):
         show(json_text({"event": "final", "status": status, **final}))
     return status
 

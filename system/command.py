@@ -6,6 +6,7 @@ import sys
 import traceback
 from typing import NamedTuple
 
+from config import SWITCHES
 from system.log import safe_streams, show
 from system.machine import fault_of, signals_interrupt, usable_cores
 from utils import RunError, UserError, json_text, printable
@@ -16,7 +17,9 @@ BAD_INPUT = 2
 INTERRUPTED = 130
 # in a run's folder until it ends: what was typed, for the menu
 TYPED = ".command.json"
-JSON = "--json"      # the flag that asks for one JSON object a line
+# what asks for one JSON object a line
+JSON = "--json"
+JSON_SETTING = "runtime.json="
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,10 +78,19 @@ def status_of(command, argv, goes_on):
         show(failure.before + first, above="\n" * (failure.status == INTERRUPTED), to=sys.stderr)
         for sentence in others:
             show(sentence, to=sys.stderr)
-        if JSON in argv:
+        if asks_for_json(argv):
             show(json_text({"event": "error", "status": failure.status,
                             "sentences": failure.sentences}))
         return failure.status
+
+
+def asks_for_json(argv):
+    """Whether the last line is JSON, by the words themselves: it may tell a mistake in them."""
+    if JSON in argv:
+        return True
+    words = [word.removeprefix("--set=") for word in argv]
+    values = [word.removeprefix(JSON_SETTING) for word in words if word.startswith(JSON_SETTING)]
+    return bool(values) and SWITCHES.get(values[-1].lower(), False)
 
 
 class Failure(NamedTuple):

@@ -95,6 +95,20 @@ def test_plans_and_checks_of_a_run_are_lines_of_json(done, contest, capsys):
     assert lines_of(capsys.readouterr().out)[-1]["changed"] == []
 
 
+@pytest.mark.parametrize("words", [["--set", "runtime.json=on"], ["--set=runtime.json=TRUE"]])
+def test_the_setting_gives_the_last_line_as_the_flag_does(done, words, capsys):
+    _, folder = done
+    results = ["--results_dir", str(folder.parent)]
+    assert g.main(["--verify", "run", *results, *words]) == 0
+    line, = lines_of(capsys.readouterr().out)
+    assert line["event"] == "final" and line["changed"] == []
+    assert g.main(["--verify", "gone", *results, *words]) == 2
+    line, = lines_of(capsys.readouterr().out)
+    assert line["event"] == "error" and line["status"] == 2
+    assert g.main(["--verify", "run", *results, "--set", "runtime.json=off"]) == 0
+    assert "event" not in capsys.readouterr().out
+
+
 def test_the_checks_of_debug_are_lines_of_json(contest, tmp_path, capsys):
     argv = small_argv(contest, tmp_path, mode="debug")
     assert g.main(["--json", *argv]) == 0

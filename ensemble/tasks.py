@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from config import BASE
+from config import AUTO, BASE
 from ensemble.judges import JUDGES
 from ensemble.metrics import METRICS, NUMBER_METRICS, SET_METRICS, SOFT_METRICS
 from modeling.inference import softmax
@@ -133,7 +133,7 @@ def without_class_parts(config, why):
         said.append(f"the head is linear: {model.head} {why}")
     if model.frozen and not model.backbones:
         raise UserError(f"model.frozen {why}: name a network in model.backbones")
-    if model.frozen:
+    if set(model.frozen) - {AUTO}:
         said.append(f"no frozen members: their classifier {why}")
     if model.text == "on":
         said.append(f"no text member: its classifier {why}")

@@ -160,9 +160,10 @@ def problem_of(config, source):
         return ""
     problem = sentence(source.timm_name, source.licence)
     try:
-        build_network(name, n_classes=2, weights=source, model=config.model,
-                      image_size_px=config.data.image_size_px)
-        operations_of(config, name)
+        if not problem:
+            operations_of(config, name)
+            build_network(name, n_classes=2, weights=source, model=config.model,
+                          image_size_px=config.data.image_size_px)
     except Exception as error:
         # some networks take images of one size alone, and a file may hold anything
         if fault_of(error):

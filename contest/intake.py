@@ -97,13 +97,7 @@ def read_contest(folder, data):
 def read_files(files, data):
     """The Contest in the Files of a folder."""
     findings = Findings()
-    report_refused(files, findings)
-    report_undecodable(files, findings)
-    report_unread(files, findings)
-    report_aside(files, findings)
-    findings.stop_if_fatal()
-    if not files.images:
-        fail_without_images(files, findings)
+    report_files(files, findings)
 
     # which table holds the labels, which is the sample submission
     tables = read_tables(files, data, findings)
@@ -155,6 +149,17 @@ def read_files(files, data):
 
     understood = understood_lines(labelled, train, class_names, names_path, data)
     return Contest(files.root, train, test, class_names, form, tuple(findings.problems), understood)
+
+
+def report_files(files, findings):
+    """What the names of files say. Stops where no image can be read."""
+    report_refused(files, findings)
+    report_undecodable(files, findings)
+    report_unread(files, findings)
+    report_aside(files, findings)
+    findings.stop_if_fatal()
+    if not files.images:
+        fail_without_images(files, findings)
 
 
 def without_read(files, tables):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from config import AUTO, BASE
+from config import BASE
 from ensemble.judges import JUDGES
 from ensemble.metrics import METRICS, NUMBER_METRICS, SET_METRICS, SOFT_METRICS
 from modeling.inference import softmax
@@ -131,10 +131,6 @@ def without_class_parts(config, why):
     model = config.model
     if model.head != "linear":
         said.append(f"the head is linear: {model.head} {why}")
-    if model.frozen and not model.backbones:
-        raise UserError(f"model.frozen {why}: name a network in model.backbones")
-    if set(model.frozen) - {AUTO}:
-        said.append(f"no frozen members: their classifier {why}")
     if model.text == "on":
         said.append(f"no text member: its classifier {why}")
     optim = config.optim
@@ -151,7 +147,7 @@ def without_class_parts(config, why):
         also = f", and {n_out} round(s) of them alone left out" if n_out else ""
         said.append(f"no pseudo-labels{also}: they {why.replace('needs', 'need')}")
     config = replace(
-        config, rounds=rounds, model=replace(model, head="linear", frozen=(), text="off"),
+        config, rounds=rounds, model=replace(model, head="linear", text="off"),
         augment=replace(config.augment, groups="off"),
         optim=replace(optim, focal_gamma=0.0, class_weight_power=0.0))
     return config, tuple(said)

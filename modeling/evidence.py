@@ -7,7 +7,7 @@ of the class's logit, summed over channels. With a linear classifier on the mean
 CAM and Grad-CAM. Of a network of tokens: the patches as the last attention reads them, since a
 class token reads no patch after it, each less the mean of all patches: of two things side by side
 that tells them apart more often (60 of 80 times, 55 without). The logit counts over the mean of
-all, which is what softmax sees.
+all, which is what softmax sees; by itself where each class is told, or a number, by itself.
 """
 import contextlib
 import math
@@ -61,9 +61,10 @@ def last_block(backbone):
     return blocks[-1] if blocks is not None and len(blocks) else None
 
 
-def evidence(network, images, classes):
+def evidence(network, images, classes, over_mean=True):
     """(B, h, w) float: what speaks for each image's class, by place. None if nothing does so.
 
+    over_mean: a logit counts over the mean of all, for one class an image; else by itself.
     network: a modeling.network.Network, left in evaluation mode, its parameters without gradients.
     classes (B,) int.
     """
@@ -73,7 +74,8 @@ def evidence(network, images, classes):
         if not found:
             return None
         rows = torch.arange(len(images), device=logits.device)
-        score = (logits[rows, classes.to(logits.device)] - logits.mean(1)).sum()
+        own = logits[rows, classes.to(logits.device)]
+        score = (own - logits.mean(1) if over_mean else own).sum()
         gradient, = torch.autograd.grad(score, found, allow_unused=True)
     if gradient is None:
         return None

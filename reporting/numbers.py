@@ -31,7 +31,9 @@ def numbers_content(audit, rows, probs, metric, cuts, sure):
 
     def shown(row):
         said = ", ".join(f"{value:.4g}" for value in first[row])
-        return {**image_of(audit, rows[row], names), "answer": said}
+        off = np.abs(truth[row] - first[row]) / np.sqrt(spread(truth))
+        return {**image_of(audit, rows[row], names), "answer": said,
+                "answer_index": int(off.argmax())}
 
     return {
         "part": "numbers",

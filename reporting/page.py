@@ -127,14 +127,11 @@ class Page:
         }
 
     def show_maps(self, oof):
-        """Give suspect images and those of confused pairs what the networks looked at.
-
-        Of images of one class each: the maps show where one class is seen over all others.
-        """
-        if self.seen is None or "pairs" not in oof:
+        """Give suspect images and those of confused pairs what the networks looked at."""
+        if self.seen is None:
             return
         asked = [*oof["suspects"][:OPEN_SUSPECTS],
-                 *(image for pair in oof["pairs"] for image in pair["images"])]
+                 *(image for pair in oof.get("pairs", ()) for image in pair["images"])]
         maps = self.seen(list(dict.fromkeys((str(p["id"]), p["answer_index"]) for p in asked)))
         for p in asked:
             if (key := (str(p["id"]), p["answer_index"])) in maps:

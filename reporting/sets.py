@@ -32,7 +32,7 @@ def sets_content(audit, rows, probs, metric, cuts, sure):
 
     def shown(row, k, each):
         return {**image_of(audit, rows[row], names), "answer": names[k],
-                "sure": float(each[row, k])}
+                "answer_index": int(k), "sure": float(each[row, k])}
 
     return {
         "part": "sets",

@@ -130,7 +130,7 @@ class Frozen(Member):
         prepared = self.prepared
         config = prepared.config
         views = views_of(config, prepared.shift)[:n_views(config)]
-        inference = Inference(config, prepared.classes, place)
+        inference = Inference(config, prepared.classes, place, prepared.task)
         reset_peak_memory(place.device)
         network = fused(self.compute.prepare(self.network().to(place.device)))
         parts = list(self.parts())
@@ -169,7 +169,7 @@ class Frozen(Member):
             if not prepared.shift.is_empty:
                 augments = augments_of(prepared)
                 splits[AUGMENTED] = (train.sample_id[rows], prepared.audit.train_pixels.take(rows),
-                                     [augments[k] for k in train.label[rows]])
+                                     [augments[k] for k in train.kind[rows]])
             yield splits
         if test:
             yield {"test": test}
@@ -196,11 +196,11 @@ class Frozen(Member):
         if not prepared.shift.is_empty:
             splits += ["valid_testlike", AUGMENTED]
         rng = np.random.default_rng(seed_of(prepared.config.seed, "frozen", self.backbone))
-        rows = few_enough(train.label, len(splits), len(prepared.classes), rng)
+        rows = few_enough(train.kind, len(splits), len(prepared.classes), rng)
         versions = np.concatenate([self.load(split).of(ids[rows].tolist())[:1] for split in splits])
         with Timer() as timer:
-            heads = fit_heads(versions, train.label[rows], prepared.folds.fold[rows],
-                              self.weigh, site.cores)
+            heads = fit_heads(versions, train.known[rows], prepared.folds.fold[rows],
+                              self.weigh, site.cores, prepared.task.values)
         site.log.say(f"frozen {self.backbone}: classifiers of {len(heads)} folds, strength "
                      f"{', '.join(f'{head.strength:g}' for head in heads.values())}, "
                      f"{timer.seconds:.0f} s")
@@ -231,7 +231,7 @@ class Frozen(Member):
         """{view: (n, C)} of samples."""
         head = load_heads(self.heads.folder / "heads.npz")[spec.fold]
         features = self.load(split)
-        logits = features.of(ids) @ head.weight.T + head.bias
+        logits = head.logits(features.of(ids))
         return dict(zip(features.views, logits, strict=True))
 
 

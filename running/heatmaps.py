@@ -90,7 +90,8 @@ class HeatMaps:
             squares = np.stack([square(prepared.audit.train_pixels[self.row_of[sample]])
                                 for sample, _ in part])
             images = torch.from_numpy(squares).permute(0, 3, 1, 2).to(place.device)
-            maps = evidence(network, images, torch.tensor([k for _, k in part]))
+            maps = evidence(network, images, torch.tensor([k for _, k in part]),
+                            prepared.task.values == "shares")
             if maps is None:
                 return {}
             maps = F.interpolate(maps[:, None], size=squares.shape[1:3], mode="bicubic")[:, 0]

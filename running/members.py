@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.special import softmax
 
 from config import key_spec
 from modeling.compute import Compute, untimed
+from modeling.frozen import LAYERS
 from modeling.inference import Predictions, by_units, save_views
 from modeling.losses import class_weights
 from running.executor import Job
@@ -92,10 +92,11 @@ class Member:
         """Leave valid.npz, valid_testlike.npz, test.npz as any fit."""
         prepared = self.prepared
         rows = prepared.folds.valid_rows(spec.fold)
+        decode = LAYERS[prepared.task.values].decode
         for split, (sample_id, _, _) in splits_of(prepared, rows).items():
             ids = np.asarray(sample_id)
-            views = {view: Predictions(ids, softmax(logits, axis=-1), tuple(prepared.classes),
-                                       split, (source_of(spec),))
+            views = {view: Predictions(ids, decode(logits), tuple(prepared.classes), split,
+                                       (source_of(spec),), prepared.task.values)
                      for view, logits in self.logits(spec, split, ids.tolist()).items()}
             save_views(by_units(views, prepared.unit_of(split)), folder / f"{split}.npz")
 

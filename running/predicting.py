@@ -71,7 +71,7 @@ class Inference:
         """Features of a loader's split; smaller batches where memory runs out."""
         return read_features(network, loader.batches(split), loader.datasets[split].sample_id,
                              split=split, views=views, room=self.room(loader, backbone),
-                             autocast=compute.autocast(self.place.device))
+                             autocast=self.autocast(compute))
 
     def room(self, loader, title):
         """The Room for a loader's batches."""

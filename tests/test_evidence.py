@@ -64,6 +64,17 @@ def test_an_image_of_two_things_shows_them_apart():
     assert blue[:, 4:].min() > 0 and blue[:, :4].max() == 0
 
 
+def test_a_class_that_is_told_by_itself_is_seen_by_its_own_logit():
+    network = Network(Colours(), nn.Linear(2, 1, bias=False), (0.0,) * 3, (1.0,) * 3, 8)
+    nn.init.ones_(network.head.weight)
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    image[:, 0, :, :4] = 255
+    none, own = (evidence(network, image, torch.tensor([0]), over_mean)[0]
+                 for over_mean in (True, False))
+    assert none.max() == 0      # the mean of one logit is that logit
+    assert own[:, :4].min() > 0 and own[:, 4:].max() == 0
+
+
 def test_of_a_linear_classifier_on_means_it_is_the_class_activation_map():
     backbone = timm.create_model("resnet10t", num_classes=0).eval()
     network = Network(backbone, nn.Linear(512, 3), (0.5,) * 3, (0.2,) * 3, 64).eval()

@@ -9,6 +9,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from scipy.special import expit
+from sklearn.metrics import r2_score, roc_auc_score
 
 from config import Config, build_config, resolve
 from contest.catalog import Catalog
@@ -22,6 +24,8 @@ from running.networks import with_networks
 from running.predictor import load_predictor
 from tests.conftest import darker, small_argv
 from tests.kills import outcome
+from tests.test_formats import FAST
+from tests.test_tasks import pasture, submitted, xray
 from utils import RunError, UserError, read_json
 
 NAME = "mobilenetv3_small_050"
@@ -103,6 +107,55 @@ def test_a_classifier_without_rows_of_a_class_finds_it_unlikely(n_classes):
     probs = odds / odds.sum(1, keepdims=True)
     assert 0 < probs[:, 1].mean() < 0.05
     assert np.isfinite(probs).all()
+
+
+def test_classifiers_of_sets_are_scikit_learns_one_by_one_and_stay_at_chance_on_noise():
+    features, labels, folds = rows(n=150, spread=2.0)
+    targets = np.stack([labels > 0, labels == 2, np.zeros(len(labels))], axis=1).astype(np.float32)
+    heads = fit_heads(features, targets, folds, even, values="chances")
+    chances = np.concatenate([expit(heads[k].logits(features[0][folds == k])) for k in range(5)])
+    truth = np.concatenate([targets[folds == k] for k in range(5)])
+    assert roc_auc_score(truth[:, :2], chances[:, :2]) > 0.9
+    assert 0 < chances[:, 2].max() < 0.02      # a class that no image has
+    shuffled = np.random.default_rng(1).permutation(targets)
+    heads = fit_heads(features, shuffled, folds, even, values="chances")
+    chances = np.concatenate([expit(heads[k].logits(features[0][folds == k])) for k in range(5)])
+    truth = np.concatenate([shuffled[folds == k] for k in range(5)])
+    assert roc_auc_score(truth[:, :2], chances[:, :2]) < 0.6
+
+
+def test_layers_of_numbers_answer_in_their_units_and_know_nothing_of_noise():
+    features, _, folds = rows(n=150)
+    own = features[0] @ np.ones((12, 1)) * 30 + 500
+    targets = np.hstack([own, np.full_like(own, 7)]).astype(np.float32)      # one is constant
+    heads = fit_heads(features[:1], targets, folds, even, values="numbers")
+    said = np.concatenate([heads[k].logits(features[0][folds == k]) for k in range(5)])
+    truth = np.concatenate([targets[folds == k] for k in range(5)])
+    assert r2_score(truth[:, 0], said[:, 0]) > 0.95
+    np.testing.assert_allclose(said[:, 1], 7, rtol=1e-4)
+    shuffled = np.random.default_rng(1).permutation(targets)
+    heads = fit_heads(features[:1], shuffled, folds, even, values="numbers")
+    said = np.concatenate([heads[k].logits(features[0][folds == k]) for k in range(5)])
+    assert r2_score(np.concatenate([shuffled[folds == k] for k in range(5)])[:, 0],
+                    said[:, 0]) < 0.05
+
+
+@pytest.mark.parametrize("layout", [xray, pasture], ids=lambda layout: layout.__name__)
+def test_a_frozen_member_of_sets_and_of_numbers_is_predicted_as_the_run_did(layout, weights,
+                                                                            tmp_path, capsys):
+    asked = layout(tmp_path / "contest")
+    argv = argv_of(tmp_path / "contest", tmp_path, weights, *FAST, "model.backbones=")
+    assert main([*argv, *asked.flags]) == 0
+    final = read_json(tmp_path / "run" / "final_results.json")
+    assert len(final["sources"]) == 1
+    submitted(tmp_path / "run", final, asked, 10)
+    test = Predictions.load(tmp_path / "run" / final["predictions"]["test"])
+    predictor = load_predictor(tmp_path / "run", Config())
+    catalog = Catalog.of([{"sample_id": i, "path": str(tmp_path / "contest/test" / i)}
+                          for i in test.sample_id.tolist()], predictor.classes)
+    said, _ = predictor.predict(catalog)
+    np.testing.assert_allclose(said.align(test.sample_id.tolist()), test.probs, rtol=1e-3,
+                               atol=1e-4)
 
 
 def test_features_are_found_by_id():

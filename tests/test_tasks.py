@@ -439,14 +439,12 @@ def test_what_needs_one_class_an_image_is_switched_off_with_a_sentence(tmp_path,
                                                 "augment.groups=photo=a"])
     config, said = TASKS["multilabel"].adapt(config)
     text = "; ".join(said)
-    for word in ("arcface", "frozen", "focal", "class weights", "pseudo-labels", "groups"):
+    for word in ("arcface", "focal", "class weights", "pseudo-labels", "groups"):
         assert word in text
     assert config.model.head == "linear" and config.optim.class_weight_power == 0
     assert [round_.unlabelled for round_ in config.rounds] == [False, False]
+    assert config.model.frozen == ("auto",)
     assert TASKS["multilabel"].adapt(build_config("quick_test"))[1] == ()
-    with pytest.raises(UserError, match=r"model.frozen needs one class an image: name a network"):
-        TASKS["multilabel"].adapt(build_config("quick_test", ["model.frozen=vit",
-                                                              "model.backbones="]))
 
 
 def test_a_run_of_sets_goes_through_two_rounds_with_distillation(tmp_path, capsys):

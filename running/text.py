@@ -1,6 +1,6 @@
 """The member that reads: the words in all images, and a classifier on them in each fold.
 
-    prepared, sample = with_text(setup, prepared, log)     # model.text is on or off from there on
+    prepared = with_text(setup, prepared, log)     # model.text is on or off from there on
     member = Text(prepared, compute)
 """
 import time

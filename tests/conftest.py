@@ -106,7 +106,7 @@ def permissions_hold():
 SMALL = ["model.backbones=mobilenetv3_small_050", "data.image_size_px=32", "data.n_folds=3",
          "optim.epochs=2", "optim.batch_size=8", "predict.tta_views=2",
          "ensemble.bootstrap_draws=20", "runtime.workers=0", "augment.policy=standard",
-         "model.pretrained=off", "runtime.measure=off"]
+         "model.pretrained=off", "runtime.measure=off", "model.text=off"]
 
 
 def small_argv(contest, results, *more, mode="quick_test", name="run"):

@@ -32,7 +32,7 @@ from utils import read_json
 SETTINGS = ("model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.image_size_px=32",
             "data.n_folds=2", "optim.epochs=2", "optim.batch_size=16", "predict.tta_views=2",
             "ensemble.bootstrap_draws=20", "model.pretrained=off", "augment.policy=standard",
-            "runtime.workers=0", "rounds=2")
+            "runtime.workers=0", "rounds=2", "model.text=off")
 TIMED = ("history.csv", "cost.json", "shift.json")  # hold seconds
 # written by threads in any order; their images are in the weights
 UNORDERED = ("pixels_train", "pixels_test")

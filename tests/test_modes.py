@@ -23,7 +23,7 @@ from tests.conftest import make_contest, small_argv
 from utils import write_json
 
 TINY = ["data.image_size_px=64", "optim.epochs=1", "optim.batch_size=16", "predict.tta_views=1",
-        "ensemble.bootstrap_draws=10", "runtime.workers=0"]
+        "ensemble.bootstrap_draws=10", "runtime.workers=0", "model.text=off"]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ Tesseract reads the languages whose data the system has. Nothing is fetched or s
 import csv
 import importlib.util
 import io
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ WIDEST = 8               # of a line over its height, as far as it makes it larg
 SURE = 0.9               # mean confidence of a letter from which no other way is tried
 FEWEST_LETTERS = 6       # of the probed lines, for that
 WAYS = ("", "rotate_180", "flip_horizontal", "flip_vertical")      # the first two if not mirrored
-TESSERACT_HEIGHT_PX = 40 # of a line as Tesseract gets it
+TESSERACT_HEIGHT_PX = 40     # of a line as Tesseract gets it
 TESSERACT_SECONDS = 60
 INSTALL = "pip install rapidocr onnxruntime"
 
@@ -175,7 +176,7 @@ def by_tesseract(crops, language):
     command = ["tesseract", "stdin", "stdout", "-l", language, "--psm", "6", "tsv"]
     done = subprocess.run(command, input=png.tobytes(), capture_output=True, check=True,
                           timeout=TESSERACT_SECONDS,
-                          env={"OMP_THREAD_LIMIT": "1", "PATH": "/usr/bin:/usr/local/bin:/bin"})
+                          env={**os.environ, "OMP_THREAD_LIMIT": "1"})
     words = [[] for _ in crops]
     rows = csv.DictReader(io.StringIO(done.stdout.decode("utf-8", "replace")), delimiter="\t",
                           quoting=csv.QUOTE_NONE)

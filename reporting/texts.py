@@ -9,6 +9,7 @@ import numpy as np
 from reporting.pictures import class_names, image_of
 
 MOST_GRAMS = 8        # that speak for a class
+FEWEST_LETTERS = 4    # of such an n-gram: shorter ones cannot be read
 MOST_DECIDED = 12     # images
 MOST_LETTERS = 200    # of an image's text
 
@@ -55,7 +56,7 @@ def spoken(heads):
         for row in np.argsort(-column, kind="stable"):
             gram = grams[row].strip()
             is_new = not any(gram in other or other in gram for other in kept)
-            if len(gram) > 1 and is_new and column[row] > 0:
+            if len(gram) >= FEWEST_LETTERS and is_new and column[row] > 0:
                 kept.append(gram)
             if len(kept) == MOST_GRAMS:
                 break

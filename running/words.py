@@ -1,13 +1,13 @@
 """Reading the words in a run's images: a file of lines per split, one image after the other.
 
-    stage = words_stage(prepared, "test")          # done, begun or to do
-    read_words(prepared, "test", stage, site)      # in processes; goes on where a kill left it
-    texts = load_texts(stage.folder)               # {sample id: what it says}
+    read_words(prepared, "test", workers, log)      # in processes; goes on where a kill left it
+    texts = load_texts(words_stage(prepared, "test").folder)      # {sample id: what it says}
 
 Images are read as they are on the disk, at their full size. What was read of an image is kept by
 its pixels in a file beside the runs, for a run that goes on and for other runs. An image whose
 reading hangs or ends its process counts as one without words.
 """
+import contextlib
 import functools
 import json
 import os
@@ -121,12 +121,13 @@ class Cache:
         self.path = Path(folder) / f".words-{digest_json(made_of)}.jsonl"
         self.known = {}
         if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
+            for line in self.path.read_bytes().split(b"\n"):
+                # a kill has left half of a line, or somebody edited it
+                with contextlib.suppress(ValueError, KeyError, TypeError):
                     entry = json.loads(line)
-                    self.known[entry["pixels"]] = entry
-                except (ValueError, KeyError, TypeError):      # a kill has left half of a line
-                    continue
+                    self.known[entry["pixels"]] = {
+                        "pixels": entry["pixels"], "seconds": float(entry["seconds"]),
+                        "lines": [asdict(line_of(each)) for each in entry["lines"]]}
 
     def add(self, entry):
         if entry["pixels"] not in self.known:
@@ -201,29 +202,27 @@ def mates_of(prepared):
 
 
 def read_words(prepared, split, workers, log):
-    """Read a split's images unless that is done; returns its stage."""
+    """Read a split's images unless that is done."""
     def build(folder):
         with Timer() as timer:
             found, seconds = read_all(prepared, split, pictures, workers)
-        lost = [f"{picture.sample_id} ({each.reason})" for picture, each in zip(pictures, found,
-                                                                         strict=True)
+        pairs = list(zip(pictures, found, strict=True))
+        lost = [f"{picture.sample_id} ({each.reason})" for picture, each in pairs
                 if isinstance(each, Lost)]
         if lost:
             text = f"the words in {counted(lost, f'{split} image')} could not be read"
             log.warn(text)
             keep_warnings([text], folder)
         rows = [{"sample_id": picture.sample_id, "lines": lines_in(each)}
-                for picture, each in zip(pictures, found, strict=True)]
+                for picture, each in pairs]
         write_atomic(folder / FILE, "".join(
             json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_json(folder / "cost.json", {"seconds": timer.seconds, "images": len(rows),
                                           "seconds_each": seconds})
         log.say(f"words of {len(rows)} {split} images: {timer.seconds:.0f} s")
 
-    stage = words_stage(prepared, split)
     pictures = pictures_of(prepared, split)
-    make(stage, build, log)
-    return stage
+    make(words_stage(prepared, split), build, log)
 
 
 def read_pictures(reader, pictures, workers, keep=lambda each: None):

@@ -87,14 +87,22 @@ def fit_by_fold(fit, loss, folds, strengths, workers=1):
     chosen = dict.fromkeys(names, strengths[len(strengths) // 2])
     if len(names) > 2:
         pairs = list(zip(names, [*names[1:], names[0]], strict=True))
-        tried = [(pair, strength) for strength in strengths for pair in pairs]
-        heads = parallel_map(lambda each: fit(~np.isin(folds, each[0]), each[1]), tried, workers)
-        losses = {(name, strength): [] for name in names for strength in strengths}
-        for (pair, strength), head in zip(tried, heads, strict=True):
-            for name, other in (pair, pair[::-1]):
-                losses[name, strength].append(loss(head, folds == other))
-        chosen = {name: min(strengths, key=lambda s, name=name: np.mean(losses[name, s]))
-                  for name in names}
+        losses = {name: {} for name in names}
+
+        def try_out(some):
+            tried = [(pair, strength) for strength in some for pair in pairs]
+            heads = parallel_map(lambda each: fit(~np.isin(folds, each[0]), each[1]), tried,
+                                 workers)
+            for (pair, strength), head in zip(tried, heads, strict=True):
+                for name, other in (pair, pair[::-1]):
+                    losses[name].setdefault(strength, []).append(loss(head, folds == other))
+            return {name: min(own, key=lambda s, own=own: np.mean(own[s]))
+                    for name, own in losses.items()}
+
+        *most, last = strengths
+        chosen = try_out(most)
+        if most[-1] in chosen.values():      # the last takes longest
+            chosen = try_out([last])
     heads = parallel_map(lambda name: fit(folds != name, chosen[name]), names, workers)
     return dict(zip(names, heads, strict=True))
 

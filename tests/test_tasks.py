@@ -435,7 +435,7 @@ def test_numbers_are_spread_over_folds_by_their_size(tmp_path):
 
 
 def test_what_needs_one_class_an_image_is_switched_off_with_a_sentence(tmp_path, capsys):
-    config = build_config("competition_ready", ["optim.class_weight_power=1", "model.frozen=vit",
+    config = build_config("competition_ready", ["optim.class_weight_power=1",
                                                 "augment.groups=photo=a"])
     config, said = TASKS["multilabel"].adapt(config)
     text = "; ".join(said)

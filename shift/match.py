@@ -13,6 +13,7 @@ statistics, K bins of a distortion's value with bin 0 = not distorted.
 """
 import math
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -341,9 +342,11 @@ def orientations(train, train_style, test, test_style, belief, seed, n, workers)
     y = rng.permutation(np.resize([0, 0, *range(len(ORIENTATIONS))], n))
     drawn = [draw_values(rng, belief) | {"symmetry": None if k == 0 else ORIENTATIONS[k]}
              for k in y]
-    bank = np.array(train.distorted(drawn, seed, orientation_row, workers), np.float32)
+    is_shaded = "shadow" in belief.kinds
+    row = partial(orientation_row, is_shaded=is_shaded)
+    bank = np.array(train.distorted(drawn, seed, row, workers), np.float32)
     source = np.arange(n) % len(train.images)
-    test_rows = features(test.images, None, workers)
+    test_rows = features(test.images, None, workers, is_shaded)
     ours, theirs = linear_ratios(bank, y, source, test_rows, seed)
     misfit = TURNED_BY_MISFIT * max((f.gain for f in belief.kinds.values()), default=0.0)
     whole = count_orientations(ours, theirs, y, source, seed, misfit)

@@ -11,6 +11,7 @@ a weak classifier widens the interval but does not bend the share. Letters: n im
 """
 import itertools
 import math
+from functools import partial
 
 import cv2
 import numpy as np
@@ -90,14 +91,27 @@ def local_patterns(image):
     return np.concatenate(rows)
 
 
-def orientation_row(image):
-    image = levelled(image)
+def evenly_lit(image):
+    """The image without the slope of its brightness, of which a shadow leaves nothing to read: it
+    is dark on any side."""
+    light = np.log(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) + 8.0)
+    y, x = (np.linspace(-1, 1, n) for n in light.shape)
+    down = light.mean(1) @ y / (y @ y)
+    right = light.mean(0) @ x / (x @ x)
+    slope = np.exp(down * y[:, None] + right * x)
+    return np.clip(image / slope[..., None], 0, 255).astype(np.uint8)
+
+
+def orientation_row(image, is_shaded=False):
+    """What tells which way up an image is. is_shaded: it may be in a shadow."""
+    image = levelled(evenly_lit(image) if is_shaded else image)
     return np.concatenate([layout(image), 6 * local_patterns(image)])
 
 
-def features(images, embed, workers=2):
+def features(images, embed, workers=2, is_shaded=False):
     """(n, d) layout and local patterns, and the pretrained features of `embed` if there is one."""
-    rows = np.array(process_map(orientation_row, images, workers), np.float32)
+    row = partial(orientation_row, is_shaded=is_shaded)
+    rows = np.array(process_map(row, images, workers), np.float32)
     if embed is None:
         return rows
     return np.concatenate([rows, np.asarray(embed(images), np.float32)], 1)

@@ -53,7 +53,7 @@ def test_stages_before_the_first_fit(config, weights, monkeypatch):
     audit = SimpleNamespace(test=[1, 2, 3])
     digests = {NAMES[0]: "d0"}
     assert preparing.stage_of_audit(setup, ["contest"]).key == "b75a19e308ab"
-    assert preparing.stage_of_shift(setup, audit, "a", weights, digests).key == "f6018fba259c"
+    assert preparing.stage_of_shift(setup, audit, "a", weights, digests).key == "151f266267b5"
     assert preparing.stage_of_folds(setup, "a").key == "b80becd49f42"
     monkeypatch.setattr(preparing, "undecoded_formats", lambda contest, workers: ["HEIF"])
     # made anew with a decoder

@@ -36,6 +36,7 @@ from shift.orientation import (
     flip_shares,
     local_patterns,
     orientation_mixtures,
+    orientation_row,
     some_of_classes,
 )
 from shift.reading import Belief, KindReading, fit_range
@@ -447,6 +448,23 @@ def test_a_few_turned_images_do_not_count_beside_a_strong_misfit():
     found = count_orientations(ours, theirs, y, source, 0, misfit=0.0)
     assert found["flip_horizontal"]["share"] == pytest.approx(0.3, abs=0.1)
     assert count_orientations(ours, theirs, y, source, 0, misfit=60.0) == UPRIGHT
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_shadow_is_not_read_as_a_quarter_turn(side):
+    rng = np.random.default_rng(0)
+    sky = np.linspace(230, 60, SIDE)[:, None, None] + rng.normal(0, 20, (SIDE, SIDE, 3))
+    sky = sky.clip(0, 255).astype(np.uint8)
+    shadow = np.linspace(1, 0.3, SIDE)[:: 1 - 2 * side, None]
+    shaded = (sky * shadow).astype(np.uint8)
+
+    def unlike(one, other, is_shaded):
+        rows = [orientation_row(image, is_shaded) for image in (one, other)]
+        return np.linalg.norm(rows[0] - rows[1])
+
+    turned = np.rot90(sky, 3 if side else 1).copy()
+    assert unlike(shaded, sky, True) < unlike(shaded, turned, True)
+    assert unlike(shaded, sky, True) < 0.7 * unlike(shaded, sky, False)
 
 
 def local_binary_patterns(image):

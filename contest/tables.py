@@ -835,7 +835,7 @@ def labels_of(table, columns, data, findings, sample=None):
         return flag_labels(table, columns, data.task, findings)
     labels = tuple(map(normal, table.columns[columns[0]]))
     task = data.task
-    if task == "auto" and holds_sets(table, columns[0], labels, findings):
+    if task == "auto" and holds_sets(table, columns[0], labels, data.target_column, findings):
         task = "multilabel"
     if task == "auto" and are_measurements(
             [label for label in labels if not is_no_number(label)], asks_for_numbers(sample)):
@@ -878,14 +878,17 @@ def numbers_in(table, columns, findings):
 LEAST_SETS = 0.01      # share of the cells that hold several classes, if they are meant to
 
 
-def holds_sets(table, column, labels, findings):
-    """Whether cells of a column hold several classes; an error if that is unsure."""
+def holds_sets(table, column, labels, is_named, findings):
+    """Whether cells of a column hold several classes; an error if that is unsure. Where it is, a
+    column that a setting names holds none."""
     given = [label for label in labels if label]
     if given and all(number_of(label.replace(",", ".")) is not None for label in given):
         return False      # 12,5 and 1,250 are numbers
     several, is_unsure = sets_in(given)
     n_several = sum(label in several for label in given)
     if is_unsure or 0 < n_several < LEAST_SETS * len(given):
+        if is_named:
+            return False
         found = [label for label in labels if label in several]
         findings.fail(
             "ambiguous_sets",

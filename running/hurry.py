@@ -10,6 +10,7 @@ from dataclasses import replace
 from config import key_settings
 from running.costs import Measurements, work_of
 from running.planner import specs_left
+from running.preparing import SHIFT_SHARE
 from system.log import duration
 from system.stages import Stage, make
 from utils import read_json, write_json
@@ -47,8 +48,34 @@ def hurried(setup, prepared, executor, log):
         log.say(f"{n_epochs} of {asked} epochs, in about {duration(seconds)} at this machine's "
                 f"rate, so that nobody waits long for a first result (--set optim.epochs={asked} "
                 "trains all)", event="hurried", epochs=n_epochs)
-    optim = replace(prepared.config.optim, epochs=n_epochs)
-    return replace(prepared, config=replace(prepared.config, optim=optim)), known
+    write_json(setup.folder / "config.json", setup.short(with_epochs(setup.config, n_epochs)))
+    return replace(prepared, config=with_epochs(prepared.config, n_epochs)), known
+
+
+def foreseen(setup, prepared, executor, log):
+    """As `hurried`, for a plan: keeps nothing but what was measured.
+
+    The shift, unless it was measured before, takes its share of the time that is left.
+    """
+    known = Measurements(prepared, setup.machine, executor, log)
+    known.find(prepared.config.model.backbones)
+    stage = epochs_stage(prepared)
+    if stage.is_done:
+        n_epochs = read_json(stage.folder / "epochs.json")["epochs"]
+    else:
+        left = setup.ends_by - time.perf_counter()
+        if prepared.shift.auc_before is None:
+            left *= 1 - SHIFT_SHARE
+        works = [work_of(prepared, spec) for spec in specs_left(prepared)]
+        n_epochs = most_epochs(works, known.costs, left - CLOSING_SECONDS,
+                               prepared.config.optim.epochs)
+        log.say(f"about {n_epochs} of {prepared.config.optim.epochs} epochs, by this machine's "
+                "rate now: a run chooses once, when it begins to train")
+    return replace(prepared, config=with_epochs(prepared.config, n_epochs)), known
+
+
+def with_epochs(config, n_epochs):
+    return replace(config, optim=replace(config.optim, epochs=n_epochs))
 
 
 def most_epochs(works, costs, seconds_left, asked):

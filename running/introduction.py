@@ -1,4 +1,5 @@
 """What a run says and keeps before its first stage: what was understood, and where it runs."""
+import math
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def environment():
 
 def begin(setup, data_path, log):
     """Keep what was asked and where it runs: config.json, environment.json, the first event."""
-    if before := run_to_replace(setup.folder, setup.config, data_path):
+    if before := run_to_replace(setup.folder, setup.config, data_path, setup.ends_by < math.inf):
         log.warn(f"{setup.folder} holds a run {before}, whose submission and report are replaced: "
                  "use another --experiment_name to keep both")
     write_json(setup.folder / TYPED, {"command": setup.command})
@@ -32,15 +33,17 @@ def begin(setup, data_path, log):
                data_path=str(data_path))
 
 
-def run_to_replace(folder, config, data_path):
+def run_to_replace(folder, config, data_path, chooses_epochs=False):
     """How the run in the folder differs: its contest folder, or the settings of a finished run.
 
-    '' if it does not, or if there is none.
+    '' if it does not, or if there is none. chooses_epochs: the run chose them and keeps that.
     """
     before = kept(folder / ENVIRONMENT)
     settings = kept(folder / "config.json")
     if before and not is_of_folder(before, data_path):
         return f"on {before.get('data_path')}"
+    if settings and chooses_epochs:
+        settings["optim"]["epochs"] = config.optim.epochs
     if settings and kept(folder / "final_results.json"):
         changed = changed_settings(settings, plain(config))
         if changed:

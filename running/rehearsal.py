@@ -1,4 +1,5 @@
 """--dry_run: the plan of a run, as far as it can be known without reading an image."""
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from ensemble.scores import FoldScores
 from ensemble.tasks import TASKS
 from modeling.weights import WeightsSource
 from running.first import members_of
+from running.hurry import foreseen
 from running.members import described
 from running.planner import Planner, specs_left
 from running.preparing import cache_side_px, prepare, unmeasured_shift
@@ -57,8 +59,11 @@ def print_plan(setup, executor, log):
     specs = specs_left(prepared)
     if not specs:
         return {"plan": lines}
+    known = None
+    if setup.ends_by < math.inf:
+        prepared, known = foreseen(setup, prepared, executor, log)
     scores = FoldScores(prepared.label_of, setup.metric)
-    planner = Planner(setup, prepared, specs, executor, scores, log, is_asked=True)
+    planner = Planner(setup, prepared, specs, executor, scores, log, is_asked=True, known=known)
     for line in planner.describe():
         say(line)
     return {"plan": lines}

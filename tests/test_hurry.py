@@ -1,5 +1,6 @@
 """A run that nobody gave a size ends in minutes: its epochs are chosen once, by the rate here."""
 import math
+import re
 import time
 
 import pytest
@@ -56,6 +57,20 @@ def test_the_epochs_chosen_first_hold_after_an_interruption(contest, tmp_path, m
     fit, = read_json(tmp_path / "run/training_results.json")["fits"]
     assert len(fit["epochs"]) == 3
     assert "--set optim.epochs=6 trains all" in capsys.readouterr().out
+    assert read_json(tmp_path / "run/config.json")["optim"]["epochs"] == 3      # what was trained
+    run_for(1000)
+    assert "other settings" not in capsys.readouterr().out
+
+
+def test_a_plan_of_the_first_command_has_the_epochs_that_it_would_choose(
+        contest, tmp_path, monkeypatch, capsys):
+    argv = small_argv(contest, tmp_path, "optim.epochs=6", "runtime.measure=on")
+    monkeypatch.setattr("running.hurry.FEWEST_EPOCHS", 3)
+    plan = pipeline.run(config_of(make_parser().parse_args(argv)), contest, tmp_path / "run",
+                        dry_run=True, ends_by=time.perf_counter())["plan"]
+    assert "about 3 of 6 epochs" in capsys.readouterr().out
+    assert any(re.search(r"fold 0  to do +3 ", line) for line in plan)
+    assert not (tmp_path / "run/config.json").exists()
 
 
 @pytest.mark.parametrize(("words", "is_hurried"), [

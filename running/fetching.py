@@ -7,7 +7,7 @@ Files are named as `--weights_dir` finds them. What is there already stays; what
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import huggingface_hub
@@ -104,15 +104,26 @@ def find(name):
         raise unreachable(name, hub_id, "it does not answer, or HF_HUB_OFFLINE is set")
     for file in HUB_FILES:
         try:
-            found = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(hub_id, file))
+            return located(Wanted(name, hub_id, licence_of(name), file, 0))
         except EntryNotFoundError:
             continue
-        except Exception as error:      # the client's, whose kinds change from version to version
-            raise unreachable(name, hub_id, first_line(error)) from None
-        return Wanted(name, hub_id, licence_of(name), file, found.size or 0, url=found.location,
-                      etag=found.etag or "")
     raise UserError(f"--fetch_weights found neither {' nor '.join(HUB_FILES)} of {name} at {hub_id}"
                     f": put weights {into_weights_dir(name)}")
+
+
+def located(wanted):
+    """The Wanted with its size, version and address at the hub now: an address soon expires.
+
+    EntryNotFoundError if the hub has no such file.
+    """
+    try:
+        found = huggingface_hub.get_hf_file_metadata(
+            huggingface_hub.hf_hub_url(wanted.hub_id, wanted.file))
+    except EntryNotFoundError:
+        raise
+    except Exception as error:      # the client's, whose kinds change from version to version
+        raise unreachable(wanted.model_name, wanted.hub_id, first_line(error)) from None
+    return replace(wanted, n_bytes=found.size or 0, url=found.location, etag=found.etag or "")
 
 
 def unreachable(name, hub_id, reason):
@@ -126,6 +137,8 @@ def fetch(wanted, folder):
     The client's own downloads begin anew after an interruption, so the file is kept here.
     """
     (folder / BEGUN).mkdir(exist_ok=True)
+    if not wanted.path:
+        wanted = located(wanted)
     begun = folder / BEGUN / f"{wanted.target}.{digest_json(wanted.etag)}"
     if wanted.path:
         shutil.copyfile(wanted.path, begun)

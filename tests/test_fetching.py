@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import timm
 from huggingface_hub import constants as hub_constants
+from huggingface_hub import file_download
 
 from grandmaster_train import main
 from modeling import weights as weights_module
@@ -27,11 +28,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
     files: ClassVar = {}
     cut = 0
     ranges: ClassVar = []
+    asked: ClassVar = []
 
     def do_HEAD(self):
+        self.asked.append(("HEAD", self.path.split("?")[0]))
         self.answer(with_body=False)
 
     def do_GET(self):
+        self.asked.append(("GET", self.path.split("?")[0]))
         self.answer(with_body=True)
 
     def answer(self, with_body):
@@ -77,7 +81,9 @@ def hub(monkeypatch, tmp_path):
     paths = hub_constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(hub_constants.ENDPOINT)
     for name, value in {"ENDPOINT": endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": endpoint + paths,
                         "HF_HUB_OFFLINE": False}.items():
-        monkeypatch.setattr(hub_constants, name, value)
+        for module in (hub_constants, file_download):      # older versions have names of their own
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(fetching, "cached_file", lambda _: None)
@@ -85,6 +91,7 @@ def hub(monkeypatch, tmp_path):
     Hub.files = {f"/{HUB_ID}/resolve/main/model.safetensors": FILE}
     Hub.cut = 0
     Hub.ranges = []
+    Hub.asked = []
     yield Hub
     server.shutdown()
     server.server_close()
@@ -126,6 +133,17 @@ def test_a_download_that_was_cut_goes_on_where_it_was(hub, tmp_path, monkeypatch
     list(fetch_into(tmp_path / "w", [NAME], "tiny"))
     assert hub.ranges == [15 * 100_000]      # of a half of 1,536,000 bytes in whole pieces
     assert file_in(str(tmp_path / "w"), NAME).read_bytes() == FILE
+
+
+def test_the_address_of_each_file_is_asked_for_right_before_its_download(hub, tmp_path):
+    other = "mobilenetv3_small_075"
+    paths = [f"/{timm.get_pretrained_cfg(name).hf_hub_id}/resolve/main/model.safetensors"
+             for name in (NAME, other)]
+    hub.files = dict.fromkeys(paths, FILE)
+    list(fetch_into(tmp_path / "w", [NAME, other], "tiny"))
+    found = [each for each in hub.asked if each[1] in paths]
+    assert found[-4:] == [("HEAD", paths[0]), ("GET", paths[0]),
+                          ("HEAD", paths[1]), ("GET", paths[1])]
 
 
 def test_a_file_that_is_not_what_the_hub_says_is_not_kept(hub, tmp_path):

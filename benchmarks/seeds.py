@@ -4,10 +4,12 @@
         --set model.backbones=mobilenetv2_100 data.image_size_px=160 optim.epochs=8
 
 Prints per seed the submission's macro-F1, the score the run expected and its seconds, then mean and
-sd; for a blend also its members' scores.
+sd; for a blend also its members' scores. With --keep also what `--compare` says of each pair of
+seeds: how many intervals hold zero.
 """
 import argparse
 import csv
+import itertools
 import statistics
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from sklearn.metrics import f1_score
 
 from grandmaster_train import main as train
 from modeling.inference import Predictions, load_views
+from reporting.compare import compare
 from utils import read_json
 
 
@@ -59,6 +62,20 @@ def member_score(folder, source, final, answers):
                     average="macro")
 
 
+def print_pairs(folder, seeds):
+    """What --compare says of each pair of seeds in a folder of runs."""
+    n_zero = 0
+    pairs = list(itertools.combinations(seeds, 2))
+    for one, other in pairs:
+        compared = compare(folder / f"seed{one}", folder / f"seed{other}")
+        row = compared["splits"]["out_of_fold"]
+        low, high = row["change_ci90"]
+        n_zero += low <= 0 <= high
+        print(f"{one} to {other} on {compared['n']} images: {row['change']:+.4f} "
+              f"({low:+.4f} to {high:+.4f})")
+    print(f"{n_zero} of {len(pairs)} intervals hold zero")
+
+
 def split_argv():
     """(the benchmark's own arguments, those after `--` to pass on)"""
     argv = sys.argv[1:]
@@ -92,6 +109,8 @@ def main():
         f"mean {statistics.mean(scores):.4f}, "
         f"sd {statistics.stdev(scores) if len(scores) > 1 else 0:.4f}, n={len(scores)}"
     )
+    if args.keep and len(rows) > 1:
+        print_pairs(args.keep, args.seeds)
     if len(each[args.seeds[0]]) > 1:
         print("\nits members alone, by seed")
         for name in each[args.seeds[0]]:

@@ -108,6 +108,16 @@ def slices(root):
     return Asked(["study", "volume"], ids, "numbers", [(0, 22.5)])
 
 
+def mapped(root):
+    """A JSON map of files to classes."""
+    classes, ids = ["oak", "yew"], ["t0.jpg", "t1.jpg"]
+    rows = [(f"{i:02}.jpg", k) for i, k in labelled(classes, 8)]
+    images(root / "train", [i for i, _ in rows])
+    draw_test(root / "test", ids)
+    (root / "labels.json").write_text(json.dumps(dict(rows)))
+    return Asked(["file", "label"], ids, "class", classes)
+
+
 def kfold(root):
     """A column of the host's folds, some images outside of them."""
     classes, ids = ["a", "b"], ["t1.png", "t0.png"]
@@ -131,7 +141,7 @@ def val_folder(root):
 
 # ---------------------------------------------------------------- through a run
 
-@pytest.mark.parametrize("layout", [tags, clinic, eyes, visits, slices, kfold, val_folder],
+@pytest.mark.parametrize("layout", [tags, clinic, eyes, visits, slices, kfold, val_folder, mapped],
                          ids=lambda layout: layout.__name__)
 def test_a_layout_goes_through_debug_and_a_run_to_a_submission(layout, tmp_path, capsys):
     folder, out, asked = run_folder(layout, tmp_path, capsys)

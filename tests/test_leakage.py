@@ -76,3 +76,33 @@ def known_share(folder, label_of):
 def read_rows(path):
     with open(path, newline="", encoding="utf-8") as f:
         return list(csv.DictReader(f))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("metric", "header", "cells", "chance", "spread"), [
+    ("auc", ("a", "b"), lambda rng: rng.integers(2, size=2), 0.5, 0.14),
+    ("r2", ("cm",), lambda rng: [f"{rng.normal(50, 9):.3f}"], -1.0, 1.1),
+    ("kl_divergence", ("a", "b"), lambda rng: soft(rng.uniform(0.2, 0.8)), 0.06, 0.05)])
+def test_distilled_rounds_of_other_tasks_stay_at_chance_on_noise(metric, header, cells, chance,
+                                                                 spread, tmp_path):
+    noise_contest(tmp_path / "noise", 0)
+    rng = np.random.default_rng(7)
+    with open(tmp_path / "noise/train.csv", "w", newline="", encoding="utf-8") as f:
+        csv.writer(f).writerows([("ID", *header), *(
+            (f"train{i:03}.png", *cells(rng)) for i in range(N))])
+    config = build_config("full_training", ["model.backbones=test_resnet", "model.pretrained=off",
+                                            "data.n_folds=2", "data.image_size_px=32",
+                                            "optim.epochs=10", "optim.batch_size=16",
+                                            "augment.policy=none", "predict.tta_views=1",
+                                            "ensemble.bootstrap_draws=10", "runtime.workers=0",
+                                            "runtime.measure=off", f"metric={metric}",
+                                            f"data.target_column={','.join(header)}"])
+    config = replace(config, rounds=(Round(), Round(alpha=0.9, warm_start=True)))
+    final = run(config, tmp_path / "noise", tmp_path / "run")
+    assert {s["name"][:2] for s in final["sources"]} == {"r0", "r1"}
+    for score in (*(s["score"] for s in final["sources"]), final["score"]["oof_testlike"]):
+        assert abs(score - chance) < spread, (score, final["sources"])
+
+
+def soft(share):
+    return f"{share:.3f}", f"{1 - share:.3f}"

@@ -21,7 +21,7 @@ from modeling.frozen import Linear, fit_by_fold, fit_layer
 from utils import UserError
 
 # tried inverse penalties, as frozen.STRENGTHS; rows have length 1 here and are not standardised
-STRENGTHS = (300.0, 1000.0, 3000.0, 10000.0, 30000.0)
+STRENGTHS = (300.0, 1000.0, 3000.0, 10000.0, 30000.0, 100000.0)
 LETTERS = (2, 5)         # in an n-gram, which lies within a word and its spaces
 LEAST_CONFIDENCE = 0.5   # of a line that counts
 FEWEST_TEXTS = 2         # that an n-gram is in

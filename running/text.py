@@ -187,8 +187,7 @@ class Text(Member):
 # ---------------------------------------------------------------- on the page
 
 def words_shown(prepared, fits, blend, log):
-    """What the page shows of the words, None without a text member. Whatever is wrong: the page is
-    worth more."""
+    """What the page shows of the words, None without a text member."""
     name = next((spec.name for spec in fits if spec.text), None)
     if name is None:
         return None
@@ -197,7 +196,7 @@ def words_shown(prepared, fits, blend, log):
         texts = load_lines(words_stage(prepared, TRAIN).folder)
         said = {sample: " / ".join(line.text for line in lines) for sample, lines in texts.items()}
         return texts_content(prepared.audit, heads, said, judged(fits, blend, name))
-    except Exception as error:
+    except Exception as error:      # whatever is wrong with the words, the page is worth more
         log.say(f"no words in report.html ({type(error).__name__}: {error})")
         return None
 

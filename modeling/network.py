@@ -147,8 +147,9 @@ def forward_operations(model_name, image_size_px):
     size_px = input_size_px(model_name, image_size_px)
     source = WeightsSource(model_name, "random")
     backbone = without_weights(model_name, **timm_arguments(source, size_px))
+    backbone.eval().requires_grad_(False)      # the counter takes no gradients of some networks
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        backbone.eval()(torch.empty(1, 3, size_px, size_px, device="meta"))
+        backbone(torch.empty(1, 3, size_px, size_px, device="meta"))
     return counter.get_total_flops()
 
 

@@ -117,6 +117,14 @@ def find_weights(model_name, weights_dir, pretrained):
     return random_source(model_name)
 
 
+def refuse_missing(weights_dir):
+    """UserError unless the folder exists."""
+    if not Path(weights_dir).is_dir():
+        raise UserError(
+            f"--weights_dir must be an existing folder, got {weights_dir!r}: create it or leave "
+            "the flag out")
+
+
 def into_weights_dir(model_name, weights_dir=""):
     """Where `file_in` finds a model's weights, in words that follow "put them"."""
     where = weights_dir or "a folder and pass it as --weights_dir"
@@ -149,11 +157,7 @@ def file_in(weights_dir, model_name):
     """
     if not weights_dir:
         return None
-    if not Path(weights_dir).is_dir():
-        raise UserError(
-            f"--weights_dir must be an existing folder, got {weights_dir!r}: create it or leave "
-            "the flag out")
-
+    refuse_missing(weights_dir)
     plain = model_name.split(".")[0]
     longer_names = tuple(timm.list_models(f"{plain}?*"))
     found = [path for path in Path(weights_dir).iterdir()
@@ -172,6 +176,7 @@ def networks_in(weights_dir):
     """Names of timm's networks that have a file in a folder, in order of name."""
     if not weights_dir:
         return []
+    refuse_missing(weights_dir)
     stems = {path.name.split(".")[0] for path in Path(weights_dir).iterdir()
              if path.suffix in WEIGHT_SUFFIXES}
     # mobilenetv2_100_in1k_imagenetnorm: the longest name that the file's begins with

@@ -105,6 +105,8 @@ def parts_of(setup):
 def frozen_seconds(config, view_seconds, n_train, n_test):
     """Seconds of all frozen members. view_seconds: of an image that the trained network predicts.
     """
+    if not config.model.frozen:
+        return 0.0
     trained = operations_of(config, config.model.backbones[0])
     operations = sum(reading_operations(config, name, n_train, n_test)
                      for name in config.model.frozen)

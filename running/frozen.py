@@ -237,6 +237,7 @@ class Frozen(Member):
 
 def share(source, target):
     """Let `target` be the file `source`: one on the disk where links are possible, else a copy."""
+    target.unlink(missing_ok=True)      # of a start that was killed
     try:
         os.link(source, target)
     except OSError:      # not every file system links; whatever else it is, the copy tells

@@ -98,7 +98,7 @@ def introduce(setup, log):
         log.say(f"first, without training: classifiers in {config.data.n_folds} folds on the "
                 f"features of {', '.join(config.model.frozen)}")
     if setup.too_long:
-        named = ",".join(["auto", *setup.too_long])
+        named = ",".join([*config.model.frozen, *setup.too_long])
         log.say(f"  {', '.join(setup.too_long)} would take longer than the training does (--set "
                 f"model.frozen={named} takes it all the same)")
     refit = " and a refit" if config.ensemble.refit else ""

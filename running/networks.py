@@ -103,11 +103,13 @@ def with_frozen_at_hand(networks, asked, find, n_train, n_test):
     """
     config = networks.config
     trained = config.model.backbones
-    lying = networks_in(config.runtime.weights_dir)
+    lying = []
+    if config.model.pretrained != "off":
+        lying = networks_in(config.runtime.weights_dir)
     if not trained:
         everything = [*families(config), *lying]
         taken = [name for name in everything if find(name).is_pretrained][:1]
-        if not taken and not asked:
+        if not taken and not asked and config.model.text != "on":
             raise UserError(
                 "with an empty model.backbones a run needs pretrained weights, and none were found "
                 f"for {', '.join(families(config))}: put one "
@@ -117,8 +119,11 @@ def with_frozen_at_hand(networks, asked, find, n_train, n_test):
         taken = []
     else:
         taken = [name for name in trained if find(name).is_pretrained][:1]
-        others = [find(name) for name in dict.fromkeys([*trained, *lying])
-                  if name not in taken and name not in asked]
+        # a file may serve a name with a tag and one without
+        others = {find(name).path or name: find(name) for name in [*lying, *trained]}
+        for name in [*taken, *asked]:
+            others.pop(find(name).path or name, None)
+        others = [source for source in others.values() if source.is_pretrained]
         networks = with_others(networks, taken, others, n_train, n_test)
         taken = networks.config.model.frozen
     names = tuple(dict.fromkeys([*taken, *asked]))
@@ -129,48 +134,60 @@ def with_frozen_at_hand(networks, asked, find, n_train, n_test):
 def with_others(networks, taken, others, n_train, n_test):
     """The Networks whose frozen members are the names `taken`, and as many `others` as time allows.
 
-    others: [WeightsSource].
+    others: [WeightsSource]. A network is loaded only once it is known to take little time.
     """
     config = networks.config
     names = list(taken)
     too_long = []
-    left_out = []
-    operations = {}
-    for source in others:
-        if source.is_pretrained:
-            if problem := problem_of(config, source):
-                left_out.append(problem)
-            else:
-                operations[source.model_name] = operations_of(config, source.model_name)
-    if operations:
+    problems = {source.model_name: problem_of(config, source) for source in others}
+    able = [source for source in others if not problems[source.model_name]]
+    if able and not problem_in(lambda: training_operations(config, n_train)):
         budget = FROZEN_SHARE * training_operations(config, n_train)
         spent = sum(reading_operations(config, name, n_train, n_test) for name in taken)
-        for name in sorted(operations, key=operations.get):
+        for source in sorted(able, key=lambda source: operations_of(config, source.model_name)):
+            name = source.model_name
             spent += reading_operations(config, name, n_train, n_test)
-            (names if spent <= budget else too_long).append(name)
+            if spent > budget:
+                too_long.append(name)
+            elif not (problem := problem_of_file(config, source)):
+                names.append(name)
+            else:
+                problems[name] = problem
+    left_out = [f"{name} lies in {config.runtime.weights_dir} and is left out of the networks that "
+                f"are read without training: {problem}" for name, problem in problems.items()
+                if problem]
     return replace(networks, config=replace(config, model=replace(config.model,
                                                                   frozen=tuple(names))),
                    too_long=tuple(too_long), left_out=tuple(left_out))
 
 
 def problem_of(config, source):
-    """Why a network that nobody named is not read; '' if it can be."""
+    """Why a network with pretrained weights that nobody named is not read; '' if it may be."""
     name = source.model_name
-    if name in config.model.backbones:
+    is_trained = name in config.model.backbones
+    licence = "" if is_trained else sentence(source.timm_name, source.licence)
+    return licence or problem_in(lambda: operations_of(config, name))
+
+
+def problem_of_file(config, source):
+    """Why the weights of a network that nobody named are not read; '' if they can be."""
+    if source.model_name in config.model.backbones:
         return ""
-    problem = sentence(source.timm_name, source.licence)
+    return problem_in(lambda: build_network(source.model_name, n_classes=2, weights=source,
+                                            model=config.model,
+                                            image_size_px=config.data.image_size_px))
+
+
+def problem_in(work):
+    """Why work() fails, '' if it does not. A fault of the machine is raised."""
     try:
-        if not problem:
-            operations_of(config, name)
-            build_network(name, n_classes=2, weights=source, model=config.model,
-                          image_size_px=config.data.image_size_px)
+        work()
+        return ""
     except Exception as error:
         # some networks take images of one size alone, and a file may hold anything
         if fault_of(error):
             raise
-        problem = first_line(error)[:200]
-    return problem and (f"{name} lies in {config.runtime.weights_dir} and is left out of the "
-                        f"networks that are read without training: {problem}")
+        return first_line(error)[:200]
 
 
 def operations_of(config, model_name):

@@ -18,8 +18,10 @@ from data_loader import load_folds
 from grandmaster_train import main
 from modeling.frozen import STRENGTHS, few_enough, fit_heads
 from modeling.inference import Features, Predictions
+from modeling.network import forward_operations
 from running import pipeline
 from running.export import export_onnx
+from running.frozen import share
 from running.networks import with_networks
 from running.predictor import load_predictor
 from tests.conftest import darker, small_argv
@@ -330,10 +332,44 @@ def at_hand(folder, *settings, n_train=100, n_test=100):
 def test_networks_at_hand_are_read_as_long_as_they_take_less_than_training(two):
     assert at_hand(two).config.model.frozen == (NAME, "mobilenetv3_small_075")
     short = at_hand(two, "optim.epochs=1")
-    assert (short.config.model.frozen, short.too_long) == ((NAME,), ("mobilenetv3_small_075",))
+    assert short.config.model.frozen == (NAME,)
+    assert short.too_long == ("mobilenetv3_small_075", "resnet10t")
     named = at_hand(two, "optim.epochs=1", "model.frozen=auto,mobilenetv3_small_075")
     assert named.config.model.frozen == (NAME, "mobilenetv3_small_075")
     assert at_hand(two, n_train=40_000, n_test=20_000).config.model.frozen == ()
+
+
+def test_a_network_is_loaded_only_once_its_time_is_known(two, monkeypatch):
+    built = []
+    monkeypatch.setattr("running.networks.build_network", lambda name, **_: built.append(name))
+    assert at_hand(two, "optim.epochs=1").too_long == ("mobilenetv3_small_075", "resnet10t")
+    assert built == []
+
+
+def test_a_file_is_read_under_one_name(two):
+    tagged = two / "mobilenetv3_small_075.lamb_in1k.safetensors"
+    (two / "mobilenetv3_small_075.safetensors").rename(tagged)
+    found = at_hand(two, "model.backbones=mobilenetv3_small_075.lamb_in1k").config.model.frozen
+    assert found == ("mobilenetv3_small_075.lamb_in1k", NAME)
+
+
+@pytest.mark.parametrize("name", ["pit_ti_224", "cait_xxs24_224"])
+def test_a_network_that_takes_parameters_as_images_can_be_counted(name):
+    assert forward_operations(name, 224) > 1e9
+
+
+def test_a_weights_folder_that_does_not_exist_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="--weights_dir must be an existing folder, got"):
+        at_hand(tmp_path / "none")
+    assert at_hand(tmp_path / "none", "model.pretrained=off").config.model.frozen == ()
+
+
+def test_a_network_that_was_half_kept_is_kept_again(tmp_path):
+    source = tmp_path / "a"
+    source.write_bytes(b"network")
+    for _ in range(2):
+        share(source, tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"network"
 
 
 def test_a_file_at_hand_that_holds_no_weights_is_left_out_and_named(two):

@@ -50,7 +50,8 @@ from running.words import (
 )
 from system.log import EventLog, progress
 from system.machine import usable_cores
-from utils import UserError, write_json
+from system.parallel import Lost
+from utils import UserError, counted, write_json
 
 CHUNK_IMAGES = 4096      # read at a time, so that their cached pixels stay within a few GB of disk
 NO_MODEL_SETTINGS = ("backbones", "frozen", "pretrained", "text")
@@ -297,6 +298,12 @@ class Predictor:
             raise UserError(f"the run's blend has a text member, and {missing}{fast}")
         reader = WordReader(language, self.mirrored_text, self.white_level)
         found = read_pictures(reader, pictures_in(catalog), usable_cores())
+        lost = [f"{name} ({each.reason})" for name, each in zip(catalog.sample_id, found,
+                                                                strict=True)
+                if isinstance(each, Lost)]
+        if lost:
+            self.inference.place.log.warn(f"the words in {counted(lost, 'image')} could not be "
+                                          "read: they count as images without words")
         return catalog.sample_id, [text_of(map(line_of, lines_in(each))) for each in found]
 
     def predict_texts(self, read, spec, loader):

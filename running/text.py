@@ -49,13 +49,19 @@ def with_text(setup, prepared, log):
     model = prepared.config.model
     if model.text == "off":
         return prepared
-    missing = what_is_missing(model.text_language)
-    if missing and model.text == "on":
-        raise UserError(f"model.text=on cannot be had here: {missing}, or leave it out")
+    missing = missing_here(model)
     if missing:
         log.warn(f"no text member: {missing}")
     is_on = not missing and (model.text == "on" or pays(setup, prepared, log))
     return as_decided(prepared, is_on)
+
+
+def missing_here(model):
+    """`what_is_missing` to read words. UserError if they were asked for."""
+    missing = what_is_missing(model.text_language)
+    if missing and model.text == "on":
+        raise UserError(f"model.text=on cannot be had here: {missing}, or leave it out")
+    return missing
 
 
 def as_decided(prepared, is_on):
@@ -96,8 +102,10 @@ def rehearsed_text(prepared):
     """(The Prepared with model.text on or off, as far as that is known, a sentence if it is not).
     """
     model = prepared.config.model
-    if model.text == "off" or what_is_missing(model.text_language):
+    if model.text == "off":
         return as_decided(prepared, is_on=False), ""
+    if missing := missing_here(model):
+        return as_decided(prepared, is_on=False), f"no text member: {missing}"
     stage = sample_stage(prepared)
     if model.text == AUTO and not stage.is_done:
         return as_decided(prepared, is_on=False), (

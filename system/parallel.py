@@ -1,5 +1,6 @@
 """Work in parallel: threads for work that releases the interpreter lock, processes for the rest."""
 import collections
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -116,12 +117,19 @@ def guarded_map(function, items, workers, seconds):
         process = context.Process(target=serve, args=(function, there), daemon=True)
         process.start()
         there.close()
-        give(here, process)
+        i = left.popleft()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):     # heard of below
+            here.send(items[i])
+        busy[here] = process, i, time.monotonic() + seconds
 
     def give(pipe, process):
-        i = left.popleft()
-        pipe.send(items[i])
-        busy[pipe] = process, i, time.monotonic() + seconds
+        try:
+            pipe.send(items[left[0]])
+        except (BrokenPipeError, ConnectionResetError):      # it ended after its last answer
+            end(pipe, process)
+            begin()
+        else:
+            busy[pipe] = process, left.popleft(), time.monotonic() + seconds
 
     try:
         for _ in range(min(max(1, workers), len(items))):

@@ -3,6 +3,7 @@ for by name."""
 import os
 import re
 import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -425,6 +426,16 @@ def test_a_call_that_hangs_or_dies_loses_its_item_only():
     found = dict(guarded_map(square, range(8), 2, 0.4))
     assert found == {0: 0, 1: 1, 2: 4, 4: 16, 7: 49, 3: Lost("its process ended"),
                      5: Lost("it took more than 0.4 s"), 6: Lost("no")}
+
+    def dies_after(x):
+        threading.Timer(0.02, lambda: os._exit(9)).start()
+        return x
+
+    said = []
+    for i, answer in guarded_map(dies_after, range(4), 2, 5):
+        time.sleep(0.1)      # until the process that answered is gone
+        said.append((i, answer))
+    assert said == [(i, i) for i in range(4)]
 
     def broken(x):
         raise UserError("this is for the user")

@@ -28,7 +28,9 @@ class Spare:
 
     @property
     def n_bytes(self):
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        """Of what the disk gets back: a file with other names stays."""
+        found = [path.stat() for path in self.folder.rglob("*") if path.is_file()]
+        return sum(stat.st_size for stat in found if stat.st_nlink == 1)
 
 
 def prune(folder, is_sure):

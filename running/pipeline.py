@@ -38,7 +38,7 @@ from running.planner import Planner, nothing_planned, plan_stage, specs_left
 from running.preparing import prepare
 from running.rehearsal import print_plan
 from running.run import Setup, usable
-from running.text import with_text, words_shown
+from running.text import refuse_without_readers, with_text, words_shown
 from running.threads import same_threads_after, settle_threads
 from running.trackers import tracker
 from shift.groups import named_classes
@@ -165,6 +165,7 @@ def understand(config, data_path, folder, executor, start, command):
                      n_train=len(contest.train), metric=metric.name)
     contest = contest.for_metric(metric)
     named_classes(config.augment.groups, contest.train.classes)
+    refuse_without_readers(config.model)
     networks = with_networks(config, len(contest.train), len(contest.test))
     return Setup(networks.config, contest, metric, folder, device,
                  machine={**machine, "cores": executor.cores, "workers": runtime.workers},

@@ -42,26 +42,21 @@ VIEW = "identity"
 
 
 def with_text(setup, prepared, log):
-    """The Prepared with model.text on or off. Says why.
-
-    UserError if it is asked for and cannot be had.
-    """
+    """The Prepared with model.text on or off. Says why."""
     model = prepared.config.model
     if model.text == "off":
         return prepared
-    missing = missing_here(model)
+    missing = what_is_missing(model.text_language)
     if missing:
         log.warn(f"no text member: {missing}")
     is_on = not missing and (model.text == "on" or pays(setup, prepared, log))
     return as_decided(prepared, is_on)
 
 
-def missing_here(model):
-    """`what_is_missing` to read words. UserError if they were asked for."""
-    missing = what_is_missing(model.text_language)
-    if missing and model.text == "on":
+def refuse_without_readers(model):
+    """UserError if words were asked for that cannot be read here."""
+    if model.text == "on" and (missing := what_is_missing(model.text_language)):
         raise UserError(f"model.text=on cannot be had here: {missing}, or leave it out")
-    return missing
 
 
 def as_decided(prepared, is_on):
@@ -104,7 +99,7 @@ def rehearsed_text(prepared):
     model = prepared.config.model
     if model.text == "off":
         return as_decided(prepared, is_on=False), ""
-    if missing := missing_here(model):
+    if missing := what_is_missing(model.text_language):
         return as_decided(prepared, is_on=False), f"no text member: {missing}"
     stage = sample_stage(prepared)
     if model.text == AUTO and not stage.is_done:

@@ -1,6 +1,6 @@
 """Tables that are no text, Parquet files and Excel sheets, as rows of text.
 
-    for name, rows in sheets_of(root, "labels.xlsx"):      # rows[0]: the names of the columns
+    for name, rows, unread in sheets_of(root, "labels.xlsx"):  # rows[0]: the names of the columns
         ...
 
 Each kind needs a package of requirements-extras.txt.
@@ -34,7 +34,8 @@ def how_to_read(path):
 
 
 def sheets_of(root, path):
-    """[(name, rows of texts)] of a Parquet file or an Excel file, its header first.
+    """[(name, rows of texts, names of columns that are not read)] of a Parquet file or an Excel
+    file, the header first.
 
     A file of several sheets gives each a name, `labels.xlsx#train`. ValueError with a short reason
     if it cannot be read or its package is missing.
@@ -44,7 +45,8 @@ def sheets_of(root, path):
         raise ValueError(f"{package} is not installed")
     data = read_bytes(root / path)
     try:
-        return [(path + name, as_text(rows)) for name, rows in READERS[package](data)]
+        return [(path + name, as_text(rows), unread)
+                for name, rows, unread in READERS[package](data)]
     except MemoryError:
         raise
     except Exception as error:      # both packages raise what their parts raise
@@ -52,28 +54,48 @@ def sheets_of(root, path):
 
 
 def rows_of_parquet(data):
-    """[('', rows)]: columns of bytes and of structures, as images, are left out."""
+    """[('', rows, unread)]: columns of structures and of bytes that are no text, as images, are
+    left unread."""
     parquet = importlib.import_module("pyarrow.parquet")
     types = importlib.import_module("pyarrow.types")
     file = parquet.ParquetFile(io.BytesIO(data))
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_dictionary)
 
-    def is_text(kind):
-        inner = kind.value_type if types.is_list(kind) or types.is_dictionary(kind) else kind
-        return not (types.is_nested(inner) or types.is_binary(inner) or types.is_large_binary(inner)
-                    or types.is_fixed_size_binary(inner))
+    def is_bytes(kind):
+        return (types.is_binary(kind) or types.is_large_binary(kind)
+                or types.is_fixed_size_binary(kind))
 
-    fields = [field for field in file.schema_arrow if is_text(field.type)]
-    if file.metadata.num_rows * len(fields) > MOST_CELLS:
+    def is_text(field):
+        kind = field.type
+        if is_bytes(kind):
+            return are_utf8(file, field.name)
+        inner = kind.value_type if any(is_one(kind) for is_one in lists) else kind
+        return not types.is_nested(inner) and not is_bytes(inner)
+
+    names = [field.name for field in file.schema_arrow if is_text(field)]
+    unread = [name for name in file.schema_arrow.names if name not in names]
+    if file.metadata.num_rows * len(names) > MOST_CELLS:
         raise ValueError(f"it has over {MOST_CELLS} cells")
-    table = file.read(columns=[field.name for field in fields])
-    columns = [column.cast("string") if types.is_float32(column.type) else column
-               for column in table.columns]
+    table = file.read(columns=names)
+    columns = [column.cast("string") if types.is_float32(column.type) or is_bytes(column.type)
+               else column for column in table.columns]
     rows = zip(*(column.to_pylist() for column in columns), strict=True)
-    return [("", [tuple(table.column_names), *rows])] if columns else []
+    return [("", [tuple(table.column_names), *rows] if columns else [], unread)]
+
+
+def are_utf8(file, name):
+    """Whether all bytes in a column of a Parquet file are text."""
+    try:
+        for batch in file.iter_batches(batch_size=256, columns=[name]):
+            for cell in batch.column(0).to_pylist():
+                (cell or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def rows_of_excel(data):
-    """[(#sheet, or '' for a single one; rows)] of the sheets with cells."""
+    """[(#sheet, or '' for a single one; rows; [])] of the sheets with cells."""
     with zipfile.ZipFile(io.BytesIO(data)) as packed:
         if sum(part.file_size for part in packed.infolist()) > LARGEST_SHEET_BYTES:
             raise ValueError("it unpacks to over 1 GiB")
@@ -88,7 +110,7 @@ def rows_of_excel(data):
                 cell is not None for cell in row)]
             if rows:
                 found.append((sheet.title, rows))
-    return [(f"#{title}" if len(found) > 1 else "", rows) for title, rows in found]
+    return [(f"#{title}" if len(found) > 1 else "", rows, []) for title, rows in found]
 
 
 READERS = {"pyarrow": rows_of_parquet, "openpyxl": rows_of_excel}

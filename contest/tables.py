@@ -163,18 +163,43 @@ def read_sheets(files, data, findings):
     """The Tables of Parquet files and Excel sheets that can be read. An error for one that a
     setting names and that cannot."""
     found = []
+    asked = (data.label_table, data.sample_submission)
     for path in files.closed:
         if not is_sheet(path):
             continue
         try:
-            for name, rows in sheets_of(files.root, path):
-                found.append(table_of_rows(name, list(enumerate(rows, start=1))))
+            tables, unread, broken = tables_of_sheets(files.root, path)
         except ValueError as error:
-            asked = (data.label_table, data.sample_submission)
             if path in asked or path.rsplit("/", 1)[-1] in asked:
                 findings.fail("unread_sheet", f"table {path!r} cannot be read ({error}): "
                               f"{how_to_read(path)}")
+            continue
+        found += tables
+        if unread:
+            findings.warn("unread_columns", f"{counted(unread, 'column')} of {path!r} cannot be "
+                          "read as text, as bytes and structures: save a csv with their values "
+                          "if the labels stand there")
+        for name, reason in broken:
+            asks = name in asked or name.rsplit("/", 1)[-1] in asked
+            (findings.fail if asks else findings.warn)(
+                "unreadable_table",
+                f"table {name!r} cannot be read ({reason}): it is not used; repair or remove it")
     return found
+
+
+def tables_of_sheets(root, path):
+    """(Tables of a Parquet file or an Excel file, names of its columns that are not read, [(name,
+    reason)] of its sheets that cannot be). ValueError if the file cannot be read."""
+    tables = []
+    columns = []
+    broken = []
+    for name, rows, unread in sheets_of(root, path):
+        columns += unread
+        try:
+            tables.append(table_of_rows(name, list(enumerate(rows, start=1))))
+        except ValueError as error:
+            broken.append((name, str(error)))
+    return tables, columns, broken
 
 
 def fail_setting(key, what, got, choices, findings):

@@ -11,8 +11,8 @@ from dataclasses import replace as with_fields
 from pathlib import Path
 
 from contest.files import locate, normal, scan_folder
-from contest.sheets import how_to_read, is_sheet, sheets_of
-from contest.tables import Table, is_fraction, read_table, table_of_rows, with_id_column
+from contest.sheets import how_to_read, is_sheet
+from contest.tables import Table, is_fraction, read_table, tables_of_sheets, with_id_column
 from utils import UserError, first_few
 
 FILE = "file"      # column of an image's path in a table of one row an image
@@ -133,8 +133,7 @@ def images_of_table(path, key):
     path = Path(path).resolve()
     files = scan_folder(path.parent)
     try:
-        tables = ([table_of_rows(name, list(enumerate(rows, start=1)))
-                   for name, rows in sheets_of(path.parent, path.name)] if is_sheet(path.name)
+        tables = (tables_of_sheets(path.parent, path.name)[0] if is_sheet(path.name)
                   else [read_table(path.parent, path.name)[0]])
     except (ValueError, csv.Error) as error:
         raise UserError(f"{str(path)!r} must be a table of ids and files, and cannot be read "

@@ -414,3 +414,30 @@ def test_a_sample_that_is_a_sheet_is_followed_and_the_csv_is_announced(tmp_path)
     assert any("written as a csv" in problem.text for problem in contest.problems)
     table(tmp_path / "notes.csv", ("photo", "by"), *((f"p{i}", "xy"[i % 2]) for i in range(16)))
     assert read_contest(tmp_path, DataConfig()).train.classes == ("healthy", "ill")
+
+
+def test_lists_of_any_kind_are_sets_and_columns_that_stay_unread_are_named(tmp_path):
+    arrow = importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
+    draw_frame(tmp_path, "parquet")
+    sets = [["a", "b"], ["b", "c"], ["c", "a"]] * 4
+    columns = {"image": [str(i).encode() for i in range(12)], "jpeg": [b"\xff\xd8"] * 12}
+    for kind in (arrow.large_list(arrow.string()), arrow.list_(arrow.large_string(), 2)):
+        parquet.write_table(arrow.table({**columns, "tags": arrow.array(sets, kind)}),
+                            tmp_path / "labels.parquet")
+        contest = read_contest(tmp_path, DataConfig())
+        assert (contest.train.task, contest.train.classes) == ("multilabel", ("a", "b", "c"))
+        said = [p.text for p in contest.problems if p.kind == "unread_columns"]
+        assert len(said) == 1 and said[0].startswith("1 column ('jpeg') of 'labels.parquet'")
+
+
+def test_a_sheet_that_cannot_be_read_is_named_and_loses_no_other(tmp_path):
+    images(tmp_path / "train", [f"{i}.jpg" for i in range(12)])
+    rows = pd.DataFrame({"image": range(12), "kind": ["c", "d"] * 6})
+    notes = pd.DataFrame({"About this data": ["column"], "": ["meaning"]})
+    as_excel(tmp_path / "labels.xlsx", README=notes, all=rows)
+    contest = read_contest(tmp_path, DataConfig())
+    assert len(contest.train) == 12
+    said = [p.text for p in contest.problems if p.kind == "unreadable_table"]
+    assert said == ["table 'labels.xlsx#README' cannot be read (its first row names one of 2 "
+                    "columns, 'About this data'): it is not used; repair or remove it"]

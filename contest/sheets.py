@@ -22,7 +22,15 @@ MOST_CELLS = 50_000_000
 
 def is_sheet(path):
     """Whether a path, or a table's `labels.xlsx#train`, is of a Parquet file or an Excel file."""
-    return suffix_of(path.split("#")[0]) in SHEET_SUFFIXES
+    return suffix_of(path) in SHEET_SUFFIXES or bool(title_of(path))
+
+
+def title_of(path):
+    """The sheet's title of a table's path, `train` of `labels.xlsx#train`, '' without."""
+    lower = path.lower()
+    ends = [lower.find(f"{suffix}#") + len(suffix) for suffix in SHEET_SUFFIXES
+            if f"{suffix}#" in lower]
+    return path[min(ends) + 1:] if ends else ""
 
 
 def how_to_read(path):

@@ -26,7 +26,7 @@ from contest.files import (
     without_suffix,
 )
 from contest.host import VALIDATION_WORD, columns_of_folds
-from contest.sheets import how_to_read, is_sheet, sheets_of
+from contest.sheets import how_to_read, is_sheet, sheets_of, title_of
 from contest.submission import match_columns
 from contest.targets import (
     SEPARATOR,
@@ -51,6 +51,7 @@ OWN_COLUMNS = (("id", "confidence"), ("sample_id", "fold"), ("sample_id", "sha25
                ("epoch", "loss", "lr"))
 SPLIT_WORDS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation",
                          "dev", "public", "private", "holdout"))
+NAMES_SPLIT = re.compile(rf"(?:^|[^a-z])(?:test|train|(?:{'|'.join(SPLIT_WORDS)})(?![a-z]))")
 ROW_NUMBER = re.compile(r"index|level_\d+|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
 CLASS_WORD = re.compile(r"label|class|target|categor|diagnos")
 AT_THE_END = "unexpected end of data"      # what csv says of a quote that is never closed
@@ -91,6 +92,12 @@ class Table:
         return self.path.rpartition("/")[0]
 
     @property
+    def split_name(self):
+        """The sheet's title if it names a split, else the file's name with it, in lower case."""
+        title = title_of(self.name)
+        return title if NAMES_SPLIT.search(title) else self.name
+
+    @property
     def is_of_test(self):
         """Whether the file's name, or its folder, says that it lists test images, and its images
         are not those of train/."""
@@ -98,8 +105,8 @@ class Table:
             return False
         if split_of(self.path, self.n_wrappers) == "test":
             return True
-        says_test = re.search(r"(?:^|[^a-z])test", self.name) is not None
-        return says_test and "train" not in self.name
+        says_test = re.search(r"(?:^|[^a-z])test", self.split_name) is not None
+        return says_test and "train" not in self.split_name
 
     @property
     def is_ours(self):
@@ -419,7 +426,7 @@ def without_split(name):
 
 def split_words_of(table):
     """The words of a table's name, or else of its folder, that say its split."""
-    words = set(re.findall("[a-z]+", table.name)) & SPLIT_WORDS
+    words = set(re.findall("[a-z]+", table.split_name)) & SPLIT_WORDS
     return words or SPLIT_WORDS & {table.folder.rsplit("/", 1)[-1].lower()}
 
 
@@ -520,7 +527,7 @@ def columns_apart(files, table, found):
 
 def own_folder(files, table):
     """The folder that holds a table's images: its own, else val/ beside val.csv."""
-    words = set(re.findall("[a-z]+", table.name)) & SPLIT_WORDS
+    words = set(re.findall("[a-z]+", table.split_name)) & SPLIT_WORDS
     if len(words) != 1:
         return table.folder
     word = words.pop()
@@ -621,7 +628,7 @@ def find_form(files, tables, label_table, labelled, findings):
         others = table.others()
         if not table.id_column or table.is_of_test or not others:
             return False
-        if VALIDATION_WORD.search(table.path.lower()):
+        if VALIDATION_WORD.search(f"{table.folder.lower()}/{table.split_name}"):
             return False
         if all(says_split(table.columns[c]) for c in others):
             return False

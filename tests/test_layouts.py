@@ -441,3 +441,13 @@ def test_a_sheet_that_cannot_be_read_is_named_and_loses_no_other(tmp_path):
     said = [p.text for p in contest.problems if p.kind == "unreadable_table"]
     assert said == ["table 'labels.xlsx#README' cannot be read (its first row names one of 2 "
                     "columns, 'About this data'): it is not used; repair or remove it"]
+
+
+@pytest.mark.parametrize("book", ["train_data #2.xlsx", "test_data.xlsx"])
+def test_a_title_of_a_sheet_says_its_split_before_the_name_of_the_file(book, tmp_path):
+    images(tmp_path / "images", [f"{i}.jpg" for i in range(18)])
+    rows = pd.DataFrame({"image": range(18), "kind": ["c", "d"] * 9})
+    as_excel(tmp_path / book, train=rows[:12], test=rows[12:])
+    contest = read_contest(tmp_path, DataConfig())
+    assert sorted(map(int, contest.train.sample_id)) == list(range(12))
+    assert sorted(map(int, contest.test.sample_id)) == list(range(12, 18))

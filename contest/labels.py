@@ -363,7 +363,7 @@ def fail_without_labels(files, tables, asked, findings):
 
     asked: path of the table that data.sample_submission names, '' for none.
     """
-    unreadable = findings.of_kind("unreadable_table")
+    unreadable = [*findings.of_kind("unreadable_table"), *findings.of_kind("unread_sheet")]
     for broken in unreadable:
         findings.fail(broken.kind, broken.text)
     for table in tables:
@@ -503,7 +503,14 @@ def hints_of(table, data):
 def with_host_folds(files, rows, data, findings):
     """The Labelled with the folds of the images in val/, if they are asked for, else with a hint.
     """
-    if data.fold_column or rows is None:
+    if rows is None:
+        return rows
+    if data.fold_column:
+        if "" not in rows.folds and len(set(rows.folds)) == 1:
+            findings.fail("fold_column", "--fold_column must leave images to train on, and "
+                          f"{data.fold_column!r} puts all {len(rows.folds)} images into one fold, "
+                          f"{rows.folds[0]!r}: name another column, or leave it out, and the folds "
+                          "are drawn")
         return rows
     held = folds_by_folder(files, rows.paths)
     n_held = sum(map(bool, held))

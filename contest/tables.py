@@ -33,6 +33,7 @@ from contest.targets import (
     are_measurements,
     are_shares,
     are_whole_numbers,
+    is_no_number,
     joined_set,
     mark_of,
     number_of,
@@ -189,7 +190,7 @@ def read_sheets(files, data, findings):
         for name, reason in broken:
             asks = name in asked or name.rsplit("/", 1)[-1] in asked
             (findings.fail if asks else findings.warn)(
-                "unreadable_table",
+                "unread_sheet",
                 f"table {name!r} cannot be read ({reason}): it is not used; repair or remove it")
     return found
 
@@ -887,11 +888,6 @@ def asks_for_numbers(sample):
     """Whether a sample submission holds fractions above 1, which are no probabilities."""
     cells = () if sample is None else {v for c in sample.others() for v in sample.columns[c]}
     return any(is_fraction(cell) and abs(float(cell)) > 1 for cell in cells)
-
-
-def is_no_number(cell):
-    """Whether a cell of numbers is empty, or a word that programs write there."""
-    return cell.strip().lower() in ("", "nan", "na", "n/a", "<na>", "null", "none")
 
 
 def numbers_in(table, columns, findings):

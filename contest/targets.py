@@ -186,6 +186,11 @@ LEAST_FRACTIONS = 0.05  # of the labels, if they are measurements
 FEW_ROWS = 3            # of a whole number, at the median, if they are measurements
 
 
+def is_no_number(cell):
+    """Whether a cell of numbers is empty, or a word that programs write there."""
+    return cell.strip().lower() in ("", "nan", "na", "n/a", "<na>", "null", "none")
+
+
 def number_of(text):
     """The finite number that a text is, else None."""
     try:

@@ -343,6 +343,7 @@ def test_a_column_of_splits_can_say_what_is_validated_on(tmp_path):
 
 def test_folds_of_the_host_are_numbered_in_order_and_must_hold_images(tmp_path):
     assert numbers_of_folds(["10", "2", "", "2"]) == ([1, 0, -1, 0], ["2", "10"])
+    assert numbers_of_folds(["10.0", "", "2.0"]) == ([1, -1, 0], ["2.0", "10.0"])
     eyes(tmp_path)
     train = read_contest(tmp_path, DataConfig()).train
     fold = np.arange(len(train)) % 2
@@ -350,6 +351,45 @@ def test_folds_of_the_host_are_numbered_in_order_and_must_hold_images(tmp_path):
         make_folds(with_fields(train, fold=fold), 2, seed=0)
     with pytest.raises(UserError, match=r"3 folds must hold usable images, and \[2\] hold none"):
         make_folds(with_fields(train, fold=fold, unit=None), 3, seed=0)
+
+
+def draw_folds(root, folds):
+    """A contest of an image for each text of a fold, and its table's rows."""
+    rows = [(f"{i}.png", "ab"[i // 2 % 2], fold) for i, fold in enumerate(folds)]
+    images(root / "images", [row[0] for row in rows])
+    table(root / "train.csv", ("image", "label", "fold"), *rows)
+    return rows
+
+
+@pytest.mark.parametrize("none", ["NA", "nan", "", "-1", "-1.0"])
+def test_a_word_for_no_value_in_a_column_of_folds_is_no_fold(none, tmp_path):
+    draw_folds(tmp_path, ["0", "1", none] * 6)
+    train = read_contest(tmp_path, DataConfig(fold_column="fold")).train
+    fold_of = dict(zip(train.sample_id.tolist(), train.fold.tolist(), strict=True))
+    assert fold_of == {f"{i}.png": (0, 1, -1)[i % 3] for i in range(18)}
+    (tmp_path / "train.csv").unlink()
+    draw_folds(tmp_path, [none] * 12)
+    with pytest.raises(UserError, match=r"must hold 1 to 50 folds, and 'fold' has 0 different"):
+        read_contest(tmp_path, DataConfig(fold_column="fold"))
+
+
+def test_one_fold_of_the_host_needs_images_outside_of_it_to_train_on(tmp_path):
+    rows = draw_folds(tmp_path, ["0"] * 12)
+    table(tmp_path / "train.csv", ("image", "label", "fold"), *rows, ("missing.png", "a", "1"))
+    with pytest.raises(UserError, match=r"must leave images to train on, and 'fold' puts all 12 i"):
+        read_contest(tmp_path, DataConfig(fold_column="fold"))
+    draw_folds(tmp_path, ["0", "0", "0", "-1"] * 3)
+    assert read_contest(tmp_path, DataConfig(fold_column="fold")).train.n_host_folds == 1
+
+
+@pytest.mark.parametrize("valid", ["", "use"])
+def test_rows_of_one_id_in_different_folds_stop_the_run(valid, tmp_path):
+    texts = ["train", "valid"] if valid else ["0", "1"]
+    rows = draw_folds(tmp_path, texts * 6)
+    table(tmp_path / "train.csv", ("image", "label", "fold"), *rows, (*rows[3][:2], texts[0]))
+    data = DataConfig(valid_folder="use") if valid else DataConfig(fold_column="fold")
+    with pytest.raises(UserError, match=r"all rows of an id in one fold, .*1 id \('3.png'\)"):
+        read_contest(tmp_path, data)
 
 
 # ---------------------------------------------------------------- sheets
@@ -438,7 +478,7 @@ def test_a_sheet_that_cannot_be_read_is_named_and_loses_no_other(tmp_path):
     as_excel(tmp_path / "labels.xlsx", README=notes, all=rows)
     contest = read_contest(tmp_path, DataConfig())
     assert len(contest.train) == 12
-    said = [p.text for p in contest.problems if p.kind == "unreadable_table"]
+    said = [p.text for p in contest.problems if p.kind == "unread_sheet"]
     assert said == ["table 'labels.xlsx#README' cannot be read (its first row names one of 2 "
                     "columns, 'About this data'): it is not used; repair or remove it"]
 

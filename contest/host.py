@@ -6,6 +6,7 @@ An image without a fold is always trained on.
 """
 import re
 
+from contest.files import normal
 from contest.targets import are_whole_numbers, is_no_number, number_of
 from utils import counted
 
@@ -77,11 +78,17 @@ def one_each(table, name, ids, folds, findings):
     return fold_of
 
 
-def folds_by_folder(files, paths):
-    """(n,) the text of each image's fold: those in val/, valid/, validation/ or dev/ are one."""
-    return tuple(VALIDATED if any(VALIDATION_WORD.search(part.lower())
-                                  for part in path.split("/")[files.n_wrappers:-1]) else ""
-                 for path in paths)
+def folds_by_folder(files, paths, labels):
+    """(n,) the text of each image's fold: those in val/, valid/, validation/ or dev/ are one, but
+    for a folder that is the image's class."""
+    folds = []
+    for path, label in zip(paths, labels, strict=True):
+        folders = [normal(part).lower() for part in path.split("/")[files.n_wrappers:-1]]
+        if (own := normal(label).lower()) in folders:
+            folders.reverse()       # the class is the innermost of that name
+            folders.remove(own)
+        folds.append(VALIDATED if any(map(VALIDATION_WORD.search, folders)) else "")
+    return tuple(folds)
 
 
 def numbers_of_folds(texts):

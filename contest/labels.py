@@ -512,7 +512,7 @@ def with_host_folds(files, rows, data, findings):
                           f"{rows.folds[0]!r}: name another column, or leave it out, and the folds "
                           "are drawn")
         return rows
-    held = folds_by_folder(files, rows.paths)
+    held = folds_by_folder(files, rows.paths, rows.labels)
     n_held = sum(map(bool, held))
     if data.valid_folder == "use":
         folds = rows.folds or held

@@ -330,6 +330,21 @@ def test_images_in_val_are_offered_as_the_fold_that_is_validated_on(tmp_path):
         read_contest(tmp_path / "other", DataConfig(valid_folder="use"))
 
 
+def test_a_class_named_like_a_validation_folder_is_not_held_out(tmp_path):
+    for seed, folder in enumerate(("train/valid", "train/dev")):
+        images(tmp_path / folder, [f"{seed}{i}.jpg" for i in range(6)], 10 * seed)
+    contest = read_contest(tmp_path, DataConfig())
+    assert contest.train.classes == ("dev", "valid")
+    assert "val folders" not in contest.understood[2]
+    with pytest.raises(UserError, match=r"--valid_folder use needs labelled images in a folder"):
+        read_contest(tmp_path, DataConfig(valid_folder="use"))
+    for seed, folder in enumerate(("valid/valid", "valid/dev"), start=2):
+        images(tmp_path / folder, [f"{seed}{i}.jpg" for i in range(3)], 10 * seed)
+    train = read_contest(tmp_path, DataConfig(valid_folder="use")).train
+    assert [fold == 0 for fold in train.fold.tolist()] == [
+        "/valid/valid/" in path or "/valid/dev/" in path for path in train.path.tolist()]
+
+
 def test_a_column_of_splits_can_say_what_is_validated_on(tmp_path):
     images(tmp_path / "images", [f"{i}.png" for i in range(12)])
     table(tmp_path / "labels.csv", ("image", "label", "split"), *(

@@ -94,14 +94,16 @@ def per_image(files, table, key, split=None):
 
 def of_columns(files, table, key):
     """A table of several columns of files. Ids are in column `key`, else in the first column if
-    that has another value in each row, else they are the first files."""
+    that has another value in each row, else they are the first files. An id without a file keeps a
+    row."""
     names = table.file_columns
     if key not in table.columns or key in names:
         first = table.columns[first_of(table)]
         is_key = len(set(first)) == table.n_rows and not any(map(is_fraction, first))
         key = first_of(table) if is_key and first_of(table) not in names else names[0]
     rows = zip(*(table.columns[name] for name in names), strict=True)
-    pairs = [(row, name) for row, cells in enumerate(rows) for name in cells if name]
+    pairs = [(row, name) for row, cells in enumerate(rows)
+             for name in [cell for cell in cells if cell] or [table.columns[key][row]] if name]
     return with_files(files, table, key, pairs, names)
 
 

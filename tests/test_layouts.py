@@ -202,6 +202,20 @@ def test_two_columns_of_files_are_two_images_of_one_id(tmp_path):
     assert alone.sample_id.tolist() == alone.unit.tolist() and len(alone) == 17
 
 
+def test_an_id_whose_cells_of_files_are_all_empty_is_named_and_keeps_its_answer(tmp_path):
+    for split, n in (("train", 16), ("test", 4)):
+        images(tmp_path / split, [f"{split}{i}{eye}.png" for i in range(n) for eye in "lr"])
+        grades = ["grade", *("ab"[i % 2] for i in range(n))] if split == "train" else []
+        cells = [("patient", "left", "right"), *((f"{split[:2]}p{i}", *(
+            "" if i == 3 else f"{split}{i}{eye}.png" for eye in "lr")) for i in range(n))]
+        table(tmp_path / f"{split}.csv", *(
+            (*row, *grades[k:k + 1]) for k, row in enumerate(cells)))
+    contest = read_contest(tmp_path, DataConfig())
+    assert len(contest.train) == 30 and contest.form.ids == ("tep0", "tep1", "tep2", "tep3")
+    said = [p.sample_ids for p in contest.problems if p.kind == "missing_file"]
+    assert ("trp3",) in said and ("tep3",) in said
+
+
 @pytest.mark.parametrize("layout", [eyes, visits, slices], ids=lambda layout: layout.__name__)
 def test_folds_keep_the_images_of_an_id_together(layout, tmp_path):
     layout(tmp_path / "contest")

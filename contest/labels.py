@@ -438,7 +438,7 @@ def rows_of_table(files, table, sample, folders, data, findings):
     left_out = rows_of_test(table, target, findings)
     ids, labels, groups, units = at([row for row in range(len(ids)) if row not in left_out],
                                     ids, labels, groups, units)
-    unit_of = dict(zip(ids, units, strict=True))
+    unit_of = dict(zip(ids[::-1], units[::-1], strict=True))    # of the first row, which is kept
     task, voted, ids, labels, groups = with_votes(table, task, data, ids, labels, groups, findings)
     keep = unrepeated_rows(table.path, ids, labels, findings)
     ids, labels, groups = at(keep, ids, labels, groups)

@@ -280,6 +280,16 @@ def test_images_of_one_id_with_different_labels_are_left_out_or_stop_the_run(tmp
         read_contest(tmp_path, data)
 
 
+def test_a_file_of_two_ids_stays_with_the_first(tmp_path):
+    images(tmp_path / "images", [f"{i}.png" for i in range(16)])
+    table(tmp_path / "train.csv", ("patient", "file", "grade"), *(
+        (f"p{i // 2}", f"{i}.png", "ab"[i // 2 % 2]) for i in range(16)), ("p4", "0.png", "a"))
+    contest = read_contest(tmp_path, DataConfig(id_column="patient"))
+    train = contest.train
+    assert len(train) == 16 and train.unit[train.path == str(tmp_path / "images/0.png")] == ["p0"]
+    assert any("repeats 1 id ('0.png')" in p.text for p in contest.problems)
+
+
 def test_a_mended_label_is_that_of_all_images_of_an_id(tmp_path):
     eyes(tmp_path)
     (tmp_path / "label_fixes.csv").write_text("id,label,note\np101 [2],severe,\np102,,\n")

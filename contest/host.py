@@ -24,7 +24,7 @@ def is_no_fold(text):
 
 def looks_like_folds(name, values):
     """Whether a column's name and its few whole numbers say that it holds the host's folds."""
-    found = {value.removesuffix(".0") for value in values if not is_no_fold(value)}
+    found = {value.removesuffix(".0") for value in values if not is_no_number(value)}
     return (FOLD_NAME.fullmatch(name.lower()) is not None
             and 1 < len(found) <= MOST_FOLDS and are_whole_numbers(found))
 

@@ -13,7 +13,7 @@ import predict
 from config import DataConfig, FitSpec
 from contest.audit import audit_contest, load_audit
 from contest.catalog import Catalog
-from contest.host import numbers_of_folds
+from contest.host import looks_like_folds, numbers_of_folds
 from contest.intake import read_contest
 from contest.units import numbered
 from data_loader import Targets, load_folds, make_folds
@@ -410,6 +410,11 @@ def test_a_word_for_no_value_in_a_column_of_folds_is_no_fold(none, tmp_path):
     draw_folds(tmp_path, [none] * 12)
     with pytest.raises(UserError, match=r"must hold 1 to 50 folds, and 'fold' has 0 different"):
         read_contest(tmp_path, DataConfig(fold_column="fold"))
+
+
+def test_a_column_of_one_fold_beside_none_looks_like_folds():
+    assert looks_like_folds("fold", ("0", "-1", "NA")) and looks_like_folds("k_fold", ("1.0", "2"))
+    assert not looks_like_folds("fold", ("0", "NA")) and not looks_like_folds("age", ("0", "1"))
 
 
 def test_one_fold_of_the_host_needs_images_outside_of_it_to_train_on(tmp_path):

@@ -117,6 +117,10 @@ def with_frozen_at_hand(networks, asked, find, n_train, n_test):
                 ", or name a network in model.frozen")
     elif n_train + n_test > MOST_IMAGES:
         taken = []
+        if any(find(name).is_pretrained for name in [*trained, *lying]):
+            networks = replace(networks, left_out=(
+                f"no network is read without training, as the contest has more than {MOST_IMAGES} "
+                "images (--set model.frozen=NAME reads one all the same)",))
     else:
         taken = [name for name in trained if find(name).is_pretrained][:1]
         # a file may serve a name with a tag and one without

@@ -336,7 +336,8 @@ def test_networks_at_hand_are_read_as_long_as_they_take_less_than_training(two):
     assert short.too_long == ("mobilenetv3_small_075", "resnet10t")
     named = at_hand(two, "optim.epochs=1", "model.frozen=auto,mobilenetv3_small_075")
     assert named.config.model.frozen == (NAME, "mobilenetv3_small_075")
-    assert at_hand(two, n_train=40_000, n_test=20_000).config.model.frozen == ()
+    large = at_hand(two, n_train=40_000, n_test=20_000)
+    assert large.config.model.frozen == () and "more than 50000 images" in large.left_out[0]
 
 
 def test_a_network_is_loaded_only_once_its_time_is_known(two, monkeypatch):

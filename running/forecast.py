@@ -15,7 +15,8 @@ from contest.decoding import decode, read_bytes
 from contest.pixels import shrunk
 from modeling.compute import Compute, precisions
 from running.costs import work_of
-from running.networks import operations_of, reading_operations
+from running.frozen import operations_of
+from running.networks import reading_operations
 from running.plan import FLOOR_SHARE
 from running.preparing import reads_test
 from running.rehearsal import rehearsed

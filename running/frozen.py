@@ -80,6 +80,11 @@ def heads_stage(prepared, backbone, compute):
                     inputs=[features.key])
 
 
+def operations_of(config, model_name):
+    """Operations of a forward pass of one image."""
+    return forward_operations(model_name, config.data.image_size_px)
+
+
 def n_views(config):
     return min(MOST_VIEWS, config.predict.tta_views)
 
@@ -100,7 +105,7 @@ class Frozen(Member):
     @property
     def operations(self):
         """Of its forward pass on an image."""
-        return forward_operations(self.backbone, self.prepared.config.data.image_size_px)
+        return operations_of(self.prepared.config, self.backbone)
 
     def read(self, site):
         need_weights(self.prepared.weights[self.backbone])

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from config import AUTO, FAMILIES, Config, has_own_backbones, member
-from modeling.frozen import MOST_VIEWS
 from modeling.licences import sentence
-from modeling.network import build_network, forward_operations
+from modeling.network import build_network
 from modeling.weights import (
     WeightsSource,
     find_weights,
@@ -18,6 +17,7 @@ from modeling.weights import (
     nearest_in_size,
     networks_in,
 )
+from running.frozen import n_views, operations_of
 from running.rounds import planned_specs, round_epochs
 from system.machine import fault_of
 from utils import UserError, first_line
@@ -194,15 +194,10 @@ def problem_in(work):
         return first_line(error)[:200]
 
 
-def operations_of(config, model_name):
-    """Operations of a forward pass of one image."""
-    return forward_operations(model_name, config.data.image_size_px)
-
-
 def reading_operations(config, name, n_train, n_test):
     """Operations that all images of a contest take a network that is not trained, at most."""
-    n_views = min(MOST_VIEWS, config.predict.tta_views)
-    return operations_of(config, name) * ((VERSIONS + n_views - 1) * n_train + n_views * n_test)
+    n = n_views(config)
+    return operations_of(config, name) * ((VERSIONS + n - 1) * n_train + n * n_test)
 
 
 def training_operations(config, n_train):

@@ -45,12 +45,12 @@ from running.words import (
     is_mirrored,
     line_of,
     lines_in,
+    lost_in,
     pictures_in,
     read_pictures,
 )
 from system.log import EventLog, progress
 from system.machine import usable_cores
-from system.parallel import Lost
 from utils import UserError, counted, write_json
 
 CHUNK_IMAGES = 4096      # read at a time, so that their cached pixels stay within a few GB of disk
@@ -298,10 +298,7 @@ class Predictor:
             raise UserError(f"the run's blend has a text member, and {missing}{fast}")
         reader = WordReader(language, self.mirrored_text, self.white_level)
         found = read_pictures(reader, pictures_in(catalog), usable_cores())
-        lost = [f"{name} ({each.reason})" for name, each in zip(catalog.sample_id, found,
-                                                                strict=True)
-                if isinstance(each, Lost)]
-        if lost:
+        if lost := lost_in(catalog.sample_id, found):
             self.inference.place.log.warn(f"the words in {counted(lost, 'image')} could not be "
                                           "read: they count as images without words")
         return catalog.sample_id, [text_of(map(line_of, lines_in(each))) for each in found]

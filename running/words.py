@@ -207,9 +207,7 @@ def read_words(prepared, split, workers, log):
         with Timer() as timer:
             found, seconds = read_all(prepared, split, pictures, workers)
         pairs = list(zip(pictures, found, strict=True))
-        lost = [f"{picture.sample_id} ({each.reason})" for picture, each in pairs
-                if isinstance(each, Lost)]
-        if lost:
+        if lost := lost_in([picture.sample_id for picture in pictures], found):
             text = f"the words in {counted(lost, f'{split} image')} could not be read"
             log.warn(text)
             keep_warnings([text], folder)
@@ -234,6 +232,12 @@ def read_pictures(reader, pictures, workers, keep=lambda each: None):
         if not isinstance(each, Lost):
             keep(each)
     return found
+
+
+def lost_in(names, found):
+    """[name and why] of those of `read_pictures` that were Lost."""
+    return [f"{name} ({each.reason})" for name, each in zip(names, found, strict=True)
+            if isinstance(each, Lost)]
 
 
 def lines_in(each):

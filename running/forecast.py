@@ -4,6 +4,7 @@
 
 The planner measures more exactly, once the images were read and the shift was measured.
 """
+import contextlib
 import itertools
 import math
 import os
@@ -22,6 +23,7 @@ from running.preparing import reads_test
 from running.rehearsal import rehearsed
 from running.rounds import planned_specs
 from running.threads import TIMED_IMAGES, step_of
+from running.words import Picture, WordReader
 from shift.bank import DISTORTED_PX, MEASURED_PX, trace_row
 from shift.match import IMAGES_A_ROW, MAX_IMAGES, MAX_ROWS
 from system.log import EventLog, Timer, duration
@@ -29,6 +31,7 @@ from system.machine import usable_cores
 from utils import seed_of
 
 SAMPLED = 6             # images that are read
+SAMPLED_WORDS = 2       # of them, whose words are read
 AUDITED = 2.0           # times an image is as good as decoded before it is trained on
 PREDICTED = 0.4         # of a training step's seconds, per image and view
 FITTED = 1.5            # times as long as reading its features a frozen member takes
@@ -37,8 +40,8 @@ SOON_SECONDS = 60       # below this nothing is said
 
 @dataclass(frozen=True)
 class Parts:
-    """Seconds of a run's parts. frozen: of networks that are not trained. epochs: that training
-    takes; views: of each predicted image."""
+    """Seconds of a run's parts. frozen: of networks that are not trained. words: of reading them.
+    epochs: that training takes; views: of each predicted image."""
 
     reading: float
     shift: float
@@ -47,15 +50,17 @@ class Parts:
     epochs: int
     views: int
     frozen: float = 0.0
+    words: float = 0.0
 
     @property
     def total(self):
-        return self.reading + self.shift + self.frozen + self.training + self.predicting
+        return (self.reading + self.shift + self.words + self.frozen + self.training
+                + self.predicting)
 
     def describe(self):
         parts = [("reading", self.reading), ("measuring the shift", self.shift),
-                 ("frozen members", self.frozen), ("training", self.training),
-                 ("predicting", self.predicting)]
+                 ("reading words", self.words), ("frozen members", self.frozen),
+                 ("training", self.training), ("predicting", self.predicting)]
         return ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
 
 
@@ -93,14 +98,36 @@ def parts_of(setup):
     n_test = len(contest.test)
     cores = usable_cores()
     shift = 0.0
+    n_texts = n_train + n_test
     if reads_test(config, prepared.audit):
+        n_texts += n_train      # training images also made like test images
         n_images = min(n_train, MAX_IMAGES) + min(n_test, MAX_IMAGES)
         n_rows = min(MAX_ROWS, max(400, n_images))
         shift = (IMAGES_A_ROW * n_rows * statistics + n_images * decoding) / cores
     return Parts(AUDITED * (n_train + n_test) * decoding / cores, shift, trained * image_seconds,
                  predicted * PREDICTED * image_seconds, max(work.n_epochs for work in works),
                  config.predict.tta_views,
-                 frozen_seconds(config, PREDICTED * image_seconds, n_train, n_test))
+                 frozen_seconds(config, PREDICTED * image_seconds, n_train, n_test),
+                 n_texts * words_seconds(config, contest.train.path) / cores)
+
+
+def words_seconds(config, paths):
+    """Seconds in which one core reads the words of an image, of a few images; 0 without words."""
+    if config.model.text != "on":      # auto says it by itself, once it has read a sample
+        return 0.0
+    reader = WordReader(config.model.text_language, mirrored=False)
+    seconds = []
+    for path in some_of(paths, config.seed)[:SAMPLED_WORDS]:
+        # the audit says which image is none, and why
+        with contextlib.suppress(OSError, ValueError):
+            seconds.append(reader(Picture(path, sha256="", sample_id=path))["seconds"])
+    return float(np.mean(seconds)) if seconds else 0.0
+
+
+def some_of(paths, seed):
+    """SAMPLED of the paths."""
+    picked = np.random.default_rng(seed_of(seed, "forecast")).permutation(len(paths))[:SAMPLED]
+    return [paths[i] for i in picked]
 
 
 def frozen_seconds(config, view_seconds, n_train, n_test):
@@ -119,13 +146,12 @@ def read_some(paths, seed):
 
     None if none of them can be read.
     """
-    picked = np.random.default_rng(seed_of(seed, "forecast")).permutation(len(paths))[:SAMPLED]
     decoding = []
     statistics = []
-    for i in picked:
+    for path in some_of(paths, seed):
         try:
             with Timer() as timer:
-                image, _, _ = decode(read_bytes(paths[i]), DISTORTED_PX)
+                image, _, _ = decode(read_bytes(path), DISTORTED_PX)
         except (OSError, ValueError):      # the audit says which and why
             continue
         decoding.append(timer.seconds)
@@ -151,6 +177,7 @@ def halving(parts):
     """The first settings, as --set takes them, that halve the Parts: fewer epochs, down to
     FLOOR_SHARE of them, alone or with the standard policy or one view; all if none is enough."""
     few = {"model.frozen=": {"frozen": 0.0}} if parts.frozen else {}
+    few |= {"model.text=off": {"words": 0.0}} if parts.words else {}
     few |= {"augment.policy=standard": {"shift": 0.0},
             "predict.tta_views=1": {"predicting": parts.predicting / parts.views}}
     for n in range(len(few) + 1):

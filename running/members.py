@@ -47,11 +47,11 @@ def member_fits(members, allowed, executor, log):
     return {spec: done for each in fits for spec, done in each.items()}
 
 
-def described(members):
-    """The members in a plan, line by line."""
+def described(members, cores):
+    """The members in a plan, line by line. cores: of the process that makes them."""
     for member in members:
         is_done = all(member.stages(spec).state == "done" for spec in member.specs)
-        state = "done" if is_done else f"to do{member.cost()}"
+        state = "done" if is_done else f"to do{member.cost(cores)}"
         yield (f"{member.specs[0].name}  {len(member.specs)} folds without training, before all "
                f"fits: {state}")
 
@@ -84,8 +84,8 @@ class Member:
                               inputs=[training.key])
         return FitStages(training, prediction)
 
-    def cost(self):
-        """What a plan says of its cost, '' if nothing."""
+    def cost(self, cores):
+        """What a plan says of its cost on so many cores, '' if nothing."""
         return ""
 
     def predict(self, spec, folder):

@@ -79,7 +79,7 @@ def run(config, data_path, folder, answers=None, dry_run=False, command=(), ends
             prepared = prepare(setup, log)
             scores = FoldScores(prepared.label_of, setup.metric)
             settle_threads(setup, prepared, log)
-            prepared = with_text(setup, prepared, log)
+            prepared = with_text(setup, prepared, executor.cores, log)
             untrained, first = first_of_all(setup, prepared, executor, log, answers)
             known = None
             if setup.ends_by < math.inf and specs_left(prepared):

@@ -54,7 +54,8 @@ def print_plan(setup, executor, log):
                 "and measuring the shift come on top")
         prepared = rehearsed(setup, log)
     prepared, unknown = rehearsed_text(prepared)
-    for line in [*described(members_of(setup, prepared)), *filter(None, [unknown])]:
+    members = described(members_of(setup, prepared), executor.cores)
+    for line in [*members, *filter(None, [unknown])]:
         say(line)
     specs = specs_left(prepared)
     if not specs:

@@ -1,6 +1,6 @@
 """The member that reads: the words in all images, and a classifier on them in each fold.
 
-    prepared = with_text(setup, prepared, log)     # model.text is on or off from there on
+    prepared = with_text(setup, prepared, executor.cores, log)     # on or off from there on
     member = Text(prepared, compute)
 """
 import time
@@ -41,15 +41,15 @@ SPLITS = {"valid": TRAIN, "valid_testlike": TESTLIKE, "test": TEST}
 VIEW = "identity"
 
 
-def with_text(setup, prepared, log):
-    """The Prepared with model.text on or off. Says why."""
+def with_text(setup, prepared, cores, log):
+    """The Prepared with model.text on or off. Says why. cores: of the process that will read."""
     model = prepared.config.model
     if model.text == "off":
         return prepared
     missing = what_is_missing(model.text_language)
     if missing:
         log.warn(f"no text member: {missing}")
-    is_on = not missing and (model.text == "on" or pays(setup, prepared, log))
+    is_on = not missing and (model.text == "on" or pays(setup, prepared, cores, log))
     return as_decided(prepared, is_on)
 
 
@@ -66,7 +66,7 @@ def as_decided(prepared, is_on):
     return replace(prepared, config=replace(config, model=model))
 
 
-def pays(setup, prepared, log):
+def pays(setup, prepared, cores, log):
     """Whether a sample holds words enough, and the plan has the time to read all. Says so."""
     sample = sampled(prepared, usable_cores(), log)
     words = (f"{sample.share:.0%} of {sample.images} training images hold {FEWEST_WORDS} sure "
@@ -75,7 +75,7 @@ def pays(setup, prepared, log):
         log.say(f"no text member: {words}, and it begins at {LEAST_SHARE:.0%} (model.text=on has "
                 "it anyway)")
         return False
-    seconds = seconds_to_read(prepared, sample)
+    seconds = seconds_to_read(prepared, sample, cores)
     allowed = BUDGET_SHARE * (setup.deadline - time.perf_counter())
     if seconds > allowed:
         log.warn(f"no text member: {words}, and reading all takes about {duration(seconds)}, more "
@@ -85,12 +85,12 @@ def pays(setup, prepared, log):
     return True
 
 
-def seconds_to_read(prepared, sample):
+def seconds_to_read(prepared, sample, cores):
     """About how long it takes to read what is not read yet."""
     n_images = {TEST: len(prepared.audit.test)}
     left = sum(n_images.get(split, len(prepared.audit.train)) for split in splits_to_read(prepared)
                if not words_stage(prepared, split).is_done)
-    return left * sample.seconds / usable_cores()
+    return left * sample.seconds / cores
 
 
 def rehearsed_text(prepared):
@@ -128,11 +128,11 @@ class Text(Member):
         return Stage.of(prepared.folder / "words", "heads", version=1, inputs=inputs,
                         settings={"class_weight_power": prepared.config.optim.class_weight_power})
 
-    def cost(self):
+    def cost(self, cores):
         stage = sample_stage(self.prepared)
         if not stage.is_done:
             return ""
-        seconds = seconds_to_read(self.prepared, load_sample(stage.folder))
+        seconds = seconds_to_read(self.prepared, load_sample(stage.folder), cores)
         return f", reading in about {duration(seconds)}"
 
     def texts(self, split):

@@ -17,7 +17,8 @@ def half_of(parts, settings):
     predicting = parts.predicting / parts.views if "predict.tta_views" in values else (
         parts.predicting)
     frozen = 0 if "model.frozen" in values else parts.frozen
-    return parts.reading + shift + frozen + training + predicting
+    words = 0 if "model.text" in values else parts.words
+    return parts.reading + shift + words + frozen + training + predicting
 
 
 @pytest.mark.parametrize(("parts", "names"), [
@@ -26,6 +27,7 @@ def half_of(parts, settings):
     (Parts(10, 300, 500, 100, 12, 4), {"augment.policy", "optim.epochs"}),
     (Parts(10, 0, 200, 600, 12, 4), {"predict.tta_views"}),
     (Parts(10, 0, 200, 30, 12, 4, frozen=400), {"model.frozen"}),
+    (Parts(10, 0, 200, 30, 12, 4, words=400), {"model.text"}),
 ])
 def test_what_is_named_halves_the_run(parts, names):
     settings = halving(parts)

@@ -9,12 +9,14 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+import predict as predicting
 from config import Config, build_config
 from contest.catalog import Catalog
 from ensemble import blend
@@ -27,7 +29,9 @@ from modeling.words import Line
 from predict import main as predict
 from running import pipeline, predictor, text
 from running import words as reading
+from running.export import export_onnx
 from running.first import members_of
+from running.forecast import words_seconds
 from running.predictor import load_predictor
 from system.parallel import Lost, guarded_map
 from tests.conftest import darker, make_contest, small_argv
@@ -147,6 +151,22 @@ def test_without_the_packages_new_images_need_the_fast_way(run, titled, tmp_path
     said = capsys.readouterr().err
     assert "a text member, and nothing reads: pip, or predict with --fast" in said
     assert predict([*argv, "--fast"]) == 0
+
+
+def test_an_export_says_that_it_leaves_the_text_member_out(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predicting, "export_onnx", lambda best, path: f"{path}: {best.best.title}")
+    argv = [str(run), "--export", "onnx", "--out", str(tmp_path / "p.csv")]
+    assert predict(argv) == 0
+    file, left_out = capsys.readouterr().out.splitlines()
+    assert "text" not in file      # a network was written
+    assert left_out == (
+        "the text member of the run's blend is left out: an ONNX model is one network")
+
+
+def test_a_run_of_the_text_member_alone_has_no_network_to_export():
+    alone = SimpleNamespace(best=SimpleNamespace(text=True))
+    with pytest.raises(UserError, match="the run's blend has only the text member"):
+        export_onnx(alone, Path("model.onnx"))
 
 
 def test_a_run_with_a_text_member_is_verified_file_by_file(run, titled, capsys):
@@ -274,7 +294,7 @@ def test_auto_reads_where_a_sample_holds_words_and_not_elsewhere(decided, monkey
 
 
 def test_auto_leaves_it_out_where_the_budget_is_too_small(decided, monkeypatch):
-    monkeypatch.setattr(text, "seconds_to_read", lambda prepared, sample: 4000.0)
+    monkeypatch.setattr(text, "seconds_to_read", lambda *_: 4000.0)
     said = decided("runtime.time_budget_hours=1")
     assert "reading all takes about 67 min, more than 20% of --time_budget" in said
     assert "members: []" in said
@@ -304,6 +324,19 @@ def test_the_plan_shows_what_reading_costs(run, decided, titled, tmp_path, capsy
             in capsys.readouterr().out)
     assert main([*small_argv(titled, run.parent, "model.text=on"), "--dry_run"]) == 0
     assert "before all fits: done" in capsys.readouterr().out
+
+
+def test_the_forecast_counts_what_reading_takes(titled, monkeypatch):
+    monkeypatch.setattr(words, "reader", lambda language="": slow)
+    paths = sorted(map(str, (titled / "train").glob("*.png")))
+    assert words_seconds(build_config("quick_test", ["model.text=on"]), paths) > 0.02
+    assert words_seconds(build_config("quick_test"), paths) == 0
+
+
+def slow(rgb, mirrored):
+    """A recogniser that takes its time."""
+    time.sleep(0.03)
+    return []
 
 
 def test_sets_and_numbers_have_no_text_member():

@@ -6,9 +6,10 @@ bytes are the same.
 Each start of a run is killed: once in each of its stages, and in its result files, before a random
 write (a file opened for writing, renamed or removed, a folder made), and between those once after a
 random time. Then it is left to end and compared with an undisturbed one, file by file, and the next
-run begins, until there were so many kills. Starts are forked from one process, so that imports are
-paid once (no Windows). Prints what each kill hit; exit status 1 if any bytes differ or a start
-fails.
+run begins, until there were so many kills. Each run also has a frozen member, whose weights are
+random ones in a file, and a text member, whose stand-in for a recogniser reads the shade of an
+image. Starts are forked from one process, so that imports are paid once (no Windows). Prints what
+each kill hit; exit status 1 if any bytes differ or a start fails.
 """
 import argparse
 import contextlib
@@ -23,16 +24,24 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import timm
+import torch
+from safetensors.torch import save_file
+
 from demo_contest import draw_contest
 from grandmaster_train import main as train
+from modeling import words
+from modeling.words import Line
+from running import text
 from system.log import Timer
 from system.stages import MANIFEST, RESULTS_MANIFEST
 from utils import read_json
 
-SETTINGS = ("model.backbones=mobilenetv3_small_050,mobilenetv3_small_075", "data.image_size_px=32",
-            "data.n_folds=2", "optim.epochs=2", "optim.batch_size=16", "predict.tta_views=2",
-            "ensemble.bootstrap_draws=20", "model.pretrained=off", "augment.policy=standard",
-            "runtime.workers=0", "rounds=2", "model.text=off")
+NETWORK, OTHER = "mobilenetv3_small_050", "mobilenetv3_small_075"
+SETTINGS = (f"model.backbones={NETWORK},{OTHER}", "data.image_size_px=32", "data.n_folds=2",
+            "optim.epochs=2", "optim.batch_size=16", "predict.tta_views=2",
+            "ensemble.bootstrap_draws=20", "augment.policy=standard", "runtime.workers=0",
+            "rounds=2", "model.text=on", f"model.frozen={NETWORK}")
 TIMED = ("history.csv", "cost.json", "shift.json")  # hold seconds
 # written by threads in any order; their images are in the weights
 UNORDERED = ("pixels_train", "pixels_test")
@@ -44,7 +53,23 @@ ANY_TIME = ("config.json", "environment.json", "events.jsonl", "report.html", ".
 
 def argv_of(contest, results, name):
     return ["--mode", "competition_ready", "--data_path", str(contest), "--results_dir",
-            str(results), "--experiment_name", name, "--set", *SETTINGS]
+            str(results), "--experiment_name", name, "--weights_dir", str(results / "weights"),
+            "--set", *SETTINGS]
+
+
+def draw_weights(folder):
+    """Leave random weights of both networks, which count as pretrained."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    for name in (NETWORK, OTHER):
+        save_file(timm.create_model(name).state_dict(), folder / f"{name}.safetensors")
+
+
+def reads_shades(language=""):
+    """A recogniser whose words are the mean shade of an image."""
+    def read(rgb, mirrored):
+        return [Line(f"shade {rgb.mean():.0f}", 0.9, (0.1, 0.1, 0.9, 0.2))]
+    return read
 
 
 def start(argv, folder, writes=None):
@@ -181,6 +206,7 @@ def kill_runs(scratch, kills, seed):
     """(Counter of what the kills were placed by, number of runs, number of files compared in each,
     those that differ)."""
     contest, rng = draw_contest(scratch / "contest", 0.01), random.Random(seed)
+    draw_weights(scratch / "weights")
     n_writes, seconds = count_writes(argv_of(contest, scratch, "whole"), scratch / "whole")
     print(f"undisturbed: {sum(n_writes.values())} writes in {len(n_writes)} parts, {seconds:.1f} s",
           flush=True)
@@ -188,6 +214,8 @@ def kill_runs(scratch, kills, seed):
                                                                                    0)), 0, []
     while (left := kills - sum(hit.values())) > 0:
         folder = scratch / f"killed{n_runs}"
+        for known in scratch.glob(".words-*"):      # which runs share
+            known.unlink()
         hit.update(kill_run(argv_of(contest, scratch, folder.name), folder, n_writes, seconds, left,
                             rng))
         found = outcome(folder)
@@ -207,6 +235,8 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    words.reader = reads_shades
+    text.what_is_missing = lambda language: ""
     with tempfile.TemporaryDirectory() as scratch, Timer() as timer:
         hit, n_runs, n_files, differ = kill_runs(Path(scratch), args.kills, args.seed)
     for name, count in hit.most_common():

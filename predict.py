@@ -96,13 +96,18 @@ def is_table(paths):
 
 
 def find_ids(path, predictor):
-    """The Catalog of the images of a table's ids. Names ids without an image, which are left out.
+    """The Catalog of the images of a table's ids. Names files that are missing, and ids without an
+    image, which are left out.
     """
-    pairs = images_of_table(path, predictor.unit)
-    found = [(unit, image) for unit, image in pairs if image]
-    lost = sorted({unit for unit, _ in pairs} - {unit for unit, _ in found})
-    if lost:
+    rows, problems = images_of_table(path, predictor.unit)
+    for text in problems:
+        warn(text)
+    found = [(unit, image) for unit, _, image in rows if image]
+    with_image = {unit for unit, _ in found}
+    if lost := list(dict.fromkeys(unit for unit, _, _ in rows if unit not in with_image)):
         warn(f"left out: {counted(lost, 'id')} without an image file")
+    if missing := [file for unit, file, image in rows if not image and unit in with_image]:
+        warn(f"{counted(missing, 'file')} not found: their ids are predicted from fewer images")
     ids = numbered([unit for unit, _ in found])
     return Catalog.of([{"sample_id": sample_id, "unit": unit, "path": image}
                        for sample_id, (unit, image) in zip(ids, found, strict=True)],

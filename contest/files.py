@@ -705,20 +705,25 @@ def locate(files, ids, split, labels=None, taken=(), naming=PLAIN):
     return Located(tuple(paths), **{reason: tuple(found) for reason, found in reasons.items()})
 
 
-def report_unlocated(files, located, where, consequence, findings, naming=PLAIN):
-    """A warning for each reason why ids have no file; an error if most ids fit several files."""
+def report_unlocated(files, located, where, consequence, findings, naming=PLAIN, noun="id"):
+    """A warning for each reason why ids have no file; an error if most ids fit several files.
+
+    noun: what they are, "file" where an id has several.
+    """
     if 2 * len(located.ambiguous) > len(located.paths):
         example = located.ambiguous[0]
         findings.fail(
             "ambiguous_id",
-            f"each id of {where} must fit one image file, but {counted(located.ambiguous, 'id')} "
+            f"each {noun} of {where} must fit one image file, but "
+            f"{counted(located.ambiguous, noun)} "
             f"fit several: {example!r} fits {first_few(candidates(files, example, naming))}; "
             "leave one copy of the images in the contest folder",
         )
         return
 
     reasons = (
-        ("missing_file", located.missing, "without an image file"),
+        ("missing_file", located.missing,
+         "without an image file" if noun == "id" else "not in the contest folder"),
         ("refused_path", located.refused,
          "that lead out of the contest folder, which is refused"),
         ("ambiguous_id", located.ambiguous, "that fit several image files"),
@@ -726,4 +731,4 @@ def report_unlocated(files, located, where, consequence, findings, naming=PLAIN)
     )
     for kind, ids, what in reasons:
         if ids:
-            findings.warn(kind, f"{where} has {counted(ids, 'id')} {what}: {consequence}", ids)
+            findings.warn(kind, f"{where} has {counted(ids, noun)} {what}: {consequence}", ids)

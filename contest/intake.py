@@ -141,6 +141,8 @@ def read_files(files, data):
     report_side_columns(label_table, labelled, data, findings)
     report_closed_sample(files, sample, findings)
     used = (label_table, sample, test_list, of_test)
+    for text in dict.fromkeys(text for table in used if table for text in table.lost_columns):
+        findings.warn("lost_column", text)
     report_unused([t for t in unused if t not in used], set(ids), labelled, findings)
     form = make_form(sample, labelled, ids, train.classes, class_names, findings)
     report_formulas(form, train.classes, findings)
@@ -262,7 +264,8 @@ def units_of_test(files, table, ids, labelled, classes, findings):
         table.columns[table.unit], table.columns[table.id_column], strict=True) if unit in wanted]
     taken = {p for p in labelled.paths if files.split_of(p) == "train"}
     located = locate(files, [file for _, file in pairs], "test", taken=taken, naming=table.naming)
-    report_unlocated(files, located, table.path, "they are left out", findings, table.naming)
+    report_unlocated(files, located, table.path, "their ids are predicted from fewer images",
+                     findings, table.naming, "file")
     found = [(unit, path) for (unit, _), path in zip(pairs, located.paths, strict=True) if path]
     without = sorted(wanted - {unit for unit, _ in found})
     if without:

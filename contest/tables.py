@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from dataclasses import replace as with_fields
+from typing import NamedTuple
 
 from contest.decoding import ZERO_BYTES, read_bytes
 from contest.files import (
@@ -56,6 +57,7 @@ NAMES_SPLIT = re.compile(rf"(?:^|[^a-z])(?:test|train|(?:{'|'.join(SPLIT_WORDS)}
 ROW_NUMBER = re.compile(r"index|level_\d+|unnamed: ?\d+|row|row_?id|no\.?|nr\.?|#|number|x")
 CLASS_WORD = re.compile(r"label|class|target|categor|diagnos")
 AT_THE_END = "unexpected end of data"      # what csv says of a quote that is never closed
+MOST_FOUND = 0.9        # of the files that a column names, if it is surely one of files
 MOST_WITHOUT_CLASS = 0.2    # more one-hot rows without a 1 are images of none of the classes
 COCO = ("images", "annotations", "categories")
 LABEL_SOURCES = ("folders", "subfolders", "names")  # values of data.label_table besides tables
@@ -81,6 +83,7 @@ class Table:
     joined: tuple[str, ...] = ()    # tables of other folders, whose rows are here too
     n_wrappers: int = 0             # as in Files
     file_columns: tuple[str, ...] = ()  # several, each of other images
+    lost_columns: tuple[str, ...] = ()  # sentences on columns of files that are all missing
     unit: str = ""      # column of ids that have several images, with a row for each image
     unmatched: str = ""     # column of file names without images, where row numbers are the ids
 
@@ -498,7 +501,8 @@ def with_id_column(files, table, asked=""):
         rows = zip(table.columns[column], table.columns[best], strict=True)
         return any(found[column].get(a) != found[best].get(b) for a, b in rows)
 
-    apart = () if best == asked else columns_apart(files, table, found)
+    apart = () if best == asked else columns_apart(files, table, best, found)
+    lost = () if best == asked else columns_lost(files, table, best, found)
     rivals = () if best == asked or best in apart else tuple(filter(is_rival, found))
     images = frozenset(path for paths in found[best].values() for path in paths)
     n_in = Counter(map(files.split_of, images))
@@ -507,23 +511,64 @@ def with_id_column(files, table, asked=""):
         unmatched = next((c for c in table.columns if 2 * len(found[c]) < most
                           and are_ids(table.columns[c])), "")
     return with_fields(table, id_column=best, images=images, n_in=n_in, rivals=rivals,
-                       naming=namings[best], file_columns=apart, unmatched=unmatched)
+                       naming=namings[best], file_columns=apart, unmatched=unmatched,
+                       lost_columns=lost)
 
 
-def columns_apart(files, table, found):
+def columns_apart(files, table, best, found):
     """Columns of file names, each of other images than the rest; () unless there are several.
 
-    found: {column: {value: paths it may mean}}.
+    Some of their files may be missing. best: the column that finds the most. found: {column:
+    {value: paths it may mean}}.
     """
-    images = {}
-    for column, options in found.items():
-        named = set(table.columns[column]) - {""}
-        paths = set(itertools.chain(*options.values())) - files.aside_set
-        if len(paths) >= 0.9 * len(named) > 0 and are_file_names(table.columns[column]):
-            images[column] = paths
-    n_named = sum(map(len, images.values()))
-    is_apart = len(images) > 1 and n_named == len(set().union(*images.values()))
-    return tuple(images) if is_apart else ()
+    columns = columns_of_files(files, table, found)
+    names = [c for c, column in columns.items() if column.share >= MOST_FOUND]
+    names = names or [c for c in columns if c == best]
+    known = set().union(*(columns[c].paths for c in names))
+    if sum(len(columns[c].paths) for c in names) != len(known):
+        return ()
+    for name, column in columns.items():
+        if name not in names and column.paths and known.isdisjoint(column.paths):
+            names.append(name)
+            known |= column.paths
+    return tuple(c for c in columns if c in names) if len(names) > 1 else ()
+
+
+def columns_lost(files, table, best, found):
+    """A sentence on each column of names of image files that are all missing, if column `best`
+    names others."""
+    columns = columns_of_files(files, table, found)
+    if best not in columns:
+        return ()
+    lost = [name for name, column in columns.items()
+            if not found[name] and len(column.named) > MOST_FOUND * table.n_rows
+            and all(without_suffix(file) != file and "://" not in file for file in column.named)]
+    return tuple(f"column {name!r} of {table.path!r} is not used, as all its "
+                 f"{counted(columns[name].named, 'file')} are missing: put them into the contest "
+                 "folder, or remove the column" for name in lost)
+
+
+class FileColumn(NamedTuple):
+    """A column of file names: those named, the images that they may mean."""
+
+    named: tuple
+    paths: set
+
+    @property
+    def share(self):
+        """How many of its files are there."""
+        return len(self.paths) / len(self.named)
+
+
+def columns_of_files(files, table, found):
+    """{name: FileColumn} of a table. found: {column: {value: paths it may mean}}."""
+    columns = {}
+    for name, options in found.items():
+        named = tuple(dict.fromkeys(value for value in table.columns[name] if value))
+        if named and are_file_names(named):
+            columns[name] = FileColumn(
+                named, set(itertools.chain(*options.values())) - files.aside_set)
+    return columns
 
 
 def own_folder(files, table):

@@ -124,11 +124,11 @@ def with_files(files, table, key, pairs, names):
     columns[column] = tuple(file for _, file in pairs)
     made = with_id_column(files, Table(table.path, columns, len(pairs), separator=table.separator,
                                        joined=table.joined, n_wrappers=table.n_wrappers), column)
-    return with_fields(made, unit=key)
+    return with_fields(made, unit=key, lost_columns=table.lost_columns)
 
 
 def images_of_table(path, key):
-    """[(id, path of an image, '' if it is not there)] of a table of new images.
+    """([(id, name of a file, path of the image or '')] of a table of new images, what is wrong).
 
     path: of a table that lies beside them. key: its column of ids. UserError if it has none.
     """
@@ -151,7 +151,7 @@ def images_of_table(path, key):
     names = table.columns[table.id_column]
     located = locate(files, names, "test", naming=table.naming)
     paths = [str(files.root / place) if place else "" for place in located.paths]
-    return list(zip(table.columns[key], paths, strict=True))
+    return list(zip(table.columns[key], names, paths, strict=True)), table.lost_columns
 
 
 def numbered(units):

@@ -202,6 +202,46 @@ def test_two_columns_of_files_are_two_images_of_one_id(tmp_path):
     assert alone.sample_id.tolist() == alone.unit.tolist() and len(alone) == 17
 
 
+@pytest.mark.parametrize(("split", "kept"), [("train", 12), ("train", 1), ("test", 1)])
+def test_files_that_a_column_lacks_are_named_and_the_others_are_read(split, kept, tmp_path):
+    eyes(tmp_path)
+    gone = sorted((tmp_path / split).glob("*_right.png"))[kept:]
+    for path in gone:
+        path.unlink()
+    contest = read_contest(tmp_path, DataConfig())
+    assert len(contest.train if split == "train" else contest.test) == {
+        "train": 17 + kept, "test": 3 + kept}[split]
+    what = {"train": "their ids keep their other images",
+            "test": "their ids are predicted from fewer images"}[split]
+    [said] = [p.text for p in contest.problems if gone[0].name in p.sample_ids]
+    assert said.startswith(f"{split}.csv has ")
+    assert said.endswith(f"not in the contest folder: {what}")
+
+
+def test_a_column_whose_files_are_all_missing_is_named(tmp_path):
+    eyes(tmp_path)
+    for path in (tmp_path / "train").glob("*_right.png"):
+        path.unlink()
+    contest = read_contest(tmp_path, DataConfig())
+    assert len(contest.train) == 17
+    [said] = [p.text for p in contest.problems if p.kind == "lost_column"]
+    assert said.startswith("column 'right' of 'train.csv' is not used, as all its 18 files ('1")
+    assert said.endswith("are missing: put them into the contest folder, or remove the column")
+
+
+def test_predict_names_each_missing_file_and_ids_that_have_none_left(tmp_path, capsys):
+    eyes(tmp_path)
+    names = [f"{i}_{side}.png" for i in ("p7", "p8", "p9") for side in ("left", "right")]
+    for name in names[:3]:
+        (tmp_path / "test" / name).unlink()
+    run = SimpleNamespace(unit="patient", classes=("mild", "none"))
+    catalog = predict.find_ids(tmp_path / "test.csv", run)
+    assert sorted(set(catalog.unit.tolist())) == ["p8", "p9"] and len(catalog) == 3
+    said = capsys.readouterr().err
+    assert "left out: 1 id ('p7') without an image file" in said
+    assert "1 file ('p8_left.png') not found: their ids are predicted from fewer images" in said
+
+
 def test_an_id_whose_cells_of_files_are_all_empty_is_named_and_keeps_its_answer(tmp_path):
     for split, n in (("train", 16), ("test", 4)):
         images(tmp_path / split, [f"{split}{i}{eye}.png" for i in range(n) for eye in "lr"])

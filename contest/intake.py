@@ -127,6 +127,7 @@ def read_files(files, data):
     names, names_path = find_class_names(files, others, values, findings)
     train = train_catalog(files.root, labelled, names, findings)
     class_names = tuple(names.get(c, c) for c in train.classes)
+    report_classes_of_one_fold(train, class_names, data, findings)
 
     # test images and the form of the submission
     unused = [t for t in others if t.path != names_path]
@@ -464,6 +465,31 @@ def refuse_groups_of_classes(train, group_column, findings):
             f"{len(train.classes)} classes lies in one group of {group_column!r}, so a fold "
             "would validate classes that it never trained on: leave it out",
         )
+
+
+def report_classes_of_one_fold(train, class_names, data, findings):
+    """A warning for classes that lie in one fold of the host, so that it has no model that saw
+    them; an error if all do."""
+    if train.fold is None:
+        return
+    lost = []
+    for k, name in enumerate(class_names):
+        folds = set(train.fold[train.of_class(k)].tolist())
+        if len(folds) == 1 and folds != {-1}:
+            lost.append(name)
+    if not lost:
+        return
+    flag = f"--fold_column {data.fold_column}" if data.fold_column else "--valid_folder use"
+    what = f"all images of {counted(lost, 'class')} lie in "
+    if train.n_host_folds == 1:
+        what += "the only fold: no model trains on such a class, and none predicts it"
+    else:
+        what += (f"one fold{' each' * (len(lost) > 1)}: the models that are scored on such a class "
+                 "never trained on it, and miss all of it")
+    say = findings.fail if len(lost) == len(class_names) else findings.warn
+    say("class_of_one_fold",
+        f"{what}; divide each class over the folds of {flag}, or leave that out, and the folds "
+        "are drawn", lost)
 
 
 def report_formulas(form, classes, findings):

@@ -466,6 +466,29 @@ def test_one_fold_of_the_host_needs_images_outside_of_it_to_train_on(tmp_path):
     assert read_contest(tmp_path, DataConfig(fold_column="fold")).train.n_host_folds == 1
 
 
+def test_classes_that_lie_in_one_fold_of_the_host_are_named(tmp_path):
+    rows = [(f"{i}.png", "abc"[i % 3], str(i // 3 % 2) if i % 3 else "1") for i in range(18)]
+    images(tmp_path / "images", [row[0] for row in rows])
+
+    def problems(rows, data):
+        table(tmp_path / "train.csv", ("image", "label", "fold"), *rows)
+        contest = read_contest(tmp_path, data)
+        return [p.text for p in contest.problems if p.kind == "class_of_one_fold"]
+
+    by_fold = DataConfig(fold_column="fold")
+    assert problems(rows, by_fold) == [
+        "all images of 1 class ('a') lie in one fold: the models that are scored on such a class "
+        "never trained on it, and miss all of it; divide each class over the folds of "
+        "--fold_column fold, or leave that out, and the folds are drawn"]
+    assert problems([*rows[1:], (*rows[0][:2], "")], by_fold) == []      # one is always trained on
+    one = [(*row[:2], "val" if row[1] == "a" else "train") for row in rows]
+    [said] = problems(one, DataConfig(valid_folder="use"))
+    assert said.startswith("all images of 1 class ('a') lie in the only fold: no model trains on")
+    with pytest.raises(UserError, match=r"^all images of 3 classes .* lie in one fold each"):
+        problems([(*row[:2], row[1].translate({97: "0", 98: "1", 99: "2"})) for row in rows],
+                 by_fold)
+
+
 @pytest.mark.parametrize("valid", ["", "use"])
 def test_rows_of_one_id_in_different_folds_stop_the_run(valid, tmp_path):
     texts = ["train", "valid"] if valid else ["0", "1"]

@@ -78,6 +78,7 @@ def fit_heads(features, labels, folds, weigh, workers=1, values="shares"):
 def fit_by_fold(fit, loss, folds, strengths, workers=1):
     """{fold: classifier}: fit(rows (n,) bool, strength) on the rows of all other folds (n,).
 
+    Rows of fold -1 are always trained on: it has no classifier, and helps to choose strengths.
     The strength of fold k's classifier has the least loss(classifier, rows) on the neighbouring
     folds k - 1 and k + 1, predicted by classifiers that saw neither that fold nor k. A classifier
     without two neighbouring folds serves both. With two folds nothing is left to choose on: the
@@ -103,8 +104,9 @@ def fit_by_fold(fit, loss, folds, strengths, workers=1):
         chosen = try_out(most)
         if most[-1] in chosen.values():      # the last takes longest
             chosen = try_out([last])
-    heads = parallel_map(lambda name: fit(folds != name, chosen[name]), names, workers)
-    return dict(zip(names, heads, strict=True))
+    predicted = [name for name in names if name != -1]
+    heads = parallel_map(lambda name: fit(folds != name, chosen[name]), predicted, workers)
+    return dict(zip(predicted, heads, strict=True))
 
 
 def few_enough(labels, n_versions, n_classes, rng):

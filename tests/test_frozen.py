@@ -16,6 +16,7 @@ from config import Config, build_config, resolve
 from contest.catalog import Catalog
 from data_loader import load_folds
 from grandmaster_train import main
+from modeling import frozen
 from modeling.frozen import STRENGTHS, few_enough, fit_heads
 from modeling.inference import Features, Predictions
 from modeling.network import forward_operations
@@ -87,6 +88,18 @@ def test_nothing_of_a_folds_rows_reaches_its_classifier():
         head = fit_heads(others, changed, folds, even)[fold]
         np.testing.assert_array_equal(head.weight, heads[fold].weight)
         assert head.strength == heads[fold].strength
+
+
+def test_rows_that_are_always_trained_on_have_no_classifier_of_their_own(monkeypatch):
+    features, labels, folds = rows()
+    folds = folds - 1
+    fitted = []
+    fit_head = frozen.fit_head
+    monkeypatch.setattr(frozen, "fit_head", lambda *args, layer: fitted.append(args[3]) or fit_head(
+        *args, layer=layer))
+    heads = fit_heads(features, labels, folds, even)
+    assert list(heads) == [0, 1, 2, 3]
+    assert not any(np.array_equal(own, folds != -1) for own in fitted)
 
 
 def test_classifiers_know_what_features_tell_and_stay_at_chance_on_noise():

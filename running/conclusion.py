@@ -4,6 +4,7 @@ import numpy as np
 from contest.submission import probs_of_ids
 from ensemble.scores import blended
 from reporting.summary import training_results
+from running.first import stages_of_members
 from running.introduction import ENVIRONMENT, kept
 from running.makers import credits_of, stages_used, warn_of_other_versions
 from running.predictor import write_predictor
@@ -25,8 +26,9 @@ def conclude(setup, prepared, fits, result, scores, log, *, answers, planned, se
     score = dict(result.score)
     (folder / RESULTS_MANIFEST).unlink(missing_ok=True)
     submission = write_submission(setup, prepared, result, score, answers)
-    used = stages_used(prepared, [stage for done in fits.values()
-                                  for stage in (done.result.folder, done.predict_stage.folder)])
+    used = stages_used(prepared, stages_of_members(setup, prepared) + [
+        stage for done in fits.values()
+        for stage in (done.result.folder, done.predict_stage.folder)])
     warn_of_other_versions(folder, used, log)
     write_json(folder / ENVIRONMENT, kept(folder / ENVIRONMENT) | {
         "made_by": credits_of(folder, [*used, result.folder])})

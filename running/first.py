@@ -1,7 +1,8 @@
-"""Which members begin a run, before any training."""
+"""Which members begin a run, before any training, and what they leave."""
 from running.frozen import Frozen, in_time
 from running.members import compute_of
 from running.text import Text
+from running.words import sample_stage
 
 
 def members_of(setup, prepared):
@@ -17,3 +18,10 @@ def affordable(setup, log, members):
     frozen = [member for member in members if isinstance(member, Frozen)]
     kept = in_time(setup, frozen, log)
     return [member for member in members if member in kept or member not in frozen]
+
+
+def stages_of_members(setup, prepared):
+    """The folders of what the run's members read of images and learnt of all folds."""
+    members = members_of(setup, prepared)
+    stages = [stage for member in members for stage in (*member.seen, member.heads)]
+    return [stage.folder for stage in (*stages, sample_stage(prepared)) if stage.is_done]

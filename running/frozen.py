@@ -122,6 +122,10 @@ class Frozen(Member):
     def features(self):
         return features_stage(self.prepared, self.backbone, self.compute)
 
+    @property
+    def seen(self):
+        return [self.features]
+
     def load(self, split):
         return Features.load(self.features.folder / f"{split}.npz")
 

@@ -64,8 +64,9 @@ class Member:
     compute: Compute
 
     version = 1      # of what a fold keeps
-    # of each kind: name, specs, heads (the Stage of the classifiers of all folds), read(site),
-    # train(site, folder), keep(spec, folder), logits(spec, split, ids)
+    # of each kind: name, specs, seen (the Stages of what is read of images), heads (the Stage of
+    # the classifiers of all folds), read(site), train(site, folder), keep(spec, folder),
+    # logits(spec, split, ids)
 
     def __call__(self, site):
         self.read(site)

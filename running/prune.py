@@ -6,6 +6,7 @@ Results, weights, the predictor and the report stay. The run's own command makes
 """
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +17,17 @@ from utils import UserError, read_json, size_text, write_json
 EARLIER = "of earlier settings: starting them again would take their whole time"
 IMAGES = ("reduced images and labels: starting the run again reads all images again, and --compare "
           "needs that first")
-REPEATED = ("audit", "shift", "folds", "ensemble", "fold_", "refit")      # roots of long stages
+REPEATED = ("audit", "shift", "folds", "ensemble")     # roots of long stages
+READ_BY = {"frozen": "frozen-", "words": "text-"}      # folder of stages: the fits that read them
 
 
 @dataclass(frozen=True)
 class Spare:
-    """A folder that can go, and why."""
+    """A folder that can go, why, and how much the disk gets back if all that can go does."""
 
     folder: Path
     reason: str
-
-    @property
-    def n_bytes(self):
-        """Of what the disk gets back: a file with other names stays."""
-        found = [path.stat() for path in self.folder.rglob("*") if path.is_file()]
-        return sum(stat.st_size for stat in found if stat.st_nlink == 1)
+    n_bytes: int
 
 
 def prune(folder, is_sure):
@@ -66,23 +63,58 @@ def spare_folders(folder):
     if not used:
         raise UserError(f"{folder / ENVIRONMENT} must name the stages of the run, and names none: "
                         "start the run again by its own command, which writes it anew")
-    spares = []
+    reason_of = {}
     for stage in stage_folders(folder):
-        if stage not in used:
-            spares.append(Spare(stage, EARLIER))
+        if stage not in used and not is_untold(stage, folder, used):
+            reason_of[stage] = EARLIER
         elif stage.parent == folder and stage.name.startswith("audit-"):
-            spares.append(Spare(stage, IMAGES))
+            reason_of[stage] = IMAGES
+    sizes = freed_bytes(reason_of)
+    spares = [Spare(stage, reason, sizes[stage]) for stage, reason in reason_of.items()]
     return sorted(spares, key=lambda spare: (-spare.n_bytes, spare.folder))
+
+
+def is_untold(stage, folder, used):
+    """Whether a stage may have been read by a member of the run, which a version finished that did
+    not say so."""
+    holder = stage.parent
+    fits = READ_BY.get(holder.name)
+    if holder.parent != folder or fits is None:
+        return False
+    return (any(path.name.startswith(fits) for path in used)
+            and not any(path.parent == holder for path in used))
 
 
 def stage_folders(folder):
     """Folders of the stages that take long to make, complete or begun. No link is followed."""
     for top in sorted(folder.iterdir()):
-        if top.is_symlink() or not top.is_dir() or not top.name.startswith(REPEATED):
+        if top.is_symlink() or not top.is_dir():
             continue
-        inner = sorted(top.iterdir()) if top.name.startswith(("fold_", "refit")) else [top]
+        inner = []
+        if top.name.startswith(("fold_", "refit")) or top.name in READ_BY:
+            inner = sorted(top.iterdir())
+        elif top.name.startswith(REPEATED):
+            inner = [top]
         yield from (path for path in inner if path.is_dir() and not path.is_symlink()
                     and ((path / MANIFEST).is_file() or path.name.endswith(".partial")))
+
+
+def freed_bytes(folders):
+    """{folder: bytes that the disk gets back}. A file with names in several folders counts in the
+    first, one with a name elsewhere in none."""
+    sizes = dict.fromkeys(folders, 0)
+    n_seen = Counter()
+    first = {}
+    for folder in folders:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                stat = path.stat()
+                file = stat.st_dev, stat.st_ino
+                n_seen[file] += 1
+                first.setdefault(file, folder)
+                if n_seen[file] == stat.st_nlink:
+                    sizes[first[file]] += stat.st_size
+    return sizes
 
 
 def forget(folder, stages):

@@ -121,10 +121,13 @@ class Text(Member):
         return text_specs(self.prepared.config)
 
     @property
+    def seen(self):
+        return [words_stage(self.prepared, split) for split in splits_to_read(self.prepared)]
+
+    @property
     def heads(self):
         prepared = self.prepared
-        inputs = [prepared.keys.folds, *(words_stage(prepared, split).key
-                                         for split in splits_to_read(prepared))]
+        inputs = [prepared.keys.folds, *(stage.key for stage in self.seen)]
         return Stage.of(prepared.folder / "words", "heads", version=1, inputs=inputs,
                         settings={"class_weight_power": prepared.config.optim.class_weight_power})
 
@@ -167,8 +170,7 @@ class Text(Member):
         """Leave the classifier and the history of a fold."""
         head = self.head(spec.fold)
         head.save(folder / TEXT)
-        costs = [read_json(words_stage(self.prepared, split).folder / "cost.json")
-                 for split in splits_to_read(self.prepared)]
+        costs = [read_json(stage.folder / "cost.json") for stage in self.seen]
         reading = sum(cost["seconds"] for cost in costs)
         fitting = read_json(self.heads.folder / "cost.json")["seconds"]
         n_images = sum(cost["images"] for cost in costs)

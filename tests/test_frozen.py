@@ -1,6 +1,7 @@
 """Frozen members: pretrained networks that are not trained, with a classifier in every fold."""
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +26,12 @@ from running.export import export_onnx
 from running.frozen import share
 from running.networks import with_networks
 from running.predictor import load_predictor
+from running.prune import EARLIER, spare_folders
 from tests.conftest import darker, small_argv
 from tests.kills import outcome
 from tests.test_formats import FAST
 from tests.test_tasks import pasture, submitted, xray
-from utils import RunError, UserError, read_json
+from utils import RunError, UserError, read_json, write_json
 
 NAME = "mobilenetv3_small_050"
 
@@ -278,6 +280,26 @@ def test_the_folds_of_a_frozen_member_share_one_network_on_the_disk(blended):
     assert len(files) == 3 and len({file.stat().st_ino for file in files}) == 1
     small = [file.stat().st_size for file in blended.glob("fold_*/frozen-*/weights.safetensors")]
     assert max(small) < files[0].stat().st_size / 10
+
+
+def test_prune_offers_what_frozen_members_of_earlier_settings_left(blended, tmp_path):
+    run = shutil.copytree(blended, tmp_path / "run")
+    earlier = shutil.copytree(next(run.glob(f"frozen/{NAME}-*")), run / f"frozen/{NAME}-0000")
+
+    def offered():
+        return [spare.folder for spare in spare_folders(run) if spare.reason == EARLIER]
+
+    assert offered() == [earlier]
+    # a run of a version that did not keep what its members read
+    record = read_json(run / "environment.json")
+    [maker] = record["made_by"]
+    maker["stages"] = [name for name in maker["stages"] if not name.startswith("frozen/")]
+    write_json(run / "environment.json", record)
+    assert offered() == []
+    # a run without members has no use for any
+    maker["stages"] = [name for name in maker["stages"] if "/frozen-" not in name]
+    write_json(run / "environment.json", record)
+    assert set(offered()) >= {earlier, *run.glob("frozen/*")}
 
 
 def test_within_a_budget_only_members_that_take_a_quarter_of_it_follow_the_first(

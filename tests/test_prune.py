@@ -5,6 +5,7 @@ import pytest
 
 from grandmaster_train import main
 from predict import main as predict
+from running.prune import freed_bytes
 from tests.conftest import small_argv
 
 
@@ -68,3 +69,16 @@ def test_a_folder_of_the_persons_own_and_links_stay(results):
     assert prune(results, "--yes") == 0
     assert (results / "run/audit-mine").is_dir() and (results / "run/fold_0/r0-link").is_symlink()
     assert (results / "run/final_results.json").is_file()
+
+
+def test_a_file_of_several_names_is_saved_once_and_only_if_all_its_names_go(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b", "kept")]
+    for folder in folders:
+        folder.mkdir()
+    for name, links in (("shared", folders[:2]), ("elsewhere", folders[1:])):
+        first, *others = (folder / name for folder in links)
+        first.write_bytes(b"x" * 100)
+        for other in others:
+            other.hardlink_to(first)
+    (folders[0] / "own").write_bytes(b"x" * 7)
+    assert freed_bytes(folders[:2]) == {folders[0]: 107, folders[1]: 0}

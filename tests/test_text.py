@@ -2,6 +2,7 @@
 for by name."""
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from running.export import export_onnx
 from running.first import members_of
 from running.forecast import words_seconds
 from running.predictor import load_predictor
+from running.prune import EARLIER, spare_folders
 from system.parallel import Lost, guarded_map
 from tests.conftest import darker, make_contest, small_argv
 from tests.kills import outcome
@@ -179,6 +181,13 @@ def test_a_run_with_a_text_member_is_verified_file_by_file(run, titled, capsys):
     with pytest.raises(UserError, match=r"text.npz must be as its run wrote it, but is damaged"):
         TextHead.load(file)
     file.write_bytes(before)
+
+
+def test_prune_offers_the_words_of_earlier_settings_alone(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    earlier = shutil.copytree(next(copy.glob("words/test-*")), copy / "words/test-0000")
+    spares = [spare.folder for spare in spare_folders(copy) if spare.reason == EARLIER]
+    assert spares == [earlier]
 
 
 def test_training_texts_are_also_read_from_images_made_like_the_test_images(

@@ -249,6 +249,9 @@
     bar.querySelector(".save").addEventListener("click", save);
     figures.forEach(show);
     count();
+    new ResizeObserver(() => {      // a focused card stops above the bar and its own outline
+      document.documentElement.style.scrollPaddingBottom = bar.offsetHeight + 8 + "px";
+    }).observe(bar);
   }
 
   // ------------------------------------------------------------ fresh while the run goes on

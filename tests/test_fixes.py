@@ -162,7 +162,8 @@ document.querySelector("#mending .save").click();
 
 
 def driven(page, script, folder, *changes):
-    """The DOM of a page after a script, in a browser. changes: (text, text in its place)."""
+    """The DOM of a page after a script, in a browser as wide as a phone. changes: (text, text in
+    its place)."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if not browser:
         pytest.skip("there is no Chromium")
@@ -174,7 +175,7 @@ def driven(page, script, folder, *changes):
     path.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/user",
-         "--virtual-time-budget=60000", "--dump-dom", path.as_uri()],
+         "--window-size=390,844", "--virtual-time-budget=60000", "--dump-dom", path.as_uri()],
         capture_output=True, text=True, timeout=60, check=False)
     return done.stdout
 
@@ -197,6 +198,31 @@ def test_keys_mend_labels_and_undo(runs, tmp_path):
     assert rows[0] == ["id", "label", "note"]
     assert [row[:2] for row in rows[1:]] == [[ids[0], "1"], [ids[1], ""], [ids[3], ""]]
     assert counts in ("1 relabelled, 2 left out, 0 kept", "0 relabelled, 2 left out, 1 kept")
+
+
+# goes through every image, forwards and back, and leaves which of them the bar covers
+COVERED = """
+(async () => {
+  const images = [...document.querySelectorAll("figure[data-image]")];
+  const covered = [];
+  const moment = () => new Promise((done) => setTimeout(done, 50));
+  images[0].focus();
+  for (const key of [...images.map(() => "ArrowRight"), ...images.map(() => "ArrowLeft")]) {
+    await moment();
+    const card = document.activeElement.getBoundingClientRect();
+    const bar = document.querySelector("#mending").getBoundingClientRect();
+    if (bar.height < 20 || (card.bottom > bar.top && card.top < bar.bottom)) covered.push(key);
+    document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+  }
+  document.body.append(Object.assign(document.createElement("pre"),
+    {id: "saved", textContent: `${images.length} images, covered: ${covered}`}));
+})();
+"""
+
+
+def test_the_bar_covers_no_image_that_the_keys_go_to(runs, tmp_path):
+    dom = driven(runs["plain"] / "report.html", COVERED, tmp_path)
+    assert re.search(r'<pre id="saved">[1-9][0-9]* images, covered: </pre>', dom)
 
 
 def test_a_page_reloads_itself_while_its_run_goes_on(runs, tmp_path):

@@ -207,10 +207,13 @@ def likeliest(ratios, shares, penalty):
 
 def resampled(source, allowed, n, rng):
     """About n of the allowed rows, drawn by whole source images, with replacement."""
-    rows = {s: np.flatnonzero((source == s) & allowed) for s in np.unique(source[allowed])}
-    per_source = allowed.sum() / len(rows)
-    picked = rng.choice(list(rows), max(1, round(n / per_source)))
-    return np.concatenate([rows[s] for s in picked])
+    at = np.flatnonzero(allowed)
+    at = at[np.argsort(source[at], kind="stable")]
+    _, first = np.unique(source[at], return_index=True)
+    rows = np.split(at, first[1:])
+    per_source = len(at) / len(rows)
+    picked = rng.choice(len(rows), max(1, round(n / per_source)))
+    return np.concatenate([rows[i] for i in picked])
 
 
 def linear_ratios(rows, y, source, test, seed, folds=3):

@@ -118,7 +118,7 @@ def told_apart(belief, train, test, seed, workers, known):
     Of two kinds that explain each other, it tells the right one more often than a distance.
     """
     rows, test = compared_rows(belief, train, test, seed, workers, known)
-    return separability(rows, test, seed, workers, TREES)["value"]
+    return roc_auc_score(*held_out_scores(rows, test, seed, workers, TREES))
 
 
 def unlikeness(belief, train, test, seed, workers, known=None):
@@ -291,9 +291,19 @@ def split_kind(kind, bank, style, test, test_style, seed):
 
 # ---------------------------------------------------------------- telling rows apart
 
-def separability(one, other, seed, workers, n_trees=100):
+def separability(one, other, seed, workers):
     """{"value", "ci90"}: cross-validated AUC of telling two sets of rows apart (adversarial
     validation)."""
+    y, score = held_out_scores(one, other, seed, workers)
+    rng = np.random.default_rng(seed)
+    drawn = [rng.integers(len(y), size=len(y)) for _ in range(100)]
+    draws = [roc_auc_score(y[i], score[i]) for i in drawn]
+    return {"value": roc_auc_score(y, score), "ci90": np.quantile(draws, (0.05, 0.95)).tolist()}
+
+
+def held_out_scores(one, other, seed, workers, n_trees=100):
+    """(0 for each row of one, 1 for each of the other; how much a forest that saw neither row takes
+    it for one of the other)."""
     rows = np.concatenate([one, other])
     y = np.repeat([0, 1], [len(one), len(other)])
 
@@ -307,8 +317,4 @@ def separability(one, other, seed, workers, n_trees=100):
     score = np.zeros(len(y))
     for (_, held), part in zip(splits, process_map(read, splits, workers), strict=True):
         score[held] = part
-
-    rng = np.random.default_rng(seed)
-    drawn = [rng.integers(len(y), size=len(y)) for _ in range(100)]
-    draws = [roc_auc_score(y[i], score[i]) for i in drawn]
-    return {"value": roc_auc_score(y, score), "ci90": np.quantile(draws, (0.05, 0.95)).tolist()}
+    return y, score

@@ -18,9 +18,9 @@ def statistics(image):
     """{name: value} of an (H, W, 3) uint8 image: no content, only how the picture was made."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     g = grey.astype(np.float32)
-    return {**size_statistics(image), **tone_statistics(image, grey), **sharpness_statistics(g),
-            **noise_statistics(image, g), **block_statistics(g), **direction_statistics(g),
-            **border_statistics(grey)}
+    return {**size_statistics(image), **tone_statistics(image, grey),
+            **sharpness_statistics(grey, g), **noise_statistics(image, g),
+            **block_statistics(grey, g), **direction_statistics(g), **border_statistics(grey)}
 
 
 def log(x):
@@ -39,8 +39,9 @@ def tone_statistics(image, grey):
 
     small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
     small = small.reshape(-1, 3).astype(np.float32)
-    value = small.max(1)
-    chroma = value - small.min(1)
+    red, green, blue = small.T
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
     bright = small[np.argsort(value)[-200:]].mean(0)
     return {
         "brightness": mean[0, 0], "contrast": std[0, 0],
@@ -50,8 +51,8 @@ def tone_statistics(image, grey):
         "levels": (histogram > 0).sum(),
         "saturation": np.mean(chroma / (value + 1)),
         "colourful": np.mean(chroma),
-        "red_green": np.mean(small[:, 0] - small[:, 1]),
-        "blue_green": np.mean(small[:, 2] - small[:, 1]),
+        "red_green": np.mean(red - green),
+        "blue_green": np.mean(blue - green),
         **light_statistics(small.mean(1).reshape(32, 32)),
         "bright_red_green": bright[0] - bright[1], "bright_blue_green": bright[2] - bright[1],
     }
@@ -69,7 +70,7 @@ def light_statistics(small):
             "lit_slope": slope / (small.std() + 4)}
 
 
-def sharpness_statistics(g):
+def sharpness_statistics(grey, g):
     """Laplacian variance at three scales; how differences grow with distance in four directions."""
     values = {}
     level = g
@@ -80,7 +81,7 @@ def sharpness_statistics(g):
             level = cv2.resize(level, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 
     for name, (dy, dx) in {"x": (0, 1), "y": (1, 0), "d": (1, 1), "e": (1, -1)}.items():
-        steps = [step(g, k * dy, k * dx) for k in (1, 2, 4)]
+        steps = [step(grey, k * dy, k * dx) for k in (1, 2, 4)]
         near, mid, far = (log(cv2.mean(s)[0]) for s in steps)
         values[f"log_step_{name}"] = near
         values[f"grow2_{name}"] = mid - near
@@ -91,15 +92,16 @@ def sharpness_statistics(g):
 
 
 def quantile(values, q):
+    """The quantile of uint8 values."""
     k = int(q * (values.size - 1))
-    return np.partition(values.ravel(), k)[k]
+    return np.searchsorted(np.cumsum(np.bincount(values.ravel())), k, "right")
 
 
-def step(g, dy, dx):
+def step(grey, dy, dx):
     """(H - dy, W - |dx|) absolute differences of pixels (dy, dx) apart."""
-    h, w = g.shape
-    a = g[:h - dy]
-    b = g[dy:]
+    h, w = grey.shape
+    a = grey[:h - dy]
+    b = grey[dy:]
     if dx >= 0:
         return cv2.absdiff(a[:, :w - dx], b[:, dx:])
     return cv2.absdiff(a[:, -dx:], b[:, :w + dx])
@@ -150,12 +152,18 @@ DCT = np.array([[math.sqrt((2 if k else 1) / 8) * math.cos(math.pi * (2 * i + 1)
 BAND = np.add.outer(np.arange(8), np.arange(8))    # the diagonal of each coefficient
 
 
-def block_statistics(g):
+def mean_of_lines(values, across):
+    """Means of uint8 columns, or of rows if `across`."""
+    sums = cv2.reduce(values, across, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel()
+    return (sums / values.shape[across]).astype(np.float32)
+
+
+def block_statistics(grey, g):
     """JPEG: steps at the 8-pixel grid against steps elsewhere; the size of coefficients, and the
     share of zeros, by diagonals of the block."""
     values = {}
-    for name, axis in (("x", 1), ("y", 0)):
-        d = np.abs(np.diff(g, axis=axis)).mean(1 - axis)
+    for name, (dy, dx) in {"x": (0, 1), "y": (1, 0)}.items():
+        d = mean_of_lines(step(grey, dy, dx), across=dy)
         on_grid = d[7::8].sum() / max(1, len(d) // 8)
         values[f"blocking_{name}"] = log(on_grid / (d.mean() + 1e-3))
 
@@ -164,7 +172,9 @@ def block_statistics(g):
     columns = (DCT @ g[:8 * h, :8 * w].reshape(h, 8, 8 * w)).reshape(-1, 8)
     coefficients = cv2.absdiff(columns @ DCT.T, 0).reshape(h, 8, w, 8)
     energy = coefficients.mean((0, 2))
-    zero = (coefficients < 1).mean((0, 2))
+    is_zero = (coefficients < 1).view(np.uint8).reshape(h, 64 * w)
+    zero = cv2.reduce(is_zero, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S)
+    zero = zero.reshape(8, w, 8).sum(1) / (h * w)
     for low, high in ((1, 2), (3, 4), (5, 6), (7, 9), (10, 14)):
         band = (low <= BAND) & (high >= BAND)
         values[f"log_dct_{low}"] = log(energy[band].mean())

@@ -370,6 +370,31 @@ def test_statistics_are_finite_on_odd_images():
             assert np.isfinite(list(statistics(image).values())).all()
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (37, 41), (120, 90)])
+def test_steps_between_pixels_are_counted_as_they_are_defined(shape):
+    image = np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+    image[: shape[0] // 2] = 7
+    found = statistics(image)
+    g = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    steps = {"x": np.abs(np.diff(g, axis=1)), "y": np.abs(np.diff(g, axis=0)),
+             "d": np.abs(g[1:, 1:] - g[:-1, :-1]), "e": np.abs(g[1:, :-1] - g[:-1, 1:])}
+    for name, each in steps.items():
+        thinned = np.sort(each[::3, ::3].ravel())
+        assert found[f"edge_{name}"] == thinned[int(0.99 * (thinned.size - 1))]
+        assert found[f"equal_{name}"] == pytest.approx(np.mean(each == 0))
+        assert found[f"log_step_{name}"] == pytest.approx(np.log(each.mean()))
+    for name, lines in {"x": steps["x"].mean(0), "y": steps["y"].mean(1)}.items():
+        on_grid = lines[7::8].sum() / max(1, len(lines) // 8)
+        assert found[f"blocking_{name}"] == pytest.approx(
+            np.log(max(on_grid / (lines.mean() + 1e-3), 1e-3)), rel=1e-5)
+
+    rows, columns = (side // 8 for side in shape)
+    blocks = g[:8 * rows, :8 * columns].reshape(rows, 8, columns, 8).swapaxes(1, 2)
+    zero = np.mean([np.abs(cv2.dct(block)) < 1 for block in blocks.reshape(-1, 8, 8)], axis=0)
+    band = np.isin(np.add.outer(np.arange(8), np.arange(8)), (3, 4))
+    assert found["zero_dct_3"] == pytest.approx(zero[band].mean(), abs=1e-3)
+
+
 def test_wedges_tell_the_angle():
     image = np.random.default_rng(0).integers(60, 200, (120, 160, 3), np.uint8)
     policy = ShiftPolicy((Distortion("rotate", 1, 20, 20),), fill=(1.0, 0, 0, 0))

@@ -19,6 +19,9 @@ from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
+from system import installed  # noqa: F401  (first: it says which packages are missing)
+
+# isort: split
 import demo_contest
 from config import (
     AUTO,

@@ -13,6 +13,9 @@ import stat
 import sys
 from pathlib import Path
 
+from system import installed  # noqa: F401  (first: it says which packages are missing)
+
+# isort: split
 from config import Config, with_values
 from contest.catalog import Catalog
 from contest.files import (

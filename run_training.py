@@ -20,6 +20,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from system import installed  # noqa: F401  (first: it says which packages are missing)
+
+# isort: split
 from config import BASE, PRESETS
 from system.command import BAD_INPUT, DONE, INTERRUPTED, TYPED, say_any_text
 from system.log import duration, safe_streams, show

@@ -2,6 +2,7 @@
 
 Read in this order:
 
+installed  whether Python and the packages will do, before any is imported
 versions   versions of Python and packages, system, GPU
 stages     work kept in folders, each complete or absent; manifests; locks
 machine    disk space, memory, signals, faults, cores

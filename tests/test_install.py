@@ -1,5 +1,8 @@
 """What is installed: three files of versions that agree, and a table that says for which Python."""
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import grandmaster_train
+from system.installed import OLDEST_PYTHON, packages, what_is_wrong
 from system.versions import here
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,3 +56,25 @@ def test_the_project_table_names_this_version_and_a_python_that_is_here():
     assert SpecifierSet(project["requires-python"]).contains(here()["python"])
     tested = [c.rpartition(" ")[2] for c in project["classifiers"] if "Python :: 3" in c]
     assert ".".join(here()["python"].split(".")[:2]) in tested or "3.11" in tested
+
+
+@pytest.mark.parametrize("command", ["grandmaster_train.py", "run_training.py", "predict.py"])
+def test_a_python_without_the_packages_is_told_in_one_sentence(command):
+    ended = subprocess.run([sys.executable, "-I", "-S", "-c", f"import runpy, sys; "
+                            f"sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({command!r})"],
+                           cwd=ROOT, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+                           capture_output=True, text=True, timeout=60)
+    n = len(packages((ROOT / "requirements.txt").read_text()))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        f"error: {sys.executable} lacks {n} of the packages that are needed (torch, torchvision, "
+        "timm): activate the environment where they are, or pip install -r requirements.txt -c "
+        "constraints.txt\n")
+
+
+def test_an_older_python_is_told_which_one_is_needed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(".".join(map(str, OLDEST_PYTHON)))
+    assert not SpecifierSet(project["requires-python"]).contains("3.10")
+    assert what_is_wrong((3, 10), []).startswith("Python must be 3.11 or newer, and ")
+    assert what_is_wrong((3, 11), packages((ROOT / "requirements.txt").read_text())) == ""

@@ -13,10 +13,12 @@ import re
 import stat
 import unicodedata
 import urllib.parse
+import zipfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from contest import decoding
 from contest.decoding import first_bytes, format_of, open_at_once
 from utils import UserError, counted, first_few
 
@@ -34,7 +36,7 @@ OTHER_SUFFIXES = frozenset({
     ".txt", ".log", ".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".ppt", ".pptx",
     ".md", ".rst", ".tex", ".bib", ".rtf", ".html", ".htm", ".css", ".js", ".py", ".pyc", ".ipynb",
     ".sh", ".bat", ".r", ".m", ".c", ".h", ".cpp", ".java", ".url", ".lnk", ".db", ".sqlite",
-    ".md5", ".sha1", ".sha256", ".lock", ".names", ".data", ".pkl", ".pt", ".pth", ".onnx",
+    ".aae", ".md5", ".sha1", ".sha256", ".lock", ".names", ".data", ".pkl", ".pt", ".pth", ".onnx",
     ".safetensors", ".ckpt"})
 # begin as TIFF or JPEG files do, and hold another picture than Pillow would read
 CAMERA_SUFFIXES = frozenset({
@@ -287,7 +289,7 @@ def files_below(folder, root, closed_folders):
             continue
         subfolders[:] = sorted(s for s in subfolders if not is_skipped(parent, s))
         for name in sorted(names):
-            if not name.startswith("."):
+            if not name.startswith(".") and name not in SYSTEM_FILES:
                 yield os.path.join(parent, name)
 
 
@@ -303,6 +305,7 @@ def may_enter(folder):
 
 
 # thumbnails and metadata that systems leave behind
+SYSTEM_FILES = ("Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "Icon\r")
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information",
                   "lost+found", "__pycache__", "node_modules")
 
@@ -439,6 +442,43 @@ def may_hold_images(files, folder):
     return not any(files.split_of(path) for path in files.images)
 
 
+def report_packed(files, findings, are_classes):
+    """A word on each zip of images that the folder lacks. An error if they may be of a class:
+    are_classes says whether the classes are folders."""
+    for path in files.foreign:
+        packed = images_in(files.root / path) if suffix_of(path) == ".zip" else []
+        lacking = [name for name in packed if normal(posixpath.basename(name)) not in files.by_name]
+        if not lacking:
+            continue
+        stem = posixpath.splitext(path)[0]
+        inside = {split_of(f"{stem}/"), *(split_of(f"{stem}/{name}") for name in lacking)}
+        say = findings.fail if are_classes and inside != {"test"} else findings.warn
+        say("packed", f"{path!r} holds {counted(lacking, 'image')} that the contest folder lacks: "
+            "unpack it there, or move it away if they do not belong to the contest", lacking)
+
+
+def images_in(path):
+    """The names of the images in a zip, [] if it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as packed:
+            names = packed.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return []
+    return [name for name in names
+            if suffix_of(name) in IMAGE_SUFFIXES and not name.startswith(SYSTEM_FOLDERS)
+            and not posixpath.basename(name).startswith(".")]
+
+
+def report_heic(files, findings):
+    """A warning for HEIC photos where no package reads them."""
+    photos = [path for path in files.images if suffix_of(path) in (".heic", ".heif")]
+    if photos and "HEIF" not in decoding.IMAGE_FORMATS:
+        them = "it" if len(photos) == 1 else "them"
+        findings.warn("heic", f"{counted(photos, 'HEIC photo')} cannot be read without "
+                      "pillow-heif: pip install -r requirements-extras.txt -c constraints.txt, or "
+                      f"convert {them} to JPEG", photos)
+
+
 def report_unread(files, findings):
     """A warning for files that may be images of a kind that nothing here reads: those beside images
     or below a folder of a split, and DICOM, npy and the like beside images."""
@@ -450,9 +490,11 @@ def report_unread(files, findings):
     if unread:
         are = "is" if len(unread) == 1 else "are"
         them = "it" if len(unread) == 1 else "them"
+        they = "it is a picture" if len(unread) == 1 else "they are pictures"
         findings.warn(
             "unread_file",
-            f"{by_suffix(unread)} beside the images {are} not read: convert {them} to PNG",
+            f"{by_suffix(unread)} beside the images {are} not read: convert {them} to PNG if "
+            f"{they}",
             unread,
         )
 

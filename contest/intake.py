@@ -23,6 +23,8 @@ from contest.files import (
     may_hold_images,
     normal,
     path_inside,
+    report_heic,
+    report_packed,
     report_undecodable,
     report_unlocated,
     report_unread,
@@ -139,6 +141,7 @@ def read_files(files, data):
     if test_list is not None and not data.sample_submission:
         refuse_short_list(files, test_list, labelled, test, findings)
     report_folders(files, labelled, findings)
+    report_packed(files, findings, labelled.setting in ("folders", "subfolders"))
     report_side_columns(label_table, labelled, data, findings)
     report_closed_sample(files, sample, findings)
     used = (label_table, sample, test_list, of_test)
@@ -159,6 +162,7 @@ def report_files(files, findings):
     report_refused(files, findings)
     report_undecodable(files, findings)
     report_unread(files, findings)
+    report_heic(files, findings)
     report_aside(files, findings)
     findings.stop_if_fatal()
     if not files.images:
@@ -368,8 +372,10 @@ def report_folders(files, labelled, findings):
                           f"holds {by_suffix(paths)} and no image that is read: it is no class")
     idle = sorted(name for name in classes if NO_CLASS.fullmatch(name.lower()))
     if idle:
-        findings.warn("no_class", f"{counted(idle, 'class folder')} named as if without a class: "
-                      "move them out of the contest folder if they are none", idle)
+        are = "is named as if it held no class: move it" if len(idle) == 1 else (
+            "are named as if they held no class: move those without one")
+        findings.warn("no_class", f"{counted(idle, 'class folder')} {are} out of the contest folder"
+                      f"{' if so' * (len(idle) == 1)}", idle)
     names = {name for found in places.values() for name in found}
     blank = sorted(name for name in names if name != name.strip() and name.strip() in names)
     if blank:

@@ -1,4 +1,5 @@
 """Where the labels are: a table, class folders, or the class in each file's name."""
+import posixpath
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
@@ -373,6 +374,13 @@ def fail_without_labels(files, tables, asked, findings):
             return
     if unreadable:
         return
+    if files.images and not tables and not any("/" in path for path in files.images):
+        findings.fail(
+            "no_labels",
+            f"{str(files.root)!r} holds {len(files.images)} images, and neither a table, nor class "
+            "folders, nor their names say which image has which class: if it is the folder of one "
+            f"class, name the one above it, {str(files.root.parent)!r}; {SUPPORTED}")
+        return
     known = first_few([t.path for t in tables]) or "it has none"
     if files.closed:
         known += f"; {first_few(files.closed)} is not read: {how_to_read(files.closed[0])}"
@@ -405,7 +413,17 @@ def fail_two_readings(one, other, findings):
     findings.fail("ambiguous_labels",
                   f"the labels can be read in two ways, {ways[0]} and {ways[1]}: --set "
                   f"data.label_table={one.setting} or --set data.label_table={other.setting} takes "
-                  "one")
+                  f"one{or_below(one, other)}")
+
+
+def or_below(one, other):
+    """That the folder which holds all class folders of one reading can be named instead, '' if it
+    is no folder of the other reading alone."""
+    if (one.setting, other.setting) != ("folders", "subfolders"):
+        return ""
+    shared = posixpath.commonpath([path.rpartition("/")[0] for path in other.paths])
+    top = shared.split("/")[0]
+    return f", and so does naming its folder {top!r} as --data_path" if top in one.labels else ""
 
 
 # ---------------------------------------------------------------- a table

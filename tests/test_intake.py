@@ -602,7 +602,7 @@ def test_files_of_kinds_that_nothing_reads_are_counted_by_suffix(root):
         write(root / name, "x")
     found = problem(read_contest(root, DATA), "unread_file")
     assert found.text == ("5 .svg and 2 .psd files beside the images are not read: convert them to "
-                          "PNG")
+                          "PNG if they are pictures")
     assert len(found.sample_ids) == 7 and "train/drawing0.SVG" in found.sample_ids
 
 
@@ -610,7 +610,8 @@ def test_dicom_beside_images_is_counted_with_or_without_a_suffix(root):
     write(root / "train" / "x.dcm", "x")
     (root / "train" / "IM0001").write_bytes(bytes(128) + b"DICM")
     assert problem(read_contest(root, DATA), "unread_file").text == (
-        "1 .dcm and 1 suffixless files beside the images are not read: convert them to PNG")
+        "1 .dcm and 1 suffixless files beside the images are not read: convert them to PNG if they "
+        "are pictures")
 
 
 def test_one_file_and_many_kinds_are_said_in_good_english():
@@ -631,7 +632,7 @@ def test_heic_without_its_package_is_named_with_what_to_install(root, out, monke
     (root / "train" / "a0.png").unlink()
     (root / "train" / "a0.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"0" * 100)
     contest, audit = audited(root, out)
-    assert contest.problems == () and len(audit.train) == 7
+    assert [p.kind for p in contest.problems] == ["heic"] and len(audit.train) == 7
     assert ("a0.png (HEIC needs pillow-heif: pip install -r requirements-extras.txt)"
             in problem(audit, "unreadable_training_image").text)
     for path in (root / "train").iterdir():

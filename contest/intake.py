@@ -603,7 +603,7 @@ def understood_lines(labelled, train, class_names, names_path, data):
     words = labelled.reading.words(labelled.target_columns, train.classes, is_table)
     counts = np.array([train.of_class(k).sum() for k in range(len(train.classes))])
     named = f", named by {names_path}" if names_path else ""
-    group = "near-duplicates only"
+    group = "near-duplicates stay in one fold"
     if data.group_column:
         group = f"column {data.group_column!r}, and near-duplicates"
     elif labelled.offered_groups:

@@ -101,11 +101,7 @@ def introduce(setup, log):
         named = ",".join([*config.model.frozen, *setup.too_long])
         log.say(f"  {', '.join(setup.too_long)} would take longer than the training does (--set "
                 f"model.frozen={named} takes it all the same)")
-    refit = " and a refit" if config.ensemble.refit else ""
-    log.say(f"{config.mode}: {len(config.model.backbones)} backbone(s) x {config.data.run_folds} "
-            f"fold(s){refit} x {len(config.rounds)} round(s) = {len(planned_specs(config))} fits "
-            f"of {config.optim.epochs} epochs at {config.data.image_size_px} px, batch "
-            f"{config.optim.batch_size}, on {setup.machine['device']}")
+    log.say(f"{config.mode}: {words_of_fits(config)}, on {setup.machine['device']}")
     introduce_weights(setup, log)
     if setup.config.runtime.device == "auto" and (text := unseen_gpu()):
         log.warn(text)
@@ -113,6 +109,18 @@ def introduce(setup, log):
         log.warn(text)
     for problem in setup.contest.problems:
         log.warn(problem.text)
+
+
+def words_of_fits(config):
+    """How many fits a run has, and of what size."""
+    specs = planned_specs(config)
+    if not specs:
+        return f"no network is trained; images are read at {config.data.image_size_px} px"
+    refit = " and a refit" if config.ensemble.refit else ""
+    fits = "1 fit" if len(specs) == 1 else f"{len(specs)} fits"
+    return (f"{len(config.model.backbones)} backbone(s) x {config.data.run_folds} fold(s){refit} x "
+            f"{len(config.rounds)} round(s) = {fits} of {config.optim.epochs} epochs at "
+            f"{config.data.image_size_px} px, batch {config.optim.batch_size}")
 
 
 def introduce_weights(setup, log):

@@ -50,7 +50,7 @@ def print_plan(setup, executor, log):
 
     prepared = prepare(setup, log, may_measure=False)
     if prepared is None:
-        log.say("the images were not read yet: steps are timed on noise images, and reading them "
+        log.say("timing training steps on noise images, for about a minute; reading the images "
                 "and measuring the shift come on top")
         prepared = rehearsed(setup, log)
     prepared, unknown = rehearsed_text(prepared)

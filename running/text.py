@@ -156,9 +156,8 @@ class Text(Member):
                  for said in map(self.texts, splits)]
         with Timer() as timer:
             heads = fit_text_heads(texts, train.label, prepared.folds.fold, self.weigh, site.cores)
-        site.log.say(f"text: classifiers of {len(heads)} folds, strength "
-                     f"{', '.join(f'{head.linear.strength:g}' for head in heads.values())}, "
-                     f"{timer.seconds:.0f} s")
+        site.log.say(f"text: classifiers of {len(heads)} folds, {timer.seconds:.0f} s; strengths "
+                     f"{', '.join(f'{head.linear.strength:g}' for head in heads.values())}")
         for fold, head in heads.items():
             head.save(folder / f"fold_{fold}.npz")
         write_json(folder / "cost.json", {"seconds": timer.seconds})

@@ -542,7 +542,7 @@ def test_offered_groups_are_neither_measurements_nor_the_class(root):
     write(root / "train.csv", "patient,size,ID,target,kind", *(
         f"p{i % 3},{i % 2}.5,a{i}.png,{i % 2},{'xy'[i % 2]}" for i in range(8)))
     assert read_contest(root, DATA).understood[2] == (
-        "groups:     near-duplicates only; columns that repeat over images: 'patient' "
+        "groups:     near-duplicates stay in one fold; columns that repeat over images: 'patient' "
         "(--group_column NAME)"
     )
 

@@ -1,19 +1,20 @@
 """Where somebody with a folder of photos hesitated: the words that now say how to go on."""
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import predict
-from config import DataConfig
+from config import DataConfig, build_config, resolve
 from contest import decoding
 from contest.intake import read_contest
 from contest.targets import line_of_classes
 from modeling.weights import WeightsSource
 from reporting import summary
 from reporting.summary import closing_lines
-from running.introduction import introduce_weights
+from running.introduction import introduce_weights, words_of_fits
 from tests.test_formats import images
 from utils import UserError
 
@@ -45,6 +46,14 @@ def test_a_warning_of_random_weights_names_the_command_that_fetches_others():
                             weights={"a": WeightsSource("a", "random")})
     introduce_weights(setup, SimpleNamespace(say=lambda *_: None, warn=said.append))
     assert "--fetch_weights FOLDER downloads them" in said[-1]
+
+
+def test_a_run_that_trains_no_network_does_not_count_epochs():
+    config = resolve(build_config("quick_test", overrides=["optim.epochs=3", "data.run_folds=1"]),
+                     gpu_memory_bytes=0, n_train=180, metric="macro_f1")
+    assert "x 1 round(s) = 1 fit of 3 epochs at 128 px" in words_of_fits(config)
+    nothing = replace(config, model=replace(config.model, backbones=()))
+    assert words_of_fits(nothing) == "no network is trained; images are read at 128 px"
 
 
 # ---------------------------------------------------------------- a folder that is not as it should

@@ -28,6 +28,7 @@ from system.stages import Stage, make
 from utils import seed_of, write_json
 
 FEWEST_GROUPS = 5      # of valid images, before intervals resample groups
+FEW_TEST_IMAGES = 100  # whose sureness may be chance
 MOST_PARTS = 5         # to nest the blend over: its cost grows by their square
 
 
@@ -230,7 +231,7 @@ def blended(prepared, metric, fits, log, is_kept=True):
         sureness = by_confidence(config.seed, sources, blend, nested.probs, rows, metric)
         score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], *sureness,
                              metric.limits)
-        warn_of_sureness(score, metric, log)
+        warn_of_sureness(score, metric, log, len(prepared.audit.test))
     else:
         score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
     if has_test:
@@ -397,7 +398,7 @@ def expectation(score, ci90, here, alike, there, limits):
             "expected_ci90": values[1:]}
 
 
-def warn_of_sureness(score, metric, log):
+def warn_of_sureness(score, metric, log, n_test):
     """Warn where sureness alone takes the score of test-like rows out of its interval."""
     low, high = score["oof_testlike_ci90"]
     change = score["confidence_shift"]
@@ -405,6 +406,7 @@ def warn_of_sureness(score, metric, log):
         return
     surer = "more" if metric.sign * change > 0 else "less"
     higher = "higher" if change > 0 else "lower"
+    by_chance = f", or {n_test} test images are so few" if n_test < FEW_TEST_IMAGES else ""
     log.warn(f"the models are {surer} sure on the test images than on training images made like "
              f"them, as if {metric.name} were {abs(change):.3f} {higher} there: something about "
-             "the test set is not matched")
+             f"the test set is not matched{by_chance}")

@@ -48,7 +48,9 @@ def set_up_packages():
     """What a run needs of this process's packages."""
     import torch  # here, because the menu starts without it
 
-    logging.getLogger("timm").setLevel(logging.ERROR)
+    # torch's words on a compiler for a GPU that is not there
+    for name in ("timm", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # torch ignores a container's quota
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 

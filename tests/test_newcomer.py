@@ -1,4 +1,5 @@
 """Where somebody with a folder of photos hesitated: the words that now say how to go on."""
+import logging
 import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from modeling.weights import WeightsSource
 from reporting import summary
 from reporting.summary import closing_lines
 from running.introduction import introduce_weights, words_of_fits
+from system.command import set_up_packages
 from tests.test_formats import images
 from utils import UserError
 
@@ -54,6 +56,13 @@ def test_a_run_that_trains_no_network_does_not_count_epochs():
     assert "x 1 round(s) = 1 fit of 3 epochs at 128 px" in words_of_fits(config)
     nothing = replace(config, model=replace(config.model, backbones=()))
     assert words_of_fits(nothing) == "no network is trained; images are read at 128 px"
+
+
+def test_torch_does_not_speak_of_a_compiler_for_a_gpu_that_is_not_there(monkeypatch):
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    set_up_packages()
+    assert not logger.isEnabledFor(logging.WARNING) and logger.isEnabledFor(logging.ERROR)
 
 
 # ---------------------------------------------------------------- a folder that is not as it should

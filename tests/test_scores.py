@@ -150,12 +150,21 @@ def test_expected_is_halfway_between_two_estimates_in_an_interval_of_all():
 def test_a_sureness_outside_of_the_interval_is_said(tmp_path, name, change, said):
     log = EventLog(tmp_path / "events.jsonl")
     score = {"oof_testlike": 0.5, "oof_testlike_ci90": [0.25, 0.625], "confidence_shift": change}
-    warn_of_sureness(score, METRICS[name], log)
+    warn_of_sureness(score, METRICS[name], log, n_test=500)
     assert len(log.warnings) == (said is not None)
     assert all(np.char.count(text, "the models are") == 1 for text in log.warnings)
     if said:
         with pytest.raises(AssertionError, match=said):
             raise AssertionError(log.warnings[0])
+
+
+def test_a_sureness_of_few_test_images_may_be_chance(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    score = {"oof_testlike": 0.5, "oof_testlike_ci90": [0.45, 0.55], "confidence_shift": 0.1}
+    for n_test in (24, 500):
+        warn_of_sureness(score, ACCURACY, log, n_test)
+    few, many = log.warnings
+    assert few == f"{many}, or 24 test images are so few"
 
 
 def test_test_images_that_the_models_are_less_sure_of_are_said_by_the_run(damaged):

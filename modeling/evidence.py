@@ -2,12 +2,18 @@
 
     maps = evidence(network, images, classes)       # (B, 3, S, S) uint8, (B,) -> (B, h, w), >= 0
 
-HiResCAM (Draelos and Carin, arXiv 2011.08891): the activations of the last maps times the gradient
-of the class's logit, summed over channels. With a linear classifier on the means of the maps it is
-CAM and Grad-CAM. Of a network of tokens: the patches as the last attention reads them, since a
-class token reads no patch after it, each less the mean of all patches: of two things side by side
-that tells them apart more often (60 of 80 times, 55 without). The logit counts over the mean of
-all, which is what softmax sees; by itself where each class is told, or a number, by itself.
+What the classifier reads, times the gradient of the class's logit, by place:
+
+- The last maps, or the tokens of all patches, where it reads their mean. Summed over channels that
+  is HiResCAM (Draelos and Carin, arXiv 2011.08891), and CAM of a linear classifier.
+- The attention that a class token pays to the patches, in every block: the last block alone misses
+  what the token has read before. Gradients count less their mean over patches.
+
+A place counts less the mean of all places. What all have in common tells none from another; it can
+outweigh the rest, so that nothing at all would speak for a class.
+
+The logit counts over the mean of all, which is what softmax sees; by itself where each class is
+told, or a number, by itself. benchmarks/records/2026-11-30-mended-labels.md compares other ways.
 """
 import contextlib
 import math
@@ -17,35 +23,40 @@ import torch
 
 @contextlib.contextmanager
 def held(backbone):
-    """Cut the graph before the last maps of a timm backbone; yields a list that gets them."""
+    """Keep what the classifier reads of a timm backbone; yields a list that gets it: the last maps
+    or tokens, or each block's attention (B, heads, prefix tokens, N) of the tokens that are no
+    patches."""
     found = []
 
-    def hold(maps):
-        found[:] = [maps.detach().requires_grad_()]
-        return found[0]
+    def hold(read):
+        if not read.requires_grad:
+            read = read.detach().requires_grad_()
+        found.append(read)
+        return read
 
-    def hold_tokens(module, args, output):
-        return hold(output)
+    def hold_attention(module, args, weights):
+        n_others = backbone.num_prefix_tokens
+        others = hold(weights[:, :, :n_others])
+        return torch.cat([others, weights[:, :, n_others:]], 2)
 
-    def wrapped(real):
+    def hold_last(real):
         def forward(*args, **named):
             result = real(*args, **named)
-            last = result[0] if isinstance(result, tuple) else result
-            if last.dim() != 4:      # tokens: those of the last attention are held
-                return result
-            last = hold(last)
-            return (last, *result[1:]) if isinstance(result, tuple) else last
+            if isinstance(result, tuple):      # of forward_intermediates
+                return hold(result[0]), *result[1:]
+            return hold(result)
 
         return forward
 
-    hooks = []
-    norm = getattr(last_block(backbone), "norm1", None)
-    if norm is not None:
-        hooks.append(norm.register_forward_hook(hold_tokens))
-    names = [name for name in ("forward_features", "forward_intermediates")
-             if hasattr(backbone, name)]
+    layers = attention_of_token(backbone)
+    hooks = [layer.attn_drop.register_forward_hook(hold_attention) for layer in layers]
+    fused = [layer.fused_attn for layer in layers]
+    names = [] if layers else [name for name in ("forward_features", "forward_intermediates")
+                               if hasattr(backbone, name)]
     for name in names:
-        setattr(backbone, name, wrapped(getattr(backbone, name)))
+        setattr(backbone, name, hold_last(getattr(backbone, name)))
+    for layer in layers:
+        layer.fused_attn = False      # else there are no weights to hold
     try:
         yield found
     finally:
@@ -53,16 +64,23 @@ def held(backbone):
             hook.remove()
         for name in names:
             delattr(backbone, name)
+        for layer, is_fused in zip(layers, fused, strict=True):
+            layer.fused_attn = is_fused
 
 
-def last_block(backbone):
-    """The last of a backbone's blocks, None if it has no plain list of them."""
-    blocks = getattr(backbone, "blocks", None)
-    return blocks[-1] if blocks is not None and len(blocks) else None
+def attention_of_token(backbone):
+    """The attention layer of each block of a backbone whose classifier reads a class token; []
+    of others."""
+    if getattr(backbone, "global_pool", "") != "token":
+        return []
+    layers = [getattr(block, "attn", None) for block in getattr(backbone, "blocks", ())]
+    return [layer for layer in layers
+            if hasattr(layer, "fused_attn") and hasattr(layer, "attn_drop")]
 
 
 def evidence(network, images, classes, over_mean=True):
-    """(B, h, w) float: what speaks for each image's class, by place. None if nothing does so.
+    """(B, h, w) float: what speaks for each image's class, by place. None of a network that does
+    not say it, or has one place.
 
     over_mean: a logit counts over the mean of all, for one class an image; else by itself.
     network: a modeling.network.Network, left in evaluation mode, its parameters without gradients.
@@ -76,20 +94,32 @@ def evidence(network, images, classes, over_mean=True):
         rows = torch.arange(len(images), device=logits.device)
         own = logits[rows, classes.to(logits.device)]
         score = (own - logits.mean(1) if over_mean else own).sum()
-        gradient, = torch.autograd.grad(score, found, allow_unused=True)
-    if gradient is None:
+        gradients = torch.autograd.grad(score, found, allow_unused=True)
+    places = [by_place(read.detach().float(), gradient.float(), network.backbone)
+              for read, gradient in zip(found, gradients, strict=True) if gradient is not None]
+    if not places:
         return None
-    return as_grid(found[0].detach().float(), gradient.float(), network.backbone).clamp(min=0)
+    total = sum(places)
+    if total[0].numel() == 1:
+        return None
+    return (total - total.mean((1, 2), keepdim=True)).clamp(min=0)
 
 
-def as_grid(maps, gradient, backbone):
-    """The sum over channels (B, h, w) of maps (B, C, h, w) or (B, h, w, C), or of tokens (B, N, C),
-    times their gradient."""
-    if maps.dim() == 4:
-        is_last = maps.shape[-1] == backbone.num_features != maps.shape[1]
-        return (maps * gradient).sum(-1 if is_last else 1)
+def by_place(read, gradient, backbone):
+    """(B, h, w): what is read times its gradient, of maps (B, C, h, w) or (B, h, w, C), tokens
+    (B, N, C), or attention (B, heads, prefix tokens, N)."""
     n_others = getattr(backbone, "num_prefix_tokens", 0)
-    patches = maps[:, n_others:]
-    patches = ((patches - patches.mean(1, keepdim=True)) * gradient[:, n_others:]).sum(-1)
+    if attention_of_token(backbone):
+        gradient = gradient[..., n_others:]
+        gradient = gradient - gradient.mean(-1, keepdim=True)
+        return as_grid((read[..., n_others:] * gradient).sum((1, 2)))
+    if read.dim() == 3:
+        return as_grid((read * gradient).sum(-1)[:, n_others:])
+    is_last = read.shape[-1] == backbone.num_features != read.shape[1]
+    return (read * gradient).sum(-1 if is_last else 1)
+
+
+def as_grid(patches):
+    """(B, h, w) of patches (B, h * w) of a square."""
     side = math.isqrt(patches.shape[1])
     return patches[:, :side * side].reshape(-1, side, side)

@@ -22,7 +22,7 @@ from system.machine import usable_cores
 
 COST = 0.05
 MAP_OVER_FORWARD = 2      # what a map costs, in predictions of one view
-BATCH_SIZE = 16
+BATCH_SIZE = 4      # of a class token the attention of all blocks is kept
 
 
 class HeatMaps:

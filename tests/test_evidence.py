@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import nn
 
+from benchmarks.evidence import Drawn, maps_of, shares_of
 from config import BACKBONES, FAMILIES, ModelConfig
 from grandmaster_train import main
 from modeling.evidence import evidence
@@ -41,41 +42,85 @@ def test_a_network_of_each_family_says_where_it_sees_a_class(family, reads_stage
 
 
 class Colours(nn.Module):
-    """Maps of redness and blueness, pooled: a timm backbone in small."""
+    """Maps of redness, blueness and of what all places have, pooled: a timm backbone in small."""
 
-    num_features = 2
+    num_features = 3
 
     def forward_features(self, x):
-        return x[:, [0, 2]].clamp(min=0)
+        return torch.cat([x[:, [0, 2]].clamp(min=0), torch.ones_like(x[:, :1])], 1)
 
     def forward(self, x):
         return self.forward_features(x).mean((2, 3))
 
 
-def test_an_image_of_two_things_shows_them_apart():
-    head = nn.Linear(2, 2, bias=False)
-    nn.init.eye_(head.weight)
-    network = Network(Colours(), head, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 8)
+def network_of_colours(weight):
+    head = nn.Linear(3, len(weight), bias=False)
+    head.weight = nn.Parameter(torch.tensor(weight))
+    return Network(Colours(), head, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 8)
+
+
+def red_beside_blue():
     image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    image[:, 0, :, :4] = 255       # red on the left, blue on the right
+    image[:, 0, :, :4] = 255
     image[:, 2, :, 4:] = 255
-    red, blue = (evidence(network, image, torch.tensor([k]))[0] for k in (0, 1))
+    return image
+
+
+@pytest.mark.parametrize("common", [0.0, 5.0, -5.0])
+def test_what_all_places_have_hides_neither_of_two_things(common):
+    """common: what every place says for the one class and against the other."""
+    network = network_of_colours([[1.0, 0.0, common], [0.0, 1.0, -common]])
+    red, blue = (evidence(network, red_beside_blue(), torch.tensor([k]))[0] for k in (0, 1))
     assert red[:, :4].min() > 0 and red[:, 4:].max() == 0
     assert blue[:, 4:].min() > 0 and blue[:, :4].max() == 0
 
 
+SMALL = {      # a timm model in small for each kind of what a classifier reads
+    "maps": lambda: timm.models.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1), num_classes=0,
+                                       output_stride=8, channels=(8, 16, 16, 32)),
+    "maps with channels last": lambda: timm.models.SwinTransformer(
+        32, patch_size=4, embed_dim=32, depths=(2,), num_heads=(2,), window_size=4, num_classes=0),
+    "a class token": lambda: timm.models.VisionTransformer(
+        32, patch_size=4, embed_dim=32, depth=3, num_heads=2, num_classes=0),
+    "the mean of tokens": lambda: timm.models.Eva(
+        32, patch_size=4, embed_dim=32, depth=3, num_heads=2, num_classes=0, global_pool="avg"),
+}
+
+
+@pytest.fixture(scope="module")
+def things():
+    """(images of one thing, their kinds), (images of two, their kinds)."""
+    drawn = Drawn(32, 400, seed=0)
+    return drawn.seen, drawn.of_two(20)
+
+
+@pytest.mark.parametrize("read", SMALL)
+def test_two_things_in_one_image_are_shown_apart(things, read):
+    """read: what the classifier reads."""
+    torch.manual_seed(0)
+    backbone = SMALL[read]()
+    network = Network(backbone, nn.Linear(backbone.num_features, 4), (0.5,) * 3, (0.25,) * 3, 32)
+    optimizer = torch.optim.AdamW(network.parameters(), 5e-3)
+    (images, kinds), (images_of_two, both) = things
+    for step in range(80):
+        rows = torch.arange(16 * step, 16 * step + 16) % len(kinds)
+        loss = nn.functional.cross_entropy(network(images[rows]), kinds[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    share = shares_of([maps_of(network, images_of_two, side) for side in both.T])
+    assert (share > 0.5).sum() >= 34, f"{(share > 0.5).sum()} of 40, mean {share.mean():.2f}"
+
+
 def test_a_class_that_is_told_by_itself_is_seen_by_its_own_logit():
-    network = Network(Colours(), nn.Linear(2, 1, bias=False), (0.0,) * 3, (1.0,) * 3, 8)
-    nn.init.ones_(network.head.weight)
-    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    image[:, 0, :, :4] = 255
-    none, own = (evidence(network, image, torch.tensor([0]), over_mean)[0]
+    network = network_of_colours([[1.0, 0.0, 0.0]])
+    none, own = (evidence(network, red_beside_blue(), torch.tensor([0]), over_mean)[0]
                  for over_mean in (True, False))
     assert none.max() == 0      # the mean of one logit is that logit
     assert own[:, :4].min() > 0 and own[:, 4:].max() == 0
 
 
-def test_of_a_linear_classifier_on_means_it_is_the_class_activation_map():
+def test_of_a_linear_classifier_on_means_it_is_the_class_activation_map_less_its_mean():
     backbone = timm.create_model("resnet10t", num_classes=0).eval()
     network = Network(backbone, nn.Linear(512, 3), (0.5,) * 3, (0.2,) * 3, 64).eval()
     images = images_of(1, 64)
@@ -83,8 +128,16 @@ def test_of_a_linear_classifier_on_means_it_is_the_class_activation_map():
     with torch.no_grad():
         features = backbone.forward_features((images.float() - network.mean) / network.std)
         weight = network.head.weight[1] - network.head.weight.mean(0)
-        expected = torch.einsum("bchw,c->bhw", features, weight).clamp(min=0) / 4
+        expected = torch.einsum("bchw,c->bhw", features, weight) / 4
+        expected = (expected - expected.mean()).clamp(min=0)
     assert torch.allclose(maps, expected, atol=1e-5)
+
+
+def test_a_map_of_one_place_is_none():
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    network = Network(timm.create_model("resnet10t", num_classes=0), nn.Linear(512, 3), (0.5,) * 3,
+                      (0.2,) * 3, 8)
+    assert evidence(network, image, torch.tensor([1])) is None
 
 
 def test_a_map_glows_where_it_is_highest_and_is_grey_where_it_is_nothing():
@@ -98,7 +151,8 @@ def test_a_map_glows_where_it_is_highest_and_is_grey_where_it_is_nothing():
 
 def test_the_page_shows_maps_unless_they_are_off_or_cannot_be_made(contest, tmp_path, monkeypatch):
     def page(*more):
-        assert main(["--quiet", *small_argv(contest, tmp_path, "optim.epochs=1", *more)]) == 0
+        argv = small_argv(contest, tmp_path, "optim.epochs=1", "data.image_size_px=64", *more)
+        assert main(["--quiet", *argv]) == 0
         return (tmp_path / "run/report.html").read_text()
 
     shown = page()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.mended import flipped, mended
+from benchmarks.mended import fixes_of, flipped, mended
 from config import DataConfig
 from contest.intake import read_contest
 from grandmaster_train import config_of, make_parser
@@ -241,3 +241,11 @@ def test_the_benchmark_flips_a_share_of_labels_and_mends_the_listed_ones():
     rows = np.flatnonzero(wrong != labels)
     fixed = mended(wrong, labels, [*rows[:2], 0])
     assert np.flatnonzero(fixed != labels).tolist() == rows[2:].tolist()
+
+
+def test_the_benchmark_looks_at_each_image_that_a_page_lets_one_mend(runs):
+    page = (runs["plain"] / "report.html").read_text()
+    wrong = {f"a{k:03}.png": "0" for k in range(200)}
+    fixes = fixes_of(page, wrong, wrong | {"a012.png": "1"})
+    assert ("a012.png", "1", "relabelled, was 0") in fixes and len(fixes) > 2
+    assert {fix[1:] for fix in fixes if fix[0] != "a012.png"} == {("0", "kept")}

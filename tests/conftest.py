@@ -2,8 +2,10 @@
 40 x 56 px."""
 import contextlib
 import ctypes
+import importlib
 import os
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,11 @@ import pytest
 from shift.distortions import Distortion, ShiftPolicy
 from shift.match import match_shift
 from system.machine import usable_cores
+
+with warnings.catch_warnings():
+    # before torch 2.14 this module of its own warns of itself where it is first imported
+    warnings.simplefilter("ignore", DeprecationWarning)
+    importlib.import_module("torch.utils.mkldnn")
 
 # before anything imports the hub's client: the suite works offline
 os.environ["HF_HUB_OFFLINE"] = "1"

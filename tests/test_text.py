@@ -129,7 +129,9 @@ def test_the_page_shows_what_words_speak_for_a_class_and_the_text_that_decides(r
     for name, title in zip(("circle", "cross", "stripes"), TITLES, strict=True):
         grams = re.search(f"<td>[^<]*{name}</td><td>(.*?)</td>", table)[1].split(" · ")
         assert all(gram in title.lower() for gram in grams[:2])
-    assert f"{TITLES[0]} of one patient in hospital" in page
+    # the network, which has hardly learnt, answers one class: words decide those of the two others
+    decided = page[page.index("Images that the words decide"):]
+    assert sum(f"{title} of one patient in hospital" in decided for title in TITLES) >= 2
 
 
 def test_new_images_are_read_and_predicted_as_the_run_predicted_its_own(run, titled):

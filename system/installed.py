@@ -12,14 +12,15 @@ OLDEST_PYTHON = (3, 11)
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 # packages that are imported by another name
 MODULES = {"opencv-python-headless": "cv2", "scikit-learn": "sklearn", "pillow": "PIL"}
+NEEDED_ONCE = ("shtab",)      # for one flag alone
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 
 
 def packages(text):
-    """The names in a file of requirements."""
+    """The names in a file of requirements, of what every run needs."""
     lines = [line.partition("#")[0].partition(">=")[0].partition("==")[0].strip()
              for line in text.splitlines()]
-    return [line for line in lines if line]
+    return [line for line in lines if line and line not in NEEDED_ONCE]
 
 
 def what_is_wrong(python, names):

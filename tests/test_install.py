@@ -78,3 +78,7 @@ def test_an_older_python_is_told_which_one_is_needed():
     assert not SpecifierSet(project["requires-python"]).contains("3.10")
     assert what_is_wrong((3, 10), []).startswith("Python must be 3.11 or newer, and ")
     assert what_is_wrong((3, 11), packages((ROOT / "requirements.txt").read_text())) == ""
+
+
+def test_a_package_that_only_completion_needs_stops_no_run():
+    assert packages("torch>=2.11\nshtab>=1.7  # completion\n\n# none\n") == ["torch"]

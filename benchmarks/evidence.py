@@ -139,17 +139,20 @@ def two_kinds(n, n_classes, rng):
 # ---------------------------------------------------------------- networks
 
 def learnt(source, images, index, n_classes, n_steps, seed):
-    """A network that has learnt the classes in some steps, half of its images mirrored; in 0 steps:
-    its backbone as it is, with a logistic regression."""
+    """A network that has learnt the classes in some steps; in 0 steps: its backbone as it is, with
+    a logistic regression."""
     seed_everything(seed, "evidence", source.model_name)
     network = build_network(source.model_name, n_classes=n_classes, weights=source,
                             image_size_px=images.shape[-1], model=ModelConfig())
     if not n_steps:
         return with_regression(network.eval(), images, index, n_classes)
-    network.train()
+    return taught(network, images, index, n_classes, n_steps, source.kind != "random", seed)
+
+
+def taught(network, images, index, n_classes, n_steps, is_pretrained=False, seed=0):
+    """The network after some steps, half of them on mirrored images."""
     optim = build_config("quick_test", [f"optim.batch_size={BATCH_SIZE}"]).optim
-    is_pretrained = source.kind != "random"
-    optimizer = make_optimizer(network, optim, is_pretrained)
+    optimizer = make_optimizer(network.train(), optim, is_pretrained)
     peak = peak_lr(network, optim, is_pretrained)
     objective = Supervised(optim, torch.ones(n_classes))
     compute = Compute()

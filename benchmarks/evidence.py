@@ -149,9 +149,9 @@ def learnt(source, images, index, n_classes, n_steps, seed):
     return taught(network, images, index, n_classes, n_steps, source.kind != "random", seed)
 
 
-def taught(network, images, index, n_classes, n_steps, is_pretrained=False, seed=0):
-    """The network after some steps, half of them on mirrored images."""
-    optim = build_config("quick_test", [f"optim.batch_size={BATCH_SIZE}"]).optim
+def taught(network, images, index, n_classes, n_steps, is_pretrained=False, seed=0, lr=0):
+    """The network after some steps, half of them on mirrored images. lr: as optim.lr."""
+    optim = build_config("quick_test", [f"optim.batch_size={BATCH_SIZE}", f"optim.lr={lr}"]).optim
     optimizer = make_optimizer(network.train(), optim, is_pretrained)
     peak = peak_lr(network, optim, is_pretrained)
     objective = Supervised(optim, torch.ones(n_classes))

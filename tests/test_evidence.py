@@ -103,9 +103,9 @@ def test_two_things_in_one_image_are_shown_apart(things, read):
     network = Network(backbone, LinearHead(backbone.num_features, 4, 0.0), (0.5,) * 3, (0.25,) * 3,
                       32)
     (images, kinds), (images_of_two, both) = things
-    taught(network, images, kinds, 4, n_steps=80)
+    taught(network, images, kinds, 4, n_steps=80, lr=0.005)
     share = shares_of([maps_of(network, images_of_two, side) for side in both.T])
-    assert (share > 0.5).sum() >= 34, f"{(share > 0.5).sum()} of 40, mean {share.mean():.2f}"
+    assert (share > 0.5).sum() >= 30, f"{(share > 0.5).sum()} of 40, mean {share.mean():.2f}"
 
 
 def test_a_class_that_is_told_by_itself_is_seen_by_its_own_logit():

@@ -47,7 +47,7 @@ from shift.orientation import (
 from shift.reading import Belief
 from shift.report import LEAST_EXPLAINED, ShiftReport
 from shift.search import by_style, energy_distance, search, separability, styles_of_test
-from shift.traces import STATISTIC_NAMES, jpeg_quality
+from shift.traces import jpeg_quality, statistic_names
 from system.log import Timer
 from system.parallel import parallel_map, process_map
 from utils import RunError, seed_of
@@ -297,7 +297,7 @@ def with_comparison(report, images, test_rows, embed, seed, workers):
     """The report with the statistics of each split, and the AUC before and after matching."""
     rows = {"test": test_rows, "train": trace_rows(images["train"], workers),
             "matched": trace_rows(images["matched"], workers)}
-    table = statistics_table(rows, STATISTIC_NAMES)
+    table = statistics_table(rows, statistic_names())
 
     compared = rows | {"test": test_rows[:COMPARED]}
     distances = {f"distance_{when}": energy_distance(rows[name], compared["test"])

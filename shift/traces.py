@@ -252,7 +252,10 @@ def run_length(line, tolerance=16):
     return int(np.argmax(off)) if off.any() else len(line)
 
 
-STATISTIC_NAMES = tuple(statistics(np.zeros((8, 8, 3), np.uint8)))      # in the order of a row
+def statistic_names():
+    """The names of `statistics`, in the order of a row."""
+    # not computed at import: OpenCV would start threads, which no process that forks later survives
+    return tuple(statistics(np.zeros((8, 8, 3), np.uint8)))
 
 
 # ---------------------------------------------------------------- how the file was saved

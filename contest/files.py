@@ -462,6 +462,7 @@ def images_in(path):
     try:
         with zipfile.ZipFile(path) as packed:
             names = packed.namelist()
+    # whatever is wrong with it, it names no image; if the disk fails, the images will tell
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return []
     return [name for name in names

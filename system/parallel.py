@@ -20,6 +20,28 @@ from system.log import progress
 from system.machine import HANGUP, end_with_parent, return_freed_memory, usable_cores
 
 
+def fork_without_opencv_threads():
+    """From now on no thread of OpenCV lives while this process is forked.
+
+    Such a thread may hold a lock just then, for which the new process would wait forever. OpenCV
+    ends its threads where it is told to use one, and starts them again where it needs them.
+    """
+    n_threads = []
+
+    def before():
+        n_threads.append(cv2.getNumThreads())
+        cv2.setNumThreads(1)
+
+    def after():
+        cv2.setNumThreads(n_threads.pop())
+
+    if hasattr(os, "register_at_fork"):      # not on Windows
+        os.register_at_fork(before=before, after_in_parent=after)
+
+
+fork_without_opencv_threads()
+
+
 def start_worker(_):
     """Set up a loading process: one thread. Ctrl-C and a hangup are left to the process it serves.
 

@@ -646,6 +646,30 @@ def test_process_map_passes_errors_on_and_calls_no_second_time(tmp_path):
         process_map(refuse, range(2), 2)
 
 
+FORKS = """
+import os, signal, cv2, numpy as np
+import system.parallel
+cv2.setNumThreads(2)
+cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (1000, 1000), interpolation=cv2.INTER_AREA)
+begun = len(os.listdir("/proc/self/task"))
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    cv2.setNumThreads(1)      # ends threads that a fork does not copy
+    cv2.setNumThreads(2)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), cv2.getNumThreads(),
+      begun - len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks by default on Linux alone")
+def test_no_thread_of_opencv_is_there_while_a_process_is_forked():
+    said = subprocess.run([sys.executable, "-c", FORKS], cwd=Path(__file__).parents[1], text=True,
+                          capture_output=True, check=True, timeout=60).stdout.split()
+    assert said == ["0", "2", "1"]
+
+
 @pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="no processes there")
 def test_process_map_goes_on_in_threads_where_its_processes_are_killed():
     here = os.getpid()

@@ -462,9 +462,9 @@ def rows_of_table(files, table, sample, folders, data, findings):
     ids, labels, groups = at(keep, ids, labels, groups)
     refuse_several_lines(table.path, ids, labels, findings)
     located = locate(files, ids, "train", labels, naming=table.naming)
-    lost = ("their ids keep their other images", "file") if table.unit else (
+    consequence, noun = ("their ids keep their other images", "file") if table.unit else (
         "these rows are left out", "id")
-    report_unlocated(files, located, table.path, lost[0], findings, table.naming, lost[1])
+    report_unlocated(files, located, table.path, consequence, findings, table.naming, noun)
     with_file = [row for row, path in enumerate(located.paths) if path]
     ids, labels, groups, paths = at(with_file, ids, labels, groups, located.paths)
     groups = tuple(f"{group}={g}" if g else "" for g in groups)

@@ -501,8 +501,9 @@ def with_id_column(files, table, asked=""):
         rows = zip(table.columns[column], table.columns[best], strict=True)
         return any(found[column].get(a) != found[best].get(b) for a, b in rows)
 
-    apart = () if best == asked else columns_apart(files, table, best, found)
-    lost = () if best == asked else columns_lost(files, table, best, found)
+    of_files = {} if best == asked else columns_of_files(files, table, found)
+    apart = columns_apart(of_files, best)
+    lost = columns_lost(table, of_files, best, found)
     rivals = () if best == asked or best in apart else tuple(filter(is_rival, found))
     images = frozenset(path for paths in found[best].values() for path in paths)
     n_in = Counter(map(files.split_of, images))
@@ -515,13 +516,12 @@ def with_id_column(files, table, asked=""):
                        lost_columns=lost)
 
 
-def columns_apart(files, table, best, found):
+def columns_apart(columns, best):
     """Columns of file names, each of other images than the rest; () unless there are several.
 
-    Some of their files may be missing. best: the column that finds the most. found: {column:
-    {value: paths it may mean}}.
+    Some of their files may be missing. columns: {name: FileColumn}. best: the one that finds the
+    most.
     """
-    columns = columns_of_files(files, table, found)
     names = [c for c, column in columns.items() if column.share >= MOST_FOUND]
     names = names or [c for c in columns if c == best]
     known = set().union(*(columns[c].paths for c in names))
@@ -534,10 +534,9 @@ def columns_apart(files, table, best, found):
     return tuple(c for c in columns if c in names) if len(names) > 1 else ()
 
 
-def columns_lost(files, table, best, found):
+def columns_lost(table, columns, best, found):
     """A sentence on each column of names of image files that are all missing, if column `best`
-    names others."""
-    columns = columns_of_files(files, table, found)
+    names others. columns: {name: FileColumn}. found: {column: {value: paths it may mean}}."""
     if best not in columns:
         return ()
     lost = [name for name, column in columns.items()

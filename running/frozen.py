@@ -210,9 +210,7 @@ class Frozen(Member):
         with Timer() as timer:
             heads = fit_heads(versions, train.known[rows], prepared.folds.fold[rows],
                               self.weigh, site.cores, prepared.task.values)
-        site.log.say(f"frozen {self.backbone}: classifiers of {len(heads)} folds, "
-                     f"{timer.seconds:.0f} s; strengths "
-                     f"{', '.join(f'{head.strength:g}' for head in heads.values())}")
+        self.say_fitted(site.log, heads.values(), timer.seconds)
         save_heads(heads, folder / "heads.npz")
         network = {name: tensor for name, tensor in self.network().state_dict().items()
                    if not name.startswith("head.")}

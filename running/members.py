@@ -89,6 +89,11 @@ class Member:
         """What a plan says of its cost on so many cores, '' if nothing."""
         return ""
 
+    def say_fitted(self, log, heads, seconds):
+        """Say how the classifiers of all folds, [Linear], came out."""
+        log.say(f"{self.name}: classifiers of {len(heads)} folds, {seconds:.0f} s; strengths "
+                f"{', '.join(f'{head.strength:g}' for head in heads)}")
+
     def predict(self, spec, folder):
         """Leave valid.npz, valid_testlike.npz, test.npz as any fit."""
         prepared = self.prepared

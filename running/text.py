@@ -156,8 +156,7 @@ class Text(Member):
                  for said in map(self.texts, splits)]
         with Timer() as timer:
             heads = fit_text_heads(texts, train.label, prepared.folds.fold, self.weigh, site.cores)
-        site.log.say(f"text: classifiers of {len(heads)} folds, {timer.seconds:.0f} s; strengths "
-                     f"{', '.join(f'{head.linear.strength:g}' for head in heads.values())}")
+        self.say_fitted(site.log, [head.linear for head in heads.values()], timer.seconds)
         for fold, head in heads.items():
             head.save(folder / f"fold_{fold}.npz")
         write_json(folder / "cost.json", {"seconds": timer.seconds})

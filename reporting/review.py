@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-# how many times as likely as the label another class makes it suspect; of flipped labels it finds
-# more than the surest other classes do (benchmarks/records/2026-11-30-mended-labels.md)
-SUSPECT_RATIO = 20
+# how many times as likely as the label another class makes it suspect. Where predictions are
+# calibrated about half of the images listed then have a wrong label, and most wrong labels are
+# listed (benchmarks/records/2026-11-30-mended-labels.md).
+SUSPECT_RATIO = 5
 
 
 def confusion(labels, probs):

@@ -26,7 +26,7 @@ def test_the_confusion_matrix_counts_labels_by_answers():
 def test_the_rows_to_look_at_come_surest_first():
     assert examples_of((0, 1), LABELS, PROBS, 5).tolist() == [1, 2]
     labels = np.array([0, 0, 1, 1, 0])
-    probs = np.array([[.02, .9, .08], [.04, .5, .46], [.0, .6, .4], [.39, .01, .6], [.01, .5, .49]])
+    probs = np.array([[.02, .9, .08], [.12, .5, .38], [.0, .6, .4], [.39, .01, .6], [.01, .5, .49]])
     assert suspect_labels(labels, probs, 5).tolist() == [3, 4, 0]
     assert suspect_labels(labels, probs, 2, without=[3]).tolist() == [4, 0]
     assert hardest(LABELS, PROBS, 2, without=[1]).tolist() == [4, 2]

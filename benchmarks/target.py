@@ -7,6 +7,8 @@ image forward, bytes that one micro-batch keeps for its backward pass in bf16, b
 gradients, AdamW's two moments and the EMA. A training step counts as three forwards, as four where
 gradients are checkpointed (on a card of --gib), and as one more per teacher; a prediction as one
 per view; a checkpoint of 16 bytes a parameter is written at --write GB/s as often as a fit does.
+Before its fits a mode reads the images, if not too many, with each of its networks as it is;
+fitting classifiers on what they say is left out.
 --tflops: the operations per second that the card should reach, 30e12 for an RTX 4090 Laptop (its
 tensor cores do 66e12 in bf16 with fp32 sums). Last it prints when 1, 8, 35 and 100 such GPUs would
 be done with full_training, one fit a GPU, in order of length and fold by fold.
@@ -23,6 +25,7 @@ from benchmarks.memory import network_of
 from config import GRAD_CHECKPOINTING_BELOW_GIB, SCALES, build_config, resolve
 from ensemble.teachers import distillers
 from modeling.train import LARGE_CHECKPOINT_BYTES, SAVED_PER_PARAMETER
+from running.networks import MOST_IMAGES, reading_passes
 from running.plan import Cost, Devices, Work, longest_first, make_plan
 from running.rounds import planned_specs, round_epochs, teachers_of
 from system.log import duration
@@ -82,6 +85,15 @@ def works_of(config, n_train, n_test):
     return works
 
 
+def frozen_seconds(config, flops, args):
+    """[(backbone, seconds)] in which a mode's networks are read before all fits, those that it
+    trains. flops: {backbone: operations of one image forward}."""
+    if args.train + args.test > MOST_IMAGES:
+        return []
+    passes = reading_passes(config, args.train, args.test)
+    return [(name, passes * flops[name] / args.tflops / 1e12) for name in config.model.backbones]
+
+
 def is_checkpointed_on(gib, name):
     """Whether a fit of this backbone checkpoints gradients from the start on a card of `gib`."""
     return gib < GRAD_CHECKPOINTING_BELOW_GIB.get(name.split(".")[0], 0)
@@ -92,10 +104,12 @@ def resolved(mode, args):
                    n_train=args.train)
 
 
-def print_devices(works, costs):
-    """When several GPUs would be done."""
+def print_devices(works, costs, frozen):
+    """When several GPUs would be done. frozen: as `frozen_seconds`, the first one read alone."""
     for n in (1, 8, 35, 100):
-        ends = [make_plan(order, costs, devices=Devices(n)).seconds
+        devices = Devices(n)
+        before = devices.seconds(frozen[:1]) + devices.seconds(frozen[1:])
+        ends = [before + make_plan(order, costs, devices=devices).seconds
                 for order in (longest_first(works, costs), works)]
         print(f"{n:>4} GPUs: {duration(ends[0])}, fold by fold {duration(ends[1])}")
 
@@ -133,13 +147,17 @@ def main():
         costs = {name: cost_of(flops, n, kept, is_checkpointed_on(args.gib, name), config, args)
                  for name, (flops, kept, n) in traces.items()}
         works = works_of(config, args.train, args.test)
-        print(f"{mode}: {len(works)} fits, about {duration(make_plan(works, costs).seconds)}")
+        frozen = frozen_seconds(config, {name: flops for name, (flops, *_) in traces.items()}, args)
+        before = sum(seconds for _, seconds in frozen)
+        print(f"{mode}: {len(works)} fits, about "
+              f"{duration(before + make_plan(works, costs).seconds)}")
+        print(f"  {len(frozen)} networks read before them, {duration(before)}")
         for number in range(1, len(config.rounds)):
             later = [work for work in works if work.spec.round == number]
             print(f"  round {number}: {later[0].n_epochs} epochs of {later[0].n_steps} steps, "
                   f"{duration(sum(w.seconds(costs, w.n_epochs) for w in later))}")
         if mode == "full_training":
-            print_devices(works, costs)
+            print_devices(works, costs, frozen)
 
 
 if __name__ == "__main__":

@@ -196,8 +196,14 @@ def problem_in(work):
 
 def reading_operations(config, name, n_train, n_test):
     """Operations that all images of a contest take a network that is not trained, at most."""
+    return operations_of(config, name) * reading_passes(config, n_train, n_test)
+
+
+def reading_passes(config, n_train, n_test):
+    """Forward passes of an image in which a network that is not trained reads a contest, at most.
+    """
     n = n_views(config)
-    return operations_of(config, name) * ((VERSIONS + n - 1) * n_train + n * n_test)
+    return (VERSIONS + n - 1) * n_train + n * n_test
 
 
 def training_operations(config, n_train):

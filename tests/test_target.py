@@ -3,7 +3,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.target import cost_of, is_checkpointed_on, resolved, works_of
+from benchmarks.target import (
+    cost_of,
+    frozen_seconds,
+    is_checkpointed_on,
+    resolved,
+    works_of,
+)
 
 ARGS = SimpleNamespace(scale="large", tflops=30.0, train=1570, test=3140, gib=16.0, write=1.0)
 
@@ -30,3 +36,11 @@ def test_the_fits_are_those_of_the_mode():
 def test_large_networks_that_do_not_fit_are_checkpointed_whatever_their_tag():
     assert is_checkpointed_on(16, "maxvit_large_tf_384.in21k_ft_in1k")
     assert is_checkpointed_on(16, "resnext101_32x32d") and not is_checkpointed_on(24, "vit_x")
+
+
+def test_the_networks_that_a_mode_trains_are_read_before_its_fits():
+    config = resolved("full_training", ARGS)
+    flops = dict.fromkeys(config.model.backbones, 30e12)
+    read = frozen_seconds(config, flops, ARGS)
+    assert read == [(name, 4 * 1570 + 2 * 3140) for name in config.model.backbones]
+    assert frozen_seconds(config, flops, SimpleNamespace(**vars(ARGS) | {"train": 10**6})) == []

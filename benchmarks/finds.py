@@ -1,6 +1,6 @@
 """Of the kinds of distortion that the program finds, how many are there? And how many does it find?
 
-    python -m benchmarks.finds ../shared/data/docmix ../shared/data/signs26 [--only dark phone none]
+    python -m benchmarks.finds ../shared/data/docmix ../shared/data/signs26 [--only dark none]
 
 Half of a contest's labelled training images play the test set, damaged by a recipe of
 `benchmarks.damages`. Prints a row for each set and recipe, then precision and recall over the
@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.damages import DAMAGES, KINDS_OF
-from benchmarks.pretend import write_pretended
+from benchmarks.pretend import add_sides, write_pretended
 from benchmarks.shift_recovery import halves
 from shift.match import match_shift
 
@@ -34,12 +34,14 @@ def precision_and_recall(runs):
     return (n_right / n_found if n_found else None, n_hits / n_true if n_true else None)
 
 
-def measure(data_dir, recipe, seed):
+def measure(data_dir, recipe, seed, sides_px=None):
     """The ShiftReport of a pretended contest."""
     with tempfile.TemporaryDirectory() as folder:
-        write_pretended(data_dir, Path(folder), DAMAGES.get(recipe), seed)
-        train, labels = halves(data_dir, seed)[0]
-        test = sorted((Path(folder) / "contest" / "test").iterdir())
+        write_pretended(data_dir, Path(folder), DAMAGES.get(recipe), seed, sides_px=sides_px)
+        contest = Path(folder) / "contest"
+        paths, labels = halves(data_dir, seed)[0]
+        train = [contest / "train" / path.name for path in paths]
+        test = sorted((contest / "test").iterdir())
         return match_shift(train, labels, test, seed=seed, workers=2)
 
 
@@ -49,12 +51,13 @@ def main():
     parser.add_argument("--only", nargs="*", default=[*DAMAGES, "none"],
                         choices=[*DAMAGES, "none"])
     parser.add_argument("--seed", type=int, default=0)
+    add_sides(parser)
     args = parser.parse_args()
 
     runs = []
     for recipe in args.only:
         for data_dir in args.data_dirs:
-            report = measure(data_dir, recipe, args.seed)
+            report = measure(data_dir, recipe, args.seed, args.sides)
             distortions = report.policy.distortions
             runs.append((recipe, {d.kind for d in distortions if d.probability >= FEWEST}))
             listed = ", ".join(f"{d.kind} p {d.probability:.2f} {d.low:.3g}..{d.high:.3g}"

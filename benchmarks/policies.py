@@ -14,19 +14,19 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.damages import DAMAGES
-from benchmarks.pretend import write_pretended
+from benchmarks.pretend import add_sides, write_pretended
 from benchmarks.seeds import read_pairs, run_seed, split_argv
 
 VARIANTS = ("augment.policy=standard", "augment.policy=matched")
 
 
-def scores(data_dir, recipe, seed, argv, variants):
+def scores(data_dir, recipe, seed, argv, variants, sides_px=None):
     """([macro-F1 of each variant], expected of the last) on one pretended contest."""
     settings = argv if "--set" in argv else [*argv, "--set"]
     found = []
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        write_pretended(data_dir, folder, DAMAGES.get(recipe), seed)
+        write_pretended(data_dir, folder, DAMAGES.get(recipe), seed, sides_px=sides_px)
         answers = read_pairs(folder / "answers.csv")
         for variant in variants:      # in one folder: fits that are alike are made once
             score, final, _ = run_seed(folder / "contest", answers, seed,
@@ -42,12 +42,14 @@ def main():
     parser.add_argument("--only", nargs="*", default=[*DAMAGES], choices=[*DAMAGES, "none"])
     parser.add_argument("--variants", nargs="+", default=VARIANTS, metavar="'KEY=VALUE ...'")
     parser.add_argument("--seed", type=int, default=0)
+    add_sides(parser)
     args = parser.parse_args(own)
 
     rows = []
     for recipe in args.only:
         for data_dir in args.data_dirs:
-            found, expected = scores(data_dir, recipe, args.seed, passed, args.variants)
+            found, expected = scores(data_dir, recipe, args.seed, passed, args.variants,
+                                     args.sides)
             rows.append(found)
             print(f"row  {recipe:8}  {data_dir.name:10}"
                   + "".join(f"  {score:.4f}" for score in found)

@@ -29,7 +29,8 @@ from system.stages import Stage, make
 from utils import RunError, counted, digest_bytes, read_json, seed_of, write_json
 
 CACHE_FACTOR = 1.25      # cached images over the network's input: room for zooms and turns
-PROBE_SIZE_PX = 128      # input where pretrained features measure the shift and the padding
+PROBE_SIZE_PX = 128      # input where pretrained features measure the shift
+PADDING_SIZE_PX = 64     # and where batch norms tell the padding: tiny images are hardly enlarged
 PROBE_IMAGES = 64
 # of the time that is left then, which measuring the shift takes of a run that ends in minutes
 SHIFT_SHARE = 0.35
@@ -129,7 +130,7 @@ def fetched_weights(setup, audit, log):
     for name, source in setup.weights.items():
         source = fetch_weights(source)
         digests[name] = weights_digest(source)
-        weights[name] = with_padding(source, images, PROBE_SIZE_PX, setup.config.model)
+        weights[name] = with_padding(source, images, setup.config.model)
         if pad_type := weights[name].pad_type:
             log.say(f"weights: {name} was trained with '{pad_type}' padding, by its batch norms")
     return weights, digests
@@ -137,7 +138,7 @@ def fetched_weights(setup, audit, log):
 
 def probe_images(audit):
     """Some training images (n, 3, S, S) uint8."""
-    square = plain_view(PROBE_SIZE_PX, "crop")
+    square = plain_view(PADDING_SIZE_PX, "crop")
     rows = np.random.default_rng(seed_of("probe")).permutation(len(audit.train))[:PROBE_IMAGES]
     images = np.stack([square(audit.train_pixels[row]) for row in rows])
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())

@@ -200,22 +200,26 @@ def test_unknown_names_and_sizes_are_refused(no_hub):
                       model=ModelConfig())
 
 
+def textures(n_cells):
+    """(32, 3, 64, 64) uint8: random colours, smooth from cell to cell."""
+    cells = torch.rand(32, 3, n_cells, n_cells)
+    images = torch.nn.functional.interpolate(cells, size=64, mode="bicubic").clamp(0, 1)
+    return (images * 255).to(torch.uint8)
+
+
 @pytest.mark.parametrize("trained_with", ["", "same"])
-def test_the_padding_that_weights_were_trained_with_is_found_from_their_batch_norms(tmp_path,
-                                                                                    no_hub,
-                                                                                    trained_with):
+def test_the_padding_of_weights_is_found_from_their_batch_norms_by_blurred_images_too(
+        tmp_path, no_hub, trained_with):
     torch.manual_seed(0)
-    images = torch.randint(0, 256, (32, 3, 8, 8), dtype=torch.uint8).float()
-    images = torch.nn.functional.interpolate(images, size=64, mode="bicubic").clamp(0,
-                                                                                    255).to(
-                                                                                        torch.uint8)
+    images = textures(8)
     teacher = build(weights=WeightsSource(NAME, "random", pad_type=trained_with)).train()
     for _ in range(60):
         teacher.features(images)
     torch.save(teacher.backbone.state_dict(), tmp_path / f"{NAME}.pth")
-    found = with_padding(find_weights(NAME, tmp_path, "auto"), images, 64, ModelConfig())
-    assert found.pad_type == trained_with
-    assert with_padding(WeightsSource(NAME, "random"), images, 64, ModelConfig()).pad_type == ""
+    source = find_weights(NAME, tmp_path, "auto")
+    for seen in (images, textures(5)):
+        assert with_padding(source, seen, ModelConfig()).pad_type == trained_with
+    assert with_padding(WeightsSource(NAME, "random"), images, ModelConfig()).pad_type == ""
 
 
 def test_batch_norms_take_the_statistics_of_other_images_and_share_the_parameters():

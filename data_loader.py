@@ -369,11 +369,11 @@ def letterbox(image, size_px, fill=LETTERBOX_FILL):
 
 
 def resized(image, height, width):
-    """The image at this size: by area averaging if it shrinks, linear if it grows."""
+    """The image at this size: by area averaging if it shrinks, cubic if it grows."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = height * width < image.shape[0] * image.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=interpolation)
 
 

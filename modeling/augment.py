@@ -104,8 +104,9 @@ def framed(image, size_px, resize, jitter, rng):
     linear = rotation @ np.diag(scale * side)
     centre = np.array([width, height]) / 2 - 0.5
     offset = size_px * (0.5 + shift) - 0.5 - linear @ centre
+    how = cv2.INTER_CUBIC if np.prod(scale) > 1 else cv2.INTER_LINEAR     # as `resized` grows
     return cv2.warpAffine(image, np.column_stack([linear, offset]), (size_px, size_px),
-                          flags=cv2.INTER_LINEAR, borderValue=LETTERBOX_FILL)
+                          flags=how, borderValue=LETTERBOX_FILL)
 
 
 def train_augment(augment, group, *, image_size_px, resize, native_scale=1.0, share=1.0,

@@ -54,7 +54,7 @@ def description(predictor):
             f"where the long side is above {predictor.long_side_px} px, shrink it to that by area "
             "averaging",
             f"S = {side}: {RESIZE[data.resize].format(fill=LETTERBOX_FILL)}; shrink by area "
-            "averaging, grow bilinear",
+            "averaging, grow bicubic",
             "mean and standard deviation are inside the model",
         ],
         "resize": data.resize,

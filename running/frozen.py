@@ -68,7 +68,7 @@ def features_stage(prepared, backbone, compute):
     if tagged := prepared.weights[backbone].tagged:
         settings["tagged"] = tagged      # another mean and standard deviation
     inputs = [*prepared.keys, prepared.digests[backbone]]
-    return Stage.of(prepared.folder / "frozen", backbone, version=2, settings=settings,
+    return Stage.of(prepared.folder / "frozen", backbone, version=3, settings=settings,
                     inputs=inputs)
 
 

@@ -165,7 +165,7 @@ def stage_of_shift(setup, audit, audit_key, weights, digests):
                 "augment": config.augment.policy != "none", "groups": config.augment.groups}
     if setup.ends_by < math.inf:
         settings["in_time"] = True      # rows of the search are an outcome of the run
-    return Stage.of(setup.folder, "shift", version=11, settings=settings,
+    return Stage.of(setup.folder, "shift", version=12, settings=settings,
                     inputs=[audit_key, digests[source.model_name] if source else "none"])
 
 

@@ -197,7 +197,7 @@ def fit_stages(prepared, spec, compute_of, available=None, known=None):
     inputs = [*prepared.keys, prepared.digests[spec.backbone], *taught_by]
 
     parent = prepared.folder / ("refit" if spec.fold is None else f"fold_{spec.fold}")
-    training = Stage.of(parent, spec.name, version=9, settings=settings, inputs=inputs)
+    training = Stage.of(parent, spec.name, version=10, settings=settings, inputs=inputs)
     prediction = Stage.of(parent, f"predict-{spec.name}", version=7, inputs=[training.key],
                           settings=key_settings(config, "predict"))
     known[spec] = FitStages(training, prediction)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from config import AugmentConfig
-from modeling.augment import BatchMix, plain_view, testlike_view, train_augment
+from modeling.augment import BatchMix, framed, plain_view, testlike_view, train_augment
 from shift.distortions import (
     DISTORTIONS,
     SYMMETRIES,
@@ -22,7 +22,7 @@ from shift.distortions import (
     draw,
     turn,
 )
-from shift.groups import MINORITY_JITTER, ClassGroup, by_class
+from shift.groups import MINORITY_JITTER, ClassGroup, Jitter, by_class
 from utils import UserError
 
 testlike_view.__test__ = False
@@ -209,6 +209,20 @@ def test_a_share_of_the_images_goes_without_damage(picture):
                                 resize="squash")
         assert low <= sum(np.median(augment(picture, seed)) < 0.5 * np.median(picture)
                           for seed in range(200)) <= high
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "squash", "crop"])
+def test_tiny_images_are_enlarged_alike_in_training_and_later_and_sharper_than_by_lines(picture,
+                                                                                        resize):
+    large = cv2.resize(picture, (64, 64))
+    tiny = cv2.resize(large, (32, 32), interpolation=cv2.INTER_AREA)
+    seen = plain_view(64, resize)(tiny)
+    trained = framed(tiny, 64, resize, Jitter().times(0.0), np.random.default_rng(0))
+    assert np.array_equal(trained[4:-4, 4:-4], seen[4:-4, 4:-4])    # borders fade to the fill
+
+    def error(image):
+        return np.abs(image.astype(float) - large).mean()
+    assert error(seen) < 0.9 * error(cv2.resize(tiny, (64, 64), interpolation=cv2.INTER_LINEAR))
 
 
 def test_workers_that_are_spawned_agree(picture):

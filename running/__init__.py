@@ -22,6 +22,7 @@ plan          what fits cost, and what to leave out to end in time
 costs         measuring that where fits run
 threads       how many threads compute beside other programs
 forecast      how long a run will take, said in its first seconds
+choice        who gets no later rounds under a time budget
 planner       the fits in order, planned anew before each one
 hurry         how many epochs end in minutes, where nobody gave a size
 rehearsal     --dry_run

@@ -218,7 +218,8 @@ def run_rounds(setup, prepared, executor, scores, page, untrained, log, known=No
     specs = specs_left(prepared)
     if not specs:
         return {}, nothing_planned(prepared)
-    planner = Planner(setup, prepared, specs, executor, scores, log, known=known)
+    planner = Planner(setup, prepared, specs, executor, scores, log, known=known,
+                      untrained=untrained)
     for line in planner.describe():
         log.say(line)
     warn_of_other_versions(setup.folder, stages_used(prepared, planner.folders_done()), log)

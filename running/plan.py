@@ -184,7 +184,7 @@ def make_plan(works, costs, seconds_left=math.inf, weakest=(), at_least_one=True
     kept = list(works)
     asked = {w.spec: w.n_epochs for w in works}
     seconds = total(kept, costs, asked, devices)
-    if seconds <= seconds_left:
+    if not works or seconds <= seconds_left:
         return Plan(asked, seconds)
     shortest = {w.spec: w.floor_epochs for w in works}
     for gone in in_order_of_dropping(works, weakest, at_least_one):

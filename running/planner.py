@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from config import key_settings
+from running.choice import budgeted_stage, known_choice, make_choice
 from running.costs import Measurements, needed_bytes, work_of
 from running.executor import Job
 from running.fits import FitJob
@@ -20,19 +20,14 @@ from running.plan import UNKNOWN, Devices, differences, longest_first, make_plan
 from running.rounds import planned_specs, read_by
 from running.run import finished_fit, fit_stages, usable
 from system.log import duration
-from system.stages import Stage
 from utils import read_json
 
 MEASURED_FROM_STEPS = 1000      # of a single fit, before it pays to measure how long it takes
-BUDGETED = ("data", "model", "augment", "optim", "predict", "rounds", "ensemble", "seed")
 
 
 def plan_stage(prepared):
     """What a time budget left out of a run that ended; left out again when it is started again."""
-    config = prepared.config
-    return Stage.of(prepared.folder, "plan", version=1,
-                    inputs=[prepared.keys.folds, prepared.keys.shift],
-                    settings=[config.runtime.time_budget_hours, key_settings(config, *BUDGETED)])
+    return budgeted_stage(prepared, "plan")
 
 
 def specs_left(prepared):
@@ -70,16 +65,19 @@ class Planner:
     the first one. first: the Plan before the first one.
     """
 
-    def __init__(self, setup, prepared, specs, executor, scores, log, is_asked=False, known=None):
+    def __init__(self, setup, prepared, specs, executor, scores, log, is_asked=False, known=None,
+                 untrained=None):
         """is_asked: what the fits cost is wanted for its own sake. scores: ensemble.FoldScores.
 
-        known: Measurements that were made before.
+        known: Measurements that were made before. untrained: {FitSpec: Fitted} of what was made
+        before all rounds.
         """
         self.setup = setup
         self.prepared = prepared
         self.executor = executor
         self.scores = scores
         self.log = log
+        self.untrained = untrained or {}
         self.known = known or Measurements(prepared, setup.machine, executor, log)
         self.state = self.states(specs)
         self.works = {spec: work_of(prepared, spec, specs) for spec in specs}
@@ -93,6 +91,7 @@ class Planner:
         self.pace = {}         # {backbone: seconds over planned seconds}
         self.running = {}      # {FitSpec: Load}
         self.gone = set()      # (backbone, fold) left out of all rounds still to come
+        self.idle = known_choice(prepared) if setup.deadline < math.inf else {}
         self.first = self.plan(list(self.works), {})
         self.start = time.perf_counter()
 
@@ -164,11 +163,27 @@ class Planner:
                  for name, cost in self.costs.items()}
         works = [self.works[spec] for spec in specs
                  if spec.backbone in costs and self.state[spec] != "done" and spec not in fitted
-                 and (spec.backbone, spec.fold) not in self.gone]
+                 and not self.is_left_out(spec)]
         has_one = fitted or self.running or "done" in self.state.values()
         weakest = weakest_first(self.prepared.weights, fitted, self.scores)
         return make_plan(works, costs, self.seconds_left, weakest, devices=self.devices(costs),
                          at_least_one=not has_one)
+
+    def is_left_out(self, spec):
+        """Whether a fit was left out before its turn."""
+        return ((spec.backbone, spec.fold) in self.gone
+                or (spec.round > 0 and spec.backbone in self.idle))
+
+    def choose(self, fitted):
+        """Before the first later round: who has none, if the budget does not allow all."""
+        later = [spec for spec in self.works if spec.round > 0]
+
+        def fits_in_time(backbones):
+            self.idle = dict.fromkeys(backbones)
+            return not self.plan(later, fitted).dropped
+
+        self.idle = make_choice(self.setup, self.prepared, self.untrained | fitted, fits_in_time,
+                                self.log)
 
     def devices(self, costs):
         """The Devices on which fits run, busy with those that run now."""
@@ -186,8 +201,10 @@ class Planner:
         Adds to `fitted` at once what was finished before. The `overall` bar shows their progress.
         """
         specs = list(self.works)
+        if round_number == 1 and self.setup.deadline < math.inf:
+            self.choose(fitted)
         for i, spec in enumerate(specs):
-            if spec.round != round_number or (spec.backbone, spec.fold) in self.gone:
+            if spec.round != round_number or self.is_left_out(spec):
                 continue
             title = f"fit {i + 1}/{len(specs)}"
             if before := self.finished(spec, fitted):
@@ -302,10 +319,13 @@ class Planner:
     def outcome(self, fitted):
         """What was planned and what became of it, for final_results.json."""
         n_epochs = {spec: len(done.result.epochs) for spec, done in fitted.items()}
+        works = [work for spec, work in self.works.items()
+                 if spec.round == 0 or spec.backbone not in self.idle]
+        idle = [f"{backbone}: its later rounds, {why}" for backbone, why in self.idle.items()]
         return {"budget_hours": self.prepared.config.runtime.time_budget_hours,
                 "estimated_seconds": self.first.seconds if self.is_known else None,
                 "seconds": time.perf_counter() - self.start,
-                "dropped": list(differences(list(self.works.values()), n_epochs))}
+                "dropped": [*differences(works, n_epochs), *idle]}
 
 
 def weakest_first(weights, fitted, scores):

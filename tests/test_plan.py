@@ -5,7 +5,7 @@ import pytest
 
 from config import FitSpec, build_config
 from running import planner
-from running.plan import Cost, Devices, Work, longest_first, make_plan, measured_cost
+from running.plan import Cost, Devices, Plan, Work, longest_first, make_plan, measured_cost
 from running.run import Prepared, Setup
 
 COSTS = {"a": Cost(1.0, 0.0, 0.0, 0), "b": Cost(1.0, 0.0, 0.0, 0), "c": Cost(2.0, 0.1, 10.0, 0)}
@@ -161,12 +161,15 @@ class Known:
 
 @pytest.fixture
 def planner_of(monkeypatch):
-    """Planner of these works in so many seconds, without a run behind it."""
-    def make(all_works, seconds_left):
+    """Planner of these works in so many seconds, without a run behind it. choose: stands in for
+    `make_choice`."""
+    def make(all_works, seconds_left, choose=lambda *_: {}):
         monkeypatch.setattr(planner, "work_of", lambda prepared, spec, available: {
             work.spec: work for work in all_works}[spec])
         monkeypatch.setattr(planner, "Measurements", Known)
         monkeypatch.setattr(planner, "weakest_first", lambda *_: [])
+        monkeypatch.setattr(planner, "known_choice", lambda _: {})
+        monkeypatch.setattr(planner, "make_choice", choose)
         monkeypatch.setattr(Timed, "seconds_left", seconds_left)
         config = build_config("competition_ready")
         setup = Setup(config, None, None, None, None, {}, {}, deadline=0.0)
@@ -208,3 +211,33 @@ def test_a_backbone_without_a_fold_gets_no_refit(planner_of):
     assert own.gone == {("b", 0), ("b", 1), ("b", None)}
     own.leave_out(FitSpec("a", 42, 0, 1), [FitSpec("a", 42, 0, 0)])
     assert ("a", 1) in own.gone and ("a", None) not in own.gone
+
+
+@pytest.mark.parametrize(("seconds_left", "made", "said"), [
+    (1e9, [(0, "a"), (0, "b"), (1, "a"), (1, "b")], []),
+    (305, [(0, "a"), (0, "b"), (1, "b")], ["a: its later rounds, as x"])])
+def test_under_a_tight_budget_what_adds_nothing_trains_in_the_first_round_alone(
+    planner_of, seconds_left, made, said
+):
+    def choose(setup, prepared, fits, fits_in_time, log):
+        if fits_in_time([]):
+            return {}
+        assert fits_in_time(["a"])
+        return {"a": "as x"}
+
+    own = planner_of([Work(FitSpec(b, 42, r, 0), 10, 10, 0) for r in (0, 1) for b in "ab"],
+                     seconds_left, choose)
+    fitted, overall = {}, SimpleNamespace(is_hidden=False, plan=lambda load: None)
+    for round_number in (0, 1):
+        for job in own.jobs(round_number, fitted, overall):
+            own.seconds_left -= own.works[job.name].seconds(COSTS, job.function)
+            own.running.pop(job.name)
+            fitted[job.name] = SimpleNamespace(result=SimpleNamespace(epochs=[0] * job.function))
+    assert [(spec.round, spec.backbone) for spec in fitted] == made and own.seconds_left >= 0
+    assert [text for text in own.outcome(fitted)["dropped"] if "later" in text] == said
+    # what stays is trained as long as was asked
+    assert len(fitted[FitSpec("b", 42, 1, 0)].result.epochs) == 10
+
+
+def test_a_plan_of_nothing_takes_no_time_even_if_none_is_left():
+    assert make_plan([], COSTS, seconds_left=-1) == Plan({}, 0.0)

@@ -270,7 +270,8 @@ class Round:
     """One pass over all backbones and folds.
 
     The first has labels only. Later ones are taught by the round before, by its models of the same
-    fold: through test images as pseudo-labels, through distillation on every image, or both.
+    fold: through test images as pseudo-labels (by frozen members too), through distillation on
+    every image, or both.
     """
 
     unlabelled: bool = setting(False, "also train on test images, with the teachers' targets")

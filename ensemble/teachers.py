@@ -3,7 +3,7 @@
 Blind by construction: a fit of fold k learns only from fold k's models, which never saw fold k's
 valid images. A refit learns from the models of all folds, because no score is taken of it.
 Pseudo-labels carry `blind_fold=k`, and a fit of another fold refuses them; distillation refuses
-teachers of another fold. The other folds' valid images decide which backbones may teach, all with
+teachers of another fold. The other folds' valid images decide which members may teach, all with
 equal weight, and the one temperature of pseudo-labels.
 
 Pseudo-labels do not shift the class shares. Easy classes have far more sure images than hard ones
@@ -39,7 +39,7 @@ def teachers_temperature(folds, label_of):
 def able(names, folds, label_of):
     """The `names` that may teach: those with at least half of an equal weight in the best mixture.
 
-    Teachers count equally, so a backbone that learnt little (random weights, too few epochs,
+    Teachers count equally, so a member that learnt little (random weights, too few epochs,
     diverged) would count as much as the best, and the teachers would agree on hardly any image.
 
     folds: for each *other* fold {name: its Predictions of its own valid images}. Folds that lack
@@ -65,8 +65,8 @@ def distillers(spec, teachers, max_teachers=0):
 
     These are the other backbones, or its own backbone if there is no other; at most `max_teachers`
     unless that is 0. It takes the first, not the best: the labels that tell which is best in a
-    fold must not influence the student. Raises RunError if a teacher has seen labels that `spec`
-    is validated on.
+    fold must not influence the student. Frozen members teach by pseudo-labels alone. Raises
+    RunError if a teacher has seen labels that `spec` is validated on.
     """
     seen = []
     if spec.fold is not None:
@@ -76,7 +76,8 @@ def distillers(spec, teachers, max_teachers=0):
             f"the teachers of {spec.name} fold {spec.fold} must be fits of fold {spec.fold}, "
             f"which are blind to it, got {', '.join(seen)}: this would leak validation labels"
         )
-    others = [t for t in teachers if t.backbone != spec.backbone] or list(teachers)
+    teachers = [t for t in teachers if t.is_trained]
+    others = [t for t in teachers if t.backbone != spec.backbone] or teachers
     return others[:max_teachers or None]
 
 

@@ -20,6 +20,12 @@ def affordable(setup, log, members):
     return [member for member in members if member in kept or member not in frozen]
 
 
+def frozen_stages(setup, prepared):
+    """{FitSpec: FitStages} of all frozen members, which teach in later rounds."""
+    return {spec: member.stages(spec) for member in members_of(setup, prepared)
+            if isinstance(member, Frozen) for spec in member.specs}
+
+
 def stages_of_members(setup, prepared):
     """The folders of what the run's members read of images and learnt of all folds."""
     members = members_of(setup, prepared)

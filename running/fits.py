@@ -114,20 +114,25 @@ def fit_targets(prepared, spec, taught=None):
     return pixels.concat(audit.test_pixels.take(test_rows)), labelled.concat(taught)
 
 
-def able_teachers(job):
-    """([FitSpec] that teach a fit, the temperature of their mean)."""
+def able_teachers(job, before):
+    """([FitSpec] of {FitSpec: Fitted} that teach a fit, the temperature of their mean).
+
+    Frozen members teach only where another fold tells how able they are.
+    """
     config = job.prepared.config
     label_of = job.prepared.known_of
-    teachers = teachers_of(config, job.spec, job.before)
+    calibrators = calibrators_of(config, job.spec, before)
+    teachers = [teacher for teacher in teachers_of(config, job.spec, before)
+                if teacher.is_trained or calibrators]
     folds = []
-    for fold in calibrators_of(config, job.spec, job.before):
-        done = {teacher.backbone: job.before[teacher] for teacher in fold}
+    for fold in calibrators:
+        done = {teacher.name: before[teacher] for teacher in fold}
         folds.append({name: fitted.predictions(fitted.testlike) for name, fitted in done.items()})
 
-    names = able(list(dict.fromkeys(t.backbone for t in teachers)), folds, label_of)
+    names = able(list(dict.fromkeys(t.name for t in teachers)), folds, label_of)
     heard = [[fold[name] for name in names if name in fold] for fold in folds]
     temperature = teachers_temperature([fold for fold in heard if fold], label_of)
-    return [teacher for teacher in teachers if teacher.backbone in names], temperature
+    return [teacher for teacher in teachers if teacher.name in names], temperature
 
 
 def taught_targets(job, teachers, temperature, log):
@@ -141,21 +146,23 @@ def taught_targets(job, teachers, temperature, log):
         log.warn("how sure the teachers of pseudo-labels may be is not calibrated: that takes a "
                  "second fold")
 
-    backbones = list(dict.fromkeys(teacher.backbone for teacher in teachers))
+    names = list(dict.fromkeys(teacher.name for teacher in teachers))
     said = [Predictions.mean([job.before[teacher].predictions("test") for teacher in teachers
-                              if teacher.backbone == name]) for name in backbones]
+                              if teacher.name == name]) for name in names]
     taught = pseudo_targets(said, round_, spec.fold, temperature)
     log.say(f"{spec.title}: {len(taught)} of {len(job.prepared.audit.test)} test images as "
-            f"pseudo-labels of {', '.join(backbones)} at temperature {temperature:.2f}")
+            f"pseudo-labels of {', '.join(names)} at temperature {temperature:.2f}")
     return taught.for_fold(spec.fold)
 
 
-def distilled_from(job, teachers, place):
+def distilled_from(job, place):
     """The networks that a fit is distilled from; [] in a round without distillation."""
     prepared = job.prepared
     round_ = prepared.config.rounds[job.spec.round]
     if not round_.alpha:
         return []
+    trained = {spec: done for spec, done in job.before.items() if spec.is_trained}
+    teachers, _ = able_teachers(job, trained)      # as a frozen one may outweigh them all
     teachers = distillers(job.spec, teachers, round_.max_teachers)
     if not teachers:
         place.log.warn(f"{job.spec.title} learns without distillation: no fit of the round before "
@@ -241,13 +248,13 @@ def train_fit(job, place, folder, train_until, advance):
         log.warn(f"{spec.title} is trained from an earlier state: {first_few(damaged)} changed on "
                  "the disk")
 
-    teachers, temperature = able_teachers(job)
+    teachers, temperature = able_teachers(job, job.before)
     taught = taught_targets(job, teachers, temperature, log)
     if taught is not None:
         save_pseudo_labels(taught, prepared.classes, folder / PSEUDO_LABELS)
     pixels, targets = fit_targets(prepared, spec, taught)
 
-    networks = distilled_from(job, teachers, place)
+    networks = distilled_from(job, place)
     training = new_training(prepared, spec, job.compute, pixels, targets, place,
                             job.n_epochs, networks)
     warm_start(job, training.network, log, training.objective)

@@ -26,7 +26,7 @@ from reporting.summary import closing_lines
 from running.conclusion import conclude, first_look
 from running.costs import machine_facts
 from running.executor import CODE, make_executor
-from running.first import affordable, members_of
+from running.first import affordable, frozen_stages, members_of
 from running.forecast import forecast
 from running.heatmaps import HeatMaps
 from running.hurry import hurried
@@ -219,7 +219,7 @@ def run_rounds(setup, prepared, executor, scores, page, untrained, log, known=No
     if not specs:
         return {}, nothing_planned(prepared)
     planner = Planner(setup, prepared, specs, executor, scores, log, known=known,
-                      untrained=untrained)
+                      frozen=frozen_stages(setup, prepared), untrained=untrained)
     for line in planner.describe():
         log.say(line)
     warn_of_other_versions(setup.folder, stages_used(prepared, planner.folders_done()), log)

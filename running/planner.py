@@ -66,17 +66,18 @@ class Planner:
     """
 
     def __init__(self, setup, prepared, specs, executor, scores, log, is_asked=False, known=None,
-                 untrained=None):
+                 frozen=None, untrained=None):
         """is_asked: what the fits cost is wanted for its own sake. scores: ensemble.FoldScores.
 
-        known: Measurements that were made before. untrained: {FitSpec: Fitted} of what was made
-        before all rounds.
+        known: Measurements that were made before. frozen: {FitSpec: FitStages} of frozen members.
+        untrained: {FitSpec: Fitted} of what was made before all rounds.
         """
         self.setup = setup
         self.prepared = prepared
         self.executor = executor
         self.scores = scores
         self.log = log
+        self.frozen = frozen or {}
         self.untrained = untrained or {}
         self.known = known or Measurements(prepared, setup.machine, executor, log)
         self.state = self.states(specs)
@@ -110,16 +111,19 @@ class Planner:
         """{FitSpec: done, begun or to do}."""
         backbones = dict.fromkeys(spec.backbone for spec in specs)
         known = {backbone for backbone in backbones if self.known.knows_compute(backbone)}
-        made = {}
+        made = dict(self.frozen)
         return {spec: self.stages(spec, specs, made).state if spec.backbone in known else "to do"
                 for spec in specs}
 
     def stages(self, spec, available, made=None):
-        """The FitStages of a fit that only the `available` fits may teach.
+        """The FitStages of a fit that only the `available` fits and frozen members may teach.
 
-        made: those of earlier calls with the same `available`, filled here.
+        made: those of earlier calls with the same `available`, filled here. A key holds every
+        frozen member, though a time budget may leave out some.
         """
-        return fit_stages(self.prepared, spec, self.known.compute_of, available, made)
+        made = dict(self.frozen) if made is None else made
+        return fit_stages(self.prepared, spec, self.known.compute_of,
+                          [*available, *self.frozen], made)
 
     def folders_done(self):
         """The folders of the stages of all fits that were done before."""
@@ -238,7 +242,7 @@ class Planner:
         fitted = usable(fitted)
         return FitJob(spec, self.prepared, compute=self.known.compute_of(spec.backbone),
                       cost=self.costs.get(spec.backbone, UNKNOWN),
-                      before=read_by(self.prepared.config, spec, fitted),
+                      before=read_by(self.prepared.config, spec, self.untrained | fitted),
                       stages=self.stages(spec, fitted), n_epochs=n_epochs,
                       seconds=self.seconds_left - self.works[spec].seconds(self.costs, 0),
                       title=title, metric=self.setup.metric)

@@ -9,7 +9,7 @@ from data_loader import make_folds
 from ensemble.scores import FoldScores
 from ensemble.tasks import TASKS
 from modeling.weights import WeightsSource
-from running.first import members_of
+from running.first import frozen_stages, members_of
 from running.hurry import foreseen
 from running.members import described
 from running.planner import Planner, specs_left
@@ -64,7 +64,8 @@ def print_plan(setup, executor, log):
     if setup.ends_by < math.inf:
         prepared, known = foreseen(setup, prepared, executor, log)
     scores = FoldScores(prepared.label_of, setup.metric)
-    planner = Planner(setup, prepared, specs, executor, scores, log, is_asked=True, known=known)
+    planner = Planner(setup, prepared, specs, executor, scores, log, is_asked=True, known=known,
+                      frozen=frozen_stages(setup, prepared))
     for line in planner.describe():
         say(line)
     return {"plan": lines}

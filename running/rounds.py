@@ -65,7 +65,7 @@ def round_epochs(config, round_number):
 
 
 def teachers_of(config, spec, available=None):
-    """The fits that teach `spec`: those of the round before, in its fold, of every backbone.
+    """The fits that teach `spec`: in its fold, those of the round before, then frozen members.
 
     All folds teach a refit, as no score is taken of it. available: leave out all other fits.
     """
@@ -74,6 +74,8 @@ def teachers_of(config, spec, available=None):
     folds = [spec.fold] if spec.fold is not None else [*range(config.data.run_folds), None]
     teachers = [replace(spec, backbone=backbone, round=spec.round - 1, fold=fold)
                 for fold in folds for backbone in config.model.backbones]
+    if config.rounds[spec.round].unlabelled:
+        teachers += [frozen for frozen in frozen_specs(config) if frozen.fold in folds]
     return [teacher for teacher in teachers if available is None or teacher in available]
 
 

@@ -470,3 +470,20 @@ def test_a_frozen_member_that_is_interrupted_ends_with_the_same_bytes(contest, w
     whole = outcome(tmp_path / "whole")
     assert any("frozen" in str(name) for name in whole)
     assert outcome(tmp_path / "cut") == whole
+
+
+def test_a_frozen_member_teaches_in_a_later_round_and_a_second_start_makes_nothing_anew(
+    contest, weights, tmp_path, capsys
+):
+    argv = argv_of(contest, tmp_path, weights, "data.n_folds=2", "data.run_folds=2", "rounds=2",
+                   "rounds.min_confidence=0", "optim.epochs=1")
+    assert main(argv) == 0
+    said = capsys.readouterr().out
+    teachers = set(re.findall("fold ([01]): [0-9]+ of 10 test images as pseudo-labels of (.*) at",
+                              said))
+    assert {fold for fold, _ in teachers} == {"0", "1"}
+    assert any(f"frozen-{NAME}-s42" in names for _, names in teachers)
+    whole = outcome(tmp_path / "run")
+    assert main(argv) == 0
+    assert capsys.readouterr().out.count(": done before") == 4
+    assert outcome(tmp_path / "run") == whole

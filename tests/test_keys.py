@@ -30,7 +30,7 @@ MACHINE = {"precision": "fp32", "device": "cpu", "node": "n", "gpu": "", "gpu_me
 @pytest.fixture(scope="module")
 def config():
     settings = [f"model.backbones={','.join(NAMES)}", "data.run_folds=2",
-                "runtime.time_budget_hours=2"]
+                "runtime.time_budget_hours=2", "model.frozen="]
     return resolve(build_config("competition_ready", settings), gpu_memory_bytes=0, n_train=1000,
                    metric="macro_f1")
 

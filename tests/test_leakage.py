@@ -6,11 +6,23 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from config import Round, build_config
 from running.pipeline import run
 
 N, CLASSES = 96, 4
+FROZEN = "mobilenetv3_small_050"
+
+
+def weights_in(folder):
+    """A folder with weights of FROZEN: random ones, which count as pretrained."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_file(timm.create_model(FROZEN).state_dict(), folder / f"{FROZEN}.safetensors")
+    return folder
 
 
 def noise_contest(folder, seed):
@@ -38,12 +50,14 @@ def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_trai
                                                                                            seed):
     label_of = noise_contest(tmp_path / "noise", seed)
     config = build_config("full_training", ["model.backbones=resnet10t,test_resnet",
-                                            "model.pretrained=off", "data.n_folds=2",
+                                            "data.n_folds=2",
                                             "data.image_size_px=32", "optim.epochs=15",
                                             "optim.batch_size=16", "optim.label_smoothing=0",
                                             "augment.mix_share=0", "augment.policy=none",
                                             "predict.tta_views=1", "ensemble.bootstrap_draws=10",
                                             "runtime.workers=0", "runtime.measure=off",
+                                            f"runtime.weights_dir={weights_in(tmp_path / 'w')}",
+                                            f"model.frozen={FROZEN}",
                                             "metric=accuracy", f"seed={seed}"])
     # pseudo-labels, distillation, both with a warm start, each by the round before; every test
     # image teaches, however unsure
@@ -53,7 +67,7 @@ def test_taught_rounds_stay_at_chance_on_noise_with_near_duplicates_between_trai
                                      replace(pseudo, alpha=0.9, warm_start=True)))
     final = run(config, tmp_path / "noise", tmp_path / "run")
     spread = 3 * (0.25 * 0.75 / N) ** 0.5
-    assert {s["name"][:2] for s in final["sources"]} == {"r0", "r1", "r2", "r3"}
+    assert {s["name"][:2] for s in final["sources"]} == {"r0", "r1", "r2", "r3", "fr"}
     for source in final["sources"]:
         assert abs(source["score"] - 1 / CLASSES) < spread, source["name"]
     assert known_share(tmp_path / "run", label_of) > 0.6

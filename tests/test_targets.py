@@ -1,6 +1,7 @@
 import math
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ from ensemble.teachers import (
 from modeling.compute import Compute
 from modeling.inference import Predictions
 from modeling.train import FitResult
-from running.fits import FitJob, warm_start
+from running.fits import FitJob, able_teachers, taught_targets, warm_start
 from running.plan import UNKNOWN
-from running.rounds import read_by, teachers_of
+from running.rounds import frozen_specs, read_by, teachers_of
 from running.run import Fitted, Prepared
 from system.stages import Stage
 from utils import RunError
@@ -69,7 +70,7 @@ def test_a_fit_is_distilled_from_the_other_backbones_of_its_own_fold():
 
 def test_a_fold_is_taught_by_its_own_models_and_a_refit_by_those_of_all_folds():
     config = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2",
-                                            "rounds=2"])
+                                            "rounds=2", "model.frozen="])
     student = FitSpec("vit", 42, 1, 1)
     assert teachers_of(config, student) == [FitSpec("vit", 42, 0, 1), FitSpec("swin", 42, 0, 1)]
     assert teachers_of(config, replace(student, round=0)) == []
@@ -118,17 +119,20 @@ def test_a_warm_start_has_the_weights_of_the_same_fit_of_the_round_before(tmp_pa
 
 
 def test_a_fit_that_runs_elsewhere_carries_what_it_reads_and_no_more(tmp_path):
-    """Its teachers, those that calibrate them, the fit that it begins with; nothing of two rounds
-    before. What it carries can be pickled."""
+    """Its teachers, those that calibrate them, the fit that it begins with; of two rounds before
+    nothing but frozen members. What it carries can be pickled."""
     config = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2",
-                                            "rounds=3", "rounds.warm_start=on"])
+                                            "rounds=3", "rounds.warm_start=on",
+                                            "model.frozen=lite"])
     specs = [FitSpec(backbone, 42, number, fold) for number in (0, 1) for fold in (0, 1)
              for backbone in ("vit", "swin")]
+    specs += frozen_specs(config)
     fitted = {spec: Fitted(FitResult(spec, tmp_path, (), 0.0, 0, 0),
                            Stage("predict", "", tmp_path), Compute()) for spec in specs}
     student = FitSpec("vit", 42, 2, 1)
     before = read_by(config, student, fitted)
-    assert set(before) == {spec for spec in specs if spec.round == 1}
+    assert set(before) == {spec for spec in specs
+                           if spec.round == 1 or (spec.frozen and spec.fold in (0, 1))}
     job = job_of(config, student, before)
     assert pickle.loads(pickle.dumps(job)) == job
     alone = build_config("full_training", ["model.backbones=vit,swin", "data.run_folds=2"])
@@ -259,3 +263,85 @@ def test_every_teacher_that_saw_the_labels_is_named():
     student = FitSpec("a", 42, 1, 2)
     with pytest.raises(RunError, match=r"got r0-b-s42 of fold 1, r0-c-s42 of fold None: this"):
         distillers(student, [FitSpec("b", 42, 0, 1), FitSpec("c", 42, 0, None)])
+
+
+# ---------------------------------------------------------------- frozen members as teachers
+
+def fitted_in(folder, spec, answers):
+    """A Fitted that says answers["valid"] of its fold's images and answers["test"] of test images,
+    {split: {sample id: class}}, with a probability of 0.98."""
+    folder.mkdir(exist_ok=True)
+    for split, class_of in answers.items():
+        probs = np.eye(3, dtype=np.float32)[list(class_of.values())] * 0.97 + 0.01
+        Predictions(np.array(list(class_of)), probs, ("a", "b", "c"), split,
+                    (spec.name,)).save(folder / f"{split}.npz")
+    return Fitted(FitResult(spec, folder, (), 0.0, 0, 0), Stage("predict", "", folder), Compute())
+
+
+@pytest.fixture
+def taught_job(tmp_path):
+    """taught_job(settings, shares right of {name: share}) -> a FitJob of round 1, fold 0.
+
+    Six test images; the member of fold k says that all are of class k.
+    """
+    rng = np.random.default_rng(0)
+    known = {f"v{k}-{i:02}": int(rng.integers(3)) for k in (0, 1) for i in range(60)}
+
+    def make(right, *settings):
+        config = build_config("full_training", ["model.backbones=vit", "data.run_folds=2",
+                                                "rounds=2", "model.frozen=lite", *settings])
+        specs = [FitSpec("vit", 42, 0, 0), FitSpec("vit", 42, 0, 1), *frozen_specs(config)]
+        before = {}
+        for spec in specs:
+            if spec.fold > 1 or (spec.fold >= config.data.run_folds and spec.is_trained):
+                continue
+            own = {i: label if rng.random() < right[spec.backbone] else int(rng.integers(3))
+                   for i, label in known.items() if i.startswith(f"v{spec.fold}")}
+            before[spec] = fitted_in(tmp_path / spec.title, spec, {
+                "valid": own, "test": {f"t{i}": spec.fold for i in range(6)}})
+        audit = SimpleNamespace(test=range(6))
+        prepared = Prepared(config, None, audit, None, None, {}, {}, None)
+        prepared.__dict__["known_of"] = known
+        student = FitSpec("vit", 42, 1, 0)
+        return FitJob(student, prepared, Compute(), UNKNOWN, before, None, 1, math.inf, "fit 1/1")
+
+    return make
+
+
+class Heard(list):
+    """A log of all that it is told."""
+
+    say = warn = list.append
+
+
+def test_a_frozen_member_of_the_same_fold_teaches_by_pseudo_labels(taught_job):
+    job = taught_job({"vit": 0.8, "lite": 0.8}, "rounds.min_confidence=0.5")
+    log = Heard()
+    teachers, temperature = able_teachers(job, job.before)
+    assert teachers == [FitSpec("vit", 42, 0, 0), FitSpec("lite", 42, 0, 0, frozen=True)]
+    taught = taught_targets(job, teachers, temperature, log)
+    # those of fold 1 say class 1: they saw the labels of fold 0
+    assert taught.probs.argmax(1).tolist() == [0] * 6 and taught.blind_fold == 0
+    assert "pseudo-labels of r0-vit-s42, frozen-lite-s42 at" in log[0]
+    # none distils from a network that is not trained
+    assert distillers(job.spec, teachers) == [FitSpec("vit", 42, 0, 0)]
+
+
+def test_a_frozen_member_that_knows_little_does_not_teach(taught_job):
+    job = taught_job({"vit": 0.8, "lite": 0.0})
+    assert able_teachers(job, job.before)[0] == [FitSpec("vit", 42, 0, 0)]
+    # nor is one that knows more the only one that a student is distilled from
+    job = taught_job({"vit": 0.0, "lite": 0.9})
+    trained = {spec: done for spec, done in job.before.items() if spec.is_trained}
+    assert able_teachers(job, trained)[0] == [FitSpec("vit", 42, 0, 0)]
+
+
+def test_a_frozen_member_does_not_teach_where_no_other_fold_tells_how_able_it_is(taught_job):
+    job = taught_job({"vit": 0.8, "lite": 0.8}, "data.run_folds=1")
+    assert able_teachers(job, job.before)[0] == [FitSpec("vit", 42, 0, 0)]
+
+
+def test_frozen_members_do_not_teach_in_rounds_without_test_images():
+    config = build_config("full_training", ["model.backbones=vit", "model.frozen=lite", "rounds=2",
+                                            "rounds.unlabelled=off", "rounds.alpha=0.5"])
+    assert teachers_of(config, FitSpec("vit", 42, 1, 0)) == [FitSpec("vit", 42, 0, 0)]

@@ -31,6 +31,9 @@ OF_A_CLASS = 6          # images of each class, if there are too many classes to
 MIN_GAIN = 8.0          # log likelihood above chance
 MIN_SHARE = 0.03        # of the test images have a symmetry, at least
 MIN_SHARE_LOW = 0.01    # low end of that share's interval, at least: else there may be none at all
+# of what images turned as it seems would gain, at least: rows that gain less are unlike any of
+# them, so something else makes them look turned
+LEAST_OF_TURNED = 0.75
 UPRIGHT = {"identity": {"share": 1.0, "ci90": [1.0, 1.0]}}
 
 
@@ -130,11 +133,17 @@ def count_orientations(ours, theirs, y, source, seed, misfit):
 
     upright = [ours[resampled(source, y == 0, len(theirs), rng)] for _ in range(10)]
     chance = max(likeliest(ratios, shares, penalty)[1] for ratios in upright)
-    if likeliest(theirs, shares, penalty)[1] < chance + MIN_GAIN + misfit:
+    gain = likeliest(theirs, shares, penalty)[1]
+    if gain < chance + MIN_GAIN + misfit:
         return UPRIGHT
 
     share = expected_shares(theirs, shares, penalty)
     m = len(theirs)
+    turned = [turned_rows(ours, y, share, m, rng) for _ in range(10)]
+    usual = np.mean([likeliest(ratios, shares, penalty)[1] for ratios in turned])
+    if gain < LEAST_OF_TURNED * usual:
+        return UPRIGHT
+
     drawn = [theirs[rng.integers(m, size=m)] for _ in range(50)]
     draws = [expected_shares(ratios, shares, penalty) for ratios in drawn]
     interval = np.quantile(draws, (0.05, 0.95), axis=0)
@@ -214,6 +223,13 @@ def resampled(source, allowed, n, rng):
     per_source = len(at) / len(rows)
     picked = rng.choice(len(rows), max(1, round(n / per_source)))
     return np.concatenate([rows[i] for i in picked])
+
+
+def turned_rows(ours, y, share, n, rng):
+    """n bank rows, drawn with replacement, of which `share` (8,) have each orientation."""
+    counts = rng.multinomial(n, share / share.sum())
+    return np.concatenate([ours[rng.choice(np.flatnonzero(y == k), count)]
+                           for k, count in enumerate(counts) if count])
 
 
 def linear_ratios(rows, y, source, test, seed, folds=3):

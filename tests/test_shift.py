@@ -459,15 +459,33 @@ def test_independent_flips_make_the_group_of_the_square():
     assert np.allclose(orientation_mixtures()[0].sum(1), 1)
 
 
+def turned_bank(n):
+    """(ours (n, 8), y, source): `linear_ratios` of a bank whose rows show how they were turned."""
+    rng = np.random.default_rng(0)
+    source = np.arange(n) % 50
+    y = np.resize([0, 0, *range(8)], n)
+    ours = np.full((n, 8), 0.2)
+    ours[np.arange(n), y] = 6.6
+    return ours * rng.uniform(0.9, 1.1, ours.shape), y, source
+
+
+def test_images_that_are_like_no_turned_image_are_not_read_as_turned():
+    """Half of the rows could be anything: a third of them mirrored would be their likeliest
+    mixture, at a quarter of the gain of mirrored images."""
+    ours, y, source = turned_bank(400)
+    unlike = np.full((50, 8), 0.2)
+    unlike[:, :2] = 0.2, 1.6
+    theirs = np.concatenate([ours[y == 0][:50], unlike])
+    assert count_orientations(ours, theirs, y, source, 0, misfit=0.0) == UPRIGHT
+    mirrored = np.concatenate([ours[y == 0][:50], np.tile(ours[y == 1], (2, 1))[:50]])
+    found = count_orientations(ours, mirrored, y, source, 0, misfit=0.0)
+    assert found["flip_horizontal"]["share"] == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_few_turned_images_do_not_count_beside_a_strong_misfit():
     """100 rows, of which 30 look mirrored: a gain that counts alone, and not if the test images
     hold something else that explains ten times as much."""
-    rng = np.random.default_rng(0)
-    source = np.arange(400) % 50
-    y = np.resize([0, 0, *range(8)], 400)
-    ours = np.full((400, 8), 0.2)
-    ours[np.arange(400), y] = 6.6
-    ours *= rng.uniform(0.9, 1.1, ours.shape)
+    ours, y, source = turned_bank(400)
     theirs = np.tile(ours[y == 0], (2, 1))[:70]
     theirs = np.concatenate([theirs, ours[y == 1][:30]])
     found = count_orientations(ours, theirs, y, source, 0, misfit=0.0)

@@ -171,6 +171,8 @@ def groups_by_stages(backbone):
     Layer decay would then hardly protect it: MaxViT has 24 blocks in 4 stages.
     """
     matcher = getattr(backbone, "group_matcher", lambda coarse: {})(coarse=False)
+    if callable(matcher):      # of CaiT and Inception, which group by a function of the name
+        return False
     blocks = matcher.get("blocks", "")
     patterns = [blocks] if isinstance(blocks, str) else [pattern for pattern, _ in blocks]
     return WHOLE_STAGES in patterns and any(

@@ -99,6 +99,15 @@ def test_maxvit_decays_by_its_blocks_not_by_its_stages():
     assert traits_named("maxvit_tiny_tf_224").by_stages
 
 
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "inception_v3"])
+def test_a_network_that_timm_groups_by_a_function_decays_by_its_layers(name):
+    with torch.device("meta"):
+        net = SimpleNamespace(backbone=without_weights(name), head=torch.nn.Linear(1, 1))
+    scales = {g["lr_scale"] for g in parameter_groups(net, OPTIM, pretrained=True)}
+    assert len(scales) > 10 and min(scales) < 0.6
+    assert not traits_named(name).by_stages
+
+
 def test_the_first_layers_of_a_large_network_learn_at_a_twentieth():
     with torch.device("meta"):
         net = SimpleNamespace(backbone=without_weights("vit_large_patch16_384"),

@@ -20,6 +20,9 @@ import math
 
 import torch
 
+# a backbone's blocks in which the class token alone attends: of CaiT, XCiT and VOLO
+TOKEN_BLOCKS = ("blocks_token_only", "cls_attn_blocks", "post_network")
+
 
 @contextlib.contextmanager
 def held(backbone):
@@ -35,7 +38,7 @@ def held(backbone):
         return read
 
     def hold_attention(module, args, weights):
-        n_others = backbone.num_prefix_tokens
+        n_others = n_prefix_tokens(backbone)
         others = hold(weights[:, :, :n_others])
         return torch.cat([others, weights[:, :, n_others:]], 2)
 
@@ -50,7 +53,7 @@ def held(backbone):
 
     layers = attention_of_token(backbone)
     hooks = [layer.attn_drop.register_forward_hook(hold_attention) for layer in layers]
-    fused = [layer.fused_attn for layer in layers]
+    fused = [getattr(layer, "fused_attn", False) for layer in layers]
     names = [] if layers else [name for name in ("forward_features", "forward_intermediates")
                                if hasattr(backbone, name)]
     for name in names:
@@ -69,13 +72,19 @@ def held(backbone):
 
 
 def attention_of_token(backbone):
-    """The attention layer of each block of a backbone whose classifier reads a class token; []
-    of others."""
+    """The attention layer of each block in which a backbone's class token attends; [] where the
+    classifier reads none."""
     if getattr(backbone, "global_pool", "") != "token":
         return []
-    layers = [getattr(block, "attn", None) for block in getattr(backbone, "blocks", ())]
-    return [layer for layer in layers
-            if hasattr(layer, "fused_attn") and hasattr(layer, "attn_drop")]
+    named = next((name for name in TOKEN_BLOCKS if getattr(backbone, name, None)), "blocks")
+    layers = [getattr(block, "attn", None) for block in getattr(backbone, named, ())]
+    return [layer for layer in layers if hasattr(layer, "attn_drop")
+            and (named != "blocks" or hasattr(layer, "fused_attn"))]
+
+
+def n_prefix_tokens(backbone):
+    """How many of a backbone's tokens stand before those of the patches; VOLO does not say its."""
+    return getattr(backbone, "num_prefix_tokens", 1 if attention_of_token(backbone) else 0)
 
 
 def evidence(network, images, classes, over_mean=True):
@@ -108,7 +117,7 @@ def evidence(network, images, classes, over_mean=True):
 def by_place(read, gradient, backbone):
     """(B, h, w): what is read times its gradient, of maps (B, C, h, w) or (B, h, w, C), tokens
     (B, N, C), or attention (B, heads, prefix tokens, N)."""
-    n_others = getattr(backbone, "num_prefix_tokens", 0)
+    n_others = n_prefix_tokens(backbone)
     if attention_of_token(backbone):
         gradient = gradient[..., n_others:]
         gradient = gradient - gradient.mean(-1, keepdim=True)

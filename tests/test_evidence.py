@@ -83,6 +83,8 @@ SMALL = {      # a timm model in small for each kind of what a classifier reads
         32, patch_size=4, embed_dim=32, depths=(2,), num_heads=(2,), window_size=4, num_classes=0),
     "a class token": lambda: timm.models.VisionTransformer(
         32, patch_size=4, embed_dim=32, depth=3, num_heads=2, num_classes=0),
+    "a class token outside the blocks": lambda: timm.models.Cait(
+        32, patch_size=4, embed_dim=32, depth=1, num_heads=2, num_classes=0, init_values=1.0),
     "the mean of tokens": lambda: timm.models.Eva(
         32, patch_size=4, embed_dim=32, depth=3, num_heads=2, num_classes=0, global_pool="avg"),
 }
@@ -93,6 +95,21 @@ def things():
     """(images of one thing, their kinds), (images of two, their kinds)."""
     drawn = Drawn(32, 400, seed=0)
     return drawn.seen, drawn.of_two(20)
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "xcit_nano_12_p16_224", "volo_d1_224"])
+def test_a_class_token_that_joins_after_the_blocks_sees_places(name):
+    torch.manual_seed(0)
+    sizes = {} if "xcit" in name else {"img_size": 64}
+    backbone = timm.create_model(name, num_classes=0, **sizes)
+    network = Network(backbone, nn.Linear(backbone.num_features, 3), (0.5,) * 3, (0.2,) * 3, 64)
+    images = images_of(2, 64)
+    with torch.no_grad():
+        before = network.eval()(images)
+    maps = evidence(network, images, torch.tensor([0, 2]))
+    assert maps.shape == (2, 4, 4) and maps.amax((1, 2)).min() > 0
+    with torch.no_grad():
+        assert torch.allclose(network(images), before, atol=1e-6)
 
 
 @pytest.mark.parametrize("read", SMALL)

@@ -951,17 +951,20 @@ LEAST_SETS = 0.01      # share of the cells that hold several classes, if they a
 
 
 def holds_sets(table, column, labels, is_named, findings):
-    """Whether cells of a column hold several classes; an error if that is unsure. Where it is, a
-    column that a setting names holds none."""
+    """Whether cells of a column hold several classes; an error if that is unsure. Of a column that
+    a setting names, words in all combinations are names, with a warning."""
     given = [label for label in labels if label]
     if given and all(number_of(label.replace(",", ".")) is not None for label in given):
         return False      # 12,5 and 1,250 are numbers
     several, is_unsure = sets_in(given)
-    n_several = sum(label in several for label in given)
-    if is_unsure or 0 < n_several < LEAST_SETS * len(given):
-        if is_named:
-            return False
-        found = [label for label in labels if label in several]
+    found = [label for label in labels if label in several]
+    if is_unsure and is_named:
+        findings.warn("names_of_words", f"column {column!r} of {table.path!r} is read as one class "
+                      f"an image, as it is named, though {first_few(dict.fromkeys(found))} may be "
+                      "several: --task multilabel reads sets of classes, --task single says so "
+                      "and ends this warning")
+        return False
+    if is_unsure or 0 < len(found) < LEAST_SETS * len(given):
         findings.fail(
             "ambiguous_sets",
             f"column {column!r} of {table.path!r} may give several classes to {len(found)} of "

@@ -499,6 +499,8 @@ def test_names_of_several_words_are_classes_where_their_column_is_asked_for(tmp_
     for asked in ({"target_column": "target"}, {"task": "single"}):
         contest = read_contest(root, DataConfig(n_folds=2, **asked))
         assert len(contest.train.classes) == 53 and "9 of clubs" in contest.train.classes
+        found = [p.text for p in contest.problems if p.kind == "names_of_words"]
+        assert [("--task multilabel" in text) for text in found] == [True] * ("task" not in asked)
 
 
 def test_one_class_in_the_file_names_is_none(tmp_path):

@@ -92,6 +92,13 @@ def test_sets_in_a_column_that_is_named_are_sets(cell, tmp_path):
     assert read(tmp_path, cell, target_column="label", task="single").task == "single"
 
 
+def test_few_sets_in_a_column_that_is_named_are_asked_about_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("contest.tables.LEAST_SETS", 0.05)
+    with pytest.raises(UserError, match=r"--task multilabel reads sets .* --task single"):
+        read(tmp_path, lambda i: "cat dog" if i == 3 else ("cat", "dog")[i % 2],
+             target_column="label")
+
+
 def test_a_table_of_numbers_beside_folders_of_sites_is_the_labels(tmp_path):
     rows = [(f"site {i % 3}/a{i}.png", f"{i / 7:.3f}") for i in range(N)]
     images(tmp_path / "train", [row[0] for row in rows])

@@ -131,8 +131,9 @@ def fetched_weights(setup, audit, log):
         source = fetch_weights(source)
         digests[name] = weights_digest(source)
         weights[name] = with_padding(source, images, setup.config.model)
-        if pad_type := weights[name].pad_type:
-            log.say(f"weights: {name} was trained with '{pad_type}' padding, by its batch norms")
+        if weights[name].pad_type:
+            log.say(f"weights: {name}'s were trained with TensorFlow's padding, so its layers pad "
+                    "likewise")
     return weights, digests
 
 

@@ -36,7 +36,8 @@ def conclude(setup, prepared, fits, result, scores, log, *, answers, planned, se
     training_results(setup.short(prepared.config), all_fits, folder / "training_results.json")
 
     final = final_results(setup, prepared, result, log.warnings) | {
-        "n_fits": len(fits), "seconds": seconds, "submission": submission, "score": score,
+        "n_fits": sum(spec.is_trained for spec in fits), "seconds": seconds,
+        "submission": submission, "score": score,
         "peak_memory_bytes": max(done.peak_memory_bytes for done, _ in all_fits), "plan": planned}
     write_json(folder / "final_results.json", final)
     best = best_first(usable(fits), result, scores, setup.metric)

@@ -191,9 +191,17 @@ def test_a_frozen_member_has_every_fold_and_is_blended_with_what_is_trained(blen
     assert (frozen["name"], frozen["folds"]) == (f"frozen-{NAME}-s42", 3)
     assert (trained["name"], trained["folds"]) == (f"r0-{NAME}-s42", 1)
     assert frozen["weight"] + trained["weight"] == pytest.approx(1)
-    assert final["n_fits"] == 4 and final["warnings"] == []
+    assert final["warnings"] == []
     page = (blended / "report.html").read_text()
     assert f"frozen-{NAME}-s42" in page
+
+
+def test_what_is_counted_as_fits_was_trained_and_frozen_members_are_named_apart(blended):
+    assert read_json(blended / "final_results.json")["n_fits"] == 1
+    page = (blended / "report.html").read_text()
+    assert "1 fit(s), trained in" in page
+    assert f"beside frozen-{NAME}-s42, of which only a classifier is trained" in page
+    assert f"1 of 1 fit(s) and the folds of frozen-{NAME}-s42: time" in page
 
 
 def test_a_folds_rows_come_from_its_own_classifier(blended, contest):

@@ -109,7 +109,7 @@ def test_a_text_member_has_every_fold_and_is_blended_like_any_other(run):
     said, trained = final["sources"]
     assert (said["name"], said["folds"], trained["folds"]) == ("text-s42", 3, 1)
     assert said["score"] == 1 and said["weight"] == 0.5
-    assert final["n_fits"] == 4 and final["warnings"] == []
+    assert final["n_fits"] == 1 and final["warnings"] == []
 
 
 def test_a_folds_texts_are_judged_by_a_classifier_that_did_not_see_them(run, titled):

@@ -280,7 +280,7 @@ def fit_rows(specs, fitted, scores):
     rows = []
     for spec in specs:
         row = {"name": spec.name, "fold": fold_name(spec), "done": spec in fitted,
-               "began_again": 0, "given_up": False}
+               "is_trained": spec.is_trained, "began_again": 0, "given_up": False}
         if spec in fitted:
             result = fitted[spec].result
             row |= {"epochs": len(result.epochs), "seconds": duration(result.seconds),

@@ -175,6 +175,12 @@ def telling_stages(feature_info):
     return n - 2, n - 1
 
 
+def stages_read(backbone):
+    """The stages whose maps join the features of a backbone that is not trained."""
+    can_say = hasattr(backbone, "forward_intermediates")
+    return telling_stages(backbone.feature_info) if can_say else ()
+
+
 def build_network(model_name, *, n_classes, image_size_px, weights, model, reads_stages=False):
     """A Network ready to train. `weights`: a WeightsSource. `model`: a ModelConfig. reads_stages:
     the `telling_stages` join its features. Draws from torch's random state."""
@@ -184,8 +190,8 @@ def build_network(model_name, *, n_classes, image_size_px, weights, model, reads
     n_features = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     cfg = backbone.pretrained_cfg
     stages = ()
-    if reads_stages and hasattr(backbone, "forward_intermediates"):
-        stages = telling_stages(backbone.feature_info)
+    if reads_stages:
+        stages = stages_read(backbone)
         n_features += sum(backbone.feature_info[k]["num_chs"] for k in stages)
     head = build_head(model, n_features, n_classes, weights)
     return Network(backbone, head, cfg["mean"], cfg["std"], size_px, stages)

@@ -30,10 +30,11 @@ from ensemble.metrics import Metric
 from modeling.augment import plain_view
 from modeling.compute import precisions, untimed
 from modeling.inference import Predictions, View, by_units, joined_views
-from modeling.network import input_size_px, timm_arguments
+from modeling.network import input_size_px, stages_read, timm_arguments
 from modeling.norms import fused
 from modeling.texts import TextHead, text_of
 from modeling.train import SHARED, load_statistics, read_tensors
+from modeling.weights import without_weights
 from modeling.words import what_is_missing
 from running.costs import machine_facts
 from running.place import place_on
@@ -96,6 +97,7 @@ def fit_facts(prepared, spec, fitted):
 
     tagged: timm's name of the weights that its own began with, '' for those of the backbone's name.
     timm: the arguments of timm.create_model. adapted: the statistics of its adapted views, or ''.
+    stages: of the backbone, which its classifier reads beside the last features.
     is_shared: whether SHARED lies beside the weights, with what they lack.
     A fit on words has no network.
     """
@@ -112,6 +114,7 @@ def fit_facts(prepared, spec, fitted):
         "timm": timm_arguments(prepared.weights[spec.backbone], side_px),
         "weights": weights,
         "adapted": adapted.relative_to(prepared.folder).as_posix() if adapted.exists() else "",
+        "stages": stages_read(without_weights(spec.backbone)) if spec.frozen else (),
         "is_shared": fitted.result.weights.with_name(SHARED).exists(),
         "spec": spec,
     }

@@ -19,8 +19,9 @@ from ensemble.metrics import Metric
 from ensemble.tasks import TASKS, Task
 from modeling.compute import Compute
 from modeling.inference import SYMMETRIES, View
+from modeling.network import stages_read
 from modeling.train import SHARED
-from modeling.weights import WeightsSource
+from modeling.weights import WeightsSource, without_weights
 from system.machine import usable_cores
 from system.parallel import parallel_map
 from system.stages import MANIFEST, RESULTS_MANIFEST, digest_there, digests_in
@@ -37,6 +38,8 @@ class StoredFit:
     """A fit of a finished run, as far as predicting needs it.
 
     adapted: a file, or None. shared: a file beside the weights, with what they lack, or None.
+    stages: of a frozen fit's backbone, which its classifier reads beside the last features; None of
+    a run before 2026-12-01.
     """
 
     source: WeightsSource
@@ -44,6 +47,7 @@ class StoredFit:
     weights: Path
     adapted: Path | None
     shared: Path | None = None
+    stages: tuple[int, ...] | None = None
 
     @property
     def files(self):
@@ -93,7 +97,25 @@ def read_run(folder, config):
     if problem := next(problems_of(run), ""):
         raise unlike_written(folder, problem)
     refuse_missing(run)
+    refuse_other_stages(run)
     return run
+
+
+def refuse_other_stages(run):
+    """UserError if a frozen fit's classifier was made for other stages than are read now."""
+    for spec, fit in run.fits.items():
+        if not spec.frozen:
+            continue
+        backbone = without_weights(spec.backbone)
+        n = len(backbone.feature_info)
+        read = fit.stages
+        if read is None:      # at first the last two of any backbone
+            read = (n - 2, n - 1)
+        now = stages_read(backbone)
+        if now and read != now:
+            raise UserError(
+                f"{run.folder / NAME}: the classifier of {spec.name} was made by an older version, "
+                "for other layers than this one reads: run the run's training command again")
 
 
 def unlike_written(folder, problem):
@@ -139,7 +161,9 @@ def stored_fit(fit, folder):
     # of a run before 2026-11-30 the weights of a frozen fit are whole
     is_shared = checked("is_shared", fit.get("is_shared", False), bool)
     shared = weights.with_name(SHARED) if is_shared else None
-    return spec, StoredFit(source, made(Compute, fit["compute"]), weights, adapted, shared)
+    stages = checked("stages", fit["stages"], tuple[int, ...]) if "stages" in fit else None
+    return spec, StoredFit(source, made(Compute, fit["compute"]), weights, adapted, shared,
+                           stages)
 
 
 def made(kind, values):

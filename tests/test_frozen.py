@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from scipy.special import expit
 from sklearn.metrics import r2_score, roc_auc_score
 
-from config import Config, build_config, resolve
+from config import Config, FitSpec, build_config, resolve
 from contest.catalog import Catalog
 from data_loader import load_folds
 from grandmaster_train import main
@@ -21,12 +22,14 @@ from modeling import frozen
 from modeling.frozen import STRENGTHS, few_enough, fit_heads
 from modeling.inference import Features, Predictions
 from modeling.network import forward_operations
+from modeling.weights import WeightsSource
 from running import pipeline
 from running.export import export_onnx
 from running.frozen import share
 from running.networks import with_networks
 from running.predictor import load_predictor
 from running.prune import EARLIER, spare_folders
+from running.stored import StoredFit, refuse_other_stages
 from tests.conftest import darker, small_argv
 from tests.kills import outcome
 from tests.test_formats import FAST
@@ -202,6 +205,30 @@ def test_what_is_counted_as_fits_was_trained_and_frozen_members_are_named_apart(
     assert "1 fit(s), trained in" in page
     assert f"beside frozen-{NAME}-s42, of which only a classifier is trained" in page
     assert f"1 of 1 fit(s) and the folds of frozen-{NAME}-s42: time" in page
+    epochs = re.findall(rf"<td>(frozen|r0)-{NAME}-s42</td>.*?</td><td class=\"n\">(.*?)</td>", page)
+    assert epochs[:4] == [("frozen", "-")] * 3 + [("r0", "2")]
+    legend = re.search(r"Fold:(.*?)\. Dashed", page)[1]
+    assert legend.count("class=\"key\"") == 1      # of folds that have curves
+
+
+@pytest.mark.parametrize(("backbone", "stages", "is_refused"), [
+    (NAME, None, False), ("vit_tiny_patch16_224", None, True),
+    ("vit_tiny_patch16_224", (5, 8), False), ("vit_tiny_patch16_224", (10, 11), True)])
+def test_a_classifier_made_for_other_layers_is_refused(backbone, stages, is_refused):
+    """stages: as model.json says, None of an older run."""
+    spec = FitSpec(backbone, 42, 0, 0, frozen=True)
+    fit = StoredFit(WeightsSource(backbone, "random"), None, Path("w"), None, stages=stages)
+    run = SimpleNamespace(fits={spec: fit}, folder=Path("runs"))
+    if not is_refused:
+        return refuse_other_stages(run)
+    with pytest.raises(UserError, match=r"older version.*run the run's training command again"):
+        refuse_other_stages(run)
+
+
+def test_the_layers_that_a_classifier_reads_are_kept(blended):
+    frozen_fit, *_ = (fit for fit in read_json(blended / "model.json")["fits"]
+                      if fit["spec"]["frozen"])
+    assert len(frozen_fit["stages"]) == 2
 
 
 def test_a_folds_rows_come_from_its_own_classifier(blended, contest):

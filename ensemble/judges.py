@@ -92,6 +92,24 @@ def confident_scores(metric, truth, probs, others, *, n_scored, seed, draws=200)
     return here, alike, there
 
 
+def spread_by_rows(metric, truth, probs, others, *, seed, draws=100, answers=4):
+    """How `there` of `confident_scores` varies between samples of so many rows, as a deviation.
+
+    Of the variance over resampled rows, what the drawn answers add is taken away: `there` is a mean
+    over many of them.
+    """
+    judge = JUDGES[metric.values]
+    rng = np.random.default_rng(seed)
+    theirs = judge.tempered(others, judge.sureness(truth, probs))
+    m = min(len(others), MOST_DRAWN_ROWS)
+    scores = np.empty((draws, answers))
+    for i in range(draws):
+        rows = theirs[rng.integers(len(theirs), size=m)]
+        scores[i] = [metric(judge.draw(rows, rng), rows) for _ in range(answers)]
+    of_answers = scores.var(1, ddof=1).mean() / answers
+    return float(np.sqrt(max(0.0, scores.mean(1).var(ddof=1) - of_answers)))
+
+
 # ---------------------------------------------------------------- shares
 
 def same_rows(truth, stack):

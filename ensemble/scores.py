@@ -20,15 +20,15 @@ from ensemble.blend import (
     nested_cut,
     what_each_adds,
 )
-from ensemble.judges import JUDGES, confident_scores
+from ensemble.judges import JUDGES, confident_scores, spread_by_rows
 from ensemble.metrics import bootstrap_ci90
 from ensemble.teachers import PSEUDO_LABELS, load_pseudo_labels
 from modeling.inference import Predictions, joined_views
 from system.stages import Stage, make
 from utils import seed_of, write_json
 
+Z90 = 1.645      # standard deviations to either end of a 90 % interval
 FEWEST_GROUPS = 5      # of valid images, before intervals resample groups
-FEW_TEST_IMAGES = 100  # whose sureness may be chance
 MOST_PARTS = 5         # to nest the blend over: its cost grows by their square
 
 
@@ -228,10 +228,12 @@ def blended(prepared, metric, fits, log, is_kept=True):
     test = None
     has_test = len(prepared.audit.test) > 0
     if has_test and JUDGES[metric.values].draw:
-        sureness = by_confidence(config.seed, sources, blend, nested.probs, rows, metric)
+        *sureness, spread = by_confidence(config.seed, sources, blend, nested.probs, rows, metric)
         score |= expectation(score["oof_testlike"], score["oof_testlike_ci90"], *sureness,
                              metric.limits)
-        warn_of_sureness(score, metric, log, len(prepared.audit.test))
+        change = score["confidence_shift"]
+        score["confidence_shift_ci90"] = [change - Z90 * spread, change + Z90 * spread]
+        warn_of_sureness(score, metric, log)
     else:
         score |= {"expected": score["oof_testlike"], "expected_ci90": score["oof_testlike_ci90"]}
     if has_test:
@@ -364,7 +366,8 @@ def out_of_fold_scores(config, metric, rows, clean, nested):
 
 
 def by_confidence(seed, sources, blend, nested, rows, metric):
-    """`metrics.confident_scores` of test-like rows and test images, as each fold's models see them.
+    """`judges.confident_scores` of test-like rows and test images, as each fold's models see them,
+    and `judges.spread_by_rows` of the last.
 
     Means over folds.
     """
@@ -374,9 +377,11 @@ def by_confidence(seed, sources, blend, nested, rows, metric):
         mine = rows.folds == fold
         test = blend.apply({name: fitted.views("test") for name in blend.weighted_names()
                             for number, fitted in sources[name] if number == fold})
-        scores.append(confident_scores(metric, rows.labels[mine], nested[mine], test.probs,
-                                       n_scored=len(rows.labels),
-                                       seed=seed_of(seed, "confidence", int(fold))))
+        seen = metric, rows.labels[mine], nested[mine], test.probs
+        scores.append((
+            *confident_scores(*seen, n_scored=len(rows.labels),
+                              seed=seed_of(seed, "confidence", int(fold))),
+            spread_by_rows(*seen, seed=seed_of(seed, "spread", int(fold)))))
     return tuple(np.mean(scores, axis=0).tolist())
 
 
@@ -398,15 +403,17 @@ def expectation(score, ci90, here, alike, there, limits):
             "expected_ci90": values[1:]}
 
 
-def warn_of_sureness(score, metric, log, n_test):
-    """Warn where sureness alone takes the score of test-like rows out of its interval."""
+def warn_of_sureness(score, metric, log):
+    """Warn where sureness alone takes the score of test-like rows out of its interval, by more than
+    other test images would change it."""
     low, high = score["oof_testlike_ci90"]
     change = score["confidence_shift"]
-    if low <= score["oof_testlike"] + change <= high:
+    least, most = score["confidence_shift_ci90"]
+    if score["oof_testlike"] + most >= low and score["oof_testlike"] + least <= high:
         return
     surer = "more" if metric.sign * change > 0 else "less"
     higher = "higher" if change > 0 else "lower"
-    by_chance = f", or {n_test} test images are so few" if n_test < FEW_TEST_IMAGES else ""
+    nearer, farther = sorted((abs(least), abs(most)))
     log.warn(f"the models are {surer} sure on the test images than on training images made like "
-             f"them, as if {metric.name} were {abs(change):.3f} {higher} there: something about "
-             f"the test set is not matched{by_chance}")
+             f"them, as if {metric.name} were {abs(change):.3f} ({nearer:.3f} to {farther:.3f}) "
+             f"{higher} there: something about the test set is not matched")

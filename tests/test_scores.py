@@ -10,6 +10,7 @@ from config import FitSpec, build_config
 from contest.catalog import Catalog
 from data_loader import Folds, ImageDataset, Targets
 from ensemble.blend import nested_cut
+from ensemble.judges import JUDGES, spread_by_rows
 from ensemble.metrics import METRICS, bootstrap_ci90
 from ensemble.scores import (
     FoldScores,
@@ -142,15 +143,16 @@ def test_expected_is_halfway_between_two_estimates_in_an_interval_of_all():
 
 
 @pytest.mark.parametrize(("name", "change", "said"), [
-    ("accuracy", -0.3, "less sure .* accuracy were 0.300 lower"),
-    ("accuracy", 0.2, "more sure .* accuracy were 0.200 higher"),
-    ("log_loss", -0.3, "more sure .* log_loss were 0.300 lower"),
-    ("log_loss", 0.2, "less sure .* log_loss were 0.200 higher"),
+    ("accuracy", -0.3, "less sure .* accuracy were 0.300 .* lower there"),
+    ("accuracy", 0.2, "more sure .* accuracy were 0.200 .* higher there"),
+    ("log_loss", -0.3, "more sure .* log_loss were 0.300 .* lower there"),
+    ("log_loss", 0.2, "less sure .* log_loss were 0.200 .* higher there"),
     ("accuracy", -0.25, None), ("accuracy", 0.125, None), ("accuracy", 0.0, None)])
 def test_a_sureness_outside_of_the_interval_is_said(tmp_path, name, change, said):
     log = EventLog(tmp_path / "events.jsonl")
-    score = {"oof_testlike": 0.5, "oof_testlike_ci90": [0.25, 0.625], "confidence_shift": change}
-    warn_of_sureness(score, METRICS[name], log, n_test=500)
+    score = {"oof_testlike": 0.5, "oof_testlike_ci90": [0.25, 0.625], "confidence_shift": change,
+             "confidence_shift_ci90": [change, change]}
+    warn_of_sureness(score, METRICS[name], log)
     assert len(log.warnings) == (said is not None)
     assert all(np.char.count(text, "the models are") == 1 for text in log.warnings)
     if said:
@@ -160,11 +162,22 @@ def test_a_sureness_outside_of_the_interval_is_said(tmp_path, name, change, said
 
 def test_a_sureness_of_few_test_images_may_be_chance(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
-    score = {"oof_testlike": 0.5, "oof_testlike_ci90": [0.45, 0.55], "confidence_shift": 0.1}
-    for n_test in (24, 500):
-        warn_of_sureness(score, ACCURACY, log, n_test)
-    few, many = log.warnings
-    assert few == f"{many}, or 24 test images are so few"
+    for half in (0.08, 0.03):      # of few test images and of many
+        score = {"oof_testlike": 0.5, "oof_testlike_ci90": [0.45, 0.55], "confidence_shift": -0.1,
+                 "confidence_shift_ci90": [-0.1 - half, -0.1 + half]}
+        warn_of_sureness(score, ACCURACY, log)
+    said, = log.warnings
+    assert "as if accuracy were 0.100 (0.070 to 0.130) lower there" in said
+
+
+@pytest.mark.parametrize("n", [25, 400])
+def test_the_spread_of_a_sureness_is_that_of_the_mean_of_so_many_rows(n):
+    sure = np.random.default_rng(0).uniform(0.5, 1, n)
+    rows = np.stack([sure, 1 - sure], 1)
+    spread = spread_by_rows(ACCURACY, np.zeros(4, int), np.tile([1 - 1e-9, 1e-9], (4, 1)), rows,
+                            seed=0, draws=2000)
+    tempered = JUDGES["shares"].tempered(rows, 0.1)      # labelled rows are right, and that sure
+    assert spread == pytest.approx(tempered.max(1).std() / np.sqrt(n), rel=0.2)
 
 
 def test_test_images_that_the_models_are_less_sure_of_are_said_by_the_run(damaged):
@@ -187,9 +200,10 @@ def test_each_fold_is_asked_how_sure_its_own_models_are(tmp_path):
     blend = SimpleNamespace(cuts=(), weighted_names=lambda: ["m"],
                             apply=lambda predictions: predictions["m"]["identity"])
     rows = SimpleNamespace(labels=labels, folds=folds)
-    here, alike, there = by_confidence(0, sources, blend, nested, rows, ACCURACY)
+    here, alike, there, spread = by_confidence(0, sources, blend, nested, rows, ACCURACY)
     assert here == pytest.approx(0.75, abs=0.01) and alike == pytest.approx(0.75, abs=0.02)
     odds = (0.55 / 0.45) ** (1 / 2.68)
+    assert spread == pytest.approx(0, abs=0.01)      # all test images are alike
     assert there == pytest.approx((0.95 + odds / (1 + odds)) / 2, abs=0.02)
 
 
@@ -200,7 +214,8 @@ def test_expected_is_made_of_the_sureness_of_the_runs_own_folds(damaged):
         sources.setdefault(spec.name, []).append((spec.fold, fitted))
     rows = rows_of(prepared, sources, None)
     nested = Predictions.load(result.folder / "oof_testlike.npz").align(rows.ids)
-    sureness = by_confidence(prepared.config.seed, sources, result.blend, nested, rows, ACCURACY)
+    *sureness, _ = by_confidence(prepared.config.seed, sources, result.blend, nested, rows,
+                                 ACCURACY)
     said = expectation(result.score["oof_testlike"], result.score["oof_testlike_ci90"], *sureness,
                        ACCURACY.limits)
     assert result.score["expected"] == pytest.approx(said["expected"], abs=1e-3)

@@ -258,7 +258,28 @@ def write_atomic(path, data):
         f.write(data)
         f.flush()
         os.fsync(f.fileno())
-    os.replace(partial, path)
+    replace_path(partial, path)
+
+
+def replace_path(source, target):
+    """Give a file or a folder the name `target`, in a way that would survive a power cut.
+
+    Windows cannot open a folder, and some network drives cannot sync one.
+    """
+    os.replace(source, target)
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
+        folder = os.open(Path(target).parent, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:      # one that may be written into, but not listed
+        return
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(folder)
 
 
 def write_json(path, value):

@@ -28,7 +28,15 @@ from modeling.weights import (
     licence_of,
 )
 from system.machine import need_space
-from utils import UserError, digest_file, digest_json, first_line, size_text, write_atomic
+from utils import (
+    UserError,
+    digest_file,
+    digest_json,
+    first_line,
+    replace_path,
+    size_text,
+    write_atomic,
+)
 
 BEGUN = ".download"           # in the folder: what was begun
 LICENCES = "LICENCES.txt"
@@ -144,7 +152,7 @@ def fetch(wanted, folder):
         shutil.copyfile(wanted.path, begun)
     else:
         download(wanted, begun)
-    os.replace(begun, folder / wanted.target)
+    replace_path(begun, folder / wanted.target)
 
 
 def download(wanted, begun):

@@ -21,6 +21,7 @@ from utils import (
     first_few,
     patiently,
     read_json,
+    replace_path,
     sync,
     write_json,
 )
@@ -86,7 +87,7 @@ def run_stage(stage, build, changed=lambda names: None):
 
     for path in [*stage.partial.rglob("*" + SCRATCH), *stage.partial.rglob("*" + BEGUN)]:
         path.unlink()
-    os.replace(stage.partial, stage.folder)
+    replace_path(stage.partial, stage.folder)
     return_freed_memory()
     return stage
 

@@ -46,14 +46,14 @@ from utils import (
 
 @pytest.fixture
 def disk(tmp_path, monkeypatch):
-    """[("sync", content on the disk) or ("rename", from, to)] in order: fsync and rename."""
+    """[("sync", content on the disk or a folder's name) or ("rename", from, to)] in order."""
     events = []
     real_sync, real_replace = os.fsync, os.replace
 
     def fsync(fd):
         number = os.fstat(fd).st_ino
-        path, = (p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_ino == number)
-        events.append(("sync", path.read_bytes()))
+        path, = (p for p in [tmp_path, *tmp_path.rglob("*")] if p.stat().st_ino == number)
+        events.append(("sync", path.read_bytes() if path.is_file() else path.name))
         real_sync(fd)
 
     def replace(source, target):
@@ -79,7 +79,7 @@ def writes(text, name="a.txt"):
 def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, disk, data):
     write_atomic(str(tmp_path / "x"), data)
     content = data if isinstance(data, bytes) else data.encode()
-    assert disk == [("sync", content), ("rename", "x.partial", "x")]
+    assert disk == [("sync", content), ("rename", "x.partial", "x"), ("sync", tmp_path.name)]
     assert (tmp_path / "x").read_bytes() == content and os.listdir(tmp_path) == ["x"]
 
 
@@ -174,7 +174,10 @@ def test_all_files_of_a_stage_are_on_the_disk_before_it_is_complete(tmp_path, di
 
     stage = run_stage(stage_of(tmp_path), build)
     manifest = (stage.folder / stages.MANIFEST).read_bytes()
-    _, _, *synced, sealed, renamed, complete = disk       # who makes it comes first
+    # who makes it comes first
+    _, _, _, *synced, sealed, renamed, manifest_named, complete, stage_named = disk
+    assert manifest_named == ("sync", stage.partial.name)
+    assert stage_named == ("sync", stage.folder.parent.name)
     assert sorted(synced) == [("sync", b"aa"), ("sync", b"bb")]
     assert sealed == ("sync", manifest)
     assert renamed == ("rename", "manifest.json.partial", "manifest.json")

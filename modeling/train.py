@@ -7,7 +7,6 @@ randomness of an epoch is a function of the fit's name and the epoch.
 """
 import csv
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -40,6 +39,7 @@ from utils import (
     digest_file,
     patiently,
     read_json,
+    replace_path,
     seed_of,
     sync,
     write_atomic,
@@ -651,7 +651,7 @@ class TrainState:
         digest = digest_file(partial)[:12]
         path = partial.with_name(
             f"checkpoint-{len(self.history):05}-{steps_of(begun):06}-{digest}{SCRATCH}")
-        os.replace(partial, path)
+        replace_path(partial, path)
         self.saved_at = time.monotonic()
         for old in before:
             if old != path:

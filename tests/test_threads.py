@@ -18,9 +18,22 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-def taking(one, two):
-    """A step of so many seconds with one thread, and with two."""
-    return lambda: time.sleep(two if torch.get_num_threads() == 2 else one)
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """A clock that steps alone advance, so that other programs change nothing."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.seconds)
+    return clock
+
+
+@pytest.fixture
+def taking(clock):
+    """(one, two) -> a step of so many seconds with one thread, and with two."""
+    def step_taking(one, two):
+        def step():
+            clock.seconds += two if torch.get_num_threads() == 2 else one
+        return step
+    return step_taking
 
 
 @pytest.mark.parametrize(("one", "two", "n_threads"), [
@@ -28,7 +41,7 @@ def taking(one, two):
     (0.006, 0.005, 2),      # a quiet machine
     (0.005, 0.005, 2),      # nothing gained
 ])
-def test_one_thread_fewer_is_taken_where_it_is_clearly_faster(one, two, n_threads):
+def test_one_thread_fewer_is_taken_where_it_is_clearly_faster(one, two, n_threads, taking):
     assert fewer_if_faster(2, taking(one, two), seconds=0.05) == n_threads
     assert torch.get_num_threads() == 2
 
@@ -46,7 +59,8 @@ def settled(folder, step, monkeypatch, *settings):
     return torch.get_num_threads(), said
 
 
-def test_a_resumed_run_computes_with_as_many_threads_as_when_it_began(tmp_path, monkeypatch):
+def test_a_resumed_run_computes_with_as_many_threads_as_when_it_began(tmp_path, taking,
+                                                                      monkeypatch):
     n, said = settled(tmp_path / "busy", taking(0.002, 0.006), monkeypatch)
     assert n == 1 and "other programs are busy here: training with 1 of 2 threads" in said[-1]
     assert settled(tmp_path / "busy", taking(0.006, 0.002), monkeypatch)[0] == 1
@@ -54,11 +68,11 @@ def test_a_resumed_run_computes_with_as_many_threads_as_when_it_began(tmp_path, 
     assert settled(tmp_path / "quiet", taking(0.002, 0.006), monkeypatch)[0] == 2
 
 
-def test_a_run_that_has_begun_with_all_threads_keeps_them(tmp_path, monkeypatch):
+def test_a_run_that_has_begun_with_all_threads_keeps_them(tmp_path, taking, monkeypatch):
     (tmp_path / "fold_0/r0-a").mkdir(parents=True)
     assert settled(tmp_path, taking(0.002, 0.006), monkeypatch) == (2, [])
 
 
 @pytest.mark.parametrize("setting", ["runtime.measure=off", "runtime.engine=ray"])
-def test_threads_stay_where_nothing_is_timed(setting, tmp_path, monkeypatch):
+def test_threads_stay_where_nothing_is_timed(setting, tmp_path, taking, monkeypatch):
     assert settled(tmp_path, taking(0.002, 0.006), monkeypatch, setting) == (2, [])

@@ -181,6 +181,13 @@ def stages_read(backbone):
     return telling_stages(backbone.feature_info) if can_say else ()
 
 
+@functools.cache
+def stages_named(model_name):
+    """(`stages_read` of a backbone of this name, how many stages it has)."""
+    backbone = without_weights(model_name)
+    return stages_read(backbone), len(backbone.feature_info)
+
+
 def build_network(model_name, *, n_classes, image_size_px, weights, model, reads_stages=False):
     """A Network ready to train. `weights`: a WeightsSource. `model`: a ModelConfig. reads_stages:
     the `telling_stages` join its features. Draws from torch's random state."""

@@ -30,11 +30,10 @@ from ensemble.metrics import Metric
 from modeling.augment import plain_view
 from modeling.compute import precisions, untimed
 from modeling.inference import Predictions, View, by_units, joined_views
-from modeling.network import input_size_px, stages_read, timm_arguments
+from modeling.network import input_size_px, stages_named, timm_arguments
 from modeling.norms import fused
 from modeling.texts import TextHead, text_of
 from modeling.train import SHARED, load_statistics, read_tensors
-from modeling.weights import without_weights
 from modeling.words import what_is_missing
 from running.costs import machine_facts
 from running.place import place_on
@@ -114,7 +113,7 @@ def fit_facts(prepared, spec, fitted):
         "timm": timm_arguments(prepared.weights[spec.backbone], side_px),
         "weights": weights,
         "adapted": adapted.relative_to(prepared.folder).as_posix() if adapted.exists() else "",
-        "stages": stages_read(without_weights(spec.backbone)) if spec.frozen else (),
+        "stages": stages_named(spec.backbone)[0] if spec.frozen else (),
         "is_shared": fitted.result.weights.with_name(SHARED).exists(),
         "spec": spec,
     }

@@ -19,9 +19,9 @@ from ensemble.metrics import Metric
 from ensemble.tasks import TASKS, Task
 from modeling.compute import Compute
 from modeling.inference import SYMMETRIES, View
-from modeling.network import stages_read
+from modeling.network import stages_named
 from modeling.train import SHARED
-from modeling.weights import WeightsSource, without_weights
+from modeling.weights import WeightsSource
 from system.machine import usable_cores
 from system.parallel import parallel_map
 from system.stages import MANIFEST, RESULTS_MANIFEST, digest_there, digests_in
@@ -106,12 +106,10 @@ def refuse_other_stages(run):
     for spec, fit in run.fits.items():
         if not spec.frozen:
             continue
-        backbone = without_weights(spec.backbone)
-        n = len(backbone.feature_info)
+        now, n = stages_named(spec.backbone)
         read = fit.stages
         if read is None:      # at first the last two of any backbone
             read = (n - 2, n - 1)
-        now = stages_read(backbone)
         if now and read != now:
             raise UserError(
                 f"{run.folder / NAME}: the classifier of {spec.name} was made by an older version, "

@@ -34,15 +34,15 @@ def precision_and_recall(runs):
     return (n_right / n_found if n_found else None, n_hits / n_true if n_true else None)
 
 
-def measure(data_dir, recipe, seed, sides_px=None):
-    """The ShiftReport of a pretended contest."""
+def measure(data_dir, damage, seed, sides_px=None, **limits):
+    """The ShiftReport of a pretended contest. limits: of `match_shift`."""
     with tempfile.TemporaryDirectory() as folder:
-        write_pretended(data_dir, Path(folder), DAMAGES.get(recipe), seed, sides_px=sides_px)
+        write_pretended(data_dir, Path(folder), damage, seed, sides_px=sides_px)
         contest = Path(folder) / "contest"
         paths, labels = halves(data_dir, seed)[0]
         train = [contest / "train" / path.name for path in paths]
         test = sorted((contest / "test").iterdir())
-        return match_shift(train, labels, test, seed=seed, workers=2)
+        return match_shift(train, labels, test, seed=seed, workers=2, **limits)
 
 
 def main():
@@ -57,7 +57,7 @@ def main():
     runs = []
     for recipe in args.only:
         for data_dir in args.data_dirs:
-            report = measure(data_dir, recipe, args.seed, args.sides)
+            report = measure(data_dir, DAMAGES.get(recipe), args.seed, args.sides)
             distortions = report.policy.distortions
             runs.append((recipe, {d.kind for d in distortions if d.probability >= FEWEST}))
             listed = ", ".join(f"{d.kind} p {d.probability:.2f} {d.low:.3g}..{d.high:.3g}"

@@ -8,16 +8,12 @@ each: what share of the difference is explained, the share of the training image
 so, and the kinds found, those that are not there in brackets.
 """
 import argparse
-import tempfile
 from pathlib import Path
 
-from benchmarks.pretend import write_pretended
-from benchmarks.shift_recovery import halves
+from benchmarks.finds import FEWEST, measure
 from modeling.augment import A  # albumentations is imported there alone
-from shift.match import match_shift
 
 SHARE = 0.7       # of the test images that are changed
-FEWEST = 0.1      # of the images have a kind that counts as found
 
 TONE = {"brightness", "contrast", "offset", "gamma"}
 TURNS = {"flip_horizontal", "flip_vertical", "transpose", "transverse", "rotate_90", "rotate_180",
@@ -106,15 +102,6 @@ def damage_of(name):
     return damage
 
 
-def measure(data_dir, name, seed, size):
-    """The ShiftReport of a pretended contest."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_pretended(data_dir, Path(folder), damage_of(name), seed)
-        train, labels = halves(data_dir, seed)[0]
-        test = sorted((Path(folder) / "contest" / "test").iterdir())
-        return match_shift(train, labels, test, seed=seed, workers=1, max_images=size, rows=size)
-
-
 def described(distortion, allowed):
     text = (f"{distortion.kind} {distortion.probability:.2f} "
             f"{distortion.low:.3g}..{distortion.high:.3g}")
@@ -131,7 +118,8 @@ def main():
 
     for name in args.only:
         for data_dir in args.data_dirs:
-            report = measure(data_dir, name, args.seed, args.size)
+            report = measure(data_dir, damage_of(name), args.seed, max_images=args.size,
+                             rows=args.size)
             found = [d for d in report.policy.distortions if d.probability >= FEWEST]
             allowed = TRANSFORMS[name][1]
             listed = ", ".join(described(d, allowed) for d in found)
